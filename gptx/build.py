@@ -1,0 +1,59 @@
+"""From a config to a model: every part may refuse its neighbours here, before anything is started."""
+
+import torch
+from omegaconf import DictConfig
+
+from gptx.device import pick
+from gptx.errors import ConfigError
+from gptx.model import GPT
+from gptx.parts import part
+from gptx.shape import Shape
+
+
+def build(cfg: DictConfig, vocab_size: int) -> GPT:
+    """The freshly initialised model of a config.
+
+    Args:
+        cfg: what `gptx.compose` returns.
+        vocab_size: what the tokenizer has; checked against ``model.vocab_size``, or used where that is 0.
+
+    Raises:
+        ConfigError: the parts do not fit together; the text says which and what would.
+    """
+    shape = _shape(cfg, vocab_size)
+    attention = part(cfg.attention, shape)
+    pos, window, kernel = part(cfg.pos, shape, attention.rotary_dim), part(cfg.window), part(cfg.kernel, shape)
+    refusal = kernel.refuses(window, pos, attention, pick(cfg.device.type).type)
+    if refusal:
+        raise ConfigError(refusal)
+    model = GPT(
+        shape,
+        attention=lambda: part(cfg.attention, shape),
+        ffn=lambda: part(cfg.ffn, shape),
+        norm=lambda: part(cfg.norm, shape),
+        pos=pos,
+        window=window,
+        kernel=kernel,
+        tie=cfg.model.tie,
+    )
+    if torch.get_default_device().type != "meta":
+        model.initialise(cfg.seed)
+    return model
+
+
+def _shape(cfg: DictConfig, vocab_size: int) -> Shape:
+    model = cfg.model
+    if model.vocab_size and vocab_size > model.vocab_size:
+        raise ConfigError(
+            f"model.vocab_size={model.vocab_size} is smaller than the tokenizer's {vocab_size}: "
+            "use 0 (what the tokenizer has) or another tokenizer"
+        )
+    return Shape(
+        n_layer=model.n_layer,
+        n_head=model.n_head,
+        d_model=model.d_model,
+        context=model.context,
+        vocab_size=model.vocab_size or vocab_size,
+        dropout=model.dropout,
+        bias=model.bias,
+    )

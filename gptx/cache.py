@@ -1,0 +1,63 @@
+"""The KV cache: one ring of slots a layer. Slots carry positions, so that masks need no special case.
+
+What is kept is the attention's business (keys and values, latents, ...): buffers are sized at the first `keep`.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from gptx.attention.base import Keep
+from gptx.window.base import Window
+
+
+@dataclass
+class Cache:
+    """Holds up to ``size`` tokens a layer; a layer whose window has a reach holds no more than that.
+
+    Attributes:
+        length: tokens seen so far, moved on by the model after each forward.
+    """
+
+    size: int
+    length: int = 0
+    rings: dict[int, list[Tensor]] = field(default_factory=dict)
+
+    def slots(self, window: Window) -> int:
+        return self.size if window.reach is None else min(self.size, window.reach)
+
+    def positions(self, window: Window, device: torch.device) -> Tensor:
+        """(1, P) positions of what the ring holds, in slot order; P = min(length, slots)."""
+        slots = self.slots(window)
+        slot = torch.arange(min(self.length, slots), device=device)
+        newest = self.length - 1
+        return (newest - (newest - slot) % slots)[None]
+
+    def keeper(self, layer: int, window: Window) -> Keep:
+        """The `keep` of one layer for this forward: returns what was held before, then what is new, along time."""
+
+        def keep(*present: Tensor) -> tuple[Tensor, ...]:
+            slots, count = self.slots(window), present[0].shape[1]
+            if window.reach is None and self.length + count > self.size:
+                raise ValueError(f"the cache holds {self.size} tokens, given {self.length + count}")
+            if layer not in self.rings:
+                self.rings[layer] = [t.new_empty(t.shape[0], slots, *t.shape[2:]) for t in present]
+            held = min(self.length, slots)
+            both = tuple(torch.cat((ring[:, :held], new), 1) for ring, new in zip(self.rings[layer], present, strict=True))
+            fresh = min(count, slots)
+            at = torch.arange(self.length + count - fresh, self.length + count, device=present[0].device) % slots
+            for ring, new in zip(self.rings[layer], present, strict=True):
+                ring[:, at] = new[:, -fresh:]
+            return both
+
+        return keep
+
+    def nbytes(self) -> int:
+        """Bytes really held, all layers."""
+        return sum(ring.nbytes for rings in self.rings.values() for ring in rings)
+
+
+def keep_nothing(*present: Tensor) -> tuple[Tensor, ...]:
+    """Training's `keep`: there is no past."""
+    return present

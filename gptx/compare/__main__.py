@@ -1,0 +1,167 @@
+"""``python -m gptx.compare``: the variants under outputs/ side by side, to the terminal and to files."""
+
+import argparse
+import difflib
+import io
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import pandas as pd
+from rich.console import Console, Group
+from rich.measure import Measurement
+
+from gptx import journal
+from gptx.compare import render
+from gptx.compare.table import counts, summarise, table
+from gptx.errors import GptxError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise GptxError(f"{message} (python -m gptx.compare --help lists the options)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, or 2 after one line on stderr."""
+    try:
+        _compare(_parser().parse_args(argv))
+    except GptxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser("python -m gptx.compare", description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "paths", nargs="*", type=Path, metavar="PATH", help="run folders or folders above (outputs)"
+    )
+    parser.add_argument("--study", metavar="NAME", help="only the runs of this study")
+    parser.add_argument(
+        "--sort", metavar="COLUMN", default="val_bpb", help="best first by this column (val_bpb)"
+    )
+    parser.add_argument(
+        "--all-keys", action="store_true", help="also the keys that follow from a group's choice"
+    )
+    parser.add_argument(
+        "--include-unfinished", action="store_true", help="unfinished runs too, in rows of their own"
+    )
+    for kind, what in (
+        ("csv", "raw figures"),
+        ("json", "raw figures, runs, warnings"),
+        ("svg", "the table as drawn"),
+    ):
+        parser.add_argument(f"--{kind}", type=Path, metavar="FILE", help=what)
+    return parser
+
+
+def _compare(args: argparse.Namespace) -> None:
+    for option in ("csv", "json", "svg"):
+        _check(f"--{option}", getattr(args, option))
+    paths = args.paths or [Path("outputs")]
+    frame = _of_study(table(_runs(paths)), args.study)
+    summary = summarise(frame, all_keys=args.all_keys, include_unfinished=args.include_unfinished)
+    if summary.empty:
+        found = render.left_out(frame) or "no runs"
+        problems = "".join(f"; {problem}" for problem in frame["problem"] if problem)
+        raise GptxError(
+            f"no finished run in {_names(paths)}: found {found}{problems}; python -m gptx.run makes one, "
+            f"and repeating a run's command takes it up where it stopped"
+        )
+    summary = render.ordered(summary, args.sort)
+    page = render.page(frame, summary)
+    Console(highlight=False).print(page)
+    if args.csv:
+        _write(args.csv, _csv(summary))
+    if args.json:
+        _write(args.json, _json(frame, summary))
+    if args.svg:
+        _write(args.svg, _svg(page, f"gptx.compare {args.study or _names(paths)}"))
+
+
+def _runs(paths: list[Path]) -> list[Path]:
+    for path in paths:
+        if not path.exists():
+            raise GptxError(
+                f"no folder {path}: give a run folder or one above; python -m gptx.run makes the first run"
+            )
+    return [run for path in paths for run in journal.runs(path)]
+
+
+def _of_study(frame: pd.DataFrame, study: str | None) -> pd.DataFrame:
+    if study is None:
+        return frame
+    if study in set(frame["study"]):
+        return frame[frame["study"].isin([study, ""])]  # "": too damaged to tell, so it is named in a warning
+    known = sorted({name for name in frame["study"] if name})
+    close = difflib.get_close_matches(study, known, 1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    raise GptxError(f"no study {study!r}{hint}; there are {', '.join(known) or 'none'}")
+
+
+def _names(paths: list[Path]) -> str:
+    return ", ".join(str(path) for path in paths)
+
+
+def _csv(summary: pd.DataFrame) -> str:
+    plain = summary.drop(columns="runs")
+    for name in ("seeds", "hardware", "device", "steps", "tokens"):
+        if name in plain:
+            plain[name] = [
+                ("; " if name == "hardware" else " ").join(map(str, found)) for found in plain[name]
+            ]
+    return str(plain.to_csv(index=False))
+
+
+def _json(frame: pd.DataFrame, summary: pd.DataFrame) -> str:
+    rows = summary.to_dict("records")
+    clean = [{key: None if value != value else value for key, value in row.items()} for row in rows]
+    told = {"variants": clean, "runs": counts(frame), "warnings": render.warnings(frame, summary)}
+    return json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _svg(page: Group, title: str) -> str:
+    """The roomiest layout, as wide as its tables need."""
+    wide = Console(width=1000)
+    fits = [
+        Measurement.get(wide, wide.options, part).maximum
+        for part in page.renderables
+        if isinstance(part, render.Fitting)
+    ]
+    canvas = Console(
+        record=True, file=io.StringIO(), width=max(80, *fits), highlight=False, legacy_windows=False
+    )
+    canvas.print(page)
+    return canvas.export_svg(title=title)
+
+
+def _check(option: str, path: Path | None) -> None:
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise GptxError(
+            f"{option} {path}: there is no folder {path.parent} (mkdir -p {path.parent} makes it)"
+        )
+    if path.is_dir():
+        raise GptxError(f"{option} {path}: that is a folder, a file name is wanted")
+
+
+def _write(path: Path, text: str) -> None:
+    """All or nothing: a reader never sees half a file."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise GptxError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    print(f" wrote {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

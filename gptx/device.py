@@ -1,0 +1,80 @@
+"""The hardware a run stands on: which device, which precision, how many threads."""
+
+import contextlib
+import os
+import platform
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gptx.errors import ConfigError
+
+
+def pick(kind: str) -> torch.device:
+    """``auto`` is cuda, else mps, else cpu.
+
+    Raises:
+        ConfigError: the device asked for is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if kind == "auto":
+        kind = next(name for name, found in there.items() if found)
+    if not there.get(kind):
+        raise ConfigError(f"device={kind} is not there: this machine has {', '.join(n for n in there if there[n])}")
+    return torch.device(kind)
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """``auto`` is bf16 where the hardware multiplies it natively (there it is 2 to 4 times as fast), else fp32."""
+    if precision == "auto":
+        precision = "bf16" if _native_bf16(device) else "fp32"
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+
+
+def _native_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+        return "avx512_bf16" in flags or "amx_bf16" in flags
+    return False
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """fp32 weights, matrix products in ``dtype``; nothing at all in fp32."""
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype)
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """What the result says it ran on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"device": device.type, "name": name, "cpu": _cpu_name(), "cores": cores(), "memory_bytes": memory}
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the device's own peak on CUDA, elsewhere the largest resident size of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    if status.exists():  # unlike getrusage's, this peak does not include the parent's from before exec
+        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024

@@ -1,0 +1,25 @@
+"""What gptx says to a user who asked for something that cannot be. One line each: given, expected, what would work."""
+
+
+class GptxError(ValueError):
+    """Base of every error meant for the user; the command prints its text as one line and exits with ``exit_code``."""
+
+    exit_code = 2
+
+
+class ConfigError(GptxError):
+    """A wrong key, type, option or combination, found before anything was started."""
+
+
+class DataError(GptxError):
+    """A corpus or a tokenizer that is missing, empty, unreadable or not what its hash says."""
+
+
+class RunFailed(GptxError):
+    """Training stopped for a reason the user can act on (loss not finite, a worker died, a disk that is full)."""
+
+    exit_code = 1
+
+
+class CheckpointError(RunFailed):
+    """A checkpoint that is damaged, of another model, or not there."""

@@ -1,0 +1,56 @@
+"""What a model costs, from its parts alone: parameters, FLOPs per token, cache bytes per token."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from gptx.cache import Cache
+from gptx.model import GPT
+from gptx.where import Where, visible
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Attributes:
+    n_params: every number that is learned, counted once.
+    flops_per_token: of one training step, forward and backward, per token; a multiply-add is two. Windows count:
+        only visible pairs do.
+    kv_bytes_per_token: cache held after ``context`` tokens, divided by them: what a window bounds gets cheaper.
+    """
+
+    n_params: int
+    flops_per_token: int
+    kv_bytes_per_token: float
+
+
+def cost(model: GPT, dtype: torch.dtype) -> Cost:
+    """The cost of a model at its trained context; ``dtype`` is that of the cache. Works on the meta device."""
+    return Cost(
+        n_params=sum(p.numel() for p in model.parameters()),
+        flops_per_token=round(3 * 2 * (matmul_params(model) + pair_products(model))),
+        kv_bytes_per_token=cache_elements(model) * dtype.itemsize / model.shape.context,
+    )
+
+
+def matmul_params(model: GPT) -> int:
+    """Multiply-adds that one token costs in matrix products with weights, the output layer among them."""
+    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
+    return linear + (model.embed.weight.numel() if model.head is None else 0)
+
+
+def pair_products(model: GPT) -> float:
+    """Multiply-adds that one token costs in attention, on average over a row of ``context`` tokens."""
+    where = Where.rows(model.shape.context)
+    pairs = {window: int(visible(where, window.allows).sum()) for window in set(model.windows)}
+    widths = [block.attention.pair_width for block in model.blocks]  # type: ignore[union-attr]
+    return sum(w * pairs[window] for w, window in zip(widths, model.windows, strict=True)) / model.shape.context  # type: ignore[operator]
+
+
+def cache_elements(model: GPT) -> int:
+    """Numbers really held in the cache after one row of ``context`` tokens."""
+    cache = Cache(model.shape.context)
+    device = model.embed.weight.device
+    with torch.no_grad():
+        model(torch.zeros(1, model.shape.context, dtype=torch.long, device=device), cache=cache)
+    return sum(ring.numel() for rings in cache.rings.values() for ring in rings)

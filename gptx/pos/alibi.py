@@ -1,0 +1,31 @@
+"""ALiBi: a linear penalty on distance, no embedding (Press et al. 2022)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from gptx.pos.base import PositionalEncoding
+from gptx.shape import Shape
+
+
+class ALiBi(PositionalEncoding):
+    """Logit bias -slope_h * (q - k); slopes are 2^(-8h/H), and for H not a power of two those of the paper's code."""
+
+    biased = True
+
+    def __init__(self, shape: Shape, dim: int) -> None:
+        super().__init__(shape, dim)
+        self.slopes = slopes(shape.n_head)
+
+    def bias(self, head: Tensor, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        slope = torch.tensor(self.slopes, device=q_pos.device, dtype=torch.get_default_dtype())
+        return -slope[head] * (q_pos - k_pos)
+
+
+def slopes(n_head: int) -> list[float]:
+    """One slope a head: the powers of two's geometric row, then every other one of the next longer row."""
+    power = 2 ** math.floor(math.log2(n_head))
+    row = [2 ** (-8 * (h + 1) / power) for h in range(power)]
+    longer = [2 ** (-4 * (h + 1) / power) for h in range(0, 2 * (n_head - power), 2)]
+    return row + longer

@@ -1,0 +1,19 @@
+"""Learned absolute positions, added to the embeddings (GPT-2, Radford et al. 2019)."""
+
+from torch import Tensor, nn
+
+from gptx.pos.base import PositionalEncoding
+from gptx.shape import Shape
+
+
+class Learned(PositionalEncoding):
+    """One vector a position; past the trained context there is none, so it refuses longer input."""
+
+    def __init__(self, shape: Shape, dim: int) -> None:
+        super().__init__(shape, dim)
+        self.max_length = shape.context
+        self.embedding = nn.Embedding(shape.context, shape.d_model)
+
+    def embed(self, x: Tensor, pos: Tensor) -> Tensor:
+        embedded: Tensor = x + self.embedding(pos)
+        return embedded

@@ -1,0 +1,7 @@
+"""No positional encoding (NoPE): only the causal mask tells order (Haviv et al. 2022, Kazemnejad et al. 2023)."""
+
+from gptx.pos.base import PositionalEncoding
+
+
+class NoPE(PositionalEncoding):
+    pass

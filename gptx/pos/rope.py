@@ -1,0 +1,36 @@
+"""Rotary position embedding (RoFormer, Su et al. 2021), in the half-split layout of Hugging Face checkpoints.
+
+Letters: B batch, T time, H heads, R rotated dims.
+"""
+
+import torch
+from torch import Tensor
+
+from gptx.errors import ConfigError
+from gptx.pos.base import PositionalEncoding
+from gptx.shape import Shape
+
+
+class RoPE(PositionalEncoding):
+    """Turns the pair (x_i, x_{i+R/2}) by the angle p * theta^(-2i/R): q.k then depends on the distance alone."""
+
+    def __init__(self, shape: Shape, dim: int, *, theta: float) -> None:
+        super().__init__(shape, dim)
+        if dim % 2:
+            raise ConfigError(
+                f"pos=rope needs an even head_dim, given {dim} (model.d_model={shape.d_model} / "
+                f"model.n_head={shape.n_head}): model.d_model={(dim + 1) * shape.n_head} would do"
+            )
+        self.dim, self.theta = dim, theta
+
+    def table(self, pos: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin, (B or 1, T, 1, R/2), computed in float64: at position 10^5, fp32 angles are off by 1 %."""
+        exponent = torch.arange(0, self.dim, 2, device=pos.device, dtype=torch.float64) / self.dim
+        angle = (pos[..., None] * self.theta**-exponent)[:, :, None, :]
+        return angle.cos(), angle.sin()
+
+    def rotate(self, x: Tensor, table: object) -> Tensor:
+        assert isinstance(table, tuple)
+        cos, sin = (half.to(x.dtype) for half in table)
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)

@@ -1,0 +1,30 @@
+"""Fixed sinusoids added to the embeddings (Vaswani et al. 2017, section 3.5)."""
+
+import torch
+from torch import Tensor
+
+from gptx.errors import ConfigError
+from gptx.pos.base import PositionalEncoding
+from gptx.shape import Shape
+
+
+class Sinusoidal(PositionalEncoding):
+    """PE(p, 2i) = sin(p / theta^(2i/D)), PE(p, 2i+1) = cos(p / theta^(2i/D)), times ``scale``.
+
+    The paper multiplies the token embeddings by sqrt(D) instead; with GPT-2's small initialisation (std 0.02), that
+    ratio is kept by scaling the sinusoids down, so that the token is not drowned.
+    """
+
+    def __init__(self, shape: Shape, dim: int, *, theta: float, scale: float) -> None:
+        super().__init__(shape, dim)
+        if shape.d_model % 2:
+            raise ConfigError(f"pos=sinusoidal needs an even model.d_model, given {shape.d_model}")
+        self.theta, self.scale = theta, scale
+
+    def embed(self, x: Tensor, pos: Tensor) -> Tensor:
+        width = x.shape[-1]
+        high = torch.promote_types(x.dtype, torch.float32)  # bf16 cannot tell position 257 from 256
+        exponent = torch.arange(0, width, 2, device=x.device, dtype=high) / width
+        angle = pos[..., None].to(high) * self.theta**-exponent  # (B, T, D/2)
+        waves = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)  # (B, T, D)
+        return x + self.scale * waves.to(x.dtype)

@@ -1,0 +1,45 @@
+"""Processes that never outlive the one that started them."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+
+def die_with(parent: int, number: int) -> None:
+    """Get signal ``number`` when process ``parent`` dies, however it dies (Linux; elsewhere this does nothing)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it died before the call
+            os.kill(os.getpid(), number)
+
+
+def run_child(command: Sequence[str]) -> int:
+    """Run a command to its end and return its exit code (-n: ended by signal n).
+
+    SIGINT and SIGTERM are handed on once each, so that the child ends in its own good order; then, with the child
+    gone, they are raised here as KeyboardInterrupt or SystemExit. A terminal's Ctrl-C does not reach the child by
+    itself: it is in a session of its own.
+    """
+    parent, got = os.getpid(), list[int]()
+    child = subprocess.Popen(
+        command, start_new_session=True, preexec_fn=lambda: die_with(parent, signal.SIGTERM)
+    )
+
+    def hand_on(number: int, frame: object) -> None:
+        got.append(number)
+        child.send_signal(number)
+
+    saved = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in saved.items():
+            signal.signal(number, handler)
+    if signal.SIGINT in got:
+        raise KeyboardInterrupt
+    if got:
+        raise SystemExit(128 + got[0])
+    return code

@@ -1,0 +1,159 @@
+"""The command: compose -> check -> start the workers -> train. ``python -m gptx.run --help`` teaches its use.
+
+Run again, the same command goes on with an interrupted run and shows the result of a finished one.
+"""
+
+import os
+import shlex
+import sys
+import traceback
+import uuid
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gptx.config import compose, conf_dir, explain, plain_dict, run_name
+from gptx.errors import GptxError
+from gptx.journal import Journal
+from gptx.preflight import folder_of, preflight
+from gptx.runfolder import RunFolder, write_json
+from gptx.tracking import Follower
+
+EXIT_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line; every error meant for the user is one line and an exit code."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them its own way
+    try:
+        hydra.main(str(conf_dir()), "config", version_base="1.3")(_task)()
+    except (HydraException, OmegaConfBaseException) as error:
+        _fail(explain(error), 2)
+    except GptxError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on from the last checkpoint", EXIT_INTERRUPTED)
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    print(f"gptx: {text}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _task(_: DictConfig) -> None:
+    """One run. Hydra's own composition is not used: ours is checked."""
+    try:
+        code = run(compose(HydraConfig.get().overrides.task))
+    except GptxError as error:  # not left to Hydra, which would add a line of its own
+        _fail(str(error), error.exit_code)
+    raise SystemExit(code)
+
+
+def run(cfg: DictConfig) -> int:
+    """Train, resume or show one run; returns the exit code."""
+    folder, name = folder_of(cfg)
+    if folder.finished() and not cfg.force:
+        if _rank() == 0:
+            _summary(folder, "finished already")
+        return 0
+    processes, facts = preflight(cfg)
+    if _rank() > 0:  # another worker of torchrun: the first keeps the books
+        from gptx.train import worker
+
+        worker(plain_dict(cfg), str(folder.path))
+        return 0
+    with folder.lock():
+        replaced = folder.set_aside(Path(cfg.paths.outputs)) if cfg.force else None
+        _begin(cfg, folder, name, facts, replaced)
+        follower = Follower.start([folder.path], plain_dict(cfg)["tracking"], Path(cfg.paths.outputs))
+        try:
+            code = _train(cfg, folder, processes)
+        finally:
+            warning = follower.finish() if follower else None
+    if warning:
+        print(f"gptx: {warning}", file=sys.stderr)
+    if code == 0:
+        _summary(folder, "finished")
+    return code
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _begin(cfg: DictConfig, folder: RunFolder, name: str, facts: dict[str, Any], replaced: str | None) -> None:
+    """Write down what the run is, or that it goes on."""
+    from gptx.provenance import git, versions
+
+    tokenizer = facts.pop("tokenizer")
+    with Journal(folder.path) as book:
+        here = {"pid": os.getpid(), "host": os.uname().nodename}
+        if folder.start_record():
+            from gptx.checkpoint import steps
+
+            saved = steps(folder.checkpoints)
+            (folder.path / "result.json").unlink(missing_ok=True)  # of the attempt before; the journal keeps it
+            book.write("resume", step=int(saved[-1].name[5:]) if saved else 0, **here)
+            return
+        OmegaConf.save(cfg, folder.path / "config.yaml", resolve=True)
+        write_json(folder.path / "tokenizer.json", tokenizer)
+        book.write(
+            "start",
+            uid=uuid.uuid4().hex,
+            identity=name,
+            name=run_name(cfg),
+            study=cfg.study,
+            variant=plain_dict(cfg)["variant"],
+            seed=cfg.seed,
+            config={key: value for key, value in plain_dict(cfg).items() if key != "variant"},
+            command=shlex.join(["python", "-m", "gptx.run", *sys.argv[1:]]),
+            git=git(),
+            versions=versions(),
+            replaces=replaced,
+            **facts,
+            **here,
+        )
+
+
+def _train(cfg: DictConfig, folder: RunFolder, processes: int) -> int:
+    """Train in this process or in workers; whatever happens, the journal says how it ended."""
+    from gptx.strategy import workers
+    from gptx.train import Interrupted, fit, threads, worker
+
+    try:
+        if workers.launched() or processes == 1 and cfg.variant.strategy == "single":
+            fit(cfg, str(folder.path))
+        else:
+            workers.start(worker, (plain_dict(cfg), str(folder.path)), processes, threads(cfg, processes))
+        if not folder.finished():
+            raise Interrupted
+    except (Interrupted, KeyboardInterrupt, SystemExit) as stop:
+        folder.end("interrupted")
+        print(f"gptx: interrupted; the same command goes on from the last checkpoint in {folder.path}", file=sys.stderr)
+        return stop.code if isinstance(stop, SystemExit) and isinstance(stop.code, int) else EXIT_INTERRUPTED
+    except GptxError as error:
+        folder.end("failed", error=str(error))
+        raise
+    except Exception as error:
+        folder.end("failed", error=f"{type(error).__name__}: {error}")
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _summary(folder: RunFolder, how: str) -> None:
+    """What came out, where it lies, and what to do next."""
+    from gptx.summary import show
+
+    result = folder.result()
+    assert result is not None
+    show(result, folder.path, how)
+
+
+if __name__ == "__main__":
+    main()

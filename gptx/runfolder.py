@@ -1,0 +1,105 @@
+"""The folder of a run: where everything lies, who works in it, and how it ends."""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gptx import journal
+from gptx.errors import ConfigError, RunFailed
+from gptx.journal import Journal
+
+
+class RunFolder:
+    """``outputs/<study>/<name>-<identity>/``. Nothing is made before `create`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+
+    def result(self) -> dict[str, Any] | None:
+        """result.json, or None where there is none (a damaged one counts as none: the journal has it all)."""
+        try:
+            found: dict[str, Any] = json.loads((self.path / "result.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return found
+
+    def finished(self) -> bool:
+        result = self.result()
+        return result is not None and result.get("status") == "finished"
+
+    def start_record(self) -> dict[str, Any] | None:
+        """The journal's first record: what the run is."""
+        return next((r for r in journal.read(self.path) if r["kind"] == "start"), None)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run; the kernel lets go when this process ends, however it ends.
+
+        Raises:
+            ConfigError: another living process trains this run.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / journal.LOCK, "a+") as file:
+            deadline = time.monotonic() + 1.0  # `journal.status` takes the lock for an instant to look
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        file.seek(0)
+                        raise ConfigError(f"{self.path} is being trained already, by {file.read().strip()}") from None
+                    time.sleep(0.01)
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {os.uname().nodename}")
+            file.flush()
+            yield
+
+    def set_aside(self, outputs: Path) -> str | None:
+        """Move an earlier attempt out of the way (force=true) and return its uid; nothing computed is deleted."""
+        start = self.start_record()
+        if start is None:
+            return None
+        aside = outputs / ".replaced" / self.path.parent.name / f"{self.path.name}-{time.time_ns()}"
+        aside.mkdir(parents=True)
+        for item in self.path.iterdir():
+            if item.name != journal.LOCK:  # the lock is held by us
+                item.rename(aside / item.name)
+        return str(start["uid"])
+
+    def end(self, status: str, measured: dict[str, Any] | None = None, error: str | None = None) -> dict[str, Any]:
+        """Write result.json and the journal's end record: what the run was, and what was measured."""
+        start = self.start_record()
+        assert start is not None, "a run that has not started cannot end"
+        facts = {key: value for key, value in start.items() if key not in ("t", "kind", "pid", "host", "data", "replaces")}
+        last = max((r["step"] for r in journal.read(self.path) if r["kind"] == "metrics"), default=0)
+        data = {key: start["data"][key] for key in ("corpus_hash", "tokenizer_hash")}
+        result = {"status": status, **facts, **data, "steps": last, **(measured or {}), "error": error}
+        write_json(self.path / "result.json", result)
+        with Journal(self.path) as book:
+            book.write("end", status=status, step=result["steps"], error=error, result=result)
+        return result
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Whole or not at all.
+
+    Raises:
+        RunFailed: the disk is full or not writable.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with open(part, "w") as file:
+            json.dump(value, file, indent=1, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        part.rename(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise RunFailed(f"could not write {path}: {error}") from error

@@ -1,0 +1,110 @@
+"""The view of a study that MLflow's UI opens with: a sorted table of variants, and charts that are already set up.
+
+MLflow keeps a saved view in an experiment tag. The format is undocumented, so mlflow is pinned and a test opens
+the view in a browser. Nothing here imports mlflow.
+"""
+
+import base64
+import json
+import time
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+KEY = "gptx"  # of the view, in links
+TAG = f"mlflow.sharedViewState.{KEY}"
+_PARAMS = ["attention", "pos", "window", "strategy", "seed"]
+_MORE = ["ffn", "norm", "kernel", "model", "data", "tokenizer", "optim", "schedule", "precision", "device"]
+_METRICS = ["val_bpb", "val_loss", "val_acc", "params", "tok_s", "mem_mb", "kv_B_tok", "seconds"]
+_CURVES = ["val/bpb", "val/loss", "train/loss"]
+_RUNS = 20  # charts show that many at first: the best ones
+
+
+def link(base: str, experiment_id: str, *, charts: bool) -> str:
+    """Address of the table, or of the charts."""
+    mode = "&compareRunsMode=CHART" if charts else ""
+    query = f"workflowType=machine_learning&viewStateShareKey={KEY}{mode}"
+    return f"{base}/#/experiments/{experiment_id}/runs?{query}"
+
+
+def view(params: Iterable[Mapping[str, str]]) -> str:
+    """The tag's value for a study whose runs have these params."""
+    now = time.time_ns() // 1_000_000
+    state = json.dumps(_state(_varied(list(params))), separators=(",", ":")).encode()
+    packed = "deflate;" + base64.b64encode(zlib.compress(state, 9)).decode()
+    return json.dumps({"name": "gptx", "createdAt": now, "updatedAt": now, "state": packed})
+
+
+def _varied(runs: Sequence[Mapping[str, str]]) -> list[str]:
+    """Short params that differ between runs: an axis or a column of one value says nothing."""
+    return [key for key in (*_PARAMS, *_MORE) if len({run.get(key) for run in runs}) > 1]
+
+
+def _state(varied: list[str]) -> dict[str, Any]:
+    columns = [*_PARAMS, *(key for key in varied if key not in _PARAMS)]
+    names = [f"params.`{key}`" for key in columns] + [f"metrics.`final/{key}`" for key in _METRICS]
+    return {
+        "searchFilter": "",
+        "orderByKey": "metrics.`final/val_bpb`",
+        "orderByAsc": True,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": ["attributes.`Run Name`", *names],
+        "columnOrder": names,
+        "columnWidths": {name: _width(name) for name in ["attributes.`Run Name`", *names]},
+        "runsExpanded": {},
+        "runsPinned": [],
+        "runsHidden": [],
+        "runsVisibilityMap": {},
+        "runsHiddenMode": "FIRST_20_RUNS",
+        "viewMaximized": False,
+        "runListHidden": False,
+        "isAccordionReordered": True,  # else it sorts our sections by name
+        "groupBy": None,
+        "groupsExpanded": {},
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "autoRefreshEnabled": True,
+        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+        "compareRunSections": [
+            _section("variants", "Variants", columns=2),
+            _section("curves", "Curves", columns=3),
+            *(_section(f"more-{name}", name, display=False) for name in ("final", "perf", "train", "val")),
+        ],
+        "compareRunCharts": _charts([key for key in varied if key != "seed"] or _PARAMS[:3]),
+    }
+
+
+def _width(column: str) -> int:
+    """Pixels that show the whole header, and a run's whole name."""
+    return 260 if "Run Name" in column else 48 + 8 * len(column.split("`")[1])
+
+
+def _section(uuid: str, name: str, display: bool = True, columns: int = 3) -> dict[str, Any]:
+    flags = {"display": display, "isReordered": True, "deleted": False, "isGenerated": False}
+    return {"uuid": uuid, "name": name, "columns": columns, "cardHeight": 360, **flags}
+
+
+def _charts(axes: list[str]) -> list[dict[str, Any]]:
+    speed = {"key": "final/tok_s", "type": "METRIC"}
+    quality = {"key": "final/val_bpb", "type": "METRIC"}
+    parallel = {"selectedParams": axes, "selectedMetrics": ["final/val_bpb"], "showAllRuns": False}
+    scatter = {"xaxis": speed, "yaxis": quality}
+    charts = [
+        _chart("parallel", "PARALLEL", "variants", "Which choices lead to low bits per byte", parallel),
+        _chart("scatter", "SCATTER", "variants", "Speed against quality", scatter),
+        _chart("bar", "BAR", "variants", "Bits per byte, best first", {"metricKey": "final/val_bpb"}),
+        _chart("size", "BAR", "variants", "Tokens per second", {"metricKey": "final/tok_s"}),
+    ]
+    line = {"lineSmoothness": 0, "xAxisKey": "step", "scaleType": "linear", "xAxisScaleType": "linear"}
+    for key in _CURVES:
+        curve = {"metricKey": key, "selectedMetricKeys": [key], **line}
+        charts.append(_chart(key, "LINE", "curves", key, curve))
+    return charts
+
+
+def _chart(uuid: str, kind: str, section: str, title: str, rest: dict[str, Any]) -> dict[str, Any]:
+    place = {"uuid": uuid, "type": kind, "metricSectionId": section, "displayName": title}
+    return {**place, "runsCountToCompare": _RUNS, "deleted": False, "isGenerated": False, **rest}

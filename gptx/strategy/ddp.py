@@ -1,0 +1,63 @@
+"""Distributed data parallel: replicas that average their gradients (Li et al. 2020). gloo on CPU, nccl on GPUs."""
+
+import os
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gptx.device import pick
+from gptx.errors import ConfigError
+from gptx.strategy.base import Strategy
+
+
+class DDP(Strategy):
+    def __init__(self, *, nproc: int, timeout: int) -> None:
+        super().__init__(nproc=nproc)
+        if nproc < 0:
+            raise ConfigError(f"strategy.nproc={nproc}: expected 1 or more processes, or 0 for the GPUs there (2 on CPU)")
+        self.timeout = timeout
+        self.replica: DistributedDataParallel | None = None
+
+    def processes(self, device: str) -> int:
+        kind = pick(device).type
+        gpus = torch.cuda.device_count()
+        if kind == "cuda" and self.nproc > gpus:
+            raise ConfigError(f"strategy.nproc={self.nproc}: this machine has {gpus} GPUs; use at most that, or device=cpu")
+        return self.nproc or (gpus if kind == "cuda" else 2)
+
+    def open(self, device: str) -> "DDP":
+        self.device = pick(device)
+        if self.device.type == "cuda":
+            self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(self.device)
+        return self
+
+    def __enter__(self) -> "DDP":
+        backend = "nccl" if self.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=self.timeout))
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        if exc is None:  # after an error the others may never come to this barrier: leave, and be ended by the launcher
+            dist.destroy_process_group()
+
+    def place(self, model: nn.Module) -> nn.Module:
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        self.replica = DistributedDataParallel(model.to(self.device), device_ids=ids, gradient_as_bucket_view=True)
+        return self.replica
+
+    def sync(self, last: bool) -> AbstractContextManager[Any]:
+        assert self.replica is not None
+        return super().sync(last) if last else self.replica.no_sync()
+
+    def sum(self, x: Tensor) -> Tensor:
+        x = x.to(self.device)
+        dist.all_reduce(x)
+        return x

@@ -1,0 +1,38 @@
+"""The end of a run, as a person reads it."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+
+
+def show(result: dict[str, Any], folder: Path, how: str) -> None:
+    """Print a run's figures, its sample, its folder and the commands that go on from it."""
+    console = Console(highlight=False)
+    if result.get("sample"):
+        console.print(Panel(result["sample"].strip(), title=f"sample after {result['steps']:,} steps", title_align="left"), markup=False)
+    rows = {
+        f"{result['name']}": how,
+        "val loss": f"{result['val_loss']:.4f} nats/token, perplexity {result['val_perplexity']:.2f}, best at step {result['best_step']}",
+        "bits per byte": f"{result['val_bpb']:.4f}",
+        "accuracy": f"{result['val_accuracy']:.1%} of the next tokens",
+        "parameters": f"{result['n_params']:,}",
+        "speed": f"{result['tokens_per_s']:,.0f} tokens/s",
+        "memory": f"{result['peak_memory_bytes'] / 2**20:,.0f} MiB at its peak",
+        "KV cache": f"{result['kv_bytes_per_token']:,.0f} bytes a token",
+        "folder": str(folder),
+    }
+    width = max(len(name) for name in rows)
+    for name, value in rows.items():
+        console.print(f"{name:<{width}}  {value}", soft_wrap=True, markup=False)
+    console.print("\nnext:", style="bold")
+    place = shlex.quote(str(folder))
+    for command in (
+        f'python -m gptx.generate {place} --prompt "The state of the union"',
+        f"python -m gptx.compare {shlex.quote(str(folder.parent))}",
+        "python -m gptx.ui",
+    ):
+        console.print(f"  {command}", soft_wrap=True, markup=False)
+

@@ -1,0 +1,50 @@
+"""Byte-pair encoding learned from the train documents, by rustbpe, split as GPT-2 splits."""
+
+from collections.abc import Iterable
+from typing import Self
+
+from gptx.data.base import digest
+from gptx.errors import ConfigError, GptxError
+from gptx.tokenizer.ranks import PATTERN, RankTokenizer
+
+
+class BPE(RankTokenizer):
+    """``vocab_size`` ids: 256 bytes, merges, eot last. Fewer where the corpus is too small for them."""
+
+    name = "bpe"
+    needs_fit = True
+
+    def __init__(self, *, vocab_size: int) -> None:
+        if vocab_size < 257:
+            raise ConfigError(
+                f"tokenizer.vocab_size={vocab_size}: expected 257 (256 bytes, end of text) or more"
+            )
+        self.n_vocab, self.eot = vocab_size, vocab_size - 1
+        self._ranks: list[bytes] = []
+
+    def fingerprint(self) -> str:
+        return digest(["bpe", str(self.n_vocab), PATTERN])
+
+    def fit(self, documents: Iterable[str]) -> None:
+        from rustbpe import Tokenizer as Learner  # type: ignore[attr-defined]  # compiled, without stubs
+
+        learner = Learner()
+        learner.train_from_iterator(iter(documents), self.n_vocab - 1, pattern=PATTERN)
+        self._set(
+            [bytes(token) for token, _ in sorted(learner.get_mergeable_ranks(), key=lambda pair: pair[1])]
+        )
+
+    def ranks(self) -> list[bytes]:
+        if not self._ranks:
+            raise GptxError("tokenizer bpe is not fitted: gptx.data.tokens.prepare does that, from a corpus")
+        return self._ranks
+
+    def _set(self, ranks: list[bytes]) -> None:
+        self._ranks = ranks
+        self.n_vocab, self.eot = len(ranks) + 1, len(ranks)
+
+    @classmethod
+    def of(cls, ranks: list[bytes]) -> Self:
+        tokenizer = cls(vocab_size=len(ranks) + 1)
+        tokenizer._set(ranks)
+        return tokenizer

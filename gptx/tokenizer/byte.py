@@ -1,0 +1,36 @@
+"""The 256 bytes of utf-8, and end of text."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from gptx.tokenizer.base import EOT_TEXT, Tokenizer
+
+
+class Byte(Tokenizer):
+    name = "byte"
+    n_vocab = 257
+    eot = 256
+
+    def fingerprint(self) -> str:
+        return "byte"
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.frombuffer(text.encode("utf-8", errors="replace"), dtype=np.uint8)
+
+    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        array = np.asarray(ids, dtype=np.int64)
+        documents = np.split(array, np.flatnonzero(array == self.eot))
+        parts = [part[part != self.eot].astype(np.uint8).tobytes() for part in documents]
+        return EOT_TEXT.encode().join(parts)
+
+    def token_bytes(self) -> np.ndarray:
+        return np.array([1] * 256 + [0], dtype=np.int64)
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def restore(cls, state: dict[str, Any]) -> Self:
+        return cls()

@@ -1,0 +1,59 @@
+"""What gpt2 and bpe share: merge ranks, held as a tiktoken encoding."""
+
+import base64
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from gptx.tokenizer.base import EOT_TEXT, Tokenizer
+
+if TYPE_CHECKING:
+    from tiktoken import Encoding
+
+# GPT-2's rule for where no merge may cross, in tiktoken's equivalent form that runs faster
+PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+
+
+class RankTokenizer(Tokenizer):
+    """Ids are ranks, in the order of merging; ``eot`` is the one behind the last."""
+
+    @abstractmethod
+    def ranks(self) -> list[bytes]:
+        """The bytes of each id but ``eot``."""
+
+    @cached_property
+    def encoding(self) -> "Encoding":
+        from tiktoken import Encoding
+
+        ranks = self.ranks()
+        return Encoding(
+            self.name,
+            pat_str=PATTERN,
+            mergeable_ranks={token: rank for rank, token in enumerate(ranks)},
+            special_tokens={EOT_TEXT: len(ranks)},
+        )
+
+    def encode(self, text: str) -> np.ndarray:
+        clean = text.encode("utf-8", errors="replace").decode("utf-8")  # lone surrogates
+        return self.encoding.encode_to_numpy(clean, disallowed_special=())
+
+    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        return self.encoding.decode_bytes(np.asarray(ids, dtype=np.int64).tolist())
+
+    def token_bytes(self) -> np.ndarray:
+        return np.array([*map(len, self.ranks()), 0], dtype=np.int64)
+
+    def state(self) -> dict[str, Any]:
+        return {"ranks": " ".join(base64.b64encode(token).decode() for token in self.ranks())}
+
+    @classmethod
+    def restore(cls, state: dict[str, Any]) -> Self:
+        return cls.of([base64.b64decode(token) for token in state["ranks"].split(" ")])
+
+    @classmethod
+    @abstractmethod
+    def of(cls, ranks: list[bytes]) -> Self:
+        """A fitted one with these ranks."""

@@ -1,0 +1,181 @@
+"""The side process that shows a run in MLflow while it trains. Training never waits for it, nor imports mlflow.
+
+``Follower`` starts it; the pipe to its stdin is the leash: when the trainer is done or dead, however it died, the
+side process reads end-of-file, replays the journal a last time, sets the run's status and goes.
+"""
+
+import argparse
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from gptx.store import one_line, store_uri
+
+if TYPE_CHECKING:
+    from gptx.replay import Replay
+
+_POLL = 2.0  # seconds between two looks at a journal
+_AWAY = 30.0  # longest pause between two tries at a store that is away
+
+
+class Follower:
+    """The trainer's end: a process that follows these runs until ``finish``."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", log: Path, wait: float, hint: str) -> None:
+        self._process, self._log, self._wait, self._hint = process, log, wait, hint
+
+    @classmethod
+    def start(cls, run_dirs: Sequence[Path], tracking: Mapping[str, Any], outputs: Path) -> "Follower | None":
+        """Follow ``run_dirs`` below ``outputs``; None when ``tracking`` has enabled or follow false.
+
+        ``tracking`` is the config group: enabled, uri, follow, wait (seconds), experiment, weights.
+        """
+        if not (tracking["enabled"] and tracking["follow"]):
+            return None
+        uri = str(tracking["uri"])
+        command = [sys.executable, "-m", "gptx.tracking", *map(str, run_dirs), "--outputs", str(outputs)]
+        command += [
+            "--uri",
+            uri,
+            "--experiment",
+            str(tracking["experiment"]),
+            "--wait",
+            str(tracking["wait"]),
+        ]
+        command += ["--weights" if tracking["weights"] else "--no-weights"]
+        log = run_dirs[0] / "tracking.log"
+        with open(log, "ab") as stderr:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                env=_environment(),
+                start_new_session=True,  # Ctrl-C is meant for the trainer
+            )
+        again = f"python -m gptx.sync {outputs}" + (f" --uri {uri}" if uri else "")
+        hint = f"MLflow at {store_uri(outputs, uri)} lacks rows (see {log}); none is lost, run: {again}"
+        return cls(process, log, float(tracking["wait"]), hint)
+
+    def finish(self) -> str | None:
+        """Let it send the rest, for at most ``wait`` seconds; a line for the user if not everything arrived."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            arrived = self._process.wait(self._wait) == 0
+        except subprocess.TimeoutExpired:
+            self._process.kill()  # the journal has everything: a sync sends what is missing
+            self._process.wait()
+            arrived = False
+        if arrived and not self._log.stat().st_size:
+            self._log.unlink()
+        return None if arrived else self._hint
+
+
+def _environment() -> dict[str, str]:
+    """gptx need not be installed, nor be in the working directory; and one thread is enough."""
+    paths = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
+
+
+class _Runs:
+    """The runs of one side process, and how often their store did not answer."""
+
+    def __init__(
+        self, run_dirs: Sequence[Path], outputs: Path, uri: str, experiment: str, weights: bool
+    ) -> None:
+        self._run_dirs, self._outputs, self._uri = run_dirs, outputs, uri
+        self._experiment, self._weights = experiment, weights
+        self._replays: list[Replay] = []
+        self._failures = 0
+
+    def push(self) -> bool:
+        """Whether every record there is has arrived. Whatever goes wrong, the next call tries again."""
+        arrived = True
+        try:
+            if not self._replays:
+                self._open()
+        except Exception as error:
+            return self._failed(error)
+        for replay in self._replays:
+            try:
+                replay.push()
+            except Exception as error:
+                arrived = self._failed(error)
+        self._failures = 0 if arrived else self._failures
+        return arrived
+
+    def _open(self) -> None:
+        from gptx.replay import Replay
+        from gptx.store import Store
+
+        store = Store(self._outputs, self._uri)
+        options = (self._experiment, self._weights)
+        self._replays = [Replay(store, self._outputs, run_dir, *options) for run_dir in self._run_dirs]
+
+    def _failed(self, error: Exception) -> bool:
+        if not self._failures:  # once for each time that it goes away
+            print(f"{time.strftime('%F %T')} still trying: {one_line(error)}", file=sys.stderr, flush=True)
+        self._failures += 1
+        return False
+
+    def pause(self) -> float:
+        """Seconds until the next push."""
+        return min(_POLL * 2.0 ** min(self._failures, 10), _AWAY)
+
+    def running(self) -> bool:
+        return any(replay.status == "running" for replay in self._replays)
+
+
+def follow(runs: _Runs, wait: float, leash: IO[bytes]) -> int:
+    """Push the journals every two seconds until ``leash`` is at its end; then for ``wait`` seconds try to finish.
+
+    Returns 0 when everything has arrived, else 1. A store that is away is asked less and less often.
+    """
+    arrived = runs.push()
+    while not _ended(leash, runs.pause()):
+        arrived = runs.push()
+    deadline = time.monotonic() + wait
+    arrived = runs.push()
+    # A run that goes on without us: its workers are still dying, or another process has resumed (and follows) it.
+    while (not arrived or runs.running()) and time.monotonic() < deadline:
+        time.sleep(_POLL / 4)
+        arrived = runs.push()
+    return 0 if arrived else 1
+
+
+def _ended(leash: IO[bytes], seconds: float) -> bool:
+    """Wait at most ``seconds`` for the other end of the pipe to go away. Nothing is ever written to it."""
+    ready, _, _ = select.select([leash], [], [], seconds)
+    return bool(ready) and not os.read(leash.fileno(), 1)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m gptx.tracking",
+        description="Follow runs into MLflow until stdin ends. gptx.run starts it; by hand use gptx.sync.",
+    )
+    parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--outputs", type=Path, required=True, help="the folder that holds the studies")
+    parser.add_argument("--uri", default="", help="MLflow server or database; empty: the store under OUTPUTS")
+    parser.add_argument("--experiment", default="", help="name of the experiment; empty: the run's study")
+    parser.add_argument("--weights", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--wait", type=float, default=30.0, help="seconds to go on after stdin has ended")
+    args = parser.parse_args()
+    os.nice(10)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # a cluster signals the whole job; the last rows are yet to come
+    runs = _Runs(args.run_dirs, args.outputs, args.uri, args.experiment, args.weights)
+    return follow(runs, args.wait, sys.stdin.buffer)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,277 @@
+"""The training loop. It knows no variant: what a step computes is the model's business, how it is spread the strategy's.
+
+Reading path of one step: `Trainer.step` -> `gptx.model.GPT.forward` -> `gptx.view.View` -> one attention file.
+"""
+
+import contextlib
+import os
+import signal
+import statistics
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from gptx import checkpoint, generate, journal
+from gptx.build import build
+from gptx.data.batches import train_batch
+from gptx.device import autocast, compute_dtype, cores, peak_memory
+from gptx.errors import RunFailed
+from gptx.evaluate import Validation
+from gptx.journal import Journal
+from gptx.parts import part, tokens
+from gptx.plan import Plan
+from gptx.progress import Bar
+from gptx.runfolder import RunFolder
+from gptx.strategy.base import Strategy
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; it stands on the disk, ready to go on."""
+
+
+def fit(cfg: DictConfig, run_dir: str) -> None:
+    """Train one run in this process, which may be one of several, from its last checkpoint to its end."""
+    strategy: Strategy = part(cfg.strategy)
+    with strategy.open(cfg.device.type), contextlib.ExitStack() as stack:
+        first = strategy.rank == 0
+        book = stack.enter_context(Journal(Path(run_dir))) if first else None
+        stop = stack.enter_context(_signals())
+        trainer = Trainer(cfg, RunFolder(Path(run_dir)), strategy, book)
+        with Bar(f"{cfg.variant.model} {Path(run_dir).name}", cfg.trainer.max_steps, trainer.now, first) as bar:
+            trainer.run(stop, bar)
+        if first:
+            trainer.finish()
+
+
+class Trainer:
+    """One run, in one of its processes."""
+
+    def __init__(self, cfg: DictConfig, folder: RunFolder, strategy: Strategy, book: Journal | None) -> None:
+        self.cfg, self.folder, self.strategy, self.book = cfg, folder, strategy, book
+        torch.set_num_threads(threads(cfg, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        self.plan = Plan.of(cfg, strategy.size)
+        self.tokens = tokens(cfg)
+        self.model = build(cfg, self.tokens.tokenizer.n_vocab)
+        self.placed = strategy.place(self.model)
+        if cfg.compile:
+            self.placed = torch.compile(self.placed)  # type: ignore[assignment]
+        self.optim: torch.optim.Optimizer = part(cfg.optim)(decay_groups(self.model, cfg.optim.weight_decay))
+        self.schedule = part(cfg.schedule)
+        dtype = compute_dtype(cfg.precision.dtype, strategy.device)
+        self.autocast = lambda: autocast(strategy.device, dtype)
+        trainer = cfg.trainer
+        token_bytes = self.tokens.tokenizer.token_bytes()
+        self.validation = Validation(
+            self.tokens.val, token_bytes, cfg.model.context, trainer.val_tokens, trainer.val_batch
+        )
+        self.now = 0  # steps done
+        self.tally = torch.zeros(3, device=strategy.device)  # loss summed, steps in it, steps skipped in all
+        self.best = {"step": 0, "val/loss": float("inf"), "stale": 0}
+        self._resume()
+        self.clock = time.perf_counter(), self.now
+
+    def step(self) -> Tensor:
+        """One optimiser step on the global batch of this step; returns the gradient's norm, on the device."""
+        if self.cfg.model.dropout:  # a pure function of (seed, step, rank): exact resume needs no generator's state
+            torch.manual_seed(zlib.crc32(f"{self.cfg.seed} {self.now} {self.strategy.rank}".encode()))
+        micro = self._batch()
+        loss = torch.zeros((), device=self.strategy.device)
+        for i, (x, y) in enumerate(micro):
+            with self.strategy.sync(last=i == len(micro) - 1):
+                with self.autocast():
+                    part_loss = self.placed(x, y) / len(micro)
+                part_loss.backward()
+            loss += part_loss.detach()
+        norm = self.strategy.clip(self.model, self.cfg.trainer.clip)
+        self._update(loss, norm)
+        return norm
+
+    def _batch(self) -> list[tuple[Tensor, Tensor]]:
+        """This process's share of the global batch, as micro-batches of (x, y), each (B, T)."""
+        plan, data = self.plan, self.cfg
+        rows = train_batch(self.tokens.train, data.data_seed, self.now, plan.batch_size, data.model.context)
+        mine = torch.from_numpy(rows[self.strategy.rank * plan.share :][: plan.share])
+        if self.strategy.device.type == "cuda":
+            mine = mine.pin_memory()
+        mine = mine.to(self.strategy.device, non_blocking=True)
+        return [(m[:, :-1], m[:, 1:]) for m in mine.split(plan.micro_batch)]
+
+    def _update(self, loss: Tensor, norm: Tensor) -> None:
+        """Step the optimiser, unless the gradient is not finite: then weights and moments stay as they are. The fused
+        kernel decides on the device (as it does for a GradScaler), so the host need not wait for the answer."""
+        rate = self.schedule(self.now, self.cfg.trainer.max_steps)
+        for group in self.optim.param_groups:
+            group["lr"] = self.cfg.optim.lr * rate
+        bad = ~torch.isfinite(norm)
+        if self.cfg.optim.fused:
+            self.optim.grad_scale, self.optim.found_inf = None, bad.float()  # type: ignore[attr-defined]
+            self.optim.step()
+        elif not bool(bad):
+            self.optim.step()
+        self.optim.zero_grad(set_to_none=True)
+        good = (~bad).float()
+        self.tally += torch.stack([torch.where(bad, torch.zeros_like(loss), loss), good, 1 - good])
+
+    def run(self, stop: list[int], bar: Bar) -> None:
+        """Steps until the end, early stopping or a signal; logs, validates and saves on the way."""
+        trainer = self.cfg.trainer
+        while self.now < trainer.max_steps and not self._stale():
+            norm = self.step()
+            self.now += 1
+            last = self.now == trainer.max_steps
+            validate = last or self.now % trainer.eval_every == 0
+            halt = bool(stop) and self.strategy.size == 1
+            if validate or self.now % self.cfg.runtime.log_every == 0:
+                values, agreed = self._log(norm, bool(stop), bar)
+                if validate:
+                    values |= self._validate(bar)
+                if self.book:
+                    self.book.write("metrics", step=self.now, values=values)
+                halt = halt or agreed
+            if validate or halt:
+                self._save()
+                self.clock = time.perf_counter(), self.now
+            if halt and not last:
+                raise Interrupted
+
+    def _log(self, norm: Tensor, stop: bool, bar: Bar) -> tuple[dict[str, float], bool]:
+        """Read the device (all that is waited for), and let all processes agree on whether to stop."""
+        shared = torch.cat([self.tally, torch.tensor([float(stop)], device=self.tally.device)])
+        loss, steps, skipped, stops = self.strategy.sum(shared).tolist()
+        then, since = self.clock
+        done = self.now - since
+        speed = done * self.plan.batch_size * self.cfg.model.context / (time.perf_counter() - then)
+        self.clock = time.perf_counter(), self.now
+        self._check_finite(int(skipped / self.strategy.size))
+        self.tally[:2] = 0
+        values = {
+            "train/loss": loss / max(steps, 1),
+            "train/lr": self.optim.param_groups[0]["lr"],
+            "train/grad_norm": norm.item(),
+            "perf/tokens_per_s": speed,
+        }
+        bar.update(self.now, values["train/loss"], speed)
+        return values, stops > 0
+
+    def _check_finite(self, skipped: int) -> None:
+        allowed = self.cfg.trainer.max_skips
+        if skipped > allowed:
+            good = checkpoint.steps(self.folder.checkpoints)
+            raise RunFailed(
+                f"the gradient was not finite in {skipped} of {self.now} steps (trainer.max_skips={allowed}). The last "
+                f"good checkpoint is {good[-1].name if good else 'none yet'}; a lower optim.lr (now {self.cfg.optim.lr}), "
+                "a longer schedule.warmup or precision=fp32 usually helps"
+            )
+
+    def _validate(self, bar: Bar) -> dict[str, float]:
+        values = self.validation.run(self.placed, self.strategy, self.autocast)
+        better = values["val/loss"] < self.best["val/loss"]
+        self.best["stale"] = 0 if better else self.best["stale"] + 1
+        if better:
+            self.best |= values | {"step": self.now}
+            if self.book:
+                checkpoint.save_best(self.folder.checkpoints, self.now, self.model.state_dict(), values)
+        mark = " *" if better else ""
+        bar.say(f"step {self.now:>6}   val loss {values['val/loss']:.4f}   {values['val/bpb']:.4f} bits/byte{mark}")
+        return values
+
+    def _stale(self) -> bool:
+        return 0 < self.cfg.trainer.patience <= self.best["stale"]
+
+    def _save(self) -> None:
+        state = self.strategy.state(self.model, self.optim)
+        state |= {"step": self.now, "tally": self.tally.cpu(), "best": self.best}
+        if self.book:
+            checkpoint.save_step(self.folder.checkpoints, self.now, state, self.cfg.runtime.keep)
+
+    def _resume(self) -> None:
+        state = checkpoint.load_latest(self.folder.checkpoints, self._warn)
+        if state is not None:
+            self.strategy.load(state, self.model, self.optim)
+            self.now, self.best = state["step"], state["best"]
+            self.tally.copy_(state["tally"])
+
+    def _warn(self, text: str) -> None:
+        if self.book:
+            self.book.write("event", step=self.now, level="warning", text=text)
+            print(f"warning: {text}", flush=True)
+
+    def finish(self) -> None:
+        """Sample, sum up, and write the result."""
+        assert self.book is not None
+        sample = self._sample()
+        rows = [r["values"] for r in journal.read(self.folder.path) if r["kind"] == "metrics"]
+        speeds = [values["perf/tokens_per_s"] for values in rows if "perf/tokens_per_s" in values]
+        train = [values["train/loss"] for values in rows if "train/loss" in values]
+        self.folder.end(
+            "finished",
+            {
+                **{f"val_{k}": self.best[f"val/{k}"] for k in ("loss", "bpb", "accuracy", "perplexity")},
+                "best_step": self.best["step"],
+                "train_loss": train[-1],
+                "tokens_per_s": statistics.median(speeds),
+                "peak_memory_bytes": peak_memory(self.strategy.device),
+                "steps": self.now,
+                "tokens": self.now * self.plan.batch_size * self.cfg.model.context,
+                "sample": sample,
+            },
+        )
+
+    def _sample(self) -> str:
+        count = self.cfg.runtime.sample_tokens
+        if not count:
+            return ""
+        text = "".join(
+            generate.text(self.model, self.tokens.tokenizer, "", count, seed=self.cfg.seed, autocast=self.autocast)
+        )
+        samples = self.folder.path / "samples"
+        samples.mkdir(exist_ok=True)
+        (samples / f"step-{self.now:08d}.txt").write_text(text)
+        assert self.book is not None
+        self.book.write("sample", step=self.now, text=text)
+        return text
+
+
+def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices are decayed; vectors (biases, norms) are not."""
+    params = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in params if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in params if p.dim() < 2], "weight_decay": 0.0},
+    ]
+
+
+def threads(cfg: DictConfig, processes: int) -> int:
+    """CPU threads of one of ``processes`` on this machine."""
+    return int(cfg.runtime.threads) or max(1, cores() // processes)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM are noted in the list, and the step in hand is finished; alone in its process group, a run
+    that gets a second one stops where it stands (the last checkpoint is whole)."""
+    seen: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if seen and "RANK" not in os.environ:  # workers get each signal twice: from the terminal and the launcher
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    saved = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        for number, handler in saved.items():
+            signal.signal(number, handler)
+
+
+def worker(cfg: dict[str, Any], run_dir: str) -> None:
+    """`fit` as a process of its own runs it: the config comes plain, and an interruption is no error."""
+    with contextlib.suppress(Interrupted):
+        fit(OmegaConf.create(cfg), run_dir)

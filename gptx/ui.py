@@ -1,0 +1,164 @@
+"""``python -m gptx.ui``: the MLflow UI on the project's own store, opened at a view of the variants."""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gptx import journal, savedview
+from gptx.errors import GptxError, RunFailed
+from gptx.store import FOLDER, Store, store_uri
+from gptx.sync import sync
+
+_START = 120.0  # seconds that a server may take to answer
+
+
+def write_views(store: Store) -> dict[str, str]:
+    """Save the view of every experiment that has runs of gptx. Returns their ids by name, the newest first."""
+    found = {}
+    for experiment in store.client.search_experiments():
+        query = "tags.`gptx.uid` != ''"
+        runs = store.client.search_runs([experiment.experiment_id], query, max_results=1000)
+        if runs:
+            value = savedview.view(run.data.params for run in runs)
+            store.client.set_experiment_tag(experiment.experiment_id, savedview.TAG, value)
+            found[experiment.name] = (max(run.info.start_time for run in runs), experiment.experiment_id)
+    return {name: found[name][1] for name in sorted(found, key=lambda name: found[name][0], reverse=True)}
+
+
+@contextmanager
+def serve(outputs: Path, uri: str, host: str, port: int) -> Iterator[str]:
+    """Run an MLflow server on a database while the block runs; yields its address once it answers.
+
+    Raises RunFailed if it ends or is silent; nothing of it is left running afterwards.
+    """
+    folder = (outputs / FOLDER).resolve()
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        host,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    command += ["--backend-store-uri", uri, "--artifacts-destination", (folder / "artifacts").as_uri()]
+    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # else ten processes and 1.1 GB
+    log = folder / "ui.log"
+    with open(log, "wb") as file:
+        server = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env=env,
+            cwd=folder,
+            start_new_session=True,
+        )
+    try:
+        base = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+        _await(server, base, log)
+        yield base
+    finally:
+        _end(server)
+
+
+def _await(server: "subprocess.Popen[bytes]", base: str, log: Path) -> None:
+    deadline = time.monotonic() + _START
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise RunFailed(f"the MLflow server ended with code {server.returncode}; see {log}")
+        try:
+            with urllib.request.urlopen(f"{base}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise RunFailed(f"the MLflow server did not answer within {_START:.0f} s; see {log}")
+
+
+def _end(server: "subprocess.Popen[bytes]") -> None:
+    """End the server with its workers: they are a process group of their own."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(server.pid, number)
+            server.wait(10)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
+def free_port(host: str, port: int) -> int:
+    """``port``, or the next one that nobody listens on."""
+    for candidate in range(port, min(port + 50, 65536)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, candidate))
+            except OSError:
+                continue
+            return candidate
+    raise GptxError(f"no free port on {host} from {port} on: give another --port or --host")
+
+
+def show_links(base: str, experiments: dict[str, str]) -> None:
+    """Two links for each study."""
+    for name, experiment_id in experiments.items():
+        print(f"\n{name}")
+        print(f"  table   {savedview.link(base, experiment_id, charts=False)}")
+        print(f"  charts  {savedview.link(base, experiment_id, charts=True)}", flush=True)
+
+
+def run(args: argparse.Namespace) -> None:
+    if not any(journal.runs(args.outputs)):
+        raise GptxError(f"no run in {args.outputs}: python -m gptx.run makes one (about two minutes)")
+    if not args.no_sync:
+        sync(args.outputs, args.uri)
+    store = Store(args.outputs, args.uri)
+    experiments = write_views(store)
+    if store.uri.startswith("http"):
+        show_links(store.uri.rstrip("/"), experiments)
+        return
+    port = free_port(args.host, args.port)
+    print(f"starting the MLflow UI on port {port} ...", flush=True)
+    with serve(args.outputs, store_uri(args.outputs, args.uri), args.host, port) as base:
+        show_links(base, experiments)
+        print("\nCtrl-C ends it.", flush=True)
+        signal.pause()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m gptx.ui",
+        description="Show all runs in MLflow: a sorted table of the variants, and charts that are already set up. "
+        "Runs that MLflow lacks are sent to it first.",
+    )
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="default: outputs")
+    parser.add_argument("--uri", default="", help="an MLflow server or database; default: OUTPUTS/.mlflow")
+    parser.add_argument("--port", type=int, default=5000, help="default: 5000, or the next free one")
+    parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
+    parser.add_argument("--no-sync", action="store_true", help="show what MLflow has, read no journal")
+    args = parser.parse_args(argv)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets background jobs ignore it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        run(args)
+    except GptxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""What one layer may see: the layer's encoding, window and kernel, bound to where this forward's tokens stand."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gptx.kernel.base import Kernel
+from gptx.pos.base import PositionalEncoding
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The two verbs of attention. Tables and masks are made once a forward and shared by the layers that agree."""
+
+    pos: PositionalEncoding
+    kernel: Kernel
+    table: object
+    mask: object
+
+    def rotate(self, x: Tensor) -> Tensor:
+        """(B, T, H, R) -> the same shape, turned to this forward's positions."""
+        return self.pos.rotate(x, self.table)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """(B, Tq, H, D), (B, Tk, G, D), (B, Tk, G, Dv) -> (B, Tq, H, Dv)."""
+        y: Tensor = self.kernel(q, k, v, self.mask, scale * self.pos.logit_scale)
+        return y

@@ -1,0 +1,45 @@
+"""Visibility: which key a query may see. Written once, here; every mask of every kernel is built from it.
+
+Letters: B batch, Tq queries, Tk keys.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Predicate = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Where:
+    """Where queries and keys stand: all that masks and biases may read.
+
+    Attributes:
+        q_pos: (B or 1, Tq) position of each query inside its own document.
+        k_pos: (B or 1, Tk) likewise for keys; -1 marks an empty cache slot.
+        q_doc, k_doc: (B, Tq), (B, Tk) document ids when rows are packed, else None.
+        aligned: queries and keys are the same tokens 0..T-1 of one document: a kernel may use its causal fast path.
+    """
+
+    q_pos: Tensor
+    k_pos: Tensor
+    q_doc: Tensor | None = None
+    k_doc: Tensor | None = None
+    aligned: bool = False
+
+    @staticmethod
+    def rows(length: int, device: torch.device | str = "cpu") -> "Where":
+        """Whole rows of one document each, without a cache: what training sees."""
+        pos = torch.arange(length, device=device)[None]
+        return Where(pos, pos, aligned=True)
+
+
+def visible(where: Where, allows: Predicate) -> Tensor:
+    """(B or 1, Tq, Tk) bool: the key is there, not in the future, of the same document, and inside the window."""
+    q, k = where.q_pos[:, :, None], where.k_pos[:, None, :]
+    seen = (k >= 0) & (k <= q) & allows(q, k)
+    if where.q_doc is not None and where.k_doc is not None:
+        seen = seen & (where.q_doc[:, :, None] == where.k_doc[:, None, :])
+    return seen

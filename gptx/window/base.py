@@ -1,0 +1,29 @@
+"""The contract of a window: a predicate on positions, without parameters."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Window(ABC):
+    """Which past tokens are visible. A window never decides about the future or about documents: `where` does."""
+
+    @property
+    def reach(self) -> int | None:
+        """Beyond this many tokens, itself included, nothing is ever visible; None where there is no such bound.
+        Cache rings, FLOP counts and banded kernels read it."""
+        return None
+
+    def at(self, layer: int, n_layer: int) -> "Window":
+        """The window of one layer: patterns such as local/global override this."""
+        return self
+
+    def covers(self, length: int) -> bool:
+        """Whether nothing is hidden in a row of ``length`` tokens, so that plain causal attention is the same."""
+        return False
+
+    @abstractmethod
+    def allows(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        """Elementwise bool for broadcastable positions with k_pos <= q_pos; a token always allows itself."""

@@ -1,0 +1,14 @@
+"""Full attention: the whole past."""
+
+import torch
+from torch import Tensor
+
+from gptx.window.base import Window
+
+
+class Full(Window):
+    def covers(self, length: int) -> bool:
+        return True
+
+    def allows(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        return torch.ones_like(q_pos - k_pos, dtype=torch.bool)

@@ -1,0 +1,29 @@
+"""Sliding-window attention (Longformer, Beltagy et al. 2020; Mistral 7B, Jiang et al. 2023)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gptx.errors import ConfigError
+from gptx.window.base import Window
+
+
+@dataclass(frozen=True)
+class Sliding(Window):
+    """A token sees the last ``size`` tokens, itself included: 0 <= q - k < size."""
+
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ConfigError(f"window.size={self.size}: expected at least 1 (a token sees itself)")
+
+    @property
+    def reach(self) -> int | None:
+        return self.size
+
+    def covers(self, length: int) -> bool:
+        return length <= self.size
+
+    def allows(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        return q_pos - k_pos < self.size
