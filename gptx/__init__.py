@@ -9,7 +9,6 @@ Nothing heavy is imported before it is used: a typo on the command line is answe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,9 +30,9 @@ except PackageNotFoundError:  # a checkout that is not installed
 
 
 def build(cfg: DictConfig) -> GPT:
-    """The freshly initialised model of a config: ``model(tokens)`` maps (B, T) int64 to logits (B, T, vocab).
+    """The freshly initialised model of a config; ``model(tokens)``: (B, T) int64 -> logits (B, T, vocab).
 
-    The vocabulary is ``model.vocab_size``, or where that is 0 the tokenizer's, which is fitted on the corpus if need be.
+    The vocabulary is ``model.vocab_size``, or where that is 0 the tokenizer's (fitted on the corpus if need be).
 
     Raises:
         ConfigError: parts that do not fit together; the text says which, and what would.
@@ -50,7 +49,7 @@ def load(run_dir: str | Path, device: str = "auto") -> tuple[GPT, Tokenizer]:
     Raises:
         CheckpointError: no model was kept yet, or it is damaged.
     """
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
 
     from gptx.build import build as build_model
     from gptx.checkpoint import load_best
@@ -60,6 +59,7 @@ def load(run_dir: str | Path, device: str = "auto") -> tuple[GPT, Tokenizer]:
     run = Path(run_dir)
     weights, _ = load_best(run / "checkpoints")
     cfg = OmegaConf.load(run / "config.yaml")
+    assert isinstance(cfg, DictConfig)
     tokenizer = load_tokenizer(run / "tokenizer.json")
     model = build_model(cfg, tokenizer.n_vocab)
     model.load_state_dict(weights)

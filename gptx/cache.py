@@ -39,12 +39,14 @@ class Cache:
 
         def keep(*present: Tensor) -> tuple[Tensor, ...]:
             slots, count = self.slots(window), present[0].shape[1]
-            if window.reach is None and self.length + count > self.size:
+            if slots != window.reach and self.length + count > self.size:  # a shorter ring must not go round
                 raise ValueError(f"the cache holds {self.size} tokens, given {self.length + count}")
             if layer not in self.rings:
                 self.rings[layer] = [t.new_empty(t.shape[0], slots, *t.shape[2:]) for t in present]
             held = min(self.length, slots)
-            both = tuple(torch.cat((ring[:, :held], new), 1) for ring, new in zip(self.rings[layer], present, strict=True))
+            both = tuple(
+                torch.cat((ring[:, :held], new), 1) for ring, new in zip(self.rings[layer], present, strict=True)
+            )
             fresh = min(count, slots)
             at = torch.arange(self.length + count - fresh, self.length + count, device=present[0].device) % slots
             for ring, new in zip(self.rings[layer], present, strict=True):

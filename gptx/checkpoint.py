@@ -31,7 +31,9 @@ def save_step(folder: Path, step: int, state: dict[str, Any], keep: int) -> None
         with open(part / STATE, "wb") as file:
             torch.save(state, file)
             _to_disk(file)
-        _write_json(part / META, {"step": step, "bytes": (part / STATE).stat().st_size, "sha256": _sha256(part / STATE)})
+        _write_json(
+            part / META, {"step": step, "bytes": (part / STATE).stat().st_size, "sha256": _sha256(part / STATE)}
+        )
         part.rename(final)
     except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
         shutil.rmtree(part, ignore_errors=True)
@@ -45,18 +47,26 @@ def steps(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step-*") if re.fullmatch(r"step-\d{8}", p.name))
 
 
-def load_latest(folder: Path, report: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest checkpoint that is what its checksum says; damaged ones are reported and set aside."""
+def set_damaged_aside(folder: Path, report: Callable[[str], None]) -> None:
+    """Report the newest checkpoints that are not what their checksums say, and move them out of the way of `latest`.
+    For the command, before it starts anybody: so all processes of a run go on from the same one."""
     for path in reversed(steps(folder)):
         why = _damage(path)
         if why is None:
-            state: dict[str, Any] = torch.load(path / STATE, map_location="cpu", weights_only=True)
-            return state
+            return
         report(f"checkpoint {path.name} is damaged ({why}): going back to the one before it")
         aside = folder / f"damaged-{path.name}"
         shutil.rmtree(aside, ignore_errors=True)
         path.rename(aside)
-    return None
+
+
+def latest(folder: Path) -> dict[str, Any] | None:
+    """The newest checkpoint, or None where there is none."""
+    found = steps(folder)
+    if not found:
+        return None
+    state: dict[str, Any] = torch.load(found[-1] / STATE, map_location="cpu", weights_only=True)
+    return state
 
 
 def _damage(path: Path) -> str | None:

@@ -111,7 +111,9 @@ def _unknown_key(given: str, keys: Iterator[str]) -> str:
     names = list(keys)
     parent = given.rpartition(".")[0]
     siblings = [n for n in names if n.rpartition(".")[0] == parent and not n.endswith("_")]
-    listing = f" {parent or 'The top level'} has: {', '.join(n.rpartition('.')[2] for n in siblings)}." if siblings else ""
+    listing = (
+        f" {parent or 'The top level'} has: {', '.join(n.rpartition('.')[2] for n in siblings)}." if siblings else ""
+    )
     last = {n.rpartition(".")[2]: n for n in names}
     hint = did_you_mean(given, names) or did_you_mean(last.get(given.rpartition(".")[2], ""), names)
     return f"unknown key '{given}'.{hint}{listing}"

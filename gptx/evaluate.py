@@ -33,7 +33,7 @@ class Validation:
     def run(
         self, model: nn.Module, strategy: Strategy, autocast: Callable[[], AbstractContextManager[Any]]
     ) -> dict[str, float]:
-        """loss (nats a token), perplexity, bits per byte and top-1 accuracy over the whole set, all processes together."""
+        """Loss (nats a token), perplexity, bits per byte, top-1 accuracy over the whole set, all processes together."""
         training = model.training
         model.eval()
         sums = [self._batch(model, rows, strategy, autocast) for rows in self._batches(strategy)]
@@ -52,7 +52,11 @@ class Validation:
         return [mine[i : i + self.batch] for i in range(0, len(mine), self.batch)]
 
     def _batch(
-        self, model: nn.Module, starts: np.ndarray, strategy: Strategy, autocast: Callable[[], AbstractContextManager[Any]]
+        self,
+        model: nn.Module,
+        starts: np.ndarray,
+        strategy: Strategy,
+        autocast: Callable[[], AbstractContextManager[Any]],
     ) -> Tensor:
         """(nats, hits, bytes, tokens) of some windows. The last batch is filled up, so that a compiled model sees one
         shape only, and what fills it is not counted."""

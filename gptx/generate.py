@@ -134,7 +134,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m gptx.generate", description=__doc__)
-    parser.add_argument("run_dir", type=Path, help="the folder of a run, e.g. outputs/default/mha·rope·full·single·s0-…")
+    parser.add_argument(
+        "run_dir", type=Path, help="the folder of a run, e.g. outputs/default/mha·rope·full·single·s0-…"
+    )
     parser.add_argument("--prompt", default="", help="the text to go on from (default: the start of a document)")
     parser.add_argument("--tokens", type=int, default=500, help="how many tokens at most (default %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest (default %(default)s)")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from gptx.attention.base import Attention
 from gptx.cache import Cache
 from gptx.model import GPT
 from gptx.where import Where, visible
@@ -43,8 +44,8 @@ def pair_products(model: GPT) -> float:
     """Multiply-adds that one token costs in attention, on average over a row of ``context`` tokens."""
     where = Where.rows(model.shape.context)
     pairs = {window: int(visible(where, window.allows).sum()) for window in set(model.windows)}
-    widths = [block.attention.pair_width for block in model.blocks]  # type: ignore[union-attr]
-    return sum(w * pairs[window] for w, window in zip(widths, model.windows, strict=True)) / model.shape.context  # type: ignore[operator]
+    widths = [m.pair_width for m in model.modules() if isinstance(m, Attention)]
+    return sum(w * pairs[window] for w, window in zip(widths, model.windows, strict=True)) / model.shape.context
 
 
 def cache_elements(model: GPT) -> int:

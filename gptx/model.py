@@ -32,7 +32,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, view: View, keep: Keep) -> Tensor:
         x = x + self.drop(self.attention(self.norm1(x), view, keep))
-        return x + self.drop(self.ffn(self.norm2(x)))
+        x = x + self.drop(self.ffn(self.norm2(x)))
+        return x
 
 
 class GPT(nn.Module):
@@ -60,9 +61,7 @@ class GPT(nn.Module):
         self.shape, self.pos, self.kernel = shape, pos, kernel
         self.embed = nn.Embedding(shape.vocab_size, shape.d_model)
         self.drop = nn.Dropout(shape.dropout)
-        self.blocks = nn.ModuleList(
-            Block(shape, attention(), ffn(), (norm(), norm())) for _ in range(shape.n_layer)
-        )
+        self.blocks = nn.ModuleList(Block(shape, attention(), ffn(), (norm(), norm())) for _ in range(shape.n_layer))
         self.norm = norm()
         self.head = None if tie else nn.Linear(shape.d_model, shape.vocab_size, bias=False)
         self.windows = tuple(window.at(layer, shape.n_layer) for layer in range(shape.n_layer))
@@ -114,7 +113,7 @@ class GPT(nn.Module):
             if isinstance(module, nn.Linear | nn.Embedding):
                 joins = name.startswith("blocks.") and name.endswith(".out")
                 std = 0.02 / math.sqrt(2 * self.shape.n_layer) if joins else 0.02
-                stream = torch.Generator().manual_seed((seed << 32) + zlib.crc32(name.encode()))
+                stream = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))  # 32 bits: all it reads
                 module.weight.data.normal_(0.0, std, generator=stream)
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     module.bias.data.zero_()

@@ -31,7 +31,8 @@ class Plan:
         if batch % processes:
             near = [p for p in range(1, batch + 1) if batch % p == 0 and p <= processes]
             raise ConfigError(
-                f"trainer.batch_size={batch} cannot be split over {processes} processes: use strategy.nproc={near[-1]}, "
+                f"trainer.batch_size={batch} cannot be split over {processes} processes: use "
+                f"strategy.nproc={near[-1]}, "
                 f"or trainer.batch_size={processes * max(1, round(batch / processes))}"
             )
         share = batch // processes

@@ -2,13 +2,16 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from gptx import parts
 from gptx.config import identity, run_name
 from gptx.runfolder import RunFolder
+
+if TYPE_CHECKING:
+    from gptx.strategy.base import Strategy
 
 
 def folder_of(cfg: DictConfig) -> tuple[RunFolder, str]:
@@ -17,8 +20,12 @@ def folder_of(cfg: DictConfig) -> tuple[RunFolder, str]:
     return RunFolder(Path(cfg.paths.outputs) / cfg.study / f"{run_name(cfg)}-{name}"), name
 
 
-def preflight(cfg: DictConfig) -> tuple[int, dict[str, Any]]:
-    """Let every part that knows refuse, before any process is started; returns the processes and the run's facts."""
+def preflight(cfg: DictConfig) -> tuple["Strategy", int, dict[str, Any]]:
+    """Let every part that knows refuse, before any process is started.
+
+    Returns:
+        The strategy, its number of processes, and the facts that the journal's first record holds.
+    """
     import torch
 
     from gptx.build import build
@@ -28,7 +35,9 @@ def preflight(cfg: DictConfig) -> tuple[int, dict[str, Any]]:
     from gptx.plan import Plan
 
     device = pick(cfg.device.type)
-    processes = int(os.environ.get("WORLD_SIZE", "0")) or parts.part(cfg.strategy).processes(cfg.device.type)
+    dtype = compute_dtype(cfg.precision.dtype, device)
+    strategy = parts.part(cfg.strategy)
+    processes = strategy.processes(cfg.device.type, int(os.environ.get("WORLD_SIZE", "0")))
     Plan.of(cfg, processes)
     tokenizer = parts.part(cfg.tokenizer)
     with torch.device("meta"):
@@ -36,12 +45,17 @@ def preflight(cfg: DictConfig) -> tuple[int, dict[str, Any]]:
     tokens = parts.tokens(cfg, quiet=int(os.environ.get("RANK", "0")) > 0)
     check_context(tokens, cfg.model.context)
     with torch.device("meta"):
-        price = cost(build(cfg, tokens.tokenizer.n_vocab), compute_dtype(cfg.precision.dtype, device))
-    return processes, {
-        "data": tokens.meta,
-        "hardware": hardware(device),
-        "n_params": price.n_params,
-        "flops_per_token": price.flops_per_token,
-        "kv_bytes_per_token": price.kv_bytes_per_token,
-        "tokenizer": tokens.tokenizer.to_json(),
-    }
+        price = cost(build(cfg, tokens.tokenizer.n_vocab), dtype)
+    return (
+        strategy,
+        processes,
+        {
+            "data": tokens.meta,
+            "hardware": hardware(device),
+            "dtype": str(dtype).removeprefix("torch."),
+            "n_params": price.n_params,
+            "flops_per_token": price.flops_per_token,
+            "kv_bytes_per_token": price.kv_bytes_per_token,
+            "tokenizer": tokens.tokenizer.to_json(),
+        },
+    )

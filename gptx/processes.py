@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 def die_with(parent: int, number: int) -> None:
@@ -24,9 +25,7 @@ def run_child(command: Sequence[str]) -> int:
     itself: it is in a session of its own.
     """
     parent, got = os.getpid(), list[int]()
-    child = subprocess.Popen(
-        command, start_new_session=True, preexec_fn=lambda: die_with(parent, signal.SIGTERM)
-    )
+    child = subprocess.Popen(command, start_new_session=True, preexec_fn=lambda: die_with(parent, signal.SIGTERM))
 
     def hand_on(number: int, frame: object) -> None:
         got.append(number)
@@ -43,3 +42,22 @@ def run_child(command: Sequence[str]) -> int:
     if got:
         raise SystemExit(128 + got[0])
     return code
+
+
+@contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM are noted in the list, so that what is in hand can be finished. A second one raises
+    KeyboardInterrupt where the program stands, except in a worker, which gets each from terminal and launcher."""
+    seen: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if seen and "RANK" not in os.environ:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    saved = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        for number, handler in saved.items():
+            signal.signal(number, handler)

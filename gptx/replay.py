@@ -1,8 +1,8 @@
 """Replay one run's journal into MLflow: any number of times, in any number of pieces, with the same rows.
 
-Metric values keep the time stamps of their records, and MLflow drops a value whose (key, time, step, value) it has.
-Everything else is looked up before it is made. The tag ``gptx.synced`` counts the records that have arrived, so that
-they are not sent again.
+Metric values keep the time stamps of their records, and MLflow drops a value whose (key, time, step, value)
+it has. Everything else is looked up before it is made. The tag ``gptx.synced`` counts the records that have
+arrived, so that they are not sent again.
 """
 
 import json
@@ -42,18 +42,14 @@ class Replay:
         self._offset = 0  # bytes of the journal that were read
         self._pending: list[Record] = []  # read, but not known to have arrived
         self._synced = 0  # records that have arrived
-        self._shown: tuple[str, int | None] | None = (
-            None  # status and end time in MLflow; None: not looked up
-        )
+        self._shown: tuple[str, int | None] | None = None  # status and end time in MLflow; None: not looked up
 
     def push(self) -> None:
         """Send every record that has not arrived.
 
-        Raises GptxError for a file that is no journal, and what MLflow raises; the next call then tries again.
+        Raises GptxError for a file that is no journal, and what MLflow raises; the next call tries again.
         """
-        with flocked(
-            self.run_dir / journal.NAME
-        ):  # two replayers at once would both create what neither finds
+        with flocked(self.run_dir / journal.NAME):  # two replayers at once would both create what neither finds
             self._read()
             if self._shown is None:
                 self._attach()
@@ -185,9 +181,7 @@ class Replay:
             name = re.sub(r"[/:.%\"']", "-", self._start.get("name") or "model")
             tags = {"gptx.uid": self._start["uid"], "gptx.step": str(step)}
             short = rows.short_params(self._start)
-            model = self.client.create_logged_model(
-                self.experiment_id, name, self.run_id, tags, short, "gptx"
-            )
+            model = self.client.create_logged_model(self.experiment_id, name, self.run_id, tags, short, "gptx")
         if str(model.status) != "READY":
             for path in files:
                 if path.is_file():

@@ -1,4 +1,4 @@
-"""What a run's records are called in MLflow: params, final metrics, the description. Plain text; no mlflow here."""
+"""What a run's records are called in MLflow: params, tags, final metrics, the description. No mlflow here."""
 
 import json
 import re
@@ -62,7 +62,7 @@ def tags(start: Record) -> dict[str, str]:
 
 
 def note(start: Record, last: Record, status: str, folder: str) -> str:
-    """The run's description in Markdown: state, final figures, the commands that resume it and generate from it."""
+    """The run's description in Markdown: state, final figures, the commands to resume and to generate."""
     lines = [f"**{status}** `{folder}`", ""]
     if last.get("error"):
         lines += [f"> {last['error']}", ""]

@@ -9,7 +9,7 @@ import sys
 import traceback
 import uuid
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,6 +23,9 @@ from gptx.journal import Journal
 from gptx.preflight import folder_of, preflight
 from gptx.runfolder import RunFolder, write_json
 from gptx.tracking import Follower
+
+if TYPE_CHECKING:
+    from gptx.strategy.base import Strategy
 
 EXIT_INTERRUPTED = 130
 
@@ -59,9 +62,9 @@ def run(cfg: DictConfig) -> int:
     folder, name = folder_of(cfg)
     if folder.finished() and not cfg.force:
         if _rank() == 0:
-            _summary(folder, "finished already")
+            _summary(cfg, folder, "finished already")
         return 0
-    processes, facts = preflight(cfg)
+    strategy, processes, facts = preflight(cfg)
     if _rank() > 0:  # another worker of torchrun: the first keeps the books
         from gptx.train import worker
 
@@ -72,13 +75,13 @@ def run(cfg: DictConfig) -> int:
         _begin(cfg, folder, name, facts, replaced)
         follower = Follower.start([folder.path], plain_dict(cfg)["tracking"], Path(cfg.paths.outputs))
         try:
-            code = _train(cfg, folder, processes)
+            code = _train(cfg, folder, strategy, processes)
         finally:
             warning = follower.finish() if follower else None
     if warning:
         print(f"gptx: {warning}", file=sys.stderr)
     if code == 0:
-        _summary(folder, "finished")
+        _summary(cfg, folder, "finished")
     return code
 
 
@@ -94,8 +97,9 @@ def _begin(cfg: DictConfig, folder: RunFolder, name: str, facts: dict[str, Any],
     with Journal(folder.path) as book:
         here = {"pid": os.getpid(), "host": os.uname().nodename}
         if folder.start_record():
-            from gptx.checkpoint import steps
+            from gptx.checkpoint import set_damaged_aside, steps
 
+            set_damaged_aside(folder.checkpoints, lambda text: _warn(book, text))
             saved = steps(folder.checkpoints)
             (folder.path / "result.json").unlink(missing_ok=True)  # of the attempt before; the journal keeps it
             book.write("resume", step=int(saved[-1].name[5:]) if saved else 0, **here)
@@ -120,13 +124,18 @@ def _begin(cfg: DictConfig, folder: RunFolder, name: str, facts: dict[str, Any],
         )
 
 
-def _train(cfg: DictConfig, folder: RunFolder, processes: int) -> int:
+def _warn(book: Journal, text: str) -> None:
+    book.write("event", step=max(0, book.last_step), level="warning", text=text)
+    print(f"gptx: {text}", file=sys.stderr)
+
+
+def _train(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", processes: int) -> int:
     """Train in this process or in workers; whatever happens, the journal says how it ended."""
     from gptx.strategy import workers
     from gptx.train import Interrupted, fit, threads, worker
 
     try:
-        if workers.launched() or processes == 1 and cfg.variant.strategy == "single":
+        if workers.launched() or (processes == 1 and cfg.variant.strategy == "single"):
             fit(cfg, str(folder.path))
         else:
             workers.start(worker, (plain_dict(cfg), str(folder.path)), processes, threads(cfg, processes))
@@ -137,7 +146,7 @@ def _train(cfg: DictConfig, folder: RunFolder, processes: int) -> int:
         print(f"gptx: interrupted; the same command goes on from the last checkpoint in {folder.path}", file=sys.stderr)
         return stop.code if isinstance(stop, SystemExit) and isinstance(stop.code, int) else EXIT_INTERRUPTED
     except GptxError as error:
-        folder.end("failed", error=str(error))
+        folder.end("failed", error=str(error).splitlines()[-1])  # of a worker's traceback: what was raised
         raise
     except Exception as error:
         folder.end("failed", error=f"{type(error).__name__}: {error}")
@@ -146,13 +155,12 @@ def _train(cfg: DictConfig, folder: RunFolder, processes: int) -> int:
     return 0
 
 
-def _summary(folder: RunFolder, how: str) -> None:
-    """What came out, where it lies, and what to do next."""
-    from gptx.summary import show
+def _summary(cfg: DictConfig, folder: RunFolder, how: str) -> None:
+    from gptx.summary import brief, show
 
     result = folder.result()
     assert result is not None
-    show(result, folder.path, how)
+    (brief if cfg.runtime.brief else show)(result, folder.path, how)
 
 
 if __name__ == "__main__":

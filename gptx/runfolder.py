@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +78,26 @@ class RunFolder:
         """Write result.json and the journal's end record: what the run was, and what was measured."""
         start = self.start_record()
         assert start is not None, "a run that has not started cannot end"
-        facts = {key: value for key, value in start.items() if key not in ("t", "kind", "pid", "host", "data", "replaces")}
-        last = max((r["step"] for r in journal.read(self.path) if r["kind"] == "metrics"), default=0)
+        facts = {
+            key: value for key, value in start.items() if key not in ("t", "kind", "pid", "host", "data", "replaces")
+        }
+        records = list(journal.read(self.path))
+        last = max((r["step"] for r in records if r["kind"] == "metrics"), default=0)
         data = {key: start["data"][key] for key in ("corpus_hash", "tokenizer_hash")}
-        result = {"status": status, **facts, **data, "steps": last, **(measured or {}), "error": error}
+        result = {"status": status, **facts, **data, "steps": last, "seconds": _seconds(records)}
+        result |= {**(measured or {}), "error": error}
         write_json(self.path / "result.json", result)
         with Journal(self.path) as book:
             book.write("end", status=status, step=result["steps"], error=error, result=result)
         return result
+
+
+def _seconds(records: list[journal.Record]) -> float:
+    """Time at work: from each start or resume to the last thing that this attempt wrote down."""
+    spans = [
+        after["t"] - before["t"] for before, after in pairwise(records) if after["kind"] not in ("start", "resume")
+    ]
+    return float(sum(spans)) / 1000
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

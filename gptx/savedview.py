@@ -1,7 +1,7 @@
-"""The view of a study that MLflow's UI opens with: a sorted table of variants, and charts that are already set up.
+"""The view of a study that MLflow's UI opens with: a sorted table of variants, and charts that are set up.
 
-MLflow keeps a saved view in an experiment tag. The format is undocumented, so mlflow is pinned and a test opens
-the view in a browser. Nothing here imports mlflow.
+MLflow keeps a saved view in an experiment tag. The format is undocumented, so mlflow is pinned and a test
+opens the view in a browser. Nothing here imports mlflow.
 """
 
 import base64
@@ -15,7 +15,7 @@ KEY = "gptx"  # of the view, in links
 TAG = f"mlflow.sharedViewState.{KEY}"
 _PARAMS = ["attention", "pos", "window", "strategy", "seed"]
 _MORE = ["ffn", "norm", "kernel", "model", "data", "tokenizer", "optim", "schedule", "precision", "device"]
-_METRICS = ["val_bpb", "val_loss", "val_acc", "params", "tok_s", "mem_mb", "kv_B_tok", "seconds"]
+_METRICS = ["val_bpb", "val_loss", "tok_s", "params", "mem_mb", "kv_B_tok", "val_acc", "seconds"]
 _CURVES = ["val/bpb", "val/loss", "train/loss"]
 _RUNS = 20  # charts show that many at first: the best ones
 
@@ -53,7 +53,7 @@ def _state(varied: list[str]) -> dict[str, Any]:
         "datasetsFilter": [],
         "selectedColumns": ["attributes.`Run Name`", *names],
         "columnOrder": names,
-        "columnWidths": {name: _width(name) for name in ["attributes.`Run Name`", *names]},
+        "columnWidths": {name: 36 + 7 * len(name.split("`")[1]) for name in names},
         "runsExpanded": {},
         "runsPinned": [],
         "runsHidden": [],
@@ -77,11 +77,6 @@ def _state(varied: list[str]) -> dict[str, Any]:
     }
 
 
-def _width(column: str) -> int:
-    """Pixels that show the whole header, and a run's whole name."""
-    return 260 if "Run Name" in column else 48 + 8 * len(column.split("`")[1])
-
-
 def _section(uuid: str, name: str, display: bool = True, columns: int = 3) -> dict[str, Any]:
     flags = {"display": display, "isReordered": True, "deleted": False, "isGenerated": False}
     return {"uuid": uuid, "name": name, "columns": columns, "cardHeight": 360, **flags}
@@ -93,18 +88,18 @@ def _charts(axes: list[str]) -> list[dict[str, Any]]:
     parallel = {"selectedParams": axes, "selectedMetrics": ["final/val_bpb"], "showAllRuns": False}
     scatter = {"xaxis": speed, "yaxis": quality}
     charts = [
-        _chart("parallel", "PARALLEL", "variants", "Which choices lead to low bits per byte", parallel),
-        _chart("scatter", "SCATTER", "variants", "Speed against quality", scatter),
-        _chart("bar", "BAR", "variants", "Bits per byte, best first", {"metricKey": "final/val_bpb"}),
-        _chart("size", "BAR", "variants", "Tokens per second", {"metricKey": "final/tok_s"}),
+        _chart("parallel", "PARALLEL", "variants", parallel),
+        _chart("scatter", "SCATTER", "variants", scatter),
+        _chart("bar", "BAR", "variants", {"metricKey": "final/val_bpb"}),
+        _chart("speed", "BAR", "variants", {"metricKey": "final/tok_s"}),
     ]
     line = {"lineSmoothness": 0, "xAxisKey": "step", "scaleType": "linear", "xAxisScaleType": "linear"}
     for key in _CURVES:
         curve = {"metricKey": key, "selectedMetricKeys": [key], **line}
-        charts.append(_chart(key, "LINE", "curves", key, curve))
+        charts.append(_chart(key, "LINE", "curves", curve))
     return charts
 
 
-def _chart(uuid: str, kind: str, section: str, title: str, rest: dict[str, Any]) -> dict[str, Any]:
-    place = {"uuid": uuid, "type": kind, "metricSectionId": section, "displayName": title}
+def _chart(uuid: str, kind: str, section: str, rest: dict[str, Any]) -> dict[str, Any]:
+    place = {"uuid": uuid, "type": kind, "metricSectionId": section}
     return {**place, "runsCountToCompare": _RUNS, "deleted": False, "isGenerated": False, **rest}

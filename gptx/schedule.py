@@ -17,7 +17,7 @@ def cosine(step: int, max_steps: int, *, warmup: float, final: float) -> float:
 
 
 def wsd(step: int, max_steps: int, *, warmup: float, decay: float, final: float) -> float:
-    """Warm-up, stable, decay: constant, then 1 - sqrt down to ``final`` over the last ``decay`` (Hagele et al. 2024)."""
+    """Warm-up, stable, decay: constant, then 1 - sqrt to ``final`` over the last ``decay`` (Hagele et al. 2024)."""
     left = (max_steps - step) / max(1.0, decay * max_steps)
     falling = 1.0 if left >= 1 else final + (1 - final) * (1 - math.sqrt(1 - left))
     return min(_warm(step, warmup * max_steps), falling)

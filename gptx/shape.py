@@ -30,9 +30,10 @@ class Shape:
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"model.dropout={self.dropout}: expected 0 <= dropout < 1")
         if self.d_model % self.n_head:
+            even = 2 * self.n_head  # an even head_dim suits every encoding
             raise ConfigError(
                 f"model.d_model={self.d_model} is not divisible by model.n_head={self.n_head}: "
-                f"{self.n_head * round(self.d_model / self.n_head)} would be"
+                f"{even * max(1, round(self.d_model / even))} would be"
             )
 
     @property

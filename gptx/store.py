@@ -79,7 +79,8 @@ class Store:
             fresh = path.with_suffix(".new")
             fresh.unlink(missing_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
-            store = SqlAlchemyStore(f"sqlite:///{fresh}", (self.folder / "artifacts").as_uri())  # type: ignore[no-untyped-call]
+            artifacts = (self.folder / "artifacts").as_uri()
+            store = SqlAlchemyStore(f"sqlite:///{fresh}", artifacts)  # type: ignore[no-untyped-call]
             store._dispose_engine()  # type: ignore[no-untyped-call]
             fresh.rename(path)
 

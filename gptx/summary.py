@@ -12,10 +12,14 @@ def show(result: dict[str, Any], folder: Path, how: str) -> None:
     """Print a run's figures, its sample, its folder and the commands that go on from it."""
     console = Console(highlight=False)
     if result.get("sample"):
-        console.print(Panel(result["sample"].strip(), title=f"sample after {result['steps']:,} steps", title_align="left"), markup=False)
+        console.print(
+            Panel(result["sample"].strip(), title=f"sample after {result['steps']:,} steps", title_align="left"),
+            markup=False,
+        )
     rows = {
         f"{result['name']}": how,
-        "val loss": f"{result['val_loss']:.4f} nats/token, perplexity {result['val_perplexity']:.2f}, best at step {result['best_step']}",
+        "val loss": f"{result['val_loss']:.4f} nats/token, best at step {result['best_step']}",
+        "perplexity": f"{result['val_perplexity']:.2f}",
         "bits per byte": f"{result['val_bpb']:.4f}",
         "accuracy": f"{result['val_accuracy']:.1%} of the next tokens",
         "parameters": f"{result['n_params']:,}",
@@ -36,3 +40,7 @@ def show(result: dict[str, Any], folder: Path, how: str) -> None:
     ):
         console.print(f"  {command}", soft_wrap=True, markup=False)
 
+
+def brief(result: dict[str, Any], folder: Path, how: str) -> None:
+    """The same in one line, for a run among many."""
+    print(f"{how}: val loss {result['val_loss']:.4f}, {result['val_bpb']:.4f} bits/byte   {folder}", flush=True)

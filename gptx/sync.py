@@ -57,9 +57,7 @@ def sync(root: Path, uri: str = "", *, show: bool = True) -> tuple[int, list[str
     if show:
         for line in failures:
             console.print(f"failed: {line}", markup=False, soft_wrap=True)
-        done = (
-            f"{len(run_dirs) - len(failures)} of {len(run_dirs)} runs, {rows} rows, {new} new, in {store.uri}"
-        )
+        done = f"{len(run_dirs) - len(failures)} of {len(run_dirs)} runs, {rows} rows, {new} new, in {store.uri}"
         Console(highlight=False).print(done, markup=False, soft_wrap=True)
     return len(run_dirs), failures
 
@@ -69,9 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m gptx.sync", description=_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("root", type=Path, metavar="DIR", help="outputs/, a study in it, or one run folder")
-    parser.add_argument(
-        "--uri", default="", help="an MLflow server or database; default: the store under DIR"
-    )
+    parser.add_argument("--uri", default="", help="an MLflow server or database; default: the store under DIR")
     args = parser.parse_args(argv)
     try:
         if not args.root.is_dir():

@@ -1,7 +1,7 @@
-"""The side process that shows a run in MLflow while it trains. Training never waits for it, nor imports mlflow.
+"""The side process that shows a run in MLflow while it trains. Training never waits for it or imports mlflow.
 
-``Follower`` starts it; the pipe to its stdin is the leash: when the trainer is done or dead, however it died, the
-side process reads end-of-file, replays the journal a last time, sets the run's status and goes.
+``Follower`` starts it; the pipe to its stdin is the leash: when the trainer is done or dead, however it died,
+the side process reads end-of-file, replays the journal a last time, sets the run's status and goes.
 """
 
 import argparse
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _POLL = 2.0  # seconds between two looks at a journal
 _AWAY = 30.0  # longest pause between two tries at a store that is away
+_DYING = 5.0  # how long a run's lock may outlive the leash
 
 
 class Follower:
@@ -64,7 +65,7 @@ class Follower:
         return cls(process, log, float(tracking["wait"]), hint)
 
     def finish(self) -> str | None:
-        """Let it send the rest, for at most ``wait`` seconds; a line for the user if not everything arrived."""
+        """Let it send the rest, for at most ``wait`` seconds; a line for the user if not all arrived."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
@@ -87,9 +88,7 @@ def _environment() -> dict[str, str]:
 class _Runs:
     """The runs of one side process, and how often their store did not answer."""
 
-    def __init__(
-        self, run_dirs: Sequence[Path], outputs: Path, uri: str, experiment: str, weights: bool
-    ) -> None:
+    def __init__(self, run_dirs: Sequence[Path], outputs: Path, uri: str, experiment: str, weights: bool) -> None:
         self._run_dirs, self._outputs, self._uri = run_dirs, outputs, uri
         self._experiment, self._weights = experiment, weights
         self._replays: list[Replay] = []
@@ -129,22 +128,23 @@ class _Runs:
         """Seconds until the next push."""
         return min(_POLL * 2.0 ** min(self._failures, 10), _AWAY)
 
-    def running(self) -> bool:
-        return any(replay.status == "running" for replay in self._replays)
+    def over(self) -> bool:
+        """Whether nobody trains them any more, as far as was pushed."""
+        return all(replay.status != "running" for replay in self._replays)
 
 
 def follow(runs: _Runs, wait: float, leash: IO[bytes]) -> int:
-    """Push the journals every two seconds until ``leash`` is at its end; then for ``wait`` seconds try to finish.
+    """Push the journals every two seconds until ``leash`` is at its end; then try for ``wait`` seconds.
 
     Returns 0 when everything has arrived, else 1. A store that is away is asked less and less often.
     """
     arrived = runs.push()
     while not _ended(leash, runs.pause()):
         arrived = runs.push()
-    deadline = time.monotonic() + wait
+    ended = time.monotonic()
     arrived = runs.push()
-    # A run that goes on without us: its workers are still dying, or another process has resumed (and follows) it.
-    while (not arrived or runs.running()) and time.monotonic() < deadline:
+    # Running without us: the process is still dying, or another one has resumed (and follows) it.
+    while time.monotonic() < ended + (min(wait, _DYING) if arrived else wait) and not (arrived and runs.over()):
         time.sleep(_POLL / 4)
         arrived = runs.push()
     return 0 if arrived else 1
@@ -170,9 +170,7 @@ def main() -> int:
     args = parser.parse_args()
     os.nice(10)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # a cluster signals the whole job; the last rows are yet to come
+        signal.signal(number, signal.SIG_IGN)  # a cluster signals the whole job; the last rows are yet to come
     runs = _Runs(args.run_dirs, args.outputs, args.uri, args.experiment, args.weights)
     return follow(runs, args.wait, sys.stdin.buffer)
 

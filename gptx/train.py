@@ -1,15 +1,14 @@
-"""The training loop. It knows no variant: what a step computes is the model's business, how it is spread the strategy's.
+"""The training loop. It knows no variant: what is computed is the model's business, how it is spread the strategy's.
 
 Reading path of one step: `Trainer.step` -> `gptx.model.GPT.forward` -> `gptx.view.View` -> one attention file.
 """
 
 import contextlib
 import os
-import signal
 import statistics
 import time
 import zlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,10 @@ from gptx.device import autocast, compute_dtype, cores, peak_memory
 from gptx.errors import RunFailed
 from gptx.evaluate import Validation
 from gptx.journal import Journal
+from gptx.optim import decay_groups, update
 from gptx.parts import part, tokens
 from gptx.plan import Plan
+from gptx.processes import noted_signals
 from gptx.progress import Bar
 from gptx.runfolder import RunFolder
 from gptx.strategy.base import Strategy
@@ -41,7 +42,7 @@ def fit(cfg: DictConfig, run_dir: str) -> None:
     with strategy.open(cfg.device.type), contextlib.ExitStack() as stack:
         first = strategy.rank == 0
         book = stack.enter_context(Journal(Path(run_dir))) if first else None
-        stop = stack.enter_context(_signals())
+        stop = stack.enter_context(noted_signals())
         trainer = Trainer(cfg, RunFolder(Path(run_dir)), strategy, book)
         with Bar(f"{cfg.variant.model} {Path(run_dir).name}", cfg.trainer.max_steps, trainer.now, first) as bar:
             trainer.run(stop, bar)
@@ -63,8 +64,7 @@ class Trainer:
             self.placed = torch.compile(self.placed)  # type: ignore[assignment]
         self.optim: torch.optim.Optimizer = part(cfg.optim)(decay_groups(self.model, cfg.optim.weight_decay))
         self.schedule = part(cfg.schedule)
-        dtype = compute_dtype(cfg.precision.dtype, strategy.device)
-        self.autocast = lambda: autocast(strategy.device, dtype)
+        self.dtype = compute_dtype(cfg.precision.dtype, strategy.device)
         trainer = cfg.trainer
         token_bytes = self.tokens.tokenizer.token_bytes()
         self.validation = Validation(
@@ -89,8 +89,13 @@ class Trainer:
                 part_loss.backward()
             loss += part_loss.detach()
         norm = self.strategy.clip(self.model, self.cfg.trainer.clip)
-        self._update(loss, norm)
+        rate = self.schedule(self.now, self.cfg.trainer.max_steps)
+        good = update(self.optim, norm, self.cfg.optim.lr * rate)
+        self.tally += torch.stack([torch.where(good, loss, 0.0), good.float(), 1 - good.float()])
         return norm
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return autocast(self.strategy.device, self.dtype)
 
     def _batch(self) -> list[tuple[Tensor, Tensor]]:
         """This process's share of the global batch, as micro-batches of (x, y), each (B, T)."""
@@ -100,23 +105,7 @@ class Trainer:
         if self.strategy.device.type == "cuda":
             mine = mine.pin_memory()
         mine = mine.to(self.strategy.device, non_blocking=True)
-        return [(m[:, :-1], m[:, 1:]) for m in mine.split(plan.micro_batch)]
-
-    def _update(self, loss: Tensor, norm: Tensor) -> None:
-        """Step the optimiser, unless the gradient is not finite: then weights and moments stay as they are. The fused
-        kernel decides on the device (as it does for a GradScaler), so the host need not wait for the answer."""
-        rate = self.schedule(self.now, self.cfg.trainer.max_steps)
-        for group in self.optim.param_groups:
-            group["lr"] = self.cfg.optim.lr * rate
-        bad = ~torch.isfinite(norm)
-        if self.cfg.optim.fused:
-            self.optim.grad_scale, self.optim.found_inf = None, bad.float()  # type: ignore[attr-defined]
-            self.optim.step()
-        elif not bool(bad):
-            self.optim.step()
-        self.optim.zero_grad(set_to_none=True)
-        good = (~bad).float()
-        self.tally += torch.stack([torch.where(bad, torch.zeros_like(loss), loss), good, 1 - good])
+        return [(m[:, :-1], m[:, 1:]) for m in torch.split(mine, plan.micro_batch)]
 
     def run(self, stop: list[int], bar: Bar) -> None:
         """Steps until the end, early stopping or a signal; logs, validates and saves on the way."""
@@ -165,8 +154,8 @@ class Trainer:
             good = checkpoint.steps(self.folder.checkpoints)
             raise RunFailed(
                 f"the gradient was not finite in {skipped} of {self.now} steps (trainer.max_skips={allowed}). The last "
-                f"good checkpoint is {good[-1].name if good else 'none yet'}; a lower optim.lr (now {self.cfg.optim.lr}), "
-                "a longer schedule.warmup or precision=fp32 usually helps"
+                f"good checkpoint is {good[-1].name if good else 'none yet'}; a lower optim.lr (now "
+                f"{self.cfg.optim.lr}), a longer schedule.warmup or precision=fp32 usually helps"
             )
 
     def _validate(self, bar: Bar) -> dict[str, float]:
@@ -182,7 +171,7 @@ class Trainer:
         return values
 
     def _stale(self) -> bool:
-        return 0 < self.cfg.trainer.patience <= self.best["stale"]
+        return bool(0 < self.cfg.trainer.patience <= self.best["stale"])
 
     def _save(self) -> None:
         state = self.strategy.state(self.model, self.optim)
@@ -191,16 +180,11 @@ class Trainer:
             checkpoint.save_step(self.folder.checkpoints, self.now, state, self.cfg.runtime.keep)
 
     def _resume(self) -> None:
-        state = checkpoint.load_latest(self.folder.checkpoints, self._warn)
+        state = checkpoint.latest(self.folder.checkpoints)
         if state is not None:
             self.strategy.load(state, self.model, self.optim)
             self.now, self.best = state["step"], state["best"]
             self.tally.copy_(state["tally"])
-
-    def _warn(self, text: str) -> None:
-        if self.book:
-            self.book.write("event", step=self.now, level="warning", text=text)
-            print(f"warning: {text}", flush=True)
 
     def finish(self) -> None:
         """Sample, sum up, and write the result."""
@@ -238,37 +222,9 @@ class Trainer:
         return text
 
 
-def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices are decayed; vectors (biases, norms) are not."""
-    params = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in params if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in params if p.dim() < 2], "weight_decay": 0.0},
-    ]
-
-
 def threads(cfg: DictConfig, processes: int) -> int:
     """CPU threads of one of ``processes`` on this machine."""
     return int(cfg.runtime.threads) or max(1, cores() // processes)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM are noted in the list, and the step in hand is finished; alone in its process group, a run
-    that gets a second one stops where it stands (the last checkpoint is whole)."""
-    seen: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        if seen and "RANK" not in os.environ:  # workers get each signal twice: from the terminal and the launcher
-            raise KeyboardInterrupt
-        seen.append(number)
-
-    saved = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield seen
-    finally:
-        for number, handler in saved.items():
-            signal.signal(number, handler)
 
 
 def worker(cfg: dict[str, Any], run_dir: str) -> None:

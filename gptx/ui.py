@@ -22,7 +22,7 @@ _START = 120.0  # seconds that a server may take to answer
 
 
 def write_views(store: Store) -> dict[str, str]:
-    """Save the view of every experiment that has runs of gptx. Returns their ids by name, the newest first."""
+    """Save the view of every experiment with runs of gptx. Returns their ids by name, the newest first."""
     found = {}
     for experiment in store.client.search_experiments():
         query = "tags.`gptx.uid` != ''"
@@ -35,8 +35,8 @@ def write_views(store: Store) -> dict[str, str]:
 
 
 @contextmanager
-def serve(outputs: Path, uri: str, host: str, port: int) -> Iterator[str]:
-    """Run an MLflow server on a database while the block runs; yields its address once it answers.
+def serve(outputs: Path, uri: str, host: str, port: int) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """Run an MLflow server on a database while the block runs; yields its address when it answers, and it.
 
     Raises RunFailed if it ends or is silent; nothing of it is left running afterwards.
     """
@@ -69,7 +69,7 @@ def serve(outputs: Path, uri: str, host: str, port: int) -> Iterator[str]:
     try:
         base = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
         _await(server, base, log)
-        yield base
+        yield base, server
     finally:
         _end(server)
 
@@ -119,27 +119,32 @@ def show_links(base: str, experiments: dict[str, str]) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    if not any(journal.runs(args.outputs)):
-        raise GptxError(f"no run in {args.outputs}: python -m gptx.run makes one (about two minutes)")
+    nothing = GptxError(f"no run in {args.outputs}: python -m gptx.run makes one (about two minutes)")
+    if not (args.uri or args.outputs.is_dir()):
+        raise nothing
     if not args.no_sync:
+        if not any(journal.runs(args.outputs)):
+            raise nothing
         sync(args.outputs, args.uri)
     store = Store(args.outputs, args.uri)
     experiments = write_views(store)
+    if not experiments:
+        raise nothing
     if store.uri.startswith("http"):
         show_links(store.uri.rstrip("/"), experiments)
         return
     port = free_port(args.host, args.port)
     print(f"starting the MLflow UI on port {port} ...", flush=True)
-    with serve(args.outputs, store_uri(args.outputs, args.uri), args.host, port) as base:
+    with serve(args.outputs, store_uri(args.outputs, args.uri), args.host, port) as (base, server):
         show_links(base, experiments)
         print("\nCtrl-C ends it.", flush=True)
-        signal.pause()
+        raise RunFailed(f"the MLflow server ended with code {server.wait()}")
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m gptx.ui",
-        description="Show all runs in MLflow: a sorted table of the variants, and charts that are already set up. "
+        description="Show all runs in MLflow: a sorted table of the variants, and charts that are set up. "
         "Runs that MLflow lacks are sent to it first.",
     )
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="default: outputs")

@@ -31,9 +31,7 @@ FIGURES |= {"val_accuracy": 0.57, "val_perplexity": 4.06, "train_loss": 1.3, "se
 CPU = {"device": "cpu", "cpu": "AMD EPYC", "cores": 2, "memory_bytes": 8_000_000_000}
 
 
-def result(
-    seed: int = 0, keys: dict[str, Any] | None = None, study: str = "grid", **over: Any
-) -> dict[str, Any]:
+def result(seed: int = 0, keys: dict[str, Any] | None = None, study: str = "grid", **over: Any) -> dict[str, Any]:
     """A result.json: ``over`` sets axes and fields, ``keys`` config keys as {"group": {key: value}}."""
     variant = AXES | {k: over.pop(k) for k in list(over) if k in AXES}
     config: dict[str, Any] = {
@@ -57,22 +55,17 @@ def result(
         "tokenizer_hash": "b",
         "hardware": CPU,
     }
-    name = "·".join(
-        [variant["attention"], variant["pos"], variant["window"], variant["strategy"], f"s{seed}"]
-    )
+    name = "·".join([variant["attention"], variant["pos"], variant["window"], variant["strategy"], f"s{seed}"])
     head = {"status": "finished", "uid": "u", "identity": "i", "name": name, "study": study}
-    return {**head, "variant": variant, "seed": seed, "config": config, **FIGURES, **facts, **over}
+    dtype = {"fp32": "float32", "bf16": "bfloat16"}[variant["precision"]]
+    return {**head, "dtype": dtype, "variant": variant, "seed": seed, "config": config, **FIGURES, **facts, **over}
 
 
-def put(
-    root: Path, given: dict[str, Any], journal: list[dict[str, Any]] | None = None, name: str = ""
-) -> Path:
+def put(root: Path, given: dict[str, Any], journal: list[dict[str, Any]] | None = None, name: str = "") -> Path:
     folder = root / given["study"] / (name or f"{given['name']}-{len(list(root.glob('*/*'))):04d}")
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps(given), encoding="utf-8")
-    (folder / "journal.jsonl").write_text(
-        "".join(json.dumps(r) + "\n" for r in journal or []), encoding="utf-8"
-    )
+    (folder / "journal.jsonl").write_text("".join(json.dumps(r) + "\n" for r in journal or []), encoding="utf-8")
     return folder
 
 
@@ -95,9 +88,7 @@ def unfinished(root: Path, status: str, **over: Any) -> Path:
 
 def grid(root: Path, seeds: tuple[int, ...] = (0, 1)) -> Path:
     rng = random.Random(0)
-    for attention, pos, window, seed in product(
-        ("mha", "gqa"), ("learned", "rope"), ("full", "sliding"), seeds
-    ):
+    for attention, pos, window, seed in product(("mha", "gqa"), ("learned", "rope"), ("full", "sliding"), seeds):
         bpb = 2.0 + 0.1 * (pos == "learned") + 0.02 * (attention == "gqa") + 0.01 * (window == "sliding")
         bpb += rng.gauss(0, 1e-3)
         kv = {"mha": 4096, "gqa": 2048}[attention]
@@ -138,11 +129,7 @@ def test_command_shows_variants_best_first_and_writes_raw_numbers(tmp_path: Path
     told = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     raw = pd.read_csv(tmp_path / "a.csv")
     summary = summarise(table(sorted((tmp_path / "outputs/grid").iterdir())))
-    assert (
-        [v["val_bpb_mean"] for v in told["variants"]]
-        == list(raw["val_bpb_mean"])
-        == list(summary["val_bpb_mean"])
-    )
+    assert [v["val_bpb_mean"] for v in told["variants"]] == list(raw["val_bpb_mean"]) == list(summary["val_bpb_mean"])
     assert [v["val_bpb_sd"] for v in told["variants"]] == list(raw["val_bpb_sd"])
     assert told["variants"][0]["seeds"] == [0, 1] and len(told["variants"][0]["runs"]) == 2
     assert all((tmp_path / run / "result.json").exists() for v in told["variants"] for run in v["runs"])
@@ -172,9 +159,7 @@ def test_names_of_any_length_fold_instead_of_vanishing(tmp_path: Path) -> None:
 def test_best_is_bold_and_ties_of_all_are_not(tmp_path: Path) -> None:
     put(tmp_path, result(val_bpb=2.0, tokens_per_s=1000.0))
     put(tmp_path, result(val_bpb=2.1, tokens_per_s=2000.0, attention="gqa"))
-    console = Console(
-        file=StringIO(), force_terminal=True, width=160, color_system="standard", highlight=False
-    )
+    console = Console(file=StringIO(), force_terminal=True, width=160, color_system="standard", highlight=False)
     show([tmp_path], console)
     text = console.file.getvalue().replace(" ", "")  # type: ignore[attr-defined]
     assert "\x1b[1;32m2.0000" in text and "\x1b[1;32m2.1000" not in text
@@ -234,9 +219,7 @@ def test_result_is_taken_from_the_journal_and_damage_is_named(tmp_path: Path) ->
     told = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
     assert done.returncode == 0 and told["variants"][0]["seeds"] == [1, 2]
     assert told["variants"][0]["val_bpb_mean"] == statistics.mean([1.5, 1.7])
-    assert (
-        f"{gone / 'result.json'} is damaged" in done.stdout and "not in the table: 1 damaged" in done.stdout
-    )
+    assert f"{gone / 'result.json'} is damaged" in done.stdout and "not in the table: 1 damaged" in done.stdout
     assert f"{torn / 'result.json'} is damaged" in done.stdout and "taken from the journal" in done.stdout
 
 
@@ -302,9 +285,7 @@ def test_a_copied_key_is_named_once_and_whole_numbers_stay_whole(tmp_path: Path)
 def test_figures_that_are_missing_or_not_finite_are_not_averaged(tmp_path: Path) -> None:
     runs = [put(tmp_path, result(0, val_loss=math.nan, peak_memory_bytes=None)), put(tmp_path, result(1))]
     summary = summarise(table(runs))
-    assert (
-        summary["val_loss_mean"][0] == 1.4 and math.isnan(summary["val_loss_sd"][0]) and summary["n"][0] == 2
-    )
+    assert summary["val_loss_mean"][0] == 1.4 and math.isnan(summary["val_loss_sd"][0]) and summary["n"][0] == 2
     assert "val loss is missing in 1 of 2 runs" in said(*runs)
     assert said(put(tmp_path, result(2, attention="gqa", val_accuracy=None))) == ""
 
@@ -356,9 +337,7 @@ def test_strategy_is_a_null_factor(tmp_path: Path, precision: str, loss: float, 
     runs = [
         put(tmp_path, result(precision=precision)),
         put(tmp_path, result(precision=precision, strategy="ddp", val_loss=loss)),
-        put(
-            tmp_path, result(precision=precision, strategy="ddp", seed=1, val_loss=9.0)
-        ),  # no partner, no verdict
+        put(tmp_path, result(precision=precision, strategy="ddp", seed=1, val_loss=9.0)),  # no partner, no verdict
     ]
     text = said(*runs)
     assert ("a bug is suspected" in text) == warned
@@ -389,9 +368,7 @@ def test_human_units() -> None:
     assert [human(x) for x in (0, 7, 0.5, 999, 999.6, 12_345, 999_499, 999_999, 1.5e9)] == [
         *("0", "7", "0.50", "999", "1.00k", "12.3k", "999k", "1.00M", "1.50G")
     ]
-    assert (
-        human(612e6, "B") == "612 MB" and human(3e3, "B", scale_of=612e6) == "0 MB" and human(math.nan) == "-"
-    )
+    assert human(612e6, "B") == "612 MB" and human(3e3, "B", scale_of=612e6) == "0 MB" and human(math.nan) == "-"
     assert human(1.23456, "4") == "1.2346" and all(metric.head for metric in SHOWN)
 
 

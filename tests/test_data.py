@@ -41,10 +41,7 @@ CONF = Path(__file__).parents[1] / "conf"
 DATA = sorted((CONF / "data").glob("*.yaml"))
 TOKENIZERS = sorted((CONF / "tokenizer").glob("*.yaml"))
 NOWHERE = "http://127.0.0.1:1/"  # refuses at once
-TEXT = (
-    "The state of the Union is such that the people of the United States, the Congress and the States agree. "
-    * 40
-)
+TEXT = "The state of the Union is such that the people of the United States, the Congress and the States agree. " * 40
 
 
 def gpt2_files() -> Path:
@@ -179,9 +176,7 @@ def test_shakespeare_is_downloaded_once(tmp_path: Path, monkeypatch: pytest.Monk
         list(corpus.documents(cache))
 
 
-def test_a_download_that_is_something_else_is_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_download_that_is_something_else_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "served.txt").write_text("<html>please log in</html>")
     monkeypatch.setattr(shakespeare, "URL", (tmp_path / "served.txt").as_uri())
     with pytest.raises(DataError, match="is not Tiny Shakespeare"):
@@ -242,9 +237,7 @@ def test_text_that_is_not_there_or_not_text(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"data=text needs data\.path="):
         make("data", "text").fingerprint()
-    with pytest.raises(
-        DataError, match=re.escape("data.path=*.nope: no file") + ".*" + re.escape(str(tmp_path))
-    ):
+    with pytest.raises(DataError, match=re.escape("data.path=*.nope: no file") + ".*" + re.escape(str(tmp_path))):
         text_corpus("*.nope").fingerprint()
     (tmp_path / "latin.txt").write_bytes("Stück".encode("latin-1"))
     with pytest.raises(DataError, match=r"latin.txt is not utf-8 text \(byte 2"):
@@ -260,9 +253,7 @@ def hub(path: Path | str, **overrides: Any) -> HubCorpus:
 
 
 def test_hub_streams_a_dataset(tmp_path: Path) -> None:
-    folder = (
-        tmp_path / "set"
-    )  # a folder is a dataset to the library, so the whole way but the network is walked
+    folder = tmp_path / "set"  # a folder is a dataset to the library, so the whole way but the network is walked
     (folder / "data").mkdir(parents=True)
     rows = [f"web page {i}. " * 20 for i in range(500)]
     (folder / "data" / "train-0.jsonl").write_text("".join(json.dumps({"text": r}) + "\n" for r in rows))
@@ -425,9 +416,7 @@ def test_bpe_needs_room_for_the_bytes_and_a_fit() -> None:
 
 def test_char_names_what_it_does_not_know(fitted: dict[str, Tokenizer]) -> None:
     for odd in ("☃", "\x01"):  # above the known codes, and between them
-        with pytest.raises(
-            GptxError, match=rf"U\+{ord(odd):04X}.* at position 6, in 'state .*tokenizer=byte"
-        ):
+        with pytest.raises(GptxError, match=rf"U\+{ord(odd):04X}.* at position 6, in 'state .*tokenizer=byte"):
             fitted["char"].encode(f"state {odd}")
 
 
@@ -499,9 +488,7 @@ def test_wide_ids_where_the_vocabulary_is_large(tmp_path: Path) -> None:
     assert prepare(Listed([TEXT]), make_tokenizer("gpt2"), tmp_path, quiet=True).train.dtype == np.uint16
 
 
-def test_cache_is_keyed_by_all_that_decides_and_then_reused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cache_is_keyed_by_all_that_decides_and_then_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     variants = [
         (Listed([TEXT]), Byte()),
         (Listed([TEXT + "."]), Byte()),
@@ -638,9 +625,7 @@ def start(tmp_path: Path, before: str = "") -> subprocess.Popen[str]:
 
 
 def expected_hash(tmp_path: Path) -> str:
-    tokens = prepare(
-        text_corpus(str(tmp_path / "corpus.txt")), BPE(vocab_size=300), tmp_path / "cache", quiet=True
-    )
+    tokens = prepare(text_corpus(str(tmp_path / "corpus.txt")), BPE(vocab_size=300), tmp_path / "cache", quiet=True)
     return hashlib.sha256(tokens.train.tobytes() + tokens.val.tobytes()).hexdigest()
 
 
@@ -681,9 +666,7 @@ def test_killed_while_tokenising_then_again(tmp_path: Path) -> None:
     process.communicate()
     found = expected_hash(tmp_path)
     assert no_leftovers(tmp_path / "cache")
-    fresh = prepare(
-        text_corpus(str(tmp_path / "corpus.txt")), BPE(vocab_size=300), tmp_path / "fresh", quiet=True
-    )
+    fresh = prepare(text_corpus(str(tmp_path / "corpus.txt")), BPE(vocab_size=300), tmp_path / "fresh", quiet=True)
     assert found == hashlib.sha256(fresh.train.tobytes() + fresh.val.tobytes()).hexdigest()
 
 
@@ -698,9 +681,7 @@ def test_disk_full_is_one_line_and_leaves_nothing_valid(tmp_path: Path) -> None:
     process = start(tmp_path, FULL)
     _, err = process.communicate("go\n")
     assert process.returncode == 1
-    assert re.match(
-        r"gptx.errors.DataError: cannot write token files to .*set paths.data=", err.splitlines()[-1]
-    )
+    assert re.match(r"gptx.errors.DataError: cannot write token files to .*set paths.data=", err.splitlines()[-1])
     assert no_leftovers(tmp_path / "cache")
     assert not any(path.is_dir() for path in (tmp_path / "cache").iterdir())
     assert expected_hash(tmp_path)
@@ -773,8 +754,7 @@ def test_context_longer_than_the_corpus(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         check_context(tokens, 10)
     assert str(caught.value) == (
-        "context longer than the corpus: context=10 needs 11 tokens, listed has 10 val tokens; "
-        "at most context=9 works"
+        "context longer than the corpus: context=10 needs 11 tokens, listed has 10 val tokens; at most context=9 works"
     )
     short = Tokens(tokens.train[:5], tokens.val, tokens.tokenizer, tokens.meta)
     with pytest.raises(DataError, match=r"has 5 train tokens; at most context=4 works"):

@@ -1,4 +1,4 @@
-"""The contract of an attention: it projects, rotates and attends; of masks, caches and distribution it knows nothing."""
+"""The contract of an attention: it projects, rotates and attends; of masks, caches, distribution it knows nothing."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -30,4 +30,4 @@ class Attention(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, view: View, keep: Keep) -> Tensor:
-        """(B, T, D) -> (B, T, D). ``keep(*tensors)`` appends (B, T, ...) tensors to the cache and returns past+present."""
+        """(B, T, D) -> (B, T, D). ``keep(*tensors)`` appends (B, T, ...) to the cache and returns past and present."""

@@ -15,7 +15,7 @@ from rich.console import Console, Group
 from rich.measure import Measurement
 
 from gptx import journal
-from gptx.compare import render
+from gptx.compare import notes, render
 from gptx.compare.table import counts, summarise, table
 from gptx.errors import GptxError
 
@@ -37,19 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser("python -m gptx.compare", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "paths", nargs="*", type=Path, metavar="PATH", help="run folders or folders above (outputs)"
-    )
+    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="run folders or folders above (outputs)")
     parser.add_argument("--study", metavar="NAME", help="only the runs of this study")
-    parser.add_argument(
-        "--sort", metavar="COLUMN", default="val_bpb", help="best first by this column (val_bpb)"
-    )
-    parser.add_argument(
-        "--all-keys", action="store_true", help="also the keys that follow from a group's choice"
-    )
-    parser.add_argument(
-        "--include-unfinished", action="store_true", help="unfinished runs too, in rows of their own"
-    )
+    parser.add_argument("--sort", metavar="COLUMN", default="val_bpb", help="best first by this column (val_bpb)")
+    parser.add_argument("--all-keys", action="store_true", help="also the keys that follow from a group's choice")
+    parser.add_argument("--include-unfinished", action="store_true", help="unfinished runs too, in rows of their own")
     for kind, what in (
         ("csv", "raw figures"),
         ("json", "raw figures, runs, warnings"),
@@ -86,9 +78,7 @@ def _compare(args: argparse.Namespace) -> None:
 def _runs(paths: list[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
-            raise GptxError(
-                f"no folder {path}: give a run folder or one above; python -m gptx.run makes the first run"
-            )
+            raise GptxError(f"no folder {path}: give a run folder or one above; python -m gptx.run makes the first run")
     return [run for path in paths for run in journal.runs(path)]
 
 
@@ -111,16 +101,14 @@ def _csv(summary: pd.DataFrame) -> str:
     plain = summary.drop(columns="runs")
     for name in ("seeds", "hardware", "device", "steps", "tokens"):
         if name in plain:
-            plain[name] = [
-                ("; " if name == "hardware" else " ").join(map(str, found)) for found in plain[name]
-            ]
+            plain[name] = [("; " if name == "hardware" else " ").join(map(str, found)) for found in plain[name]]
     return str(plain.to_csv(index=False))
 
 
 def _json(frame: pd.DataFrame, summary: pd.DataFrame) -> str:
     rows = summary.to_dict("records")
     clean = [{key: None if value != value else value for key, value in row.items()} for row in rows]
-    told = {"variants": clean, "runs": counts(frame), "warnings": render.warnings(frame, summary)}
+    told = {"variants": clean, "runs": counts(frame), "warnings": notes.warnings(frame, summary)}
     return json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -132,9 +120,7 @@ def _svg(page: Group, title: str) -> str:
         for part in page.renderables
         if isinstance(part, render.Fitting)
     ]
-    canvas = Console(
-        record=True, file=io.StringIO(), width=max(80, *fits), highlight=False, legacy_windows=False
-    )
+    canvas = Console(record=True, file=io.StringIO(), width=max(80, *fits), highlight=False, legacy_windows=False)
     canvas.print(page)
     return canvas.export_svg(title=title)
 
@@ -143,9 +129,7 @@ def _check(option: str, path: Path | None) -> None:
     if path is None:
         return
     if not path.parent.is_dir():
-        raise GptxError(
-            f"{option} {path}: there is no folder {path.parent} (mkdir -p {path.parent} makes it)"
-        )
+        raise GptxError(f"{option} {path}: there is no folder {path.parent} (mkdir -p {path.parent} makes it)")
     if path.is_dir():
         raise GptxError(f"{option} {path}: that is a folder, a file name is wanted")
 

@@ -43,12 +43,12 @@ METRICS = (
 )
 ALWAYS = ("attention", "pos", "window", "strategy")
 # what never decides a result, as in the identity of a run; data.path is stood for by the hash of the corpus
-_APART = {"tracking", "runtime", "sweep", "paths", "study", "force", "experiment"}
+_APART = {"tracking", "runtime", "sweep", "paths", "study", "force", "variant"}
 _SEEDS = {"seed", "data_seed"}
 _CURVES = {"val_loss": "val/loss", "val_bpb": "val/bpb", "val_accuracy": "val/accuracy"}
 _CURVES |= {"val_perplexity": "val/perplexity", "train_loss": "train/loss"}
 _CURVES |= {"tokens_per_s": "perf/tokens_per_s"}
-_FACTS = ("uid", "identity", "name", "study", "corpus_hash", "tokenizer_hash")
+_FACTS = ("uid", "identity", "name", "study", "corpus_hash", "tokenizer_hash", "dtype")
 _COLUMNS = ["run", "status", "problem", "written", *_FACTS, "seed", "data_seed", "steps", "tokens"]
 _COLUMNS += ["hardware", "device", "variant", "config", *(m.key for m in METRICS)]
 
@@ -68,9 +68,7 @@ def table(run_dirs: Iterable[Path]) -> pd.DataFrame:
 def _row(folder: Path) -> Row:
     status, result, problem = _result(folder)
     config, hardware = _dict(result.get("config")), _dict(result.get("hardware"))
-    kept = {
-        k: v for k, v in flat(config).items() if k.split(".")[0] not in _APART | _SEEDS and k != "data.path"
-    }
+    kept = {k: v for k, v in flat(config).items() if k.split(".")[0] not in _APART | _SEEDS and k != "data.path"}
     row: Row = {"run": str(folder), "status": status, "problem": problem, "written": _written(folder)}
     row |= {key: str(result.get(key) or "") for key in _FACTS}
     row["seed"] = _whole(result.get("seed"), _whole(config.get("seed"), 0))
@@ -78,9 +76,7 @@ def _row(folder: Path) -> Row:
     row |= {key: _number(result.get(key)) for key in ("steps", "tokens", *(m.key for m in METRICS))}
     row["device"] = str(hardware.get("device") or "")
     cores = hardware.get("cores")
-    row["hardware"] = ", ".join(
-        str(x) for x in (row["device"], hardware.get("cpu"), cores and f"{cores} cores") if x
-    )
+    row["hardware"] = ", ".join(str(x) for x in (row["device"], hardware.get("cpu"), cores and f"{cores} cores") if x)
     row["variant"] = {k: str(v) for k, v in _dict(result.get("variant")).items() if k not in _APART}
     row["config"] = kept
     return row
@@ -126,9 +122,7 @@ def _journaled(folder: Path) -> tuple[str, Row]:
     return journal.status(folder), result | {key: values.get(name) for key, name in _CURVES.items()}
 
 
-def summarise(
-    frame: pd.DataFrame, *, all_keys: bool = False, include_unfinished: bool = False
-) -> pd.DataFrame:
+def summarise(frame: pd.DataFrame, *, all_keys: bool = False, include_unfinished: bool = False) -> pd.DataFrame:
     """One row a variant, best bits per byte first, from the finished rows of ``table``.
 
     Columns: what names the variant (all before ``n``), n, seeds, <figure>_mean, <figure>_sd (sample
@@ -142,9 +136,7 @@ def summarise(
         groups.setdefault((key_of(row), row["status"]), []).append(row)
     names = naming(rows, all_keys=all_keys)
     variants = [_variant(group, names, include_unfinished) for group in groups.values()]
-    variants.sort(
-        key=lambda v: (v.get("status", "finished") != "finished", _last_if_nan(v["val_bpb_mean"]), v["runs"])
-    )
+    variants.sort(key=lambda v: (v.get("status", "finished") != "finished", _last_if_nan(v["val_bpb_mean"]), v["runs"]))
     head = [*names, *(["status"] if include_unfinished else []), "n", "seeds"]
     head += [f"{m.key}_{what}" for m in METRICS for what in ("mean", "sd")]
     tail = ["data", "corpus_hash", "tokenizer_hash", "hardware", "device", "steps", "tokens", "runs"]
@@ -168,7 +160,7 @@ def _variant(group: list[Row], names: list[str], with_status: bool) -> Row:
         out[f"{metric.key}_sd"] = statistics.stdev(values) if len(values) > 1 else math.nan
     for fact in ("hardware", "device", "steps", "tokens"):
         out[fact] = sorted({_int(row[fact]) for row in group if row[fact] == row[fact]})
-    out |= {fact: first[fact] for fact in ("corpus_hash", "tokenizer_hash")}
+    out |= {fact: first[fact] for fact in ("corpus_hash", "tokenizer_hash", "dtype")}
     return {**out, "runs": [row["run"] for row in group]}
 
 
@@ -177,9 +169,7 @@ def chosen(frame: pd.DataFrame, *, include_unfinished: bool = False) -> list[Row
     newest: dict[Hashable, Row] = {}
     rows: list[Row] = frame.to_dict("records")  # type: ignore[assignment]
     for row in sorted(rows, key=lambda row: (row["written"], row["run"])):
-        shown = (
-            row["status"] not in ("damaged", "missing") if include_unfinished else row["status"] == "finished"
-        )
+        shown = row["status"] not in ("damaged", "missing") if include_unfinished else row["status"] == "finished"
         if shown:
             newest[key_of(row), row["status"], seed_of(row)] = row
     return sorted(newest.values(), key=lambda row: str(row["run"]))

@@ -21,9 +21,7 @@ class Corpus(ABC):
         if not 0 < val_fraction <= 0.5:
             raise DataError(f"data.val_fraction={val_fraction}: expected above 0 and at most 0.5, e.g. 0.1")
         if max_tokens < 0:
-            raise DataError(
-                f"data.max_tokens={max_tokens}: expected 0 (all of the corpus) or a positive number"
-            )
+            raise DataError(f"data.max_tokens={max_tokens}: expected 0 (all of the corpus) or a positive number")
         self.val_fraction = val_fraction
         self.max_tokens = max_tokens
 

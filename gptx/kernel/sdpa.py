@@ -21,6 +21,13 @@ class SDPA(Kernel):
         grouped = q.shape[2] != k.shape[2]
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or G, T, D)
         y = F.scaled_dot_product_attention(
-            q, k, v, None if mask is None else mask.to(q.dtype), self.dropout, mask is None, scale=scale, enable_gqa=grouped
+            q,
+            k,
+            v,
+            None if mask is None else mask.to(q.dtype),
+            self.dropout,
+            mask is None,
+            scale=scale,
+            enable_gqa=grouped,
         )
         return y.transpose(1, 2)

@@ -9,16 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from gptx.device import pick
+from gptx.errors import ConfigError
 
 
 class Strategy:
     """A context manager: inside it the process group and the device stand.
 
     Attributes:
+        in_process: the run is the command's own process; else the command starts workers.
         rank, size: which slice of the global batch is this process's, of how many.
         device: where the model lives.
     """
 
+    in_process: bool = True
     rank: int = 0
     size: int = 1
 
@@ -26,8 +29,15 @@ class Strategy:
         self.nproc = nproc
         self.device = torch.device("cpu")
 
-    def processes(self, device: str) -> int:
-        """How many processes the command starts on this machine."""
+    def processes(self, device: str, launched: int) -> int:
+        """How many processes the run has: ``launched`` where torchrun has started them (else 0), or how many the
+        command is to start on this machine.
+
+        Raises:
+            ConfigError: not with so many.
+        """
+        if launched > 1:
+            raise ConfigError(f"this strategy is one process, torchrun started {launched}: use strategy=ddp")
         return 1
 
     def open(self, device: str) -> "Strategy":

@@ -17,18 +17,26 @@ from gptx.strategy.base import Strategy
 
 
 class DDP(Strategy):
+    in_process = False
+
     def __init__(self, *, nproc: int, timeout: int) -> None:
         super().__init__(nproc=nproc)
         if nproc < 0:
-            raise ConfigError(f"strategy.nproc={nproc}: expected 1 or more processes, or 0 for the GPUs there (2 on CPU)")
+            raise ConfigError(
+                f"strategy.nproc={nproc}: expected 1 or more processes, or 0 for the GPUs there (2 on CPU)"
+            )
         self.timeout = timeout
         self.replica: DistributedDataParallel | None = None
 
-    def processes(self, device: str) -> int:
+    def processes(self, device: str, launched: int) -> int:
+        if launched:
+            return launched
         kind = pick(device).type
         gpus = torch.cuda.device_count()
         if kind == "cuda" and self.nproc > gpus:
-            raise ConfigError(f"strategy.nproc={self.nproc}: this machine has {gpus} GPUs; use at most that, or device=cpu")
+            raise ConfigError(
+                f"strategy.nproc={self.nproc}: this machine has {gpus} GPUs; use at most that, or device=cpu"
+            )
         return self.nproc or (gpus if kind == "cuda" else 2)
 
     def open(self, device: str) -> "DDP":

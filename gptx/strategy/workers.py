@@ -87,10 +87,12 @@ def _first_error(folder: Path, failed: ChildFailedError) -> GptxError:
     if records:
         rank = records[0].stem.partition("-")[2]
         text = records[0].read_text()
-        return RunFailed(text) if records[0].name.startswith("known") else WorkerFailed(f"worker {rank} failed:\n{text}")
-    rank, failure = failed.get_first_failure()
+        return (
+            RunFailed(text) if records[0].name.startswith("known") else WorkerFailed(f"worker {rank} failed:\n{text}")
+        )
+    first, failure = failed.get_first_failure()
     how = signal.Signals(-failure.exitcode).name if failure.exitcode < 0 else f"exit code {failure.exitcode}"
-    return RunFailed(f"worker {rank} died without a word ({how}); out of memory is the usual reason")
+    return RunFailed(f"worker {first} died without a word ({how}); out of memory is the usual reason")
 
 
 @contextmanager

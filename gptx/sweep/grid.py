@@ -28,6 +28,7 @@ class Cell:
     """One combination: its overrides, its config and run folder, or why it cannot be."""
 
     overrides: list[str]
+    title: str
     cfg: DictConfig | None = None
     folder: Path | None = None
     failure: str = ""
@@ -45,7 +46,9 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         assert self.context is not None and self.config is not None
-        cells = [self._cell(overrides) for overrides in self._combinations(arguments)]
+        combinations = self._combinations(arguments)
+        common = set.intersection(*map(set, combinations))  # what is the same everywhere need not be said
+        cells = [_cell(overrides, common) for overrides in combinations]
         raise SystemExit(_run_all(cells, self._config_dir()))
 
     def _combinations(self, arguments: list[str]) -> list[list[str]]:
@@ -57,18 +60,20 @@ class GridSweeper(Sweeper):
             raise ConfigError(explain(error)) from error
         return [list(overrides) for batch in batches for overrides in batch]
 
-    def _cell(self, overrides: list[str]) -> Cell:
-        try:
-            cfg = compose(overrides)
-            return Cell(overrides, cfg, folder_of(cfg)[0].path)
-        except GptxError as error:
-            return Cell(overrides, failure=str(error))
-
     def _config_dir(self) -> list[str]:
         """A user's own --config-dir, handed on to each run."""
         assert self.config is not None
         sources = self.config.hydra.runtime.config_sources
         return [word for s in sources if s.provider == "command-line" for word in ("--config-dir", s.path)]
+
+
+def _cell(overrides: list[str], common: set[str]) -> Cell:
+    title = " ".join(o for o in overrides if o not in common) or "the only one"
+    try:
+        cfg = compose(overrides)
+        return Cell(overrides, title, cfg, folder_of(cfg)[0].path)
+    except GptxError as error:
+        return Cell(overrides, title, failure=str(error))
 
 
 def _run_all(cells: list[Cell], config_dir: list[str]) -> int:
@@ -84,7 +89,7 @@ def _run_all(cells: list[Cell], config_dir: list[str]) -> int:
         try:
             for number, cell in enumerate(cells, 1):
                 if not cell.failure and not _done(cell):
-                    print(f"\n[{number}/{len(cells)}] {' '.join(cell.overrides) or 'the default'}", flush=True)
+                    print(f"\n[{number}/{len(cells)}] {cell.title}", flush=True)
                     cell.failure = _run(cell, config_dir)
         finally:
             warning = follower.finish() if follower else None
@@ -131,5 +136,5 @@ def _close(cells: list[Cell]) -> int:
     if failed:
         print(f"\n{len(failed)} of {len(cells)} failed:", file=sys.stderr)
     for cell in failed:
-        print(f"  {' '.join(cell.overrides)}\n    {cell.failure}", file=sys.stderr)
+        print(f"  {cell.title}\n    {cell.failure}", file=sys.stderr)
     return 1 if failed else 0

@@ -16,9 +16,7 @@ class BPE(RankTokenizer):
 
     def __init__(self, *, vocab_size: int) -> None:
         if vocab_size < 257:
-            raise ConfigError(
-                f"tokenizer.vocab_size={vocab_size}: expected 257 (256 bytes, end of text) or more"
-            )
+            raise ConfigError(f"tokenizer.vocab_size={vocab_size}: expected 257 (256 bytes, end of text) or more")
         self.n_vocab, self.eot = vocab_size, vocab_size - 1
         self._ranks: list[bytes] = []
 
@@ -30,9 +28,7 @@ class BPE(RankTokenizer):
 
         learner = Learner()
         learner.train_from_iterator(iter(documents), self.n_vocab - 1, pattern=PATTERN)
-        self._set(
-            [bytes(token) for token, _ in sorted(learner.get_mergeable_ranks(), key=lambda pair: pair[1])]
-        )
+        self._set([bytes(token) for token, _ in sorted(learner.get_mergeable_ranks(), key=lambda pair: pair[1])])
 
     def ranks(self) -> list[bytes]:
         if not self._ranks:

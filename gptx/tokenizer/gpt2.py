@@ -42,9 +42,7 @@ class GPT2(RankTokenizer):
 
         vocab, encoder = self._files() if self.path else (URL + "vocab.bpe", URL + "encoder.json")
         try:
-            ranks = data_gym_to_mergeable_bpe_ranks(
-                vocab, encoder, SHA256["vocab.bpe"], SHA256["encoder.json"]
-            )
+            ranks = data_gym_to_mergeable_bpe_ranks(vocab, encoder, SHA256["vocab.bpe"], SHA256["encoder.json"])
         except (OSError, ValueError) as exc:
             raise DataError(
                 f"tokenizer=gpt2 needs two files of OpenAI's: not cached, and the download failed "

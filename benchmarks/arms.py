@@ -1,0 +1,142 @@
+"""What is timed: one real training step of gptx, and of each peer, on the same shape of model and batch."""
+
+import contextlib
+import importlib.util
+import io
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from gptx.config import compose
+from gptx.device import autocast
+from gptx.parts import part
+from gptx.runfolder import RunFolder
+from gptx.train import Trainer
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a model and of its batch."""
+
+    n_layer: int
+    n_head: int
+    d_model: int
+    context: int
+    vocab_size: int
+    batch_size: int
+
+    @property
+    def tokens(self) -> int:
+        return self.batch_size * self.context
+
+    def __str__(self) -> str:
+        return (
+            f"{self.n_layer} x {self.d_model}, {self.n_head} heads, T {self.context}, B {self.batch_size}, "
+            f"V {self.vocab_size}"
+        )
+
+
+class Arm(Protocol):
+    """One way to train. `wait` returns when the device has done all steps asked for."""
+
+    n_params: int
+
+    def step(self) -> None: ...
+
+    def wait(self) -> None: ...
+
+
+class Ours:
+    """`gptx.train.Trainer.step`, as a run calls it, on a corpus of random characters.
+
+    Args:
+        overrides: what `gptx.compose` is given beyond the shape.
+        folder: where the corpus and its token files go; arms of one shape share it.
+    """
+
+    def __init__(self, shape: Shape, overrides: Sequence[str], folder: Path) -> None:
+        sizes = [
+            f"model.{key}={getattr(shape, key)}" for key in ("n_layer", "n_head", "d_model", "context", "vocab_size")
+        ]
+        text = corpus(shape, folder)
+        data = ["data=text", f"data.path={text}", "tokenizer=char", f"paths.data={folder}", "tracking=off"]
+        batch = [f"trainer.batch_size={shape.batch_size}", "trainer.max_steps=1000000"]
+        cfg = compose([*sizes, *data, *batch, *overrides])
+        self.trainer = Trainer(cfg, RunFolder(folder / "run"), part(cfg.strategy).open(cfg.device.type), None)
+        self.n_params = sum(p.numel() for p in self.trainer.model.parameters())
+        self.norm: Tensor | None = None
+
+    def step(self) -> None:
+        self.norm = self.trainer.step()
+        self.trainer.now += 1
+
+    def wait(self) -> None:
+        if self.norm is not None:
+            self.norm.item()
+
+
+class NanoGPT:
+    """karpathy/nanoGPT's model and optimiser from its checkout, as its train.py steps them: fp32 on a CPU, bf16 on
+    CUDA. It is given the fused AdamW, which it takes on CUDA only, and a batch that lies ready."""
+
+    def __init__(self, shape: Shape, path: Path, device: torch.device) -> None:
+        peer = _module(path / "model.py")
+        config = peer.GPTConfig(
+            block_size=shape.context,
+            vocab_size=shape.vocab_size,
+            n_layer=shape.n_layer,
+            n_head=shape.n_head,
+            n_embd=shape.d_model,
+            dropout=0.0,
+            bias=False,
+        )
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.model = peer.GPT(config).to(device)
+            self.optim = self.model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cuda")  # "cuda": fused
+        self.n_params = sum(p.numel() for p in self.model.parameters())
+        rows = torch.randint(0, shape.vocab_size, (shape.batch_size, shape.context + 1)).to(device)
+        self.x, self.y = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+        self.autocast = lambda: autocast(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+        self.norm: Tensor | None = None
+
+    def step(self) -> None:
+        with self.autocast():
+            _, loss = self.model(self.x, self.y)
+        loss.backward()
+        self.norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optim.step()
+        self.optim.zero_grad(set_to_none=True)
+
+    def wait(self) -> None:
+        if self.norm is not None:
+            self.norm.item()
+
+
+PEERS: dict[str, Any] = {"nanogpt": NanoGPT}
+
+
+def corpus(shape: Shape, folder: Path) -> Path:
+    """A text of exactly ``vocab_size`` different characters (with the tokenizer's newline), in random order."""
+    path = folder / "corpus.txt"
+    if not path.exists():
+        characters = [chr(0x20000 + i) for i in range(shape.vocab_size - 1)]
+        repeats = 1 + 40 * shape.context // shape.vocab_size
+        path.write_text("".join(random.Random(0).sample(characters * repeats, k=repeats * len(characters))), "utf-8")
+    return path
+
+
+def _module(path: Path) -> ModuleType:
+    """A peer's file as a module of its own name, without touching sys.path."""
+    spec = importlib.util.spec_from_file_location(f"peer_{path.parent.name}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,57 @@
+"""How the comparison names variants and writes numbers."""
+
+import math
+from collections.abc import Hashable, Mapping
+
+import pandas as pd
+
+from gptx.compare.table import ALWAYS, METRICS
+
+SHOWN = tuple(metric for metric in METRICS if metric.head)
+_SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def axes(summary: pd.DataFrame) -> list[str]:
+    """The columns that name the variant."""
+    columns = [str(column) for column in summary.columns]
+    end = columns.index("status") if "status" in columns else columns.index("n")
+    return columns[:end]
+
+
+def variant_name(row: Mapping[Hashable, object], names: list[str], gap: str = " ") -> str:
+    """A variant's name in one text, as "gqa·rope·full·ddp model.n_layer=4"; gap: newline makes it narrow."""
+    one, two, three, four = (plain(row[axis]) for axis in ALWAYS)
+    name = f"{one}·{two}·{gap.strip(' ')}{three}·{four}"
+    rest = [f"{k}={plain(row[k])}" for k in names if k not in ALWAYS and row[k] is not None]
+    return gap.join([name, *rest])
+
+
+def titled(summary: pd.DataFrame, corpus: str) -> tuple[pd.DataFrame, str]:
+    """The rows of one corpus; what they all share goes from the columns into the title."""
+    part = summary[summary["corpus_hash"] == corpus]
+    shared = [k for k in axes(part) if k not in ALWAYS and len({str(value) for value in part[k]}) == 1]
+    values = {k: part[k].iloc[0] for k in shared if k not in ("data", "corpus_hash")}
+    told = [f"{k}={value}" for k, value in values.items() if value is not None]
+    title = " · ".join([str(part["data"].iloc[0] or "corpus"), corpus[:8], *told])
+    return part.drop(columns=shared), title
+
+
+def human(value: float, unit: str = "", scale_of: float | None = None) -> str:
+    """1234567 -> 1.23M, bytes -> 1.23 MB; unit "4" is four decimals; ``scale_of``: at that number's scale."""
+    if math.isnan(value):
+        return "-"
+    if unit == "4":
+        return f"{value:.4f}"
+    like = abs(value if scale_of is None else scale_of)
+    scale, prefix = next((s for s in _SCALES if like >= 0.9995 * s[0]), (1.0, ""))
+    size = like / scale
+    places = 0 if size >= 99.95 or (scale == 1 and like == int(like)) else 1 if size >= 9.995 else 2
+    return f"{value / scale:.{places}f}{' ' if unit else ''}{prefix}{unit}"
+
+
+def count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def plain(value: object) -> str:
+    return "" if value is None else str(value)

@@ -1,0 +1,139 @@
+"""Run folders as training leaves them, made in milliseconds; and what MLflow's database holds of them."""
+
+import fcntl
+import json
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gptx import journal
+from gptx.journal import Journal
+
+
+def start(uid: str, study: str = "study", seed: int = 0, replaces: str | None = None, **variant: str) -> dict[str, Any]:
+    variant = {"attention": "gqa", "pos": "rope", "window": "full", "strategy": "single", "model": "nano", **variant}
+    axes = [variant[key] for key in ("attention", "pos", "window", "strategy")]
+    return {
+        "uid": uid,
+        "identity": uid[:8],
+        "name": "·".join([*axes, f"s{seed}"]),
+        "study": study,
+        "variant": variant,
+        "seed": seed,
+        "config": {
+            "study": study,
+            "seed": seed,
+            "attention": {"_target_": "gptx.attention.gqa.GQA", "n_kv_head": 2},
+            "optim": {"lr": 1e-3, "betas": [0.9, 0.95], "note": "x" * 7000},
+            "many": {f"key{i}": i for i in range(150)},
+            "tracking": {"experiment": study, "weights": True},
+        },
+        "command": f"python -m gptx.run attention={variant['attention']}",
+        "git": {"commit": "c0ffee", "dirty": False},
+        "data": {"name": "sotu", "corpus_hash": "f" * 64, "tokenizer": "byte", "train_tokens": 9, "val_tokens": 1},
+        "n_params": 800_000,
+        "replaces": replaces,
+    }
+
+
+def result(val_bpb: float, **more: Any) -> dict[str, Any]:
+    figures = {"val_loss": val_bpb * 0.69, "val_accuracy": 0.4, "best_step": 20, "n_params": 800_000}
+    cost = {"tokens_per_s": 50_000.4, "peak_memory_bytes": 500_000_000, "kv_bytes_per_token": 512, "seconds": 9.87}
+    return {"val_bpb": val_bpb, **figures, **cost, **more}
+
+
+def folder(outputs: Path, uid: str, study: str = "study") -> Path:
+    """An empty run folder with what lies beside the journal."""
+    run_dir = outputs / study / f"run-{uid[:8]}"
+    best = run_dir / "checkpoints" / "best"
+    best.mkdir(parents=True)
+    (best / "model.safetensors").write_bytes(b"weights")
+    (best / "meta.json").write_text('{"step": 20}')
+    (run_dir / "config.yaml").write_text("seed: 0\n")
+    (run_dir / "tokenizer.json").write_text("{}")
+    return run_dir
+
+
+def make_run(outputs: Path, *, steps: int = 20, end: str | None = "finished", bpb: float = 2.0, **named: Any) -> Path:
+    """A whole run: ``end`` None leaves it as a kill does."""
+    uid = named.pop("uid", None) or uuid.uuid4().hex
+    run_dir = folder(outputs, uid, named.get("study", "study"))
+    with Journal(run_dir) as book:
+        book.write("start", **start(uid, **named))
+        write_steps(book, 1, steps, bpb)
+        book.write("sample", step=steps, text="The state of the union")
+        if end is not None:
+            book.write("end", status=end, step=steps, error=None, result=result(bpb))
+    return run_dir
+
+
+def write_steps(book: Journal, first: int, last: int, bpb: float = 2.0) -> None:
+    for step in range(first, last + 1):
+        values = {"train/loss": bpb + 3.0 / step, "perf/tokens_per_s": 50_000.0}
+        if step % 5 == 0:
+            values |= {"val/loss": bpb * 0.69 + 1.0 / step, "val/bpb": bpb + 1.0 / step}
+        book.write("metrics", step=step, values=values)
+
+
+@contextmanager
+def trained(run_dir: Path) -> Iterator[None]:
+    """The run's lock is held, as by a living trainer."""
+    with open(run_dir / journal.LOCK, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def database(outputs: Path) -> Path:
+    return outputs / ".mlflow" / "mlflow.db"
+
+
+def ask(db: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:
+    with sqlite3.connect(f"file:{db}?mode=ro", uri=True) as connection:
+        rows = connection.execute(query, values).fetchall()
+    connection.close()
+    return rows
+
+
+def contents(db: Path, uid: str) -> dict[str, Any]:
+    """All that the database says of a run, but for random ids."""
+    run_id, status, end, name = ask(
+        db,
+        "select r.run_uuid, r.status, r.end_time, r.name from runs r join tags t on r.run_uuid = t.run_uuid"
+        " where t.key = 'gptx.uid' and t.value = ?",
+        uid,
+    )[0]
+    metrics = "select key, value, is_nan, timestamp, step from metrics where run_uuid = ? order by 1, 5, 4, 2"
+    datasets = "select count(*) from inputs where destination_id = ? and source_type = 'DATASET'"
+    models = "select count(*) from logged_models where source_run_id = ?"
+    return {
+        "status": status,
+        "end": end,
+        "name": name,
+        "metrics": ask(db, metrics, run_id),
+        "params": ask(db, "select key, value from params where run_uuid = ? order by 1", run_id),
+        "tags": ask(db, "select key, value from tags where run_uuid = ? order by 1", run_id),
+        "datasets": ask(db, datasets, run_id),
+        "models": ask(db, models, run_id),
+        "files": sorted(
+            str(path.relative_to(db.parent / "artifacts" / run_id))
+            for path in (db.parent / "artifacts" / run_id).rglob("*")
+            if path.is_file()
+        ),
+    }
+
+
+def rows_of(run_dir: Path) -> set[tuple[str, int, int]]:
+    """(key, step, time) of every value in a journal, the final ones left out."""
+    records = [record for record in journal.read(run_dir) if record["kind"] == "metrics"]
+    return {(key, record["step"], record["t"]) for record in records for key in record["values"]}
+
+
+def lines(run_dir: Path) -> list[bytes]:
+    return (run_dir / journal.NAME).read_bytes().splitlines(keepends=True)
+
+
+def uid_of(run_dir: Path) -> str:
+    return str(json.loads(lines(run_dir)[0])["uid"])

@@ -1,0 +1,142 @@
+"""Tiny models in float64 for the model tests. Every variant on disk is built from its YAML alone, so a new one is
+tested as soon as its two files are there."""
+
+import functools
+import itertools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+import gptx
+from gptx.build import build
+from gptx.config import conf_dir
+from gptx.errors import ConfigError
+from gptx.model import GPT
+
+CONTEXT, VOCAB, SIZE = 12, 11, 5  # SIZE: what a window's sizes shrink to, so that it hides something of a row
+GROUPS = ("attention", "pos", "window", "ffn", "norm", "kernel")
+TINY = (
+    "model.n_layer=2",
+    "model.n_head=4",
+    "model.d_model=16",
+    f"model.context={CONTEXT}",
+    "device=cpu",
+    "precision=fp32",
+)
+
+# What the project began with. Of these no pair may refuse; a later variant may, and is then skipped.
+FIRST = {
+    "attention": {"mha", "gqa", "mqa"},
+    "pos": {"none", "learned", "sinusoidal", "rope", "alibi"},
+    "window": {"full", "sliding"},
+    "ffn": {"gelu", "relu", "swiglu"},
+    "norm": {"layernorm", "rmsnorm"},
+    "kernel": {"reference", "sdpa", "auto"},
+}
+
+Arm = tuple[tuple[str, str], ...]  # (("attention", "gqa"), ("pos", "rope"), ...)
+
+
+def options(group: str) -> list[str]:
+    """The options of a group, as they lie on disk."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """For models this small, threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def arm(**choices: str) -> Arm:
+    return tuple(choices.items())
+
+
+def name(arm: Arm) -> str:
+    return "-".join(option for _, option in arm)
+
+
+COMBINATIONS = [
+    arm(attention=a, pos=p, window=w) for a, p, w in itertools.product(*map(options, ("attention", "pos", "window")))
+]
+ARMS = COMBINATIONS + [arm(**{group: o}) for group in ("ffn", "norm") for o in options(group)]
+
+
+@functools.cache
+def _composed() -> tuple[DictConfig, dict[tuple[str, str], DictConfig]]:
+    """The tiny config, and the part of it that each option is. A composition takes a while, so one serves the
+    n-th option of every group."""
+    found: dict[tuple[str, str], DictConfig] = {}
+    for row in itertools.zip_longest(*map(options, GROUPS)):
+        choice = {group: option for group, option in zip(GROUPS, row, strict=True) if option}
+        cfg = gptx.compose([*TINY, *(f"{group}={option}" for group, option in choice.items())])
+        found |= {(group, option): cfg[group] for group, option in choice.items()}
+    return gptx.compose(TINY), found
+
+
+def tiny(arm: Arm = (), **model: Any) -> DictConfig:
+    """The config of a tiny model of these variants; ``model`` overrides keys of the group of that name."""
+    base, found = _composed()
+    cfg = OmegaConf.create(OmegaConf.to_container(base))
+    assert isinstance(cfg, DictConfig)
+    for group, option in arm:
+        cfg[group], cfg.variant[group] = found[group, option].copy(), option
+    for key, value in cfg.window.items():
+        if type(value) is int and value > SIZE:
+            cfg.window[key] = SIZE
+    cfg.model.update(model)
+    return cfg
+
+
+def randomise(module: nn.Module, seed: int = 0, std: float = 0.4) -> None:
+    """Every parameter normal: no zero or one of an initialisation can hide what it multiplies."""
+    stream = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(0.0, std, generator=stream)
+
+
+def random_model(cfg: DictConfig, seed: int = 0) -> GPT:
+    """A model in float64 and eval mode with random weights. A pair that refuses to be built is skipped, not passed."""
+    try:
+        model = build(cfg, VOCAB)
+    except ConfigError as error:
+        if all(cfg.variant[group] in FIRST[group] for group in GROUPS):
+            raise
+        pytest.skip(str(error))
+    randomise(model, seed)
+    return model.double().eval()
+
+
+@functools.cache
+def model_of(arm: Arm, bias: bool = True) -> GPT:
+    """One model for all tests of an arm: do not change it."""
+    return random_model(tiny(arm, bias=bias))
+
+
+def rows(batch: int, length: int, seed: int = 0) -> Tensor:
+    """(batch, length) random tokens, no two neighbours alike."""
+    stream = torch.Generator().manual_seed(seed)
+    steps = torch.randint(1, VOCAB, (batch, length), generator=stream)
+    return steps.cumsum(1) % VOCAB
+
+
+def refused(build_it: Any, *args: Any) -> str:
+    """What a part says when it refuses."""
+    with pytest.raises(ConfigError) as caught:
+        build_it(*args)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def advice(message: str) -> dict[str, int]:
+    """The ``group.key=number`` that a refusal recommends: all it names after its colon."""
+    return {key: int(value) for key, value in re.findall(r"([a-z_]+\.[a-z_]+)=(\d+)", message.partition(": ")[2])}
