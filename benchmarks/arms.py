@@ -3,10 +3,13 @@
 import contextlib
 import importlib.util
 import io
+import multiprocessing
 import random
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -15,7 +18,8 @@ import torch
 from torch import Tensor
 
 from gptx.config import compose
-from gptx.device import autocast
+from gptx.device import autocast, peak_memory, pick
+from gptx.errors import GptxError
 from gptx.parts import part
 from gptx.runfolder import RunFolder
 from gptx.train import Trainer
@@ -47,6 +51,7 @@ class Arm(Protocol):
     """One way to train. `wait` returns when the device has done all steps asked for."""
 
     n_params: int
+    device: torch.device
 
     def step(self) -> None: ...
 
@@ -61,14 +66,15 @@ class Ours:
         folder: where the corpus and its token files go; arms of one shape share it.
     """
 
-    def __init__(self, shape: Shape, overrides: Sequence[str], folder: Path) -> None:
+    def __init__(self, shape: Shape, device: str, overrides: Sequence[str], folder: Path) -> None:
         sizes = [
             f"model.{key}={getattr(shape, key)}" for key in ("n_layer", "n_head", "d_model", "context", "vocab_size")
         ]
         text = corpus(shape, folder)
         data = ["data=text", f"data.path={text}", "tokenizer=char", f"paths.data={folder}", "tracking=off"]
         batch = [f"trainer.batch_size={shape.batch_size}", "trainer.max_steps=1000000"]
-        cfg = compose([*sizes, *data, *batch, *overrides])
+        cfg = compose([*sizes, *data, *batch, f"device={device}", *overrides])
+        self.device = pick(device)
         self.trainer = Trainer(cfg, RunFolder(folder / "run"), part(cfg.strategy).open(cfg.device.type), None)
         self.n_params = sum(p.numel() for p in self.trainer.model.parameters())
         self.norm: Tensor | None = None
@@ -86,7 +92,8 @@ class NanoGPT:
     """karpathy/nanoGPT's model and optimiser from its checkout, as its train.py steps them: fp32 on a CPU, bf16 on
     CUDA. It is given the fused AdamW, which it takes on CUDA only, and a batch that lies ready."""
 
-    def __init__(self, shape: Shape, path: Path, device: torch.device) -> None:
+    def __init__(self, shape: Shape, device: str, path: Path) -> None:
+        self.device = pick(device)
         peer = _module(path / "model.py")
         config = peer.GPTConfig(
             block_size=shape.context,
@@ -98,16 +105,16 @@ class NanoGPT:
             bias=False,
         )
         with contextlib.redirect_stdout(io.StringIO()):
-            self.model = peer.GPT(config).to(device)
+            self.model = peer.GPT(config).to(self.device)
             self.optim = self.model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cuda")  # "cuda": fused
         self.n_params = sum(p.numel() for p in self.model.parameters())
-        rows = torch.randint(0, shape.vocab_size, (shape.batch_size, shape.context + 1)).to(device)
+        rows = torch.randint(0, shape.vocab_size, (shape.batch_size, shape.context + 1)).to(self.device)
         self.x, self.y = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
-        self.autocast = lambda: autocast(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+        self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.norm: Tensor | None = None
 
     def step(self) -> None:
-        with self.autocast():
+        with autocast(self.device, self.dtype):
             _, loss = self.model(self.x, self.y)
         loss.backward()
         self.norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -120,6 +127,60 @@ class NanoGPT:
 
 
 PEERS: dict[str, Any] = {"nanogpt": NanoGPT}
+
+
+class Worker:
+    """An arm in a process of its own: what it does to the allocator and to torch's settings, no other arm feels.
+
+    Args:
+        make: builds the arm there, from ``args``.
+    """
+
+    def __init__(self, make: Callable[..., Arm], *args: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, make, args), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.n_params = int(self._answer())
+
+    def seconds(self, steps: int) -> float:
+        """How long so many steps take."""
+        self._pipe.send(steps)
+        return self._answer()
+
+    def close(self) -> int:
+        """End it; returns the bytes of memory it held at most."""
+        self._pipe.send(0)
+        peak = int(self._answer())
+        self._process.join()
+        return peak
+
+    def _answer(self) -> float:
+        try:
+            answer = self._pipe.recv()
+        except EOFError:
+            raise GptxError("an arm died while it was timed (out of memory?); its own message is above") from None
+        if isinstance(answer, GptxError):
+            raise answer
+        return float(answer)
+
+
+def _serve(pipe: Connection, make: Callable[..., Arm], args: tuple[Any, ...]) -> None:
+    try:
+        arm = make(*args)
+        pipe.send(arm.n_params)
+        while steps := pipe.recv():
+            start = time.perf_counter()
+            for _ in range(steps):
+                arm.step()
+            arm.wait()
+            pipe.send(time.perf_counter() - start)
+        pipe.send(peak_memory(arm.device))
+    except GptxError as error:
+        pipe.send(error)
+    except (EOFError, KeyboardInterrupt):  # the command was ended
+        pass
 
 
 def corpus(shape: Shape, folder: Path) -> Path:

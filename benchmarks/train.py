@@ -1,18 +1,16 @@
 """Training speed: tokens/s of gptx's real training step, beside a peer's when its checkout is given.
 
-All ways to train one shape of model take turns for some rounds, so that other load on the machine meets them alike;
-shown are the median and the extremes over the rounds, and the median of each round's ratio to the peer. Every arm
+All ways to train one shape of model take turns for some rounds, each in a process of its own, so that other load on
+the machine meets them alike; shown are the median and the extremes over the rounds, and the median of each round's ratio to the peer. Every arm
 trains the same model as nanoGPT (learned positions, exact GELU, no biases, no dropout), clips to 1 and steps a fused
 AdamW; only "own variant" is the model that `python -m gptx.run` trains by default (rope, tanh GELU).
 """
 
 import argparse
-import gc
 import json
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +23,7 @@ from gptx.config import conf_dir
 from gptx.errors import GptxError
 
 if TYPE_CHECKING:
-    from benchmarks.arms import Arm, Shape
+    from benchmarks.arms import Shape
 
 # name: layers, heads, width, context, vocabulary, batch
 SHAPES = {
@@ -50,6 +48,8 @@ class Timing:
 
     shape: str
     arm: str
+    n_params: int
+    peak_memory_bytes: int
     tokens_per_s: list[float]
     ratios: list[float] | None
 
@@ -64,7 +64,8 @@ class Timing:
     @property
     def cells(self) -> tuple[str, ...]:
         low, high = min(self.tokens_per_s), max(self.tokens_per_s)
-        return self.arm, f"{self.median:,.0f}", f"{low:,.0f}-{high:,.0f}", f"{self.ratio:.2f}" if self.ratio else ""
+        ratio = f"{self.ratio:.2f}" if self.ratio else ""
+        return self.arm, f"{self.median:,.0f}", f"{low:,.0f}-{high:,.0f}", f"{self.peak_memory_bytes / 1e6:,.0f}", ratio
 
 
 class _Parser(argparse.ArgumentParser):
@@ -119,20 +120,20 @@ def _bench(args: argparse.Namespace) -> None:
     from benchmarks.arms import Shape
     from gptx.device import hardware, pick
 
+    device = hardware(pick(args.device))
+
     timings: list[Timing] = []
     with Console(stderr=True).status("") as status:
         for name in args.shape:
             shape = Shape(*SHAPES[name])
             with tempfile.TemporaryDirectory() as folder:
                 timings += _shape(name, shape, args, Path(folder), status.update)
-            gc.collect()
-    device = hardware(pick(args.device))
-    threads = f", {torch.get_num_threads()} threads" if device["device"] == "cpu" else ""
+    threads = f", {device['cores']} threads" if device["device"] == "cpu" else ""
     where = f"{device['name']}{threads}, torch {torch.__version__}, {args.rounds} rounds"
     print(_markdown(timings, where, args.peer)) if args.markdown else _show(timings, where, args.peer)
     if args.json:
         rows = [asdict(timing) | {"median": timing.median, "ratio": timing.ratio} for timing in timings]
-        told = {"hardware": device, "threads": torch.get_num_threads(), "torch": torch.__version__, "timings": rows}
+        told = {"hardware": device, "torch": torch.__version__, "rounds": args.rounds, "timings": rows}
         args.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
@@ -140,55 +141,47 @@ def _shape(
     name: str, shape: "Shape", args: argparse.Namespace, folder: Path, say: Callable[[str], Any]
 ) -> list[Timing]:
     """Build the arms of one shape and let them take turns."""
-    arms = _arms(shape, args, folder)
+    from benchmarks.arms import Worker
+
+    arms: dict[str, Worker] = {}
     counts = {}
-    for label, arm in arms.items():
+    for label, make in _arms(args, folder).items():
         say(f"{name}: warming up {label}")
-        _seconds(arm, 1)  # allocates, compiles
-        counts[label] = max(1, round(SLICE / _seconds(arm, 1)))
+        arms[label] = Worker(make[0], shape, args.device, *make[1:])
+        arms[label].seconds(1)  # allocates, compiles
+        counts[label] = max(1, round(SLICE / arms[label].seconds(1)))
     rates: dict[str, list[float]] = {label: [] for label in arms}
     for turn in range(args.rounds):
         for label in reversed(arms) if turn % 2 else arms:
             say(f"{name}: round {turn + 1} of {args.rounds}, {label}")
-            rates[label].append(counts[label] * shape.tokens / _seconds(arms[label], counts[label]))
+            rates[label].append(counts[label] * shape.tokens / arms[label].seconds(counts[label]))
     peer = rates[args.peer[0]] if args.peer else None
     return [
-        Timing(name, label, rate, [a / b for a, b in zip(rate, peer, strict=True)] if peer else None)
-        for label, rate in rates.items()
+        Timing(name, label, arm.n_params, arm.close(), rates[label], _ratios(rates[label], peer))
+        for label, arm in arms.items()
     ]
 
 
-def _arms(shape: "Shape", args: argparse.Namespace, folder: Path) -> dict[str, "Arm"]:
-    from benchmarks.arms import PEERS, Ours
-    from gptx.device import pick
+def _ratios(rate: list[float], peer: list[float] | None) -> list[float] | None:
+    return [ours / theirs for ours, theirs in zip(rate, peer, strict=True)] if peer else None
 
-    device = f"device={args.device}"
-    ours = {"gptx": SAME_MODEL, "gptx fp32": (*SAME_MODEL, "precision=fp32"), "gptx, own variant": ()}
+
+def _arms(args: argparse.Namespace, folder: Path) -> dict[str, tuple[Any, ...]]:
+    """label -> what builds the arm from (shape, device, ...), and what comes after these."""
+    from benchmarks.arms import PEERS, Ours
+
+    ours: dict[str, tuple[str, ...]] = {"gptx": SAME_MODEL, "gptx fp32": (*SAME_MODEL, "precision=fp32")}
+    ours |= {"gptx, own variant": ()}
     if args.all:
         kernels = sorted(path.stem for path in (conf_dir() / "kernel").glob("*.yaml"))
         ours |= {f"gptx kernel={kernel}": (*SAME_MODEL, f"kernel={kernel}") for kernel in kernels if kernel != "auto"}
     ours |= {f"gptx {text}": tuple(text.split()) for text in args.arm}
-    arms: dict[str, Arm] = {}
-    if args.peer:
-        name, path = args.peer
-        arms[name] = PEERS[name](shape, path, pick(args.device))
-    arms |= {label: Ours(shape, [*overrides, device], folder) for label, overrides in ours.items()}
-    if args.peer:
-        theirs, same = arms[name].n_params, arms["gptx"].n_params
-        assert theirs == same, f"not the same model: {name} has {theirs:,} parameters, gptx {same:,}"
-    return arms
-
-
-def _seconds(arm: "Arm", steps: int) -> float:
-    start = time.perf_counter()
-    for _ in range(steps):
-        arm.step()
-    arm.wait()
-    return time.perf_counter() - start
+    peer = {args.peer[0]: (PEERS[args.peer[0]], args.peer[1])} if args.peer else {}
+    return {**peer, **{label: (Ours, overrides, folder) for label, overrides in ours.items()}}
 
 
 def _head(peer: tuple[str, Path] | None) -> tuple[str, ...]:
-    return ("model and batch", "", "tokens/s", "min-max", *((f"x {peer[0]}",) if peer else ()))
+    return ("model and batch", "", "tokens/s", "min-max", "peak MB", *((f"x {peer[0]}",) if peer else ()))
 
 
 def _rows(timings: list[Timing], peer: tuple[str, Path] | None) -> list[tuple[str, ...]]:
@@ -204,8 +197,9 @@ def _rows(timings: list[Timing], peer: tuple[str, Path] | None) -> list[tuple[st
 
 def _show(timings: list[Timing], where: str, peer: tuple[str, Path] | None) -> None:
     table = Table(*_head(peer), title="Training speed", caption=where)
-    for column in table.columns[2:]:
-        column.justify = "right"
+    for column in table.columns[1:]:
+        column.no_wrap = True
+        column.justify = "right" if column is not table.columns[1] else "left"
     for row in _rows(timings, peer):
         if row[0] and table.rows:
             table.add_section()

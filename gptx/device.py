@@ -30,7 +30,10 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     """``auto`` is bf16 where the hardware multiplies it natively (there it is 2 to 4 times as fast), else fp32."""
     if precision == "auto":
         precision = "bf16" if _native_bf16(device) else "fp32"
-    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    known = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    if precision not in known:
+        raise ConfigError(f"precision.dtype={precision}: expected auto, bf16 or fp32")
+    return known[precision]
 
 
 def _native_bf16(device: torch.device) -> bool:

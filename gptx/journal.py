@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gptx.errors import RunFailed
+
 Record = dict[str, Any]
 
 NAME = "journal.jsonl"
@@ -36,7 +38,23 @@ class Journal:
                 return
             self.last_step = fields["step"]
         record = {"t": time.time_ns() // 1_000_000, "kind": kind, **fields}
-        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        self._append(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+
+    def _append(self, line: bytes) -> None:
+        """A full disk may take half a line: then none of it stays, so that the next one is not spoilt too.
+
+        Raises:
+            RunFailed: the line could not be written.
+        """
+        before = os.fstat(self._file.fileno()).st_size
+        why = "the disk is full"
+        try:
+            if self._file.write(line) == len(line):
+                return
+        except OSError as error:
+            why = error.strerror or str(error)
+        os.ftruncate(self._file.fileno(), before)
+        raise RunFailed(f"could not write {self.path}: {why}")
 
     def close(self) -> None:
         self._file.close()
@@ -90,7 +108,7 @@ def locked(run_dir: Path) -> bool:
     """Whether a living process trains this run: the kernel frees the lock when its holder dies, however it dies."""
     try:
         with open(run_dir / LOCK, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except BlockingIOError:

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from gptx import parts
 from gptx.config import identity, run_name
+from gptx.errors import ConfigError
 from gptx.runfolder import RunFolder
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 def folder_of(cfg: DictConfig) -> tuple[RunFolder, str]:
     """Where a config's run lies, and its identity. Without torch."""
+    if not cfg.study or cfg.study.startswith(".") or "/" in cfg.study:
+        raise ConfigError(f"study={cfg.study}: expected the name of a folder, without '/', not beginning with '.'")
     name = identity(cfg, parts.corpus(cfg).fingerprint())
     return RunFolder(Path(cfg.paths.outputs) / cfg.study / f"{run_name(cfg)}-{name}"), name
 
@@ -39,6 +42,7 @@ def preflight(cfg: DictConfig) -> tuple["Strategy", int, dict[str, Any]]:
     strategy = parts.part(cfg.strategy)
     processes = strategy.processes(cfg.device.type, int(os.environ.get("WORLD_SIZE", "0")))
     Plan.of(cfg, processes)
+    _check_optimiser(cfg)
     tokenizer = parts.part(cfg.tokenizer)
     with torch.device("meta"):
         build(cfg, cfg.model.vocab_size or (1 if tokenizer.needs_fit else tokenizer.n_vocab))
@@ -50,7 +54,7 @@ def preflight(cfg: DictConfig) -> tuple["Strategy", int, dict[str, Any]]:
         strategy,
         processes,
         {
-            "data": tokens.meta,
+            "data": {"name": tokens.meta["corpus"], **tokens.meta},
             "hardware": hardware(device),
             "dtype": str(dtype).removeprefix("torch."),
             "n_params": price.n_params,
@@ -59,3 +63,18 @@ def preflight(cfg: DictConfig) -> tuple["Strategy", int, dict[str, Any]]:
             "tokenizer": tokens.tokenizer.to_json(),
         },
     )
+
+
+def _check_optimiser(cfg: DictConfig) -> None:
+    """Let optimiser and schedule refuse what they were given, on a parameter that is not the model's."""
+    import torch
+
+    try:
+        parts.part(cfg.optim)([torch.nn.Parameter(torch.zeros(1))])
+        parts.part(cfg.schedule)(0, cfg.trainer.max_steps)
+    except ConfigError:
+        raise
+    except (ValueError, LookupError, TypeError) as error:
+        given = ", ".join(f"{key}={value}" for key, value in cfg.optim.items() if not key.startswith("_"))
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"optim={cfg.variant.optim} refuses what it was given ({given}): {reason}") from error

@@ -1,5 +1,6 @@
 """The folder of a run: where everything lies, who works in it, and how it ends."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -44,9 +45,14 @@ class RunFolder:
 
         Raises:
             ConfigError: another living process trains this run.
+            RunFailed: the folder cannot be written.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / journal.LOCK, "a+") as file:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            opened = open(self.path / journal.LOCK, "a+")  # noqa: SIM115 - closed below
+        except OSError as error:
+            raise RunFailed(f"could not write {self.path}: {error.strerror or error}") from error
+        with opened as file:
             deadline = time.monotonic() + 1.0  # `journal.status` takes the lock for an instant to look
             while True:
                 try:
@@ -57,19 +63,23 @@ class RunFolder:
                         file.seek(0)
                         raise ConfigError(f"{self.path} is being trained already, by {file.read().strip()}") from None
                     time.sleep(0.01)
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {os.uname().nodename}")
-            file.flush()
+            with contextlib.suppress(OSError):  # on a full disk the lock holds as well, without a name
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {os.uname().nodename}")
+                file.flush()
             yield
 
     def set_aside(self, outputs: Path) -> str | None:
-        """Move an earlier attempt out of the way (force=true) and return its uid; nothing computed is deleted."""
+        """Move an earlier attempt out of the way (force=true) and return its uid; nothing computed is deleted.
+
+        The journal goes last: killed on the way, the folder never holds old checkpoints that nothing accounts for.
+        """
         start = self.start_record()
         if start is None:
             return None
         aside = outputs / ".replaced" / self.path.parent.name / f"{self.path.name}-{time.time_ns()}"
         aside.mkdir(parents=True)
-        for item in self.path.iterdir():
+        for item in sorted(self.path.iterdir(), key=lambda item: item.name == journal.NAME):
             if item.name != journal.LOCK:  # the lock is held by us
                 item.rename(aside / item.name)
         return str(start["uid"])
@@ -86,10 +96,16 @@ class RunFolder:
         data = {key: start["data"][key] for key in ("corpus_hash", "tokenizer_hash")}
         result = {"status": status, **facts, **data, "steps": last, "seconds": _seconds(records)}
         result |= {**(measured or {}), "error": error}
-        write_json(self.path / "result.json", result)
         with Journal(self.path) as book:
             book.write("end", status=status, step=result["steps"], error=error, result=result)
+        write_json(self.path / "result.json", result)
         return result
+
+    def settle(self) -> None:
+        """Write the result.json that a kill came before: the journal's end record has it."""
+        last = next((r for r in reversed(list(journal.read(self.path))) if r["kind"] in ("resume", "end")), None)
+        if last is not None and last["kind"] == "end" and self.result() is None:
+            write_json(self.path / "result.json", last["result"])
 
 
 def _seconds(records: list[journal.Record]) -> float:

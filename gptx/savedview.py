@@ -53,7 +53,7 @@ def _state(varied: list[str]) -> dict[str, Any]:
         "datasetsFilter": [],
         "selectedColumns": ["attributes.`Run Name`", *names],
         "columnOrder": names,
-        "columnWidths": {name: 36 + 7 * len(name.split("`")[1]) for name in names},
+        "columnWidths": {name: 36 + 7 * max(10, len(name.split("`")[1])) for name in names},
         "runsExpanded": {},
         "runsPinned": [],
         "runsHidden": [],

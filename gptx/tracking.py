@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from gptx import journal
 from gptx.store import one_line, store_uri
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class Follower:
             str(tracking["wait"]),
         ]
         command += ["--weights" if tracking["weights"] else "--no-weights"]
-        log = run_dirs[0] / "tracking.log"
+        log = outputs / ".logs" / f"tracking-{os.getpid()}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as stderr:
             process = subprocess.Popen(
                 command,
@@ -103,6 +105,8 @@ class _Runs:
         except Exception as error:
             return self._failed(error)
         for replay in self._replays:
+            if not (replay.run_dir / journal.NAME).exists():
+                continue  # of a sweep, and not begun yet
             try:
                 replay.push()
             except Exception as error:
@@ -130,7 +134,8 @@ class _Runs:
 
     def over(self) -> bool:
         """Whether nobody trains them any more, as far as was pushed."""
-        return all(replay.status != "running" for replay in self._replays)
+        begun = [replay for replay in self._replays if (replay.run_dir / journal.NAME).exists()]
+        return all(replay.status != "running" for replay in begun)
 
 
 def follow(runs: _Runs, wait: float, leash: IO[bytes]) -> int:

@@ -306,7 +306,7 @@ def test_fair_runs_are_not_warned_of(tmp_path: Path) -> None:
         ({"tokenizer_hash": "c"}, "different tokenizers"),
         ({"hardware": {**CPU, "cpu": "Xeon"}}, "tokens/s does not compare"),
         ({"hardware": {"device": "cuda"}}, "tokens/s and peak memory do not compare"),
-        ({"keys": {"evaluate": {"tokens": 1}}}, "not the same validation set (evaluate.tokens)"),
+        ({"keys": {"trainer": {"val_tokens": 1}}}, "not the same validation set (trainer.val_tokens)"),
         ({"corpus_hash": "abcdef"}, "different corpora (sotu 9f8e7d6c, sotu abcdef)"),
     ],
 )

@@ -306,9 +306,7 @@ def test_a_run_is_followed_while_it_trains(tmp_path: Path) -> None:
     run_dir = folder(outputs, uid := os.urandom(16).hex())
     with trained(run_dir), Journal(run_dir) as book:
         book.write("start", **start(uid))
-        began = time.perf_counter()
         follower = Follower.start([run_dir], TRACKING, outputs)
-        assert time.perf_counter() - began < 0.5
         assert follower is not None
         write_steps(book, 1, 5)
         until(lambda: database(outputs).exists() and bool(ask(database(outputs), "select 1 from metrics")))
@@ -319,7 +317,7 @@ def test_a_run_is_followed_while_it_trains(tmp_path: Path) -> None:
     found = contents(database(outputs), uid)
     assert found["status"] == "FINISHED"
     assert {(key, step, t) for key, _, _, t, step in found["metrics"] if "final" not in key} == rows_of(run_dir)
-    assert not (run_dir / "tracking.log").exists()
+    assert not list((outputs / ".logs").iterdir())  # an empty log is not kept
 
 
 TRAINER = """
@@ -367,6 +365,37 @@ def alive(pid: int) -> bool:
         return False
 
 
+OPENER = """
+import sys
+from pathlib import Path
+import mlflow.store.tracking.sqlalchemy_store
+from gptx.store import Store
+print("ready", flush=True)
+sys.stdin.readline()
+print(Store(Path(sys.argv[1])).experiment("study"))
+"""
+
+
+@pytest.mark.slow
+def test_eight_processes_open_a_fresh_store_at_the_same_moment(tmp_path: Path) -> None:
+    """MLflow's own migrations, raced, leave a database that is broken for ever."""
+    outputs = tmp_path / "outputs"
+    (outputs / ".mlflow").mkdir(parents=True)
+    (outputs / ".mlflow" / "mlflow.new").write_bytes(b"what a kill in the middle of migrations leaves")
+    command = [sys.executable, "-c", OPENER, str(outputs)]
+    pipe = subprocess.PIPE
+    openers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) for _ in range(8)]
+    for opener in openers:
+        assert opener.stdout is not None and opener.stdout.readline() == "ready\n"
+    for opener in openers:
+        assert opener.stdin is not None
+        opener.stdin.write("go\n")
+        opener.stdin.flush()
+    found = [opener.communicate()[0] for opener in openers]
+    assert found == ["1\n"] * 8
+    assert [opener.returncode for opener in openers] == [0] * 8
+
+
 @pytest.mark.slow
 def test_eight_followers_on_an_empty_store(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
@@ -401,7 +430,7 @@ def test_a_server_that_dies_and_comes_back_has_every_row(tmp_path: Path) -> None
             write_steps(book, 1, 20)
             until(lambda: rows() > 0)
         write_steps(book, 21, 60)
-        log = run_dir / "tracking.log"
+        log = outputs / ".logs" / f"tracking-{os.getpid()}.log"
         until(lambda: "still trying" in log.read_text())
         with serve(served, uri, "127.0.0.1", port):
             write_steps(book, 61, 80)

@@ -1,4 +1,4 @@
-"""``python -m gptx.ui``, for real: the command, the server that it starts, and a browser at the links that it prints."""
+"""``python -m gptx.ui`` for real: the command, the server it starts, and a browser at the links it prints."""
 
 import re
 import shutil

@@ -40,11 +40,13 @@ class Kernel(nn.Module, ABC):
 
 
 def additive(where: Where, window: Window, pos: PositionalEncoding, n_head: int) -> Tensor:
-    """(B or 1, H or 1, Tq, Tk): the bias where visible, -inf elsewhere."""
+    """(B or 1, H or 1, Tq, Tk): the bias where visible, -inf elsewhere.
+
+    Without a bias it is bf16: 0 and -inf are exact in it, and added to scores of any type it leaves their type alone.
+    """
     seen = visible(where, window.allows)[:, None]
     if not pos.biased:
-        zero = torch.zeros((), device=seen.device, dtype=torch.get_default_dtype())
-        return torch.where(seen, zero, float("-inf"))
+        return torch.zeros_like(seen, dtype=torch.bfloat16).masked_fill(~seen, float("-inf"))
     head = torch.arange(n_head, device=seen.device)[None, :, None, None]
     bias = pos.bias(head, where.q_pos[:, None, :, None], where.k_pos[:, None, None, :])
     return bias.masked_fill(~seen, float("-inf"))

@@ -23,7 +23,7 @@ class Reference(Kernel):
         q = q.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4)  # (B, G, H/G, Tq, D)
         k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, G, Tk, D)
         # The heads of a group fold into the time axis, so that its keys and values are read once, never copied.
-        scores = q.flatten(2, 3) @ k.mT * scale  # (B, G, H/G*Tq, Tk)
+        scores = (q.flatten(2, 3) * scale) @ k.mT  # (B, G, H/G*Tq, Tk)
         scores = scores.unflatten(2, q.shape[2:4]).flatten(1, 2) + mask  # (B, H, Tq, Tk)
         weights = F.dropout(torch.softmax(scores, dim=-1), self.dropout).to(v.dtype)
         y = weights.unflatten(1, (groups, -1)).flatten(2, 3) @ v  # (B, G, H/G*Tq, Dv)

@@ -18,7 +18,10 @@ class Sinusoidal(PositionalEncoding):
     def __init__(self, shape: Shape, dim: int, *, theta: float, scale: float) -> None:
         super().__init__(shape, dim)
         if shape.d_model % 2:
-            raise ConfigError(f"pos=sinusoidal needs an even model.d_model, given {shape.d_model}")
+            raise ConfigError(
+                f"pos=sinusoidal needs an even model.d_model, given {shape.d_model}: "
+                f"model.d_model={shape.d_model + shape.n_head} would do"
+            )
         self.theta, self.scale = theta, scale
 
     def embed(self, x: Tensor, pos: Tensor) -> Tensor:

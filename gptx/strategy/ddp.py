@@ -25,6 +25,8 @@ class DDP(Strategy):
             raise ConfigError(
                 f"strategy.nproc={nproc}: expected 1 or more processes, or 0 for the GPUs there (2 on CPU)"
             )
+        if timeout < 1:
+            raise ConfigError(f"strategy.timeout={timeout}: expected at least 1 second")
         self.timeout = timeout
         self.replica: DistributedDataParallel | None = None
 

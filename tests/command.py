@@ -1,0 +1,224 @@
+"""What the command-line tests share: real processes of the command, in a folder of their own, and what they leave."""
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from safetensors.torch import load_file
+
+from gptx import journal
+
+ROOT = Path(__file__).parents[1]
+OWN = Path(__file__).parent / "own"  # a user's own variants, outside the package
+DEADLINE = 240.0  # seconds; a guard against hanging for ever, on a machine however slow, and no expectation
+
+# A run that trains in a tenth of a second.
+TINY = (
+    "device=cpu",
+    "precision=fp32",
+    "model.n_layer=1",
+    "model.n_head=4",
+    "model.d_model=16",
+    "model.context=16",
+    "trainer.max_steps=30",
+    "trainer.batch_size=8",
+    "trainer.eval_every=10",
+    "trainer.val_tokens=512",
+    "trainer.val_batch=8",
+    "runtime.log_every=1",
+    "runtime.threads=1",
+    "runtime.sample_tokens=8",
+    "tracking=off",
+)
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a process ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Gptx:
+    """The command in a working directory of its own. Every process it starts, and theirs, is known by a mark."""
+
+    def __init__(self, cwd: Path, corpus: Path, tokens: Path) -> None:
+        self.cwd, self.outputs = cwd, cwd / "outputs"
+        self.mark = uuid.uuid4().hex
+        self.tiny = [*TINY, "data=text", f"data.path={corpus}", f"paths.data={tokens}"]
+        paths = os.pathsep.join([str(ROOT), str(OWN)])
+        inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "COLUMNS")}
+        self.env = inherited | {"PYTHONPATH": paths, "MLFLOW_DISABLE_TELEMETRY": "true", "GPTX_TEST": self.mark}
+
+    def __call__(self, *overrides: str, **env: str) -> Done:
+        """The tiny run with these overrides, to its end."""
+        return self.run("gptx.run", *self.tiny, *overrides, **env)
+
+    def run(self, module: str, *words: str, **env: str) -> Done:
+        """Any module, to its end."""
+        process = self.popen(module, *words, **env)
+        out, err = process.communicate(timeout=DEADLINE)
+        return Done(process.returncode, out, err)
+
+    def start(self, *overrides: str, **env: str) -> "subprocess.Popen[str]":
+        """The tiny run with these overrides, on its way."""
+        return self.popen("gptx.run", *self.tiny, *overrides, **env)
+
+    def popen(self, module: str, *words: str, **env: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", module, *words]
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, cwd=self.cwd, env=self.env | env, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
+
+    def folders(self) -> list[Path]:
+        return list(journal.runs(self.outputs))
+
+    @property
+    def folder(self) -> Path:
+        """The only run there is."""
+        [folder] = self.folders()
+        return folder
+
+    def processes(self) -> list[psutil.Process]:
+        """All living processes that descend from this command, whoever their parent is by now."""
+        return [p for p in psutil.process_iter() if p.pid != os.getpid() and _environment(p) == self.mark]
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that a strategy started."""
+        return [p for p in self.processes() if "multiprocessing.spawn" in " ".join(p.cmdline())]
+
+    def orphans(self) -> list[str]:
+        """Command lines of what is still there, after what is dying has died."""
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and self.processes():
+            time.sleep(0.02)
+        return [" ".join(p.cmdline()) for p in self.processes()]
+
+    def close(self) -> None:
+        for process in self.processes():
+            process.kill()
+
+
+def _environment(process: psutil.Process) -> str:
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return ""
+        return str(process.environ().get("GPTX_TEST", ""))
+    except (psutil.Error, OSError):
+        return ""
+
+
+def until(true: Callable[[], Any], process: "subprocess.Popen[Any] | None" = None) -> bool:
+    """Wait for a condition. False: the process ended before it came true."""
+    deadline = time.monotonic() + DEADLINE
+    while not true():
+        if process is not None and process.poll() is not None:
+            return bool(true())
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.002)
+    return True
+
+
+def records(folder: Path, kind: str) -> list[dict[str, Any]]:
+    return [record for record in journal.read(folder) if record["kind"] == kind]
+
+
+def history(folder: Path) -> dict[tuple[str, int], float]:
+    """Every value that training computed, by key and step; speed is not among them."""
+    found: dict[tuple[str, int], float] = {}
+    for record in records(folder, "metrics"):
+        for key, value in record["values"].items():
+            if key.startswith(("train/", "val/")):
+                assert (key, record["step"]) not in found, f"{key} of step {record['step']} was written twice"
+                found[key, record["step"]] = value
+    return found
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors that a run leaves: best model, last model, moments of the optimiser."""
+    checkpoints = folder / "checkpoints"
+    last = max(path for path in checkpoints.glob("step-*"))
+    state = torch.load(last / "state.pt", weights_only=True)
+    best = load_file(checkpoints / "best" / "model.safetensors")
+    return {key: tensor for part in (best, state) for key, tensor in _tensors(part, last.name)}
+
+
+def _tensors(node: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(node, torch.Tensor):
+        yield name, node
+    elif isinstance(node, dict | list):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _tensors(value, f"{name}.{key}")
+
+
+def same(folder: Path, reference: Path) -> None:
+    """The two runs computed the same, bit for bit: every metric of every step, every weight, every moment."""
+    assert history(folder) == history(reference)
+    ours, theirs = weights(folder), weights(reference)
+    assert ours.keys() == theirs.keys()
+    assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
+    assert (folder / "checkpoints/best/meta.json").read_text() == (reference / "checkpoints/best/meta.json").read_text()
+    for samples in (reference / "samples").glob("*"):
+        assert (folder / "samples" / samples.name).read_text() == samples.read_text()
+
+
+class Terminal:
+    """A process on a terminal of its own, as a person would start it."""
+
+    # Only a process without threads may become a session's leader safely: so it does it itself, before it is Python's.
+    _SHIM = "import os,fcntl,termios,sys; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+
+    def __init__(self, gptx: Gptx, module: str, *words: str, **env: str) -> None:
+        self.master, slave = pty.openpty()
+        command = [sys.executable, "-c", self._SHIM, sys.executable, "-m", module, *words]
+        size = {"COLUMNS": "160", "LINES": "40", "TERM": "xterm-256color"}
+        self.process = subprocess.Popen(
+            command, cwd=gptx.cwd, env=gptx.env | size | env, stdin=slave, stdout=slave, stderr=slave
+        )
+        os.close(slave)
+        self.shown = ""
+
+    def read(self) -> bool:
+        """Take in what was printed; False at the end."""
+        if not select.select([self.master], [], [], 0.01)[0]:
+            return self.process.poll() is None
+        try:
+            data = os.read(self.master, 65536)
+        except OSError:  # how Linux says that nobody holds the other end any more
+            return False
+        self.shown += data.decode("utf-8", "replace")
+        return bool(data)
+
+    def until(self, true: Callable[[], Any]) -> bool:
+        deadline = time.monotonic() + DEADLINE
+        while not true():
+            assert time.monotonic() < deadline, f"waited in vain; shown:\n{self.shown}"
+            if not self.read():
+                return bool(true())
+        return True
+
+    def press(self, keys: bytes) -> None:
+        os.write(self.master, keys)
+
+    def end(self) -> int:
+        """The exit code, when all is read."""
+        self.until(lambda: False)
+        code = self.process.wait(DEADLINE)
+        os.close(self.master)
+        return code
+
+
+def interrupt_group(process: "subprocess.Popen[Any]") -> None:
+    os.killpg(process.pid, signal.SIGINT)

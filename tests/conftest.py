@@ -1,0 +1,110 @@
+"""What the command-line tests share: a corpus that is tokenised once, the command, and runs that many tests read."""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from command import Done, Gptx
+
+WORDS = [
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "that",
+    "is",
+    "for",
+    "it",
+    "be",
+    "as",
+    "with",
+    "by",
+    "this",
+    "was",
+    "are",
+    "not",
+    "have",
+    "his",
+    "they",
+    "which",
+    "all",
+    "from",
+    "but",
+    "had",
+    "government",
+    "people",
+    "state",
+    "union",
+    "congress",
+    "country",
+    "law",
+    "peace",
+    "war",
+    "nation",
+    "power",
+    "citizens",
+    "public",
+    "great",
+    "world",
+    "every",
+]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 kB that look like English, the same ones always."""
+    rng = random.Random(0)
+    sentences = [" ".join(rng.choices(WORDS, k=rng.randint(4, 12))).capitalize() for _ in range(1200)]
+    path = tmp_path_factory.mktemp("corpus") / "speech.txt"
+    path.write_text(". ".join(sentences) + ".\n")
+    return path
+
+
+Maker = Callable[[str], Gptx]
+
+
+@pytest.fixture(scope="session")
+def make(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Iterator[Maker]:
+    """Makes the command in a fresh folder; what it leaves running is ended with the session."""
+    tokens = tmp_path_factory.mktemp("tokens")
+    made: list[Gptx] = []
+
+    def one(name: str) -> Gptx:
+        made.append(Gptx(tmp_path_factory.mktemp(name), corpus, tokens))
+        return made[-1]
+
+    yield one
+    for gptx in made:
+        gptx.close()
+
+
+@pytest.fixture
+def gptx(make: Maker) -> Iterator[Gptx]:
+    """The command in an empty folder of its own. A test that leaves a process behind has failed."""
+    made = make("run")
+    yield made
+    left = made.orphans()
+    made.close()
+    assert left == []
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished tiny run, to be read only."""
+
+    gptx: Gptx
+    done: Done
+
+    @property
+    def folder(self) -> Path:
+        return self.gptx.folder
+
+
+@pytest.fixture(scope="session")
+def trained(make: Maker) -> Trained:
+    """The tiny run, in a folder with spaces in its name."""
+    gptx = make("a folder with spaces")
+    return Trained(gptx, gptx())

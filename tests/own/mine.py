@@ -1,0 +1,56 @@
+"""Variants of a user's own, outside the package: one that works, and one that misbehaves where a test tells it to."""
+
+import os
+import time
+from pathlib import Path
+
+from torch import Tensor
+
+from gptx.attention.base import Keep, View
+from gptx.attention.gqa import GQA
+from gptx.kernel.reference import Reference
+from gptx.shape import Shape
+
+
+class Gated(GQA):
+    """Multi-head attention whose output is scaled; ``gain`` is its own key."""
+
+    def __init__(self, shape: Shape, *, gain: float) -> None:
+        super().__init__(shape, n_kv_head=shape.n_head)
+        self.gain = gain
+
+    def forward(self, x: Tensor, view: View, keep: Keep) -> Tensor:
+        return super().forward(x, view, keep) * self.gain
+
+
+class Fragile(Reference):
+    """The reference kernel. In training it may raise, give NaN, wait or be slow, at calls counted from 1.
+
+    RAISE_AT (in process RAISE_RANK), NAN_AT (a list), PAUSE_AT (until the file PAUSE_IN/go is there), SLOW (seconds).
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__(shape)
+        self.calls = 0
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, scale: float) -> Tensor:
+        y = super().forward(q, k, v, mask, scale)
+        if not self.training or q.device.type == "meta":
+            return y
+        self.calls += 1
+        time.sleep(float(os.environ.get("SLOW", "0")))
+        if os.environ.get("PAUSE_AT") == str(self.calls):
+            _pause(Path(os.environ["PAUSE_IN"]))
+        if os.environ.get("RAISE_AT") == str(self.calls) and _rank() == os.environ.get("RAISE_RANK", _rank()):
+            raise RuntimeError("the kernel broke")
+        return y * float("nan") if str(self.calls) in os.environ.get("NAN_AT", "").split(",") else y
+
+
+def _rank() -> str:
+    return os.environ.get("RANK", "0")
+
+
+def _pause(folder: Path) -> None:
+    (folder / f"paused-{_rank()}").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.002)

@@ -1,0 +1,606 @@
+"""The command line, run for real: what a person sees, and what a mistake gets."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from command import OWN, Done, Gptx, Terminal, history, records, until
+from conftest import Maker, Trained
+from safetensors.torch import load_file
+
+from gptx import compose, journal
+from gptx.checkpoint import load_best
+from gptx.errors import GptxError
+from gptx.generate import main as generate
+from gptx.preflight import preflight
+
+OWN_CONF = ("--config-dir", str(OWN / "conf"))
+
+
+# ---------------------------------------------------------------------------------------- one run
+
+
+def test_a_run_says_how_it_goes_and_how_it_ended(trained: Trained) -> None:
+    done = trained.done
+    assert done.code == 0, done.err
+    validations = re.findall(r"step +(\d+) +val loss (\d\.\d{4}) +(\d\.\d{4}) bits/byte", done.err)
+    assert [int(step) for step, _, _ in validations] == [10, 20, 30]
+    assert float(validations[-1][1]) < float(validations[0][1])
+    folder = str(trained.folder.relative_to(trained.gptx.cwd))
+    assert "Warning" not in done.err
+    assert "sample after 30 steps" in done.out
+    assert re.search(rf"folder +{re.escape(folder)}", done.out)
+    assert f"python -m gptx.generate '{folder}' --prompt" in done.out
+    assert "python -m gptx.compare outputs/default" in done.out
+    assert "python -m gptx.ui" in done.out
+    assert f"{validations[-1][1]} nats/token" in done.out
+
+
+def test_the_run_folder_has_all_of_the_run(trained: Trained) -> None:
+    folder = trained.folder
+    assert folder.parent == trained.gptx.outputs / "default"
+    assert re.fullmatch(r"mha·rope·full·single·s0-[0-9a-f]{10}", folder.name)
+    names = {path.name for path in folder.iterdir()}
+    expected = {"config.yaml", "journal.jsonl", "result.json", "checkpoints", "samples", "tokenizer.json", "run.lock"}
+    assert names == expected
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"step-00000020", "step-00000030", "best"}
+    assert (folder / "samples" / "step-00000030.txt").read_text() == records(folder, "sample")[0]["text"]
+
+
+def test_the_result_has_every_figure(trained: Trained) -> None:
+    result = json.loads((trained.folder / "result.json").read_text())
+    figures = ("val_loss", "val_bpb", "val_accuracy", "val_perplexity", "train_loss", "tokens_per_s", "best_step")
+    figures += ("n_params", "flops_per_token", "kv_bytes_per_token", "peak_memory_bytes", "steps", "tokens")
+    for key in figures:
+        assert isinstance(result[key], int | float) and result[key] > 0, key
+    for key in ("uid", "identity", "name", "study", "corpus_hash", "tokenizer_hash"):
+        assert isinstance(result[key], str) and result[key], key
+    assert result["status"] == "finished"
+    assert result["error"] is None
+    assert result["steps"] == 30
+    assert result["tokens"] == 30 * 8 * 16
+    assert {"commit", "dirty"} <= result["git"].keys()
+    assert {"python", "torch"} <= result["versions"].keys()
+    assert {"device", "cpu", "cores", "memory_bytes"} <= result["hardware"].keys()
+    assert result["variant"]["attention"] == "mha" and result["config"]["trainer"]["max_steps"] == 30
+    assert history(trained.folder)["val/loss", result["best_step"]] == result["val_loss"]
+
+
+def test_the_journal_tells_every_step(trained: Trained) -> None:
+    kinds = [record["kind"] for record in journal.read(trained.folder)]
+    assert (kinds[0], kinds[-1]) == ("start", "end")
+    keys = {"train/loss", "train/lr", "train/grad_norm"}
+    assert [record["step"] for record in records(trained.folder, "metrics")] == list(range(1, 31))
+    for record in records(trained.folder, "metrics"):
+        validated = {key for key in record["values"] if key.startswith("val/")}
+        assert {key for key in record["values"] if key.startswith("train/")} == keys
+        assert bool(validated) == (record["step"] % 10 == 0)
+
+
+def test_a_terminal_shows_a_live_bar(gptx: Gptx) -> None:
+    terminal = Terminal(gptx, "gptx.run", *gptx.tiny, "trainer.max_steps=300")
+    assert terminal.end() == 0, terminal.shown
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.shown)
+    bars = re.findall(r"(\d+)/300 +loss (\d\.\d{4}) +([\d,]+) tok/s +(\d:\d\d:\d\d|-:--:--)", plain)
+    assert len(bars) > 1, plain
+    assert bars[-1][0] == "300"
+    assert "\x1b[?25h" in terminal.shown  # the cursor is back
+
+
+def test_tracking_off_leaves_no_store(trained: Trained) -> None:
+    assert [path.name for path in trained.gptx.outputs.iterdir()] == ["default"]
+    assert not (trained.gptx.cwd / "mlruns").exists()
+
+
+# ---------------------------------------------------------------------------------- the same again
+
+
+@pytest.fixture(scope="session")
+def without_torch(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which importing torch or mlflow is an error."""
+    folder = tmp_path_factory.mktemp("without")
+    (folder / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Forbidden:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        assert name not in ('torch', 'mlflow', 'datasets', 'transformers'), f'{name} was imported'\n"
+        "sys.meta_path.insert(0, Forbidden())\n"
+    )
+    return {"PYTHONPATH": os.pathsep.join([str(folder), str(Path(__file__).parents[1])])}
+
+
+def test_a_finished_run_shows_its_result_without_torch(trained: Trained, without_torch: dict[str, str]) -> None:
+    before = (trained.folder / "journal.jsonl").read_bytes()
+    again = trained.gptx(**without_torch)
+    assert again.code == 0, again.err
+    assert again.err == ""
+    assert "finished already" in again.out
+    first, second = (done.out.replace("finished already", "finished") for done in (trained.done, again))
+    assert first == second
+    assert (trained.folder / "journal.jsonl").read_bytes() == before
+
+
+def test_what_changes_no_result_changes_no_run(trained: Trained, without_torch: dict[str, str]) -> None:
+    other = ["runtime.log_every=7", "runtime.threads=2", "tracking=mlflow", "runtime.brief=true"]
+    again = trained.gptx(*other, **without_torch)
+    assert again.code == 0, again.err
+    assert again.out.startswith("finished already: val loss ")
+    assert len(again.out.splitlines()) == 1
+
+
+def test_force_starts_afresh_and_keeps_the_old(gptx: Gptx) -> None:
+    assert gptx().code == 0
+    old = records(gptx.folder, "start")[0]["uid"]
+    assert gptx("force=true").code == 0
+    [start] = records(gptx.folder, "start")
+    assert start["uid"] != old and start["replaces"] == old
+    [aside] = (gptx.outputs / ".replaced" / "default").iterdir()
+    assert records(aside, "start")[0]["uid"] == old
+    assert load_best(aside / "checkpoints")[1]["step"] == "30"
+    assert history(aside) == history(gptx.folder)
+
+
+# ------------------------------------------------------------------------------------- strategies
+
+
+@pytest.fixture(scope="session")
+def ddp(make: Maker) -> Gptx:
+    gptx = make("ddp")
+    done = gptx("strategy=ddp")
+    assert done.code == 0, done.err
+    assert "Warning" not in done.err
+    return gptx
+
+
+def equal_losses(ours: Path, theirs: Path) -> None:
+    a, b = history(ours), history(theirs)
+    assert a.keys() == b.keys() and len(a) > 90
+    for key in a:
+        assert a[key] == pytest.approx(b[key], rel=1e-5 if key[0] != "train/grad_norm" else 1e-4), key
+
+
+def test_two_processes_learn_what_one_does(trained: Trained, ddp: Gptx) -> None:
+    equal_losses(ddp.folder, trained.folder)
+    assert "·ddp·" in ddp.folder.name
+
+
+@pytest.mark.parametrize("strategy", ["single", "ddp"])
+def test_micro_batches_change_nothing(trained: Trained, gptx: Gptx, strategy: str) -> None:
+    done = gptx(f"strategy={strategy}", "trainer.micro_batch=2")
+    assert done.code == 0, done.err
+    equal_losses(gptx.folder, trained.folder)
+
+
+def test_under_torchrun(ddp: Gptx, gptx: Gptx) -> None:
+    command = ["--standalone", "--nproc-per-node=2", "-m", "gptx.run", *gptx.tiny, "strategy=ddp"]
+    done = gptx.run("torch.distributed.run", *command)
+    assert done.code == 0, done.err
+    assert gptx.folder.name == ddp.folder.name
+    assert history(gptx.folder) == history(ddp.folder)
+    assert done.out.count("val loss") == 1  # one process speaks
+
+
+def test_under_torchrun_on_two_nodes(ddp: Gptx, gptx: Gptx) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    command = ["-m", "gptx.run", *gptx.tiny, "strategy=ddp"]
+    nodes = [gptx.popen("torch.distributed.run", *words, f"--node-rank={rank}", *command) for rank in (0, 1)]
+    ends = [Done(0, *node.communicate(timeout=240)) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], ends
+    assert history(gptx.folder) == history(ddp.folder)
+    assert [end.out.count("val loss") for end in ends] == [1, 0]
+
+
+def test_torchrun_with_one_process_strategy_is_refused(gptx: Gptx) -> None:
+    command = ["--standalone", "--nproc-per-node=2", "-m", "gptx.run", *gptx.tiny]
+    done = gptx.run("torch.distributed.run", *command)
+    assert done.code != 0
+    assert "strategy=single" in done.err and "strategy=ddp" in done.err
+    assert not gptx.outputs.exists()
+
+
+# ---------------------------------------------------------------------------------------- mistakes
+
+# what is typed, what the line must name
+MISTAKES = [
+    (["attention=mqq"], ["attention=mqq", "Did you mean 'mqa'?", "gqa, mha, mqa"]),
+    (["model=gpt3"], ["model=gpt3", "'gpt2'", "nano"]),
+    (["strategy=dpp"], ["strategy=dpp", "'ddp'", "single"]),
+    (["atention=mqa"], ["'atention'", "Did you mean 'attention'?"]),
+    (["trainer.max_step=5"], ["trainer.max_step", "'trainer.max_steps'", "batch_size"]),
+    (["+trainer.max_step=5"], ["trainer.max_step", "'trainer.max_steps'"]),
+    (["++nonsense=1"], ["nonsense", "trainer"]),
+    (["+optim.amsgrad=true"], ["optim.amsgrad", "lr, betas"]),
+    (["n_layer=3"], ["n_layer", "'model.n_layer'"]),
+    (["+attention=gqa"], ["+attention=gqa", "attention=gqa"]),
+    (["window.size=8"], ["window.size", "window=full", "window=sliding"]),
+    (["trainer.max_steps=many"], ["trainer.max_steps='many'", "whole number", "800"]),
+    (["trainer.max_steps=1.5"], ["trainer.max_steps=1.5", "whole number"]),
+    (["trainer.max_steps=null"], ["trainer.max_steps=None", "whole number"]),
+    (["trainer=5"], ["trainer=5", "max_steps, batch_size"]),
+    (["optim.lr=fast"], ["optim.lr='fast'", "number", "0.001"]),
+    (["optim.betas=0.9"], ["optim.betas=0.9", "list", "[0.9, 0.95]"]),
+    (["optim.betas=[0.9,x]"], ["optim.betas[1]='x'", "number"]),
+    (["model.tie=1"], ["model.tie=1", "true or false"]),
+    (["~trainer.max_steps"], ["trainer.max_steps", "deleted"]),
+    (["seed=0,1"], ["seed=0,1", "-m"]),
+    (["max_steps"], ["max_steps", "="]),
+    (["study=../elsewhere"], ["study=../elsewhere", "'/'"]),
+    (["study=.hidden"], ["study=.hidden", "'.'"]),
+    (["data=text", "data.path=nowhere.txt"], ["data.path=nowhere.txt", "no file"]),
+    (["data=text", "data.path=nowhere/*.txt"], ["data.path=nowhere/*.txt", "no file"]),
+    (["data=text", "data.path=''"], ["data.path=FILE"]),
+    (["data=shakespeare", "data.path=nowhere.txt"], ["data.path=nowhere.txt", "no such file"]),
+    (["data=sotu", "data.until=1700"], ["data.until=1700", "1790"]),
+    (["--config-dir", "nowhere"], ["nowhere", "not found"]),
+]
+
+
+def one_line(done: Done, *parts: str) -> None:
+    assert done.code == 2, done
+    assert done.out == ""
+    [line] = done.err.splitlines()
+    assert line.startswith("gptx: ")
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize(("words", "parts"), MISTAKES, ids=lambda value: " ".join(value))
+def test_a_mistake_gets_one_line_before_torch_is_imported(
+    words: list[str], parts: list[str], gptx: Gptx, without_torch: dict[str, str]
+) -> None:
+    done = gptx.run("gptx.run", *words, **without_torch)
+    one_line(done, *parts)
+    assert not gptx.outputs.exists()
+
+
+UNFIT: list[tuple[list[str], list[str]]] = [
+    (["attention=gqa", "attention.n_kv_head=3"], ["attention.n_kv_head=3", "model.n_head=4", "1, 2, 4"]),
+    (["pos=rope", "model.d_model=12"], ["rope", "head_dim", "3", "model.d_model=16"]),
+    (["model.context=20000"], ["context=20000", "20001", "at most context="]),
+    (["strategy=ddp", "trainer.batch_size=3"], ["trainer.batch_size=3", "2 processes", "strategy.nproc=1"]),
+    (["strategy=ddp", "strategy.nproc=64"], ["trainer.batch_size=8", "64 processes", "strategy.nproc=8"]),
+    (["model.n_head=3"], ["model.d_model=16", "model.n_head=3", "18"]),
+    (["strategy=single", "strategy.nproc=2"], ["strategy.nproc=2", "strategy=ddp"]),
+    (["strategy=ddp", "strategy.nproc=-1"], ["strategy.nproc=-1", "1 or more"]),
+    (["strategy=ddp", "strategy.timeout=0"], ["strategy.timeout=0", "at least 1"]),
+    (["trainer.micro_batch=3"], ["trainer.micro_batch=3", "8 sequences", "use 2"]),
+    (["model.vocab_size=100"], ["model.vocab_size=100", "257"]),
+    (["window=sliding", "window.size=0"], ["window.size=0", "at least 1"]),
+    (["model.dropout=1.5"], ["model.dropout=1.5", "dropout < 1"]),
+    (["model.n_layer=0"], ["model.n_layer=0", "at least 1"]),
+    (["trainer.max_steps=0"], ["trainer.max_steps=0", "at least 1"]),
+    (["seed=-1"], ["seed=-1", "at least 0"]),
+    (["optim.lr=0"], ["optim.lr=0", "more than 0"]),
+    (["optim.weight_decay=-1"], ["optim", "weight_decay", "-1"]),
+    (["optim.betas=[0.9]"], ["optim", "betas"]),
+    (["optim.betas=[0.9,1.5]"], ["optim", "1.5"]),
+    (["schedule.warmup=2"], ["schedule.warmup=2", "0 to 1"]),
+    (["ffn.ratio=-1"], ["ffn.ratio=-1", "ratio > 0"]),
+    (["precision.dtype=fp8"], ["precision.dtype=fp8", "bf16", "fp32"]),
+    (["device.type=tpu"], ["device=tpu", "cpu"]),
+    (["device=mps"] if sys.platform == "linux" else ["device=cuda"], ["is not there", "cpu"]),
+    (["data.val_fraction=0.9"], ["data.val_fraction=0.9", "at most 0.5"]),
+    (["attention._target_=nowhere.Thing"], ["attention", "nowhere.Thing"]),
+]
+
+
+@pytest.mark.parametrize(("words", "parts"), UNFIT[:4], ids=lambda value: " ".join(value))
+def test_parts_that_do_not_fit_are_refused_before_anything_is_made(
+    words: list[str], parts: list[str], gptx: Gptx
+) -> None:
+    one_line(gptx(*words), *parts)
+    assert not gptx.outputs.exists()
+
+
+@pytest.mark.parametrize(("words", "parts"), UNFIT, ids=lambda value: " ".join(value))
+def test_what_the_parts_say(words: list[str], parts: list[str], trained: Trained, tmp_path: Path) -> None:
+    """The same refusals without a process each."""
+    tiny = [word for word in trained.gptx.tiny if word.partition("=")[0] not in [w.partition("=")[0] for w in words]]
+    with pytest.raises(GptxError) as refused:
+        preflight(compose([*tiny, *words, f"paths.outputs={tmp_path}/outputs"]))
+    assert refused.value.exit_code == 2
+    assert "\n" not in str(refused.value)
+    for part in parts:
+        assert part in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_and_the_config_can_be_seen(gptx: Gptx, without_torch: dict[str, str]) -> None:
+    shown = gptx.run("gptx.run", "--help", **without_torch)
+    assert shown.code == 0
+    for axis, option in (("attention", "gqa"), ("pos", "rope"), ("window", "sliding"), ("strategy", "ddp")):
+        assert re.search(rf"{axis}: .*\b{option}\b", shown.out)
+    config = gptx.run("gptx.run", "attention=gqa", "--cfg", "job", **without_torch)
+    assert config.code == 0
+    assert "n_kv_head: 2" in config.out
+    assert list(gptx.cwd.iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------- failures
+
+
+@pytest.mark.parametrize("strategy", ["single", "ddp"])
+def test_an_exception_is_one_traceback_and_the_fixed_command_goes_on(gptx: Gptx, strategy: str) -> None:
+    words = [*OWN_CONF, "kernel=fragile", f"strategy={strategy}"]
+    rank = "1" if strategy == "ddp" else "0"
+    broken = gptx(*words, RAISE_AT="25", RAISE_RANK=rank)
+    assert broken.code == 1
+    assert broken.err.count("Traceback (most recent call last)") == 1, broken.err
+    assert broken.err.count("RuntimeError: the kernel broke") == 1
+    assert "mine.py" in broken.err
+    assert gptx.orphans() == []
+    result = json.loads((gptx.folder / "result.json").read_text())
+    assert result["status"] == "failed" and "the kernel broke" in result["error"]
+    assert journal.status(gptx.folder) == "failed"
+    fixed = gptx(*words)
+    assert fixed.code == 0, fixed.err
+    assert [record["step"] for record in records(gptx.folder, "resume")] == [20]
+    result = json.loads((gptx.folder / "result.json").read_text())
+    assert (result["status"], result["error"], result["steps"]) == ("finished", None, 30)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(gptx: Gptx) -> None:
+    done = gptx(*OWN_CONF, "kernel=fragile", NAN_AT="25")
+    assert done.code == 1
+    line = done.err.splitlines()[-1]
+    assert "Traceback" not in done.err
+    for part in ("not finite", "trainer.max_skips=0", "step-00000020", "optim.lr"):
+        assert part in line
+    assert json.loads((gptx.folder / "result.json").read_text())["status"] == "failed"
+    kept = load_best(gptx.folder / "checkpoints")[0]
+    assert all(tensor.isfinite().all() for tensor in kept.values())
+    state = torch.load(gptx.folder / "checkpoints" / "step-00000020" / "state.pt", weights_only=True)
+    assert all(tensor.isfinite().all() for tensor in state["model"].values())
+
+
+def test_a_learning_rate_that_blows_up_is_told(gptx: Gptx) -> None:
+    done = gptx("optim.lr=1e30", "trainer.clip=0", "schedule=constant", "schedule.warmup=0")
+    assert done.code == 1
+    assert "not finite" in done.err and "optim.lr" in done.err and "Traceback" not in done.err
+
+
+def test_a_bounded_number_of_bad_steps_is_skipped(gptx: Gptx) -> None:
+    bad = "7,8,25"
+    words = [*OWN_CONF, "kernel=fragile"]
+    done = gptx(*words, "trainer.max_skips=3", NAN_AT=bad)
+    assert done.code == 0, done.err
+    final = load_file(gptx.folder / "checkpoints" / "best" / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in final.values())
+    values = history(gptx.folder)
+    assert all(value == value for (key, step), value in values.items() if key != "train/grad_norm")
+    assert {step for (key, step), value in values.items() if value != value} <= {7, 8, 25}
+    too_many = gptx(*words, "trainer.max_skips=2", NAN_AT=bad)
+    assert too_many.code == 1
+    assert "3 of 25 steps" in too_many.err and "trainer.max_skips=2" in too_many.err
+
+
+def test_it_stops_early_when_nothing_gets_better(gptx: Gptx) -> None:
+    done = gptx("optim.lr=1e-30", "trainer.max_steps=500", "trainer.patience=2")
+    assert done.code == 0, done.err
+    result = json.loads((gptx.folder / "result.json").read_text())
+    assert (result["steps"], result["best_step"]) == (30, 10)
+    again = gptx("optim.lr=1e-30", "trainer.max_steps=500", "trainer.patience=2")
+    assert "finished already" in again.out
+
+
+def test_outputs_that_cannot_be_written_get_one_line(gptx: Gptx) -> None:
+    gptx.outputs.write_text("a file")
+    done = gptx()
+    assert done.code in (1, 2)
+    [line] = done.err.splitlines()
+    assert line.startswith("gptx: ") and "outputs" in line
+
+
+@pytest.mark.parametrize("size", [20_000, 60_000])
+def test_a_disk_that_is_full_gets_one_line_and_room_makes_it_go_on(gptx: Gptx, size: int, trained: Trained) -> None:
+    """A limit on the size of files stands for the disk: no file gets longer than so many bytes."""
+    code = f"import resource,os,sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size})); os.execv(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-c", code, sys.executable, "-m", "gptx.run", *gptx.tiny]
+    done = subprocess.run(command, cwd=gptx.cwd, env=gptx.env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("gptx: could not ")
+    assert gptx().code == 0
+    assert history(gptx.folder) == history(trained.folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
+def test_a_small_disk(gptx: Gptx, trained: Trained) -> None:
+    gptx.outputs.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", gptx.outputs], check=False)
+    if mounted.returncode:
+        pytest.skip("this root may not mount")
+    try:
+        full = gptx()
+        assert full.code == 1, full
+        assert "No space left" in full.err.splitlines()[-1] and "Traceback" not in full.err
+        subprocess.run(["mount", "-o", "remount,ro", gptx.outputs], check=True)
+        locked = gptx()
+        assert locked.code in (1, 2)
+        [line] = locked.err.splitlines()
+        assert line.startswith("gptx: ") and "Read-only" in line
+        subprocess.run(["mount", "-o", "remount,rw,size=16m", gptx.outputs], check=True)
+        roomy = gptx()
+        assert roomy.code == 0, roomy.err
+        assert history(gptx.folder) == history(trained.folder)
+    finally:
+        subprocess.run(["umount", "-l", gptx.outputs], check=True)
+
+
+# ------------------------------------------------------------------------------------------ sweeps
+
+
+def uids(gptx: Gptx) -> dict[str, str]:
+    return {folder.name: records(folder, "start")[0]["uid"] for folder in gptx.folders()}
+
+
+def test_a_sweep_survives_its_failures_and_repeats_only_what_is_missing(gptx: Gptx) -> None:
+    grid = ["-m", *OWN_CONF, *gptx.tiny, "pos=learned,rope", "kernel=reference,fragile"]
+    first = gptx.run("gptx.run", *grid, "model.n_head=4,3", RAISE_AT="15")
+    assert first.code == 1
+    assert "8 combinations: 0 finished already, 4 refused" in first.out
+    listed = first.err[first.err.index("6 of 8 failed:") :]
+    for pos in ("learned", "rope"):
+        assert f"pos={pos} kernel=fragile model.n_head=4\n    " in listed
+        for kernel in ("reference", "fragile"):
+            assert f"pos={pos} kernel={kernel} model.n_head=3\n    model.d_model=16 is not divisible" in listed
+    assert listed.count("the kernel broke") == 2
+    assert "val_bpb" in first.out or "bits/byte" in first.out or "bpb" in first.out  # the table
+    assert sorted(journal.status(folder) for folder in gptx.folders()) == ["failed"] * 2 + ["finished"] * 2
+    before = uids(gptx)
+
+    second = gptx.run("gptx.run", *grid, "model.n_head=4,3")
+    assert second.code == 1
+    assert "8 combinations: 2 finished already, 4 refused" in second.out
+    assert second.out.count("finished: val loss") == 2  # the two that had failed
+    assert uids(gptx) == before
+
+    third = gptx.run("gptx.run", *grid)
+    assert third.code == 0, third.err
+    assert "4 combinations: 4 finished already, 0 refused" in third.out
+    assert uids(gptx) == before
+    assert len(gptx.folders()) == 4
+
+
+def test_an_interrupted_sweep_leaves_nothing_running(gptx: Gptx) -> None:
+    grid = ["-m", *OWN_CONF, *gptx.tiny, "kernel=fragile", "seed=0,1"]
+    pause = {"PAUSE_AT": "15", "PAUSE_IN": str(gptx.cwd)}
+    sweep = gptx.popen("gptx.run", *grid, **pause)
+    assert until(lambda: (gptx.cwd / "paused-0").exists(), sweep), sweep.communicate()
+    sweep.send_signal(2)
+    (gptx.cwd / "go").touch()
+    _, err = sweep.communicate(timeout=240)
+    assert sweep.returncode == 130, err
+    assert "Traceback" not in err
+    assert gptx.orphans() == []
+    assert journal.status(gptx.folder) == "interrupted"
+    before = uids(gptx)
+    done = gptx.run("gptx.run", *grid)
+    assert done.code == 0, done.err
+    assert [journal.status(folder) for folder in gptx.folders()] == ["finished"] * 2
+    assert before.items() <= uids(gptx).items()
+
+
+@pytest.mark.slow
+def test_the_grid_of_the_readme(gptx: Gptx) -> None:
+    """12 combinations; Ctrl-C on the terminal in the third; the same command does the rest; compare shows all."""
+    grid = ["-m", *gptx.tiny, "attention=mha,gqa,mqa", "pos=learned,rope", "window=full,sliding", "window.size=8"]
+    grid[grid.index("window.size=8")] = "seed=0"
+    terminal = Terminal(gptx, "gptx.run", *grid)
+    assert terminal.until(lambda: "[3/12]" in terminal.shown)
+    terminal.press(b"\x03")
+    assert terminal.end() == 130
+    assert "Traceback" not in terminal.shown
+    assert gptx.orphans() == []
+    before = {
+        name: uid for name, uid in uids(gptx).items() if (gptx.outputs / "default" / name / "result.json").exists()
+    }
+    done = gptx.run("gptx.run", *grid)
+    assert done.code == 0, done.err
+    assert len(gptx.folders()) == 12
+    assert before.items() <= uids(gptx).items()
+    table = gptx.cwd / "table.json"
+    assert gptx.run("gptx.compare", "outputs", "--json", str(table)).code == 0
+    variants = json.loads(table.read_text())["variants"]
+    seen = {(row["attention"], row["pos"], row["window"]) for row in variants}
+    assert len(seen) == len(variants) == 12
+    cache = {row["attention"]: row["kv_bytes_per_token_mean"] for row in variants if row["window"] == "full"}
+    assert cache["mha"] == 2 * cache["gqa"] == 4 * cache["mqa"]
+
+
+# ---------------------------------------------------------------------- what is done with the runs
+
+
+def said(trained: Trained, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert generate([str(trained.folder), "--tokens", "60", *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_generate_is_a_function_of_its_seed(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    prompt = ("--prompt", "The state")
+    first = said(trained, capsys, *prompt, "--seed", "1")
+    assert first.startswith("The state") and len(first) > 40
+    assert said(trained, capsys, *prompt, "--seed", "1") == first
+    assert said(trained, capsys, *prompt, "--seed", "2") != first
+    greedy = said(trained, capsys, *prompt, "--temperature", "0")
+    assert said(trained, capsys, *prompt, "--temperature", "0", "--seed", "5") == greedy
+    assert said(trained, capsys, *prompt, "--top-k", "1", "--seed", "5") == greedy
+    assert said(trained, capsys, *prompt, "--top-p", "1e-9", "--seed", "5") == greedy
+
+
+def test_generate_with_and_without_its_cache_says_the_same(
+    trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompt = ("--prompt", "The state of the union is", "--seed", "3")  # longer than the context, too
+    assert said(trained, capsys, *prompt) == said(trained, capsys, *prompt, "--no-cache")
+
+
+def test_generate_stops_at_a_token(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = said(trained, capsys, "--prompt", "x", "--seed", "4").removesuffix("\n")
+    letter = next(c for c in whole[5:] if c.isascii() and c.isprintable() and c != whole[0])
+    cut = said(trained, capsys, "--prompt", "x", "--seed", "4", "--stop", letter).removesuffix("\n")
+    assert cut == whole[: whole.index(letter, 1)]
+
+
+def test_generate_streams(trained: Trained) -> None:
+    """Text comes while more is computed: this one would take days."""
+    words = [str(trained.folder), "--prompt", "The state", "--tokens", "1000000000"]
+    process = trained.gptx.popen("gptx.generate", *words)
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.read(100).startswith("The state")
+    process.stdout.close()  # as `| head` does
+    assert process.wait(240) == 0
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["nowhere"], "nowhere is not a run folder"),
+        (["RUN", "--temperature", "-1"], "--temperature >= 0"),
+        (["RUN", "--tokens", "0"], "--tokens >= 1"),
+        (["RUN", "--stop", "two"], "3 tokens"),
+        (["EMPTY"], "no best model"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_generate_says_what_is_wrong_in_one_line(
+    words: list[str], part: str, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("")
+    places = {"RUN": str(trained.folder), "EMPTY": str(tmp_path)}
+    code = generate([places.get(word, word) for word in words])
+    shown = capsys.readouterr()
+    assert code == (1 if "best model" in part else 2)
+    [line] = shown.err.splitlines()
+    assert part in line and shown.out == ""
+
+
+def test_generate_without_a_run_is_refused_for_real(gptx: Gptx, without_torch: dict[str, str]) -> None:
+    one_line(gptx.run("gptx.generate", "nowhere"), "nowhere", "config.yaml")
+
+
+def test_compare_shows_the_variants_side_by_side(trained: Trained, ddp: Gptx, tmp_path: Path) -> None:
+    paths = [str(trained.gptx.outputs), str(ddp.outputs)]
+    done = trained.gptx.run(
+        "gptx.compare", *paths, "--json", str(tmp_path / "a.json"), "--csv", str(tmp_path / "a.csv")
+    )
+    assert done.code == 0, done.err
+    variants = json.loads((tmp_path / "a.json").read_text())["variants"]
+    assert sorted(row["strategy"] for row in variants) == ["ddp", "single"]
+    for row in variants:
+        assert row["val_loss_mean"] == pytest.approx(
+            json.loads((trained.folder / "result.json").read_text())["val_loss"]
+        )
+    assert "ddp" in done.out and "single" in done.out
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 3
