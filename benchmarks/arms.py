@@ -3,13 +3,11 @@
 import contextlib
 import importlib.util
 import io
-import multiprocessing
 import random
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -19,7 +17,6 @@ from torch import Tensor
 
 from gptx.config import compose
 from gptx.device import autocast, peak_memory, pick
-from gptx.errors import GptxError
 from gptx.parts import part
 from gptx.runfolder import RunFolder
 from gptx.train import Trainer
@@ -41,10 +38,8 @@ class Shape:
         return self.batch_size * self.context
 
     def __str__(self) -> str:
-        return (
-            f"{self.n_layer} x {self.d_model}, {self.n_head} heads, T {self.context}, B {self.batch_size}, "
-            f"V {self.vocab_size}"
-        )
+        sizes = f"{self.n_layer} x {self.d_model}, {self.n_head} heads, context {self.context}"
+        return f"{sizes}, batch {self.batch_size}, vocabulary {self.vocab_size:,}"
 
 
 class Arm(Protocol):
@@ -129,58 +124,32 @@ class NanoGPT:
 PEERS: dict[str, Any] = {"nanogpt": NanoGPT}
 
 
-class Worker:
-    """An arm in a process of its own: what it does to the allocator and to torch's settings, no other arm feels.
+@dataclass(frozen=True)
+class Turn:
+    """What one turn of one arm gave."""
 
-    Args:
-        make: builds the arm there, from ``args``.
-    """
-
-    def __init__(self, make: Callable[..., Arm], *args: Any) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, make, args), daemon=True)
-        self._process.start()
-        theirs.close()
-        self.n_params = int(self._answer())
-
-    def seconds(self, steps: int) -> float:
-        """How long so many steps take."""
-        self._pipe.send(steps)
-        return self._answer()
-
-    def close(self) -> int:
-        """End it; returns the bytes of memory it held at most."""
-        self._pipe.send(0)
-        peak = int(self._answer())
-        self._process.join()
-        return peak
-
-    def _answer(self) -> float:
-        try:
-            answer = self._pipe.recv()
-        except EOFError:
-            raise GptxError("an arm died while it was timed (out of memory?); its own message is above") from None
-        if isinstance(answer, GptxError):
-            raise answer
-        return float(answer)
+    tokens_per_s: float
+    n_params: int
+    peak_memory_bytes: int
 
 
-def _serve(pipe: Connection, make: Callable[..., Arm], args: tuple[Any, ...]) -> None:
-    try:
-        arm = make(*args)
-        pipe.send(arm.n_params)
-        while steps := pipe.recv():
-            start = time.perf_counter()
-            for _ in range(steps):
-                arm.step()
-            arm.wait()
-            pipe.send(time.perf_counter() - start)
-        pipe.send(peak_memory(arm.device))
-    except GptxError as error:
-        pipe.send(error)
-    except (EOFError, KeyboardInterrupt):  # the command was ended
-        pass
+def turn(make: Callable[..., Arm], shape: Shape, args: Sequence[Any], seconds: float) -> Turn:
+    """Build an arm, warm it up, and time steps for about ``seconds``, but at least one."""
+    arm = make(shape, *args)
+    _time(arm, 1)  # allocates, compiles
+    steps, took = 1, _time(arm, 1)
+    if took < seconds:
+        steps = round(seconds / took)
+        took = _time(arm, steps)
+    return Turn(steps * shape.tokens / took, arm.n_params, peak_memory(arm.device))
+
+
+def _time(arm: Arm, steps: int) -> float:
+    start = time.perf_counter()
+    for _ in range(steps):
+        arm.step()
+    arm.wait()
+    return time.perf_counter() - start
 
 
 def corpus(shape: Shape, folder: Path) -> Path:

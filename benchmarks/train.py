@@ -1,9 +1,10 @@
 """Training speed: tokens/s of gptx's real training step, beside a peer's when its checkout is given.
 
 All ways to train one shape of model take turns for some rounds, each in a process of its own, so that other load on
-the machine meets them alike; shown are the median and the extremes over the rounds, and the median of each round's ratio to the peer. Every arm
-trains the same model as nanoGPT (learned positions, exact GELU, no biases, no dropout), clips to 1 and steps a fused
-AdamW; only "own variant" is the model that `python -m gptx.run` trains by default (rope, tanh GELU).
+the machine meets them alike; shown are the median and the extremes over the rounds, and the median of each round's
+ratio to the peer. Every arm trains the same model as nanoGPT (learned positions, exact GELU, no biases, no dropout),
+clips to 1 and steps a fused AdamW; only "own variant" is the model that `python -m gptx.run` trains by default (rope,
+tanh GELU).
 """
 
 import argparse
@@ -12,7 +13,10 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,7 +27,7 @@ from gptx.config import conf_dir
 from gptx.errors import GptxError
 
 if TYPE_CHECKING:
-    from benchmarks.arms import Shape
+    from benchmarks.arms import Turn
 
 # name: layers, heads, width, context, vocabulary, batch
 SHAPES = {
@@ -39,7 +43,6 @@ EXAMPLES = """examples:
   python -m benchmarks.train --arm "attention=mqa ffn=relu"  any variant, as gptx.run takes it
 """
 SAME_MODEL = ("pos=learned", "ffn=gelu", "ffn.tanh=false")
-SLICE = 1.0  # seconds that an arm's turn takes at least
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,12 @@ class Timing:
     peak_memory_bytes: int
     tokens_per_s: list[float]
     ratios: list[float] | None
+
+    @staticmethod
+    def of(shape: str, arm: str, turns: "list[Turn]", peer: "list[Turn] | None") -> "Timing":
+        speeds = [turn.tokens_per_s for turn in turns]
+        ratios = [ours / their.tokens_per_s for ours, their in zip(speeds, peer, strict=True)] if peer else None
+        return Timing(shape, arm, turns[0].n_params, max(turn.peak_memory_bytes for turn in turns), speeds, ratios)
 
     @property
     def median(self) -> float:
@@ -77,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 after one line on stderr."""
     try:
         _bench(_parser().parse_args(argv))
+    except BrokenProcessPool:
+        print("error: a timed process died: too little memory for it?", file=sys.stderr)
+        return 1
     except GptxError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -91,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peer", type=_peer, metavar="nanogpt=PATH", help="also time nanoGPT's checkout")
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=list(SHAPES), help="which sizes (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="turns that each arm gets (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="timed in a turn, at least (default %(default)s)")
     parser.add_argument("--all", action="store_true", help="also gptx with each kernel")
     parser.add_argument("--arm", action="append", default=[], metavar="OVERRIDES", help="one more arm: gptx with these")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="(default auto)")
@@ -111,23 +124,20 @@ def _peer(text: str) -> tuple[str, Path]:
 
 
 def _bench(args: argparse.Namespace) -> None:
-    if args.rounds < 1:
-        raise GptxError(f"--rounds {args.rounds}: expected at least 1")
+    if args.rounds < 1 or args.seconds < 0:
+        raise GptxError(f"--rounds {args.rounds} --seconds {args.seconds:g}: expected at least 1 round and 0 seconds")
     if args.json and not args.json.parent.is_dir():
         raise GptxError(f"--json {args.json}: there is no folder {args.json.parent}")
     import torch
 
-    from benchmarks.arms import Shape
     from gptx.device import hardware, pick
 
     device = hardware(pick(args.device))
-
     timings: list[Timing] = []
     with Console(stderr=True).status("") as status:
         for name in args.shape:
-            shape = Shape(*SHAPES[name])
             with tempfile.TemporaryDirectory() as folder:
-                timings += _shape(name, shape, args, Path(folder), status.update)
+                timings += _shape(name, args, Path(folder), status.update)
     threads = f", {device['cores']} threads" if device["device"] == "cpu" else ""
     where = f"{device['name']}{threads}, torch {torch.__version__}, {args.rounds} rounds"
     print(_markdown(timings, where, args.peer)) if args.markdown else _show(timings, where, args.peer)
@@ -137,33 +147,25 @@ def _bench(args: argparse.Namespace) -> None:
         args.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
-def _shape(
-    name: str, shape: "Shape", args: argparse.Namespace, folder: Path, say: Callable[[str], Any]
-) -> list[Timing]:
-    """Build the arms of one shape and let them take turns."""
-    from benchmarks.arms import Worker
+def _shape(name: str, args: argparse.Namespace, folder: Path, say: Callable[[str], Any]) -> list[Timing]:
+    """Let the arms of one shape take turns. One lives at a time: large models need not fit in memory side by side, and
+    what one does to the allocator or to torch's settings, no other feels."""
+    from benchmarks.arms import Shape, Turn, turn
 
-    arms: dict[str, Worker] = {}
-    counts = {}
-    for label, make in _arms(args, folder).items():
-        say(f"{name}: warming up {label}")
-        arms[label] = Worker(make[0], shape, args.device, *make[1:])
-        arms[label].seconds(1)  # allocates, compiles
-        counts[label] = max(1, round(SLICE / arms[label].seconds(1)))
-    rates: dict[str, list[float]] = {label: [] for label in arms}
-    for turn in range(args.rounds):
-        for label in reversed(arms) if turn % 2 else arms:
-            say(f"{name}: round {turn + 1} of {args.rounds}, {label}")
-            rates[label].append(counts[label] * shape.tokens / arms[label].seconds(counts[label]))
-    peer = rates[args.peer[0]] if args.peer else None
-    return [
-        Timing(name, label, arm.n_params, arm.close(), rates[label], _ratios(rates[label], peer))
-        for label, arm in arms.items()
-    ]
-
-
-def _ratios(rate: list[float], peer: list[float] | None) -> list[float] | None:
-    return [ours / theirs for ours, theirs in zip(rate, peer, strict=True)] if peer else None
+    shape, arms = Shape(*SHAPES[name]), _arms(args, folder)
+    turns: dict[str, list[Turn]] = {label: [] for label in arms}
+    for number in range(args.rounds):
+        for label in reversed(arms) if number % 2 else arms:
+            say(f"{name}: round {number + 1} of {args.rounds}, {label}")
+            make, *rest = arms[label]
+            with ProcessPoolExecutor(1, get_context("spawn")) as process:
+                found = process.submit(turn, make, shape, (args.device, *rest), args.seconds).result()
+            turns[label].append(found)
+    peer = turns[args.peer[0]] if args.peer else None
+    if peer:
+        theirs, same = peer[0].n_params, turns["gptx"][0].n_params
+        assert theirs == same, f"not the same model: {args.peer[0]} has {theirs:,} parameters, gptx {same:,}"
+    return [Timing.of(name, label, found, peer) for label, found in turns.items()]
 
 
 def _arms(args: argparse.Namespace, folder: Path) -> dict[str, tuple[Any, ...]]:
@@ -181,25 +183,28 @@ def _arms(args: argparse.Namespace, folder: Path) -> dict[str, tuple[Any, ...]]:
 
 
 def _head(peer: tuple[str, Path] | None) -> tuple[str, ...]:
-    return ("model and batch", "", "tokens/s", "min-max", "peak MB", *((f"x {peer[0]}",) if peer else ()))
+    return ("model", "", "tokens/s", "min-max", "peak MB", *((f"x {peer[0]}",) if peer else ()))
 
 
 def _rows(timings: list[Timing], peer: tuple[str, Path] | None) -> list[tuple[str, ...]]:
-    from benchmarks.arms import Shape
-
     rows, last = [], ""
     for timing in timings:
-        first = f"{timing.shape}: {Shape(*SHAPES[timing.shape])}" if timing.shape != last else ""
-        rows.append((first, *timing.cells[: None if peer else -1]))
+        rows.append((timing.shape if timing.shape != last else "", *timing.cells[: None if peer else -1]))
         last = timing.shape
     return rows
 
 
+def _legend(timings: list[Timing]) -> list[str]:
+    from benchmarks.arms import Shape
+
+    return [f"{name}: {Shape(*SHAPES[name])}" for name in dict.fromkeys(timing.shape for timing in timings)]
+
+
 def _show(timings: list[Timing], where: str, peer: tuple[str, Path] | None) -> None:
-    table = Table(*_head(peer), title="Training speed", caption=where)
-    for column in table.columns[1:]:
-        column.no_wrap = True
-        column.justify = "right" if column is not table.columns[1] else "left"
+    caption = "\n".join([*_legend(timings), where])
+    table = Table(*_head(peer), title="Training speed", caption=caption, caption_justify="left")
+    for column in table.columns[2:]:
+        column.justify = "right"
     for row in _rows(timings, peer):
         if row[0] and table.rows:
             table.add_section()
@@ -210,7 +215,8 @@ def _show(timings: list[Timing], where: str, peer: tuple[str, Path] | None) -> N
 def _markdown(timings: list[Timing], where: str, peer: tuple[str, Path] | None) -> str:
     head = _head(peer)
     lines = [head, ("---", "---", *("---:" for _ in head[2:])), *_rows(timings, peer)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{where}, medians of interleaved turns."
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{table}\n\n{'; '.join(_legend(timings))}. Medians of interleaved turns: {where}."
 
 
 if __name__ == "__main__":

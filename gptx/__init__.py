@@ -61,6 +61,6 @@ def load(run_dir: str | Path, device: str = "auto") -> tuple[GPT, Tokenizer]:
     cfg = OmegaConf.load(run / "config.yaml")
     assert isinstance(cfg, DictConfig)
     tokenizer = load_tokenizer(run / "tokenizer.json")
-    model = build_model(cfg, tokenizer.n_vocab)
+    model = build_model(cfg, tokenizer.n_vocab, device)
     model.load_state_dict(weights)
     return model.to(pick(device)).eval(), tokenizer

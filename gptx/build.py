@@ -5,16 +5,20 @@ from omegaconf import DictConfig
 
 from gptx.device import pick
 from gptx.errors import ConfigError
+from gptx.kernel.base import Kernel
 from gptx.model import GPT
 from gptx.parts import part
+from gptx.pos.base import PositionalEncoding
 from gptx.shape import Shape
+from gptx.window.base import Window
 
 
-def build(cfg: DictConfig, vocab_size: int) -> GPT:
+def build(cfg: DictConfig, vocab_size: int, device: str | None = None) -> GPT:
     """The freshly initialised model of a config.
 
     Args:
         cfg: what `gptx.compose` returns.
+        device: the kind of device it is for, where that is not ``cfg.device``.
         vocab_size: what the tokenizer has; checked against ``model.vocab_size``, or used where that is 0.
 
     Raises:
@@ -23,10 +27,19 @@ def build(cfg: DictConfig, vocab_size: int) -> GPT:
     shape = _shape(cfg, vocab_size)
     attention = part(cfg.attention, shape)
     pos, window, kernel = part(cfg.pos, shape, attention.rotary_dim), part(cfg.window), part(cfg.kernel, shape)
-    refusal = kernel.refuses(window, pos, attention, pick(cfg.device.type).type)
+    refusal = kernel.refuses(window, pos, attention, pick(device or cfg.device.type).type)
     if refusal:
         raise ConfigError(refusal)
-    model = GPT(
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cfg.seed)  # for parts that draw their own parameters
+        model = _assemble(cfg, shape, pos, window, kernel)
+        if torch.get_default_device().type != "meta":
+            model.initialise(cfg.seed)
+    return model
+
+
+def _assemble(cfg: DictConfig, shape: Shape, pos: PositionalEncoding, window: Window, kernel: Kernel) -> GPT:
+    return GPT(
         shape,
         attention=lambda: part(cfg.attention, shape),
         ffn=lambda: part(cfg.ffn, shape),
@@ -36,9 +49,6 @@ def build(cfg: DictConfig, vocab_size: int) -> GPT:
         kernel=kernel,
         tie=cfg.model.tie,
     )
-    if torch.get_default_device().type != "meta":
-        model.initialise(cfg.seed)
-    return model
 
 
 def _shape(cfg: DictConfig, vocab_size: int) -> Shape:

@@ -23,6 +23,8 @@ from gptx.errors import ConfigError
 
 # What does not change the result. Identity is the hash of everything else, so nobody keeps a longer list.
 NOT_RESULT = ("tracking", "runtime", "sweep", "paths", "study", "force", "variant")
+# Nor does where a text lies (its hash stands for it), or how many do the work.
+NOT_RESULT_KEYS = ("data.path", "tokenizer.path", "strategy.nproc", "strategy.timeout")
 AXES = ("attention", "pos", "window", "strategy")  # the ones a run's name shows
 
 
@@ -55,7 +57,7 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
         known = OmegaConf.to_container(schema, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error)) from None
+        raise ConfigError(explain(error, overrides)) from None
     return OmegaConf.create({**_checked(plain, known, ""), "variant": variant})
 
 
@@ -66,7 +68,7 @@ def _checked(value: Any, known: Any, path: str) -> Any:
             raise ConfigError(f"{path}={value!r}: expected a group of keys: {', '.join(map(str, known))}")
         for key in value:
             if key not in known:
-                raise ConfigError(_unknown_key(f"{path}.{key}".lstrip("."), _flat(known, path)))
+                raise ConfigError(_unknown_key(f"{path}.{key}".lstrip("."), _names(known, path)))
         for key in known:
             if key not in value:
                 raise ConfigError(f"{f'{path}.{key}'.lstrip('.')} is missing: it cannot be deleted, only set")
@@ -92,13 +94,8 @@ def _as_type(value: Any, kind: type, path: str, known: Any) -> Any:
     raise ConfigError(f"{path}={value!r}: expected {names.get(kind, kind.__name__)}, such as {json.dumps(known)}")
 
 
-def _flat(tree: Mapping[str, Any], path: str) -> Iterator[str]:
-    for key, value in tree.items():
-        name = f"{path}.{key}".lstrip(".")
-        if not key.startswith("_"):
-            yield name
-        if isinstance(value, dict):
-            yield from _flat(value, name)
+def _names(tree: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    return (name for name, _ in flat(tree, path) if not name.rpartition(".")[2].startswith("_"))
 
 
 def did_you_mean(given: str, choices: Sequence[str]) -> str:
@@ -109,22 +106,32 @@ def did_you_mean(given: str, choices: Sequence[str]) -> str:
 
 def _unknown_key(given: str, keys: Iterator[str]) -> str:
     names = list(keys)
-    parent = given.rpartition(".")[0]
-    siblings = [n for n in names if n.rpartition(".")[0] == parent and not n.endswith("_")]
-    listing = (
-        f" {parent or 'The top level'} has: {', '.join(n.rpartition('.')[2] for n in siblings)}." if siblings else ""
-    )
-    last = {n.rpartition(".")[2]: n for n in names}
-    hint = did_you_mean(given, names) or did_you_mean(last.get(given.rpartition(".")[2], ""), names)
-    return f"unknown key '{given}'.{hint}{listing}"
+    parent, _, key = given.rpartition(".")
+    siblings = [n for n in names if n.rpartition(".")[0] == parent]
+    elsewhere = [n for n in names if n.rpartition(".")[2] == key]
+    near = did_you_mean(key, [n.rpartition(".")[2] for n in siblings])
+    hint = _of_another_option(parent, key) or (f" Did you mean '{elsewhere[0]}'?" if elsewhere else "")
+    hint = hint or (near.replace("'", f"'{parent}.", 1) if parent else near)
+    hint = hint or ("" if siblings else did_you_mean(given, names))
+    listing = ", ".join(n.rpartition(".")[2] for n in siblings)
+    return f"unknown key '{given}'.{hint}" + (f" {parent or 'The top level'} has: {listing}." if listing else "")
 
 
-def explain(error: Exception) -> str:
+def _of_another_option(group: str, key: str) -> str:
+    """`` It is a key of window=sliding.`` or nothing."""
+    files = sorted((conf_dir() / group).glob("*.yaml")) if group else []
+    found = [f"{group}={file.stem}" for file in files if key in OmegaConf.load(file)]
+    return f" It is a key of {' and '.join(found)}." if found else ""
+
+
+def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     """Hydra's error as one line that names what was given and what would work."""
     text = str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, given = str(error.missing_cfg_file).rpartition("/")
         options = sorted(error.options or [])
+        if not group:
+            return f"no config named {given}: gptx has one, which needs no --config-name"
         return f"unknown option {group}={given}.{did_you_mean(given, options)} {group} is one of: {', '.join(options)}."
     if isinstance(error, ConfigCompositionException):
         match = re.search(r"Could not (?:override|append to config|delete from config)\W+'?([\w./@-]+)'?", text)
@@ -133,19 +140,27 @@ def explain(error: Exception) -> str:
         if key or match:
             given = (key or match).group(1)  # type: ignore[union-attr]
             if "No match in the defaults list" in text or "is not in struct" in text + cause:
-                return _unknown_key(given, _all_keys())
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+                return _unknown_key(given, _all_keys(overrides))
+    for sign, what in (
+        (r"Multiple values for ([\w/]+)\.", "{0} has a choice already: write {0}=..., without +"),
+        (r"Ambiguous value for argument '(.+)'", "{0} is several values: -m runs each of them, [...] makes a list"),
+        (r"parsing override '(.+)'\s+missing EQUAL", "cannot read '{0}': expected key=value, e.g. attention=gqa"),
+    ):
+        if found := re.search(sign, text):
+            return what.format(found.group(1))
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "https://hydra.cc" not in line]
     return " ".join(lines[:2]) if lines else type(error).__name__
 
 
-def _all_keys() -> Iterator[str]:
-    """Every key of the default config and every group, to suggest from."""
+def _all_keys(overrides: Sequence[str]) -> Iterator[str]:
+    """Every key that the config has with the options among these overrides, to suggest from."""
+    choices = [word for word in overrides if (conf_dir() / f"{word.replace('=', '/', 1)}.yaml").exists()]
     if GlobalHydra.instance().is_initialized():
-        default = hydra_compose("config")
+        default = hydra_compose("config", choices)
     else:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            default = hydra_compose("config")
-    yield from _flat(OmegaConf.to_container(default, resolve=True), "")  # type: ignore[arg-type]
+            default = hydra_compose("config", choices)
+    yield from _names(OmegaConf.to_container(default, resolve=True))  # type: ignore[arg-type]
 
 
 def identity(cfg: DictConfig, corpus: str) -> str:
@@ -154,11 +169,23 @@ def identity(cfg: DictConfig, corpus: str) -> str:
     Args:
         corpus: the corpus's fingerprint; it stands for ``data.path``: where a text lies does not change what it says.
     """
-    plain = {k: v for k, v in plain_dict(cfg).items() if k not in NOT_RESULT}
-    for group in ("data", "tokenizer"):
-        plain[group] = {k: v for k, v in plain[group].items() if k != "path"}
-    text = json.dumps({**plain, "corpus": corpus}, sort_keys=True)
+    text = json.dumps({**result_keys(plain_dict(cfg)), "corpus": corpus}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def result_keys(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a plain config decides the result, as {dotted key: value}."""
+    leaves = {key: value for key, value in flat(plain) if not isinstance(value, dict)}
+    return {k: v for k, v in leaves.items() if k.split(".")[0] not in NOT_RESULT and k not in NOT_RESULT_KEYS}
+
+
+def flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every node of nested dicts as (dotted key, value), groups before their keys."""
+    for key, value in tree.items():
+        name = f"{path}.{key}".lstrip(".")
+        yield name, value
+        if isinstance(value, dict):
+            yield from flat(value, name)
 
 
 def plain_dict(cfg: DictConfig) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from gptx.attention.base import Attention
 from gptx.cache import Cache
 from gptx.model import GPT
 from gptx.where import Where, visible
+from gptx.window.base import Window
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,16 @@ def matmul_params(model: GPT) -> int:
 
 def pair_products(model: GPT) -> float:
     """Multiply-adds that one token costs in attention, on average over a row of ``context`` tokens."""
-    where = Where.rows(model.shape.context)
-    pairs = {window: int(visible(where, window.allows).sum()) for window in set(model.windows)}
+    pairs = {window: _visible_pairs(window, model.shape.context) for window in set(model.windows)}
     widths = [m.pair_width for m in model.modules() if isinstance(m, Attention)]
     return sum(w * pairs[window] for w, window in zip(widths, model.windows, strict=True)) / model.shape.context
+
+
+def _visible_pairs(window: Window, context: int, chunk: int = 1024) -> int:
+    """(query, key) pairs that are visible in one row; counted a chunk of queries at a time."""
+    keys = torch.arange(context, device="cpu")[None]
+    rows = (Where(queries[None], keys) for queries in keys[0].split(chunk))
+    return sum(int(visible(where, window.allows).sum()) for where in rows)
 
 
 def cache_elements(model: GPT) -> int:

@@ -54,7 +54,7 @@ def _check_ranges(cfg: DictConfig) -> None:
         "trainer.clip": 0,
         "trainer.eval_every": 1,
         "trainer.val_tokens": 0,
-        "trainer.val_batch": 1,
+        "runtime.val_batch": 1,
         "trainer.patience": 0,
         "trainer.max_skips": 0,
         "runtime.log_every": 1,

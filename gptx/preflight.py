@@ -10,6 +10,7 @@ from gptx import parts
 from gptx.config import identity, run_name
 from gptx.errors import ConfigError
 from gptx.runfolder import RunFolder
+from gptx.store import check_uri
 
 if TYPE_CHECKING:
     from gptx.strategy.base import Strategy
@@ -43,9 +44,12 @@ def preflight(cfg: DictConfig) -> tuple["Strategy", int, dict[str, Any]]:
     processes = strategy.processes(cfg.device.type, int(os.environ.get("WORLD_SIZE", "0")))
     Plan.of(cfg, processes)
     _check_optimiser(cfg)
+    if cfg.tracking.enabled:
+        check_uri(cfg.tracking.uri)
     tokenizer = parts.part(cfg.tokenizer)
     with torch.device("meta"):
         build(cfg, cfg.model.vocab_size or (1 if tokenizer.needs_fit else tokenizer.n_vocab))
+    # The token cache is the one thing made before all is known: how long a text is in tokens only its tokens tell.
     tokens = parts.tokens(cfg, quiet=int(os.environ.get("RANK", "0")) > 0)
     check_context(tokens, cfg.model.context)
     with torch.device("meta"):
@@ -66,12 +70,13 @@ def preflight(cfg: DictConfig) -> tuple["Strategy", int, dict[str, Any]]:
 
 
 def _check_optimiser(cfg: DictConfig) -> None:
-    """Let optimiser and schedule refuse what they were given, on a parameter that is not the model's."""
+    """Let schedule and optimiser refuse what they were given, on a parameter that is not the model's."""
     import torch
+
+    parts.part(cfg.schedule)(0, cfg.trainer.max_steps)
 
     try:
         parts.part(cfg.optim)([torch.nn.Parameter(torch.zeros(1))])
-        parts.part(cfg.schedule)(0, cfg.trainer.max_steps)
     except ConfigError:
         raise
     except (ValueError, LookupError, TypeError) as error:

@@ -60,11 +60,15 @@ class Replay:
                 self._synced += len(self._pending)
                 self._pending = []
 
+    def replaced(self) -> bool:
+        """Whether another journal has taken the place of the one that was read so far (force=true)."""
+        return self._inode not in (None, (self.run_dir / journal.NAME).stat().st_ino)
+
     def _read(self) -> None:
         """Take in what was appended since the last look."""
         path = self.run_dir / journal.NAME
         inode = path.stat().st_ino
-        if self._inode not in (None, inode):
+        if self.replaced():
             raise GptxError(f"{self.run_dir} holds another run now")
         try:
             records, offset = journal.tail(self.run_dir, self._offset)

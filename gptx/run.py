@@ -3,8 +3,10 @@
 Run again, the same command goes on with an interrupted run and shows the result of a finished one.
 """
 
+import contextlib
 import os
 import shlex
+import signal
 import sys
 import traceback
 import uuid
@@ -12,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gptx.config import compose, conf_dir, explain, plain_dict, run_name
-from gptx.errors import GptxError
+from gptx.errors import ConfigError, GptxError
 from gptx.journal import Journal
 from gptx.preflight import folder_of, preflight
 from gptx.runfolder import RunFolder, write_json
@@ -34,13 +37,28 @@ def main() -> None:
     """Run the command line; every error meant for the user is one line and an exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them its own way
     try:
+        _check_flags()
         hydra.main(str(conf_dir()), "config", version_base="1.3")(_task)()
     except (HydraException, OmegaConfBaseException) as error:
-        _fail(explain(error), 2)
+        _fail(explain(error, sys.argv[1:]), 2)
     except GptxError as error:
         _fail(str(error), error.exit_code)
+    except OSError as error:  # a disk that is full or not writable
+        _fail(f"{error}; the same command goes on from the last checkpoint", 1)
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on from the last checkpoint", EXIT_INTERRUPTED)
+
+
+def _check_flags() -> None:
+    """Flags may stand anywhere among the overrides, and a wrong one gets a line as every mistake does."""
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}; python -m gptx.run --help shows what there is")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word.startswith("~") or ("=" in word and word[0] != "-"))
+    parser.parse_args(sys.argv[1:])
 
 
 def _fail(text: str, code: int) -> NoReturn:
@@ -71,6 +89,10 @@ def run(cfg: DictConfig) -> int:
         worker(plain_dict(cfg), str(folder.path))
         return 0
     with folder.lock():
+        folder.settle()
+        if folder.finished() and not cfg.force:  # by another command, while this one was getting ready
+            _summary(cfg, folder, "finished already")
+            return 0
         replaced = folder.set_aside(Path(cfg.paths.outputs)) if cfg.force else None
         _begin(cfg, folder, name, facts, replaced)
         follower = Follower.start([folder.path], plain_dict(cfg)["tracking"], Path(cfg.paths.outputs))
@@ -93,19 +115,18 @@ def _begin(cfg: DictConfig, folder: RunFolder, name: str, facts: dict[str, Any],
     """Write down what the run is, or that it goes on."""
     from gptx.provenance import git, versions
 
-    tokenizer = facts.pop("tokenizer")
     with Journal(folder.path) as book:
         here = {"pid": os.getpid(), "host": os.uname().nodename}
+        _describe(cfg, folder, facts.pop("tokenizer"))
         if folder.start_record():
             from gptx.checkpoint import set_damaged_aside, steps
 
             set_damaged_aside(folder.checkpoints, lambda text: _warn(book, text))
             saved = steps(folder.checkpoints)
             (folder.path / "result.json").unlink(missing_ok=True)  # of the attempt before; the journal keeps it
+            _warn_of_other_hardware(folder, facts, book)
             book.write("resume", step=int(saved[-1].name[5:]) if saved else 0, **here)
             return
-        OmegaConf.save(cfg, folder.path / "config.yaml", resolve=True)
-        write_json(folder.path / "tokenizer.json", tokenizer)
         book.write(
             "start",
             uid=uuid.uuid4().hex,
@@ -124,6 +145,22 @@ def _begin(cfg: DictConfig, folder: RunFolder, name: str, facts: dict[str, Any],
         )
 
 
+def _describe(cfg: DictConfig, folder: RunFolder, tokenizer: dict[str, Any]) -> None:
+    """config.yaml and tokenizer.json: all that a run needs beside its weights. Written once."""
+    if not (folder.path / "config.yaml").exists():
+        write_json(folder.path / "tokenizer.json", tokenizer)
+        OmegaConf.save(cfg, folder.path / ".config.part", resolve=True)
+        (folder.path / ".config.part").rename(folder.path / "config.yaml")
+
+
+def _warn_of_other_hardware(folder: RunFolder, facts: dict[str, Any], book: Journal) -> None:
+    start = folder.start_record() or {}
+    before, now = ({**f["hardware"], "dtype": f["dtype"]} for f in (start, facts))
+    changed = [f"{key} {before.get(key)} -> {now[key]}" for key in ("dtype", "name") if before.get(key) != now[key]]
+    if changed:
+        _warn(book, f"goes on with another {', '.join(changed)}: the result is not bit for bit that of one machine")
+
+
 def _warn(book: Journal, text: str) -> None:
     book.write("event", step=max(0, book.last_step), level="warning", text=text)
     print(f"gptx: {text}", file=sys.stderr)
@@ -134,25 +171,27 @@ def _train(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", processes: 
     from gptx.strategy import workers
     from gptx.train import Interrupted, fit, threads, worker
 
+    number = 0
     try:
-        if workers.launched() or (processes == 1 and cfg.variant.strategy == "single"):
+        if workers.launched() or strategy.in_process:
             fit(cfg, str(folder.path))
         else:
-            workers.start(worker, (plain_dict(cfg), str(folder.path)), processes, threads(cfg, processes))
-        if not folder.finished():
-            raise Interrupted
-    except (Interrupted, KeyboardInterrupt, SystemExit) as stop:
-        folder.end("interrupted")
-        print(f"gptx: interrupted; the same command goes on from the last checkpoint in {folder.path}", file=sys.stderr)
-        return stop.code if isinstance(stop, SystemExit) and isinstance(stop.code, int) else EXIT_INTERRUPTED
-    except GptxError as error:
-        folder.end("failed", error=str(error).splitlines()[-1])  # of a worker's traceback: what was raised
+            number = workers.start(worker, (plain_dict(cfg), str(folder.path)), processes, threads(cfg, processes))
+    except (Interrupted, KeyboardInterrupt) as stop:
+        number = next((n for n in stop.args if n), signal.SIGINT)
+    except (GptxError, OSError) as error:
+        with contextlib.suppress(GptxError, OSError):  # on a full disk: the journal then has no end, and that says it
+            folder.end("failed", error=str(error).splitlines()[-1])  # of a worker's traceback: what was raised
         raise
     except Exception as error:
         folder.end("failed", error=f"{type(error).__name__}: {error}")
         traceback.print_exc()
         return 1
-    return 0
+    if folder.finished():  # a signal in the last moment comes too late
+        return 0
+    folder.end("interrupted")
+    print(f"gptx: interrupted; the same command goes on from the last checkpoint in {folder.path}", file=sys.stderr)
+    return 128 + (number or signal.SIGINT)
 
 
 def _summary(cfg: DictConfig, folder: RunFolder, how: str) -> None:

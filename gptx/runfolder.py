@@ -102,7 +102,9 @@ class RunFolder:
         return result
 
     def settle(self) -> None:
-        """Write the result.json that a kill came before: the journal's end record has it."""
+        """Write the result.json that a kill came before: the journal's end record has it. For who holds the lock."""
+        if not (self.path / "config.yaml").exists():
+            return  # a force=true that was killed while it set things aside
         last = next((r for r in reversed(list(journal.read(self.path))) if r["kind"] in ("resume", "end")), None)
         if last is not None and last["kind"] == "end" and self.result() is None:
             write_json(self.path / "result.json", last["result"])

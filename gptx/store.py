@@ -88,16 +88,19 @@ class Store:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
-        if not self.uri.startswith(("http://", "https://", "sqlite:///", "postgresql", "mysql", "mssql")):
-            raise GptxError(
-                f"{self.uri!r} is no MLflow store: expected http://host:port or sqlite:////absolute/file.db"
-            )
+        check_uri(self.uri)
         try:
             client = MlflowClient(self.uri, registry_uri=self.uri)
             client.search_experiments(max_results=1)
         except (MlflowException, ImportError, OSError, ValueError) as error:
             raise RunFailed(f"the MLflow store {self.uri} does not answer: {one_line(error)}") from error
         return client
+
+
+def check_uri(uri: str) -> None:
+    """Refuse what cannot be a store ("": the embedded one). Without mlflow, so that a typo costs no run its rows."""
+    if uri and not uri.startswith(("http://", "https://", "sqlite:///", "postgresql", "mysql", "mssql")):
+        raise GptxError(f"{uri!r} is no MLflow store: expected http://host:port or sqlite:////absolute/file.db")
 
 
 def quiet() -> None:

@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -95,6 +96,7 @@ class _Runs:
         self._experiment, self._weights = experiment, weights
         self._replays: list[Replay] = []
         self._failures = 0
+        self._make: Callable[[Path], Replay]
 
     def push(self) -> bool:
         """Whether every record there is has arrived. Whatever goes wrong, the next call tries again."""
@@ -104,10 +106,12 @@ class _Runs:
                 self._open()
         except Exception as error:
             return self._failed(error)
-        for replay in self._replays:
+        for i, replay in enumerate(self._replays):
             if not (replay.run_dir / journal.NAME).exists():
                 continue  # of a sweep, and not begun yet
             try:
+                if replay.replaced():  # by force=true, a while after we began to follow
+                    replay = self._replays[i] = self._make(replay.run_dir)
                 replay.push()
             except Exception as error:
                 arrived = self._failed(error)
@@ -119,8 +123,8 @@ class _Runs:
         from gptx.store import Store
 
         store = Store(self._outputs, self._uri)
-        options = (self._experiment, self._weights)
-        self._replays = [Replay(store, self._outputs, run_dir, *options) for run_dir in self._run_dirs]
+        self._make = partial(Replay, store, self._outputs, experiment=self._experiment, weights=self._weights)
+        self._replays = [self._make(run_dir) for run_dir in self._run_dirs]
 
     def _failed(self, error: Exception) -> bool:
         if not self._failures:  # once for each time that it goes away

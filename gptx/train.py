@@ -4,6 +4,7 @@ Reading path of one step: `Trainer.step` -> `gptx.model.GPT.forward` -> `gptx.vi
 """
 
 import contextlib
+import math
 import os
 import statistics
 import time
@@ -16,7 +17,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from gptx import checkpoint, generate, journal
+from gptx import checkpoint, journal, sampling
 from gptx.build import build
 from gptx.data.batches import train_batch
 from gptx.device import autocast, compute_dtype, cores, peak_memory
@@ -33,7 +34,7 @@ from gptx.strategy.base import Strategy
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop; it stands on the disk, ready to go on."""
+    """A signal (its number is the argument, if known) asked the run to stop; it stands on the disk, ready to go on."""
 
 
 def fit(cfg: DictConfig, run_dir: str) -> None:
@@ -68,11 +69,12 @@ class Trainer:
         trainer = cfg.trainer
         token_bytes = self.tokens.tokenizer.token_bytes()
         self.validation = Validation(
-            self.tokens.val, token_bytes, cfg.model.context, trainer.val_tokens, trainer.val_batch
+            self.tokens.val, token_bytes, cfg.model.context, trainer.val_tokens, cfg.runtime.val_batch
         )
         self.now = 0  # steps done
         self.tally = torch.zeros(3, device=strategy.device)  # loss summed, steps in it, steps skipped in all
         self.best = {"step": 0, "val/loss": float("inf"), "stale": 0}
+        self.peak = 0  # bytes, the largest process of any attempt
         self._resume()
         self.clock = time.perf_counter(), self.now
 
@@ -127,7 +129,7 @@ class Trainer:
                 self._save()
                 self.clock = time.perf_counter(), self.now
             if halt and not last:
-                raise Interrupted
+                raise Interrupted(*stop[:1])
 
     def _log(self, norm: Tensor, stop: bool, bar: Bar) -> tuple[dict[str, float], bool]:
         """Read the device (all that is waited for), and let all processes agree on whether to stop."""
@@ -139,27 +141,31 @@ class Trainer:
         self.clock = time.perf_counter(), self.now
         self._check_finite(int(skipped / self.strategy.size))
         self.tally[:2] = 0
-        values = {
-            "train/loss": loss / max(steps, 1),
-            "train/lr": self.optim.param_groups[0]["lr"],
-            "train/grad_norm": norm.item(),
-            "perf/tokens_per_s": speed,
-        }
-        bar.update(self.now, values["train/loss"], speed)
+        values = {"train/lr": self.optim.param_groups[0]["lr"], "perf/tokens_per_s": speed}
+        if steps:  # else all of them were skipped
+            values["train/loss"] = loss / steps
+            bar.update(self.now, values["train/loss"], speed)
+        if math.isfinite(size := norm.item()):
+            values["train/grad_norm"] = size
         return values, stops > 0
 
     def _check_finite(self, skipped: int) -> None:
         allowed = self.cfg.trainer.max_skips
         if skipped > allowed:
-            good = checkpoint.steps(self.folder.checkpoints)
-            raise RunFailed(
-                f"the gradient was not finite in {skipped} of {self.now} steps (trainer.max_skips={allowed}). The last "
-                f"good checkpoint is {good[-1].name if good else 'none yet'}; a lower optim.lr (now "
-                f"{self.cfg.optim.lr}), a longer schedule.warmup or precision=fp32 usually helps"
-            )
+            steps = f"{skipped} of {self.now} steps (trainer.max_skips={allowed})"
+            raise RunFailed(f"the gradient was not finite in {steps}. {self._advice()}")
+
+    def _advice(self) -> str:
+        good = checkpoint.steps(self.folder.checkpoints)
+        return (
+            f"The last good checkpoint is {good[-1].name if good else 'none yet'}; a lower optim.lr (now "
+            f"{self.cfg.optim.lr}), a longer schedule.warmup or precision=fp32 usually helps"
+        )
 
     def _validate(self, bar: Bar) -> dict[str, float]:
         values = self.validation.run(self.placed, self.strategy, self.autocast)
+        if not math.isfinite(values["val/loss"]):  # before anything of this step is kept
+            raise RunFailed(f"the validation loss of step {self.now} is not finite. {self._advice()}")
         better = values["val/loss"] < self.best["val/loss"]
         self.best["stale"] = 0 if better else self.best["stale"] + 1
         if better:
@@ -175,7 +181,8 @@ class Trainer:
 
     def _save(self) -> None:
         state = self.strategy.state(self.model, self.optim)
-        state |= {"step": self.now, "tally": self.tally.cpu(), "best": self.best}
+        self.peak = max(self.peak, self.strategy.largest(peak_memory(self.strategy.device)))
+        state |= {"step": self.now, "tally": self.tally.cpu(), "best": self.best, "peak": self.peak}
         if self.book:
             checkpoint.save_step(self.folder.checkpoints, self.now, state, self.cfg.runtime.keep)
 
@@ -183,7 +190,7 @@ class Trainer:
         state = checkpoint.latest(self.folder.checkpoints)
         if state is not None:
             self.strategy.load(state, self.model, self.optim)
-            self.now, self.best = state["step"], state["best"]
+            self.now, self.best, self.peak = state["step"], state["best"], state["peak"]
             self.tally.copy_(state["tally"])
 
     def finish(self) -> None:
@@ -198,9 +205,9 @@ class Trainer:
             {
                 **{f"val_{k}": self.best[f"val/{k}"] for k in ("loss", "bpb", "accuracy", "perplexity")},
                 "best_step": self.best["step"],
-                "train_loss": train[-1],
+                "train_loss": train[-1] if train else None,
                 "tokens_per_s": statistics.median(speeds),
-                "peak_memory_bytes": peak_memory(self.strategy.device),
+                "peak_memory_bytes": self.peak,
                 "steps": self.now,
                 "tokens": self.now * self.plan.batch_size * self.cfg.model.context,
                 "sample": sample,
@@ -212,7 +219,7 @@ class Trainer:
         if not count:
             return ""
         text = "".join(
-            generate.text(self.model, self.tokens.tokenizer, "", count, seed=self.cfg.seed, autocast=self.autocast)
+            sampling.text(self.model, self.tokens.tokenizer, "", count, seed=self.cfg.seed, autocast=self.autocast)
         )
         samples = self.folder.path / "samples"
         samples.mkdir(exist_ok=True)

@@ -3,7 +3,6 @@
 import os
 import pty
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -35,7 +34,7 @@ TINY = (
     "trainer.batch_size=8",
     "trainer.eval_every=10",
     "trainer.val_tokens=512",
-    "trainer.val_batch=8",
+    "runtime.val_batch=8",
     "runtime.log_every=1",
     "runtime.threads=1",
     "runtime.sample_tokens=8",
@@ -58,6 +57,7 @@ class Gptx:
     def __init__(self, cwd: Path, corpus: Path, tokens: Path) -> None:
         self.cwd, self.outputs = cwd, cwd / "outputs"
         self.mark = uuid.uuid4().hex
+        self._started: list[subprocess.Popen[str]] = []
         self.tiny = [*TINY, "data=text", f"data.path={corpus}", f"paths.data={tokens}"]
         paths = os.pathsep.join([str(ROOT), str(OWN)])
         inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "COLUMNS")}
@@ -80,7 +80,9 @@ class Gptx:
     def popen(self, module: str, *words: str, **env: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", module, *words]
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, cwd=self.cwd, env=self.env | env, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
+        process = subprocess.Popen(command, cwd=self.cwd, env=self.env | env, text=True, **pipes)  # type: ignore[call-overload]
+        self._started.append(process)
+        return process  # type: ignore[no-any-return]
 
     def folders(self) -> list[Path]:
         return list(journal.runs(self.outputs))
@@ -109,6 +111,11 @@ class Gptx:
     def close(self) -> None:
         for process in self.processes():
             process.kill()
+        for started in self._started:
+            started.wait(DEADLINE)
+            for pipe in (started.stdout, started.stderr):
+                if pipe is not None:
+                    pipe.close()
 
 
 def _environment(process: psutil.Process) -> str:
@@ -218,7 +225,3 @@ class Terminal:
         code = self.process.wait(DEADLINE)
         os.close(self.master)
         return code
-
-
-def interrupt_group(process: "subprocess.Popen[Any]") -> None:
-    os.killpg(process.pid, signal.SIGINT)

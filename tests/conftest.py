@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from command import Done, Gptx
 
+from gptx.data.text import Text
+from gptx.data.tokens import prepare
+from gptx.tokenizer.byte import Byte
+
 WORDS = [
     "the",
     "of",
@@ -70,6 +74,7 @@ Maker = Callable[[str], Gptx]
 def make(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Iterator[Maker]:
     """Makes the command in a fresh folder; what it leaves running is ended with the session."""
     tokens = tmp_path_factory.mktemp("tokens")
+    prepare(Text(path=str(corpus), text_key="text", val_fraction=0.1, max_tokens=0), Byte(), tokens, quiet=True)
     made: list[Gptx] = []
 
     def one(name: str) -> Gptx:

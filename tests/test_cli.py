@@ -203,7 +203,7 @@ def test_torchrun_with_one_process_strategy_is_refused(gptx: Gptx) -> None:
     command = ["--standalone", "--nproc-per-node=2", "-m", "gptx.run", *gptx.tiny]
     done = gptx.run("torch.distributed.run", *command)
     assert done.code != 0
-    assert "strategy=single" in done.err and "strategy=ddp" in done.err
+    assert "one process" in done.err and "strategy=ddp" in done.err
     assert not gptx.outputs.exists()
 
 
@@ -220,8 +220,8 @@ MISTAKES = [
     (["++nonsense=1"], ["nonsense", "trainer"]),
     (["+optim.amsgrad=true"], ["optim.amsgrad", "lr, betas"]),
     (["n_layer=3"], ["n_layer", "'model.n_layer'"]),
-    (["+attention=gqa"], ["+attention=gqa", "attention=gqa"]),
-    (["window.size=8"], ["window.size", "window=full", "window=sliding"]),
+    (["+attention=gqa"], ["attention=...", "without +"]),
+    (["window.size=8"], ["window.size", "a key of window=sliding"]),
     (["trainer.max_steps=many"], ["trainer.max_steps='many'", "whole number", "800"]),
     (["trainer.max_steps=1.5"], ["trainer.max_steps=1.5", "whole number"]),
     (["trainer.max_steps=null"], ["trainer.max_steps=None", "whole number"]),
@@ -241,6 +241,8 @@ MISTAKES = [
     (["data=shakespeare", "data.path=nowhere.txt"], ["data.path=nowhere.txt", "no such file"]),
     (["data=sotu", "data.until=1700"], ["data.until=1700", "1790"]),
     (["--config-dir", "nowhere"], ["nowhere", "not found"]),
+    (["attention=gqa", "--multirum"], ["--multirum", "--help"]),
+    (["--cfg", "jobs"], ["'jobs'", "'job'"]),
 ]
 
 
@@ -253,7 +255,7 @@ def one_line(done: Done, *parts: str) -> None:
         assert part in line
 
 
-@pytest.mark.parametrize(("words", "parts"), MISTAKES, ids=lambda value: " ".join(value))
+@pytest.mark.parametrize(("words", "parts"), MISTAKES, ids=lambda value: " ".join(value) if "=" in value[0] else "")
 def test_a_mistake_gets_one_line_before_torch_is_imported(
     words: list[str], parts: list[str], gptx: Gptx, without_torch: dict[str, str]
 ) -> None:
@@ -283,7 +285,7 @@ UNFIT: list[tuple[list[str], list[str]]] = [
     (["optim.weight_decay=-1"], ["optim", "weight_decay", "-1"]),
     (["optim.betas=[0.9]"], ["optim", "betas"]),
     (["optim.betas=[0.9,1.5]"], ["optim", "1.5"]),
-    (["schedule.warmup=2"], ["schedule.warmup=2", "0 to 1"]),
+    (["schedule.warmup=2"], ["schedule.warmup=2.0", "0 to 1"]),
     (["ffn.ratio=-1"], ["ffn.ratio=-1", "ratio > 0"]),
     (["precision.dtype=fp8"], ["precision.dtype=fp8", "bf16", "fp32"]),
     (["device.type=tpu"], ["device=tpu", "cpu"]),
@@ -293,7 +295,7 @@ UNFIT: list[tuple[list[str], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("words", "parts"), UNFIT[:4], ids=lambda value: " ".join(value))
+@pytest.mark.parametrize(("words", "parts"), UNFIT[:4], ids=lambda value: " ".join(value) if "=" in value[0] else "")
 def test_parts_that_do_not_fit_are_refused_before_anything_is_made(
     words: list[str], parts: list[str], gptx: Gptx
 ) -> None:
@@ -301,7 +303,7 @@ def test_parts_that_do_not_fit_are_refused_before_anything_is_made(
     assert not gptx.outputs.exists()
 
 
-@pytest.mark.parametrize(("words", "parts"), UNFIT, ids=lambda value: " ".join(value))
+@pytest.mark.parametrize(("words", "parts"), UNFIT, ids=lambda value: " ".join(value) if "=" in value[0] else "")
 def test_what_the_parts_say(words: list[str], parts: list[str], trained: Trained, tmp_path: Path) -> None:
     """The same refusals without a process each."""
     tiny = [word for word in trained.gptx.tiny if word.partition("=")[0] not in [w.partition("=")[0] for w in words]]

@@ -27,12 +27,12 @@ from torch import Tensor
 
 import gptx
 from gptx.build import build
-from gptx.config import NOT_RESULT, conf_dir, identity
+from gptx.config import conf_dir, identity
 from gptx.errors import ConfigError
-from gptx.generate import pick, text, tokens
 from gptx.model import GPT
 from gptx.parts import part
 from gptx.plan import Plan
+from gptx.sampling import pick, text, tokens
 from gptx.tokenizer.byte import Byte
 
 # Schedules
@@ -85,7 +85,7 @@ def test_a_schedule_rises_then_never_rises_again(
 
 
 @settings(max_examples=60, deadline=None)
-@given(max_steps=st.integers(1, 3000), warmup=FRACTIONS, decay=FRACTIONS, final=st.floats(0, 1))
+@given(max_steps=st.integers(2, 3000), warmup=FRACTIONS, decay=FRACTIONS, final=st.floats(0, 1))
 def test_schedules_end_where_they_say(max_steps: int, warmup: float, decay: float, final: float) -> None:
     for name in ("cosine", "wsd"):
         rate = schedule(name, warmup=warmup, decay=decay, final=final)
@@ -101,11 +101,12 @@ def test_schedules_follow_their_formulas(max_steps: int, warmup: float, decay: f
     if middle.is_integer():
         assert cosine(int(middle), max_steps) == pytest.approx((1 + final) / 2)
     wsd = schedule("wsd", warmup=warmup, decay=decay, final=final)
-    step = round(way * max_steps)
-    fall = (1 - decay) * max_steps  # the plateau's end
+    step, fall = round(way * max_steps), (1 - decay) * max_steps  # fall: the plateau's end
+    if decay * max_steps < 1:  # it falls between two steps
+        return
     if math.ceil(warmup * max_steps) <= step <= fall:
-        assert wsd(step, max_steps) == 1
-    if step > fall and decay * max_steps >= 1:
+        assert wsd(step, max_steps) == pytest.approx(1, abs=1e-6)
+    if step > fall:
         expected = final + (1 - final) * (1 - math.sqrt((step - fall) / (decay * max_steps)))
         assert wsd(step, max_steps) == pytest.approx(expected, abs=1e-6)
 
@@ -119,6 +120,18 @@ def test_a_schedule_has_no_jump(name: str, data: st.DataObject, warmup: float, d
     near = data.draw(st.sampled_from([0, round(warmup * max_steps), round((1 - decay) * max_steps), max_steps]))
     step = min(max(0, near + data.draw(st.integers(-3, 3))), max_steps - 1)
     assert abs(rate(step + 1, max_steps) - rate(step, max_steps)) < 0.008  # 1 - sqrt falls by 1/sqrt(20000) at first
+
+
+@every_schedule
+@pytest.mark.parametrize("value", [-0.1, 1.5])
+def test_a_share_out_of_range_is_refused(name: str, value: float) -> None:
+    known = OmegaConf.load(conf_dir() / "schedule" / f"{name}.yaml")
+    keys = [key for key in ("warmup", "decay", "final") if key in known]
+    assert keys
+    for key in keys:
+        message = refused(schedule(name, **{key: value}), 0, 10)
+        assert f"schedule.{key}={value}: expected a share, 0 to 1" in message
+        schedule(name, **{key: 1.0})(0, 10)
 
 
 # The plan
@@ -187,7 +200,7 @@ def test_a_micro_batch_that_does_not_divide_is_told_what_does(share: int, proces
         ("trainer.clip", -0.5, 0),
         ("trainer.eval_every", 0, 1),
         ("trainer.val_tokens", -1, 0),
-        ("trainer.val_batch", 0, 1),
+        ("runtime.val_batch", 0, 1),
         ("trainer.patience", -1, 0),
         ("trainer.max_skips", -1, 0),
         ("runtime.log_every", 0, 1),
@@ -210,6 +223,10 @@ def test_numbers_out_of_range_are_refused(key: str, value: float, least: int | N
 
 
 # Identity
+
+# Written out once more, and not taken from gptx.config: a key that slips out of the identity by mistake is to be seen.
+APART = {"tracking", "runtime", "sweep", "paths", "study", "force", "variant"}
+APART_KEYS = {"data.path", "tokenizer.path", "strategy.nproc", "strategy.timeout"}
 
 
 def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -238,7 +255,7 @@ def all_leaves() -> dict[str, Any]:
 
 def silent() -> set[str]:
     """Those that are no part of the identity."""
-    return {key for key in all_leaves() if key.partition(".")[0] in NOT_RESULT}
+    return {key for key in all_leaves() if key.partition(".")[0] in APART or key in APART_KEYS}
 
 
 def test_every_key_but_those_apart_is_part_of_the_identity() -> None:
@@ -401,6 +418,13 @@ def test_a_seed_is_a_text_and_stop_ends_it() -> None:
 def test_generation_leaves_dropout_off() -> None:
     model = random_model(tiny(arm(pos="rope"), dropout=0.5)).train()
     assert list(tokens(model, [1], 20)) == list(tokens(model.train(), [1], 20))
+
+
+def test_no_token_is_drawn_that_the_tokenizer_has_not() -> None:
+    """A vocabulary padded beyond the tokenizer's: without the bound, some of the rest do come."""
+    model = generator("rope")
+    assert max(tokens(model, [1], 80, temperature=9.0)) >= 6
+    assert max(tokens(model, [1], 80, temperature=9.0, n_vocab=6)) < 6
 
 
 def test_text_comes_out_in_whole_characters() -> None:

@@ -45,7 +45,10 @@ def _budgets(part: pd.DataFrame) -> list[str]:
             each = ", ".join(f"{x:,}" for x in found)
             out.append(f"not the same budget: {name} {each if len(found) < 5 else f'{found[0]:,} to {found[-1]:,}'}")
     if len(set(part["tokenizer_hash"])) > 1:
-        out.append("different tokenizers: val loss is per token and does not compare, bits/byte does")
+        out.append(
+            "different tokenizers: val loss is per token and does not compare; bits/byte does, over the same "
+            "text only if trainer.val_tokens=0"
+        )
     held = [name for name in axes(part) if name.startswith(_VALIDATION_SET)]
     if held:
         out.append(f"not the same validation set ({', '.join(held)}): losses do not compare")

@@ -8,13 +8,14 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from gptx import journal
+from gptx.config import NOT_RESULT, result_keys
 
 Row = dict[str, Any]
 
@@ -42,8 +43,6 @@ METRICS = (
     Metric("seconds", "", "", min),
 )
 ALWAYS = ("attention", "pos", "window", "strategy")
-# what never decides a result, as in the identity of a run; data.path is stood for by the hash of the corpus
-_APART = {"tracking", "runtime", "sweep", "paths", "study", "force", "variant"}
 _SEEDS = {"seed", "data_seed"}
 _CURVES = {"val_loss": "val/loss", "val_bpb": "val/bpb", "val_accuracy": "val/accuracy"}
 _CURVES |= {"val_perplexity": "val/perplexity", "train_loss": "train/loss"}
@@ -68,7 +67,7 @@ def table(run_dirs: Iterable[Path]) -> pd.DataFrame:
 def _row(folder: Path) -> Row:
     status, result, problem = _result(folder)
     config, hardware = _dict(result.get("config")), _dict(result.get("hardware"))
-    kept = {k: v for k, v in flat(config).items() if k.split(".")[0] not in _APART | _SEEDS and k != "data.path"}
+    kept = {key: value for key, value in result_keys(config).items() if key not in _SEEDS}
     row: Row = {"run": str(folder), "status": status, "problem": problem, "written": _written(folder)}
     row |= {key: str(result.get(key) or "") for key in _FACTS}
     row["seed"] = _whole(result.get("seed"), _whole(config.get("seed"), 0))
@@ -77,7 +76,7 @@ def _row(folder: Path) -> Row:
     row["device"] = str(hardware.get("device") or "")
     cores = hardware.get("cores")
     row["hardware"] = ", ".join(str(x) for x in (row["device"], hardware.get("cpu"), cores and f"{cores} cores") if x)
-    row["variant"] = {k: str(v) for k, v in _dict(result.get("variant")).items() if k not in _APART}
+    row["variant"] = {k: str(v) for k, v in _dict(result.get("variant")).items() if k not in NOT_RESULT}
     row["config"] = kept
     return row
 
@@ -225,14 +224,6 @@ def counts(frame: pd.DataFrame) -> dict[str, int]:
     """{status: runs}, the finished ones first."""
     found = Counter(frame["status"])
     return {status: found[status] for status in sorted(found, key=lambda s: (s != "finished", s))}
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}; lists stay whole."""
-    out: dict[str, Any] = {}
-    for key, value in tree.items():
-        out |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return out
 
 
 def _frozen(value: Any) -> str:

@@ -1,6 +1,6 @@
 """Attention as the papers write it: matmul, softmax, matmul. Serves every combination.
 
-On a CPU in bf16 and at short contexts it is also the fastest, because sdpa's backward is slow there (see `auto`).
+On a CPU in bf16 it is also the fastest, because sdpa's backward is slow there (see `auto`).
 """
 
 import torch
@@ -27,4 +27,5 @@ class Reference(Kernel):
         scores = scores.unflatten(2, q.shape[2:4]).flatten(1, 2) + mask  # (B, H, Tq, Tk)
         weights = F.dropout(torch.softmax(scores, dim=-1), self.dropout).to(v.dtype)
         y = weights.unflatten(1, (groups, -1)).flatten(2, 3) @ v  # (B, G, H/G*Tq, Dv)
-        return y.unflatten(2, q.shape[2:4]).flatten(1, 2).transpose(1, 2)
+        out: Tensor = y.unflatten(2, q.shape[2:4]).flatten(1, 2).transpose(1, 2)
+        return out

@@ -16,11 +16,11 @@ class ALiBi(PositionalEncoding):
 
     def __init__(self, shape: Shape, dim: int) -> None:
         super().__init__(shape, dim)
-        self.slopes = slopes(shape.n_head)
+        self.slopes: Tensor
+        self.register_buffer("slopes", torch.tensor(slopes(shape.n_head)), persistent=False)
 
     def bias(self, head: Tensor, q_pos: Tensor, k_pos: Tensor) -> Tensor:
-        slope = torch.tensor(self.slopes, device=q_pos.device, dtype=torch.get_default_dtype())
-        return -slope[head] * (q_pos - k_pos)
+        return -self.slopes[head] * (q_pos - k_pos)
 
 
 def slopes(n_head: int) -> list[float]:

@@ -25,7 +25,8 @@ class RoPE(PositionalEncoding):
 
     def table(self, pos: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin, (B or 1, T, 1, R/2), computed in float64: at position 10^5, fp32 angles are off by 1 %."""
-        exponent = torch.arange(0, self.dim, 2, device=pos.device, dtype=torch.float64) / self.dim
+        high = torch.float32 if pos.device.type == "mps" else torch.float64  # mps has nothing better
+        exponent = torch.arange(0, self.dim, 2, device=pos.device, dtype=high) / self.dim
         angle = (pos[..., None] * self.theta**-exponent)[:, :, None, :]
         return angle.cos(), angle.sin()
 

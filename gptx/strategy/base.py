@@ -63,6 +63,10 @@ class Strategy:
         """The sum of ``x`` over all processes, the same everywhere."""
         return x
 
+    def largest(self, number: int) -> int:
+        """The largest of all processes' numbers, the same everywhere."""
+        return number
+
     def clip(self, model: nn.Module, max_norm: float) -> Tensor:
         """Clip the global gradient norm (0: only measure it) and return it, on the device."""
         return torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm or float("inf"))

@@ -31,9 +31,11 @@ class DDP(Strategy):
         self.replica: DistributedDataParallel | None = None
 
     def processes(self, device: str, launched: int) -> int:
+        kind = pick(device).type
+        if kind == "mps":
+            raise ConfigError("strategy=ddp knows no collectives on mps: use device=cpu, or strategy=single")
         if launched:
             return launched
-        kind = pick(device).type
         gpus = torch.cuda.device_count()
         if kind == "cuda" and self.nproc > gpus:
             raise ConfigError(
@@ -60,12 +62,19 @@ class DDP(Strategy):
 
     def place(self, model: nn.Module) -> nn.Module:
         ids = [self.device.index] if self.device.type == "cuda" else None
-        self.replica = DistributedDataParallel(model.to(self.device), device_ids=ids, gradient_as_bucket_view=True)
+        self.replica = DistributedDataParallel(
+            model.to(self.device), device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
         return self.replica
 
     def sync(self, last: bool) -> AbstractContextManager[Any]:
         assert self.replica is not None
         return super().sync(last) if last else self.replica.no_sync()
+
+    def largest(self, number: int) -> int:
+        x = torch.tensor(number, device=self.device)
+        dist.all_reduce(x, dist.ReduceOp.MAX)
+        return int(x)
 
     def sum(self, x: Tensor) -> Tensor:
         x = x.to(self.device)

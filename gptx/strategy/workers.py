@@ -1,29 +1,34 @@
 """Start the processes of a run on this machine with torch's own elastic launcher, and bring their end back whole.
 
-The traps this closes: the launcher's exceptions do not unpickle, its signal exception is an ordinary `Exception`, it
-leaves its signal handlers behind, and a worker whose parent is killed with -9 would live on.
+The traps this closes: the launcher's exceptions do not unpickle; on a signal it waits half a minute for workers that
+have stopped long ago; a worker whose parent is killed with -9 would live on; and one that a terminal's Ctrl-C meets in
+the middle of its imports would print a traceback.
 """
 
+import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
-from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from gptx.errors import GptxError, RunFailed
 from gptx.processes import die_with
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+LOST = re.compile(r"Connection (closed|reset|refused)|Broken pipe|gloo|NCCL")  # what a dead worker's peers report
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class WorkerFailed(RunFailed):
@@ -35,14 +40,18 @@ def launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def start(function: Callable[..., Any], args: tuple[Any, ...], nproc: int, threads: int) -> None:
+def start(function: Callable[..., Any], args: tuple[Any, ...], nproc: int, threads: int) -> int:
     """Run ``function(*args)`` in ``nproc`` processes and wait.
+
+    Returns:
+        0, or the number of the signal that this process got and handed on to them.
 
     Raises:
         GptxError: a worker raised one (its text), or something else (`WorkerFailed`, with the traceback).
-        KeyboardInterrupt, SystemExit: this process got SIGINT, or another signal n (exit code 128 + n).
     """
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith(("torch.distributed.elastic", "torch.multiprocessing")):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # the launcher would set 1, with a warning
     config = LaunchConfig(
         min_nodes=1,
@@ -54,20 +63,22 @@ def start(function: Callable[..., Any], args: tuple[Any, ...], nproc: int, threa
         max_restarts=0,
         start_method="spawn",
         monitor_interval=0.1,
+        signals_to_handle="SIGQUIT",  # the others are ours
     )
-    with tempfile.TemporaryDirectory(prefix="gptx-") as folder, _handlers_kept():
+    with tempfile.TemporaryDirectory(prefix="gptx-") as folder, _handing_on(Path(folder), nproc) as got:
         try:
             elastic_launch(config, _worker)(function, args, folder, os.getpid())
-        except SignalException as stop:
-            if stop.sigval == signal.SIGINT:
-                raise KeyboardInterrupt from None
-            raise SystemExit(128 + stop.sigval) from None
-        except ChildFailedError as failed:
-            raise _first_error(Path(folder), failed) from None
+        except (ChildFailedError, _NotBegun) as failed:
+            if isinstance(failed, ChildFailedError) and not got:
+                raise _first_error(Path(folder), failed) from None
+    return got[0] if got else 0
 
 
 def _worker(function: Callable[..., Any], args: tuple[Any, ...], folder: str, parent: int) -> None:
     die_with(parent, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the training loop listens: die at once, without a word
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    Path(folder, f"{os.getpid()}.pid").touch()
     try:
         function(*args)
     except Exception as error:
@@ -82,24 +93,59 @@ def _worker(function: Callable[..., Any], args: tuple[Any, ...], folder: str, pa
 
 
 def _first_error(folder: Path, failed: ChildFailedError) -> GptxError:
-    """The error that came first: the others are mostly peers that lost their connection."""
-    records = sorted(folder.glob("*.txt"), key=lambda path: path.stat().st_mtime_ns)
-    if records:
-        rank = records[0].stem.partition("-")[2]
-        text = records[0].read_text()
-        return (
-            RunFailed(text) if records[0].name.startswith("known") else WorkerFailed(f"worker {rank} failed:\n{text}")
-        )
-    first, failure = failed.get_first_failure()
-    how = signal.Signals(-failure.exitcode).name if failure.exitcode < 0 else f"exit code {failure.exitcode}"
-    return RunFailed(f"worker {first} died without a word ({how}); out of memory is the usual reason")
+    """The error that came first; that a peer lost its connection is none."""
+    lost = ""
+    for record in sorted(folder.glob("*.txt"), key=lambda path: path.stat().st_mtime_ns):
+        kind, _, rank = record.stem.partition("-")
+        text = record.read_text()
+        if kind == "known":
+            return RunFailed(text)
+        if not LOST.search(text.splitlines()[-1]):
+            return WorkerFailed(f"worker {rank} failed:\n{text}")
+        lost = lost or f"; worker {rank} then got: {text.splitlines()[-1]}"
+    code = failed.get_first_failure()[1].exitcode
+    how = f" ({signal.Signals(-code).name})" if code < 0 else ""
+    return RunFailed(f"a worker died without a word{how}: out of memory is the usual reason{lost}")
+
+
+class _NotBegun(BaseException):
+    """A signal came before all workers were there."""
 
 
 @contextmanager
-def _handlers_kept() -> Iterator[None]:
-    saved = {number: signal.getsignal(number) for number in SIGNALS}
+def _handing_on(folder: Path, nproc: int) -> Iterator[list[int]]:
+    """Signals that come are noted in the list and handed on to the workers, which then end by themselves, at the same
+    step; a second one kills them. Where not all of them are there yet, there is nothing to wait for."""
+    got: list[int] = []
+
+    def hand_on(number: int, frame: object) -> None:
+        got.append(number)
+        pids = [int(path.stem) for path in folder.glob("*.pid")]
+        if len(pids) < nproc:
+            raise _NotBegun
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number if len(got) == 1 else signal.SIGKILL)
+
+    saved = {number: signal.signal(number, hand_on) for number in SIGNALS}
     try:
-        yield
+        with _sigint_held():
+            yield got
     finally:
         for number, handler in saved.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _sigint_held() -> Iterator[None]:
+    """Processes that are started in here begin with SIGINT blocked: they inherit the mask of the thread that starts
+    them. This process still gets it: the kernel gives it to another thread, and Python handles it in the main one."""
+    resource_tracker.ensure_running()  # else the first process to start brings it along, and that unblocks SIGINT
+    over = threading.Event()
+    threading.Thread(target=over.wait, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        over.set()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

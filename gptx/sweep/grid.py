@@ -16,7 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from gptx.config import compose, explain, plain_dict
-from gptx.errors import ConfigError, GptxError
+from gptx.errors import ConfigError, DataError, GptxError
 from gptx.preflight import folder_of, preflight
 from gptx.processes import run_child
 from gptx.runfolder import RunFolder
@@ -25,12 +25,12 @@ from gptx.tracking import Follower
 
 @dataclass
 class Cell:
-    """One combination: its overrides, its config and run folder, or why it cannot be."""
+    """One combination: its overrides, what of them sets it apart, its config, its run folder, and why it failed."""
 
     overrides: list[str]
     title: str
-    cfg: DictConfig | None = None
-    folder: Path | None = None
+    cfg: DictConfig
+    folder: RunFolder | None
     failure: str = ""
 
 
@@ -68,24 +68,24 @@ class GridSweeper(Sweeper):
 
 
 def _cell(overrides: list[str], common: set[str]) -> Cell:
+    """Composed and named. A typo is refused here, for the whole grid: no other run would mend it."""
     title = " ".join(o for o in overrides if o not in common) or "the only one"
+    cfg = compose(overrides)
     try:
-        cfg = compose(overrides)
-        return Cell(overrides, title, cfg, folder_of(cfg)[0].path)
-    except GptxError as error:
-        return Cell(overrides, title, failure=str(error))
+        return Cell(overrides, title, cfg, folder_of(cfg)[0])
+    except DataError as error:  # a text that is not there: others may be
+        return Cell(overrides, title, cfg, None, str(error))
 
 
 def _run_all(cells: list[Cell], config_dir: list[str]) -> int:
     """Check all cells, run those that can be, list the failures and compare what is finished; the exit code."""
     for cell in cells:
-        if not cell.failure and not _done(cell):
-            cell.failure = _refusal(cell)
-    folders = [cell.folder for cell in cells if cell.folder and not cell.failure]
-    first = next((cell.cfg for cell in cells if not cell.failure), None)
+        cell.failure = cell.failure or ("" if _done(cell) else _refusal(cell))
+    folders = [cell.folder.path for cell in cells if cell.folder and not cell.failure]
     print(f"{len(cells)} combinations: {sum(map(_done, cells))} finished already, {len(cells) - len(folders)} refused")
-    if first is not None:
-        follower = Follower.start(folders, plain_dict(first)["tracking"], Path(first.paths.outputs))
+    if folders:
+        cfg = cells[0].cfg
+        follower = Follower.start(folders, plain_dict(cfg)["tracking"], Path(cfg.paths.outputs))
         try:
             for number, cell in enumerate(cells, 1):
                 if not cell.failure and not _done(cell):
@@ -99,7 +99,6 @@ def _run_all(cells: list[Cell], config_dir: list[str]) -> int:
 
 
 def _refusal(cell: Cell) -> str:
-    assert cell.cfg is not None
     try:
         preflight(cell.cfg)
     except GptxError as error:
@@ -108,7 +107,7 @@ def _refusal(cell: Cell) -> str:
 
 
 def _done(cell: Cell) -> bool:
-    return bool(cell.cfg and cell.folder and not cell.cfg.force and RunFolder(cell.folder).finished())
+    return bool(cell.folder and cell.folder.finished() and not cell.cfg.force)
 
 
 def _run(cell: Cell, config_dir: list[str]) -> str:
@@ -118,9 +117,8 @@ def _run(cell: Cell, config_dir: list[str]) -> str:
     code = run_child([sys.executable, "-m", "gptx.run", *config_dir, *overrides])
     if code == 0:
         return ""
-    assert cell.folder is not None
-    result = RunFolder(cell.folder).result() or {}
-    died = f"the process was ended by signal {-code}" if code < 0 else f"the process ended with code {code}"
+    result = (cell.folder.result() if cell.folder else None) or {}
+    died = f"its process was ended by signal {-code}" if code < 0 else f"its process ended with code {code} (see above)"
     return str(result.get("error") or died)
 
 
@@ -128,7 +126,7 @@ def _close(cells: list[Cell]) -> int:
     """The comparison of what is finished, then every failure with its reason."""
     from gptx.compare.render import show
 
-    done = [cell.folder for cell in cells if cell.folder and RunFolder(cell.folder).finished()]
+    done = [cell.folder.path for cell in cells if cell.folder and cell.folder.finished()]
     if done:
         print()
         show(done)

@@ -51,6 +51,8 @@ def _rank() -> str:
 
 
 def _pause(folder: Path) -> None:
-    (folder / f"paused-{_rank()}").touch()
+    part = folder / f"part-{_rank()}"
+    part.write_text(str(os.getpid()))
+    part.rename(folder / f"paused-{_rank()}")
     while not (folder / "go").exists():
         time.sleep(0.002)
