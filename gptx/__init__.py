@@ -37,7 +37,7 @@ def build(cfg: DictConfig) -> GPT:
     Raises:
         ConfigError: parts that do not fit together; the text says which, and what would.
     """
-    from gptx.build import build as build_model
+    from gptx.assembly import build as build_model
     from gptx.parts import tokenizer
 
     return build_model(cfg, tokenizer(cfg).n_vocab)
@@ -51,7 +51,7 @@ def load(run_dir: str | Path, device: str = "auto") -> tuple[GPT, Tokenizer]:
     """
     from omegaconf import DictConfig, OmegaConf
 
-    from gptx.build import build as build_model
+    from gptx.assembly import build as build_model
     from gptx.checkpoint import load_best
     from gptx.device import pick
     from gptx.tokenizer.base import load as load_tokenizer

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,10 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
 
 def _all_keys(overrides: Sequence[str]) -> Iterator[str]:
     """Every key that the config has with the options among these overrides, to suggest from."""
-    choices = [word for word in overrides if (conf_dir() / f"{word.replace('=', '/', 1)}.yaml").exists()]
+    own = [Path(place).absolute() for flag, place in pairwise(overrides) if flag in ("--config-dir", "-cd")]
+    files = [(word, f"{word.replace('=', '/', 1)}.yaml") for word in overrides]
+    choices = [word for word, file in files if any((place / file).exists() for place in (conf_dir(), *own))]
+    choices += [f"hydra.searchpath=['{place}']" for place in own]
     if GlobalHydra.instance().is_initialized():
         default = hydra_compose("config", choices)
     else:

@@ -32,7 +32,7 @@ def preflight(cfg: DictConfig) -> tuple["Strategy", int, dict[str, Any]]:
     """
     import torch
 
-    from gptx.build import build
+    from gptx.assembly import build
     from gptx.data.batches import check_context
     from gptx.device import compute_dtype, hardware, pick
     from gptx.measure import cost

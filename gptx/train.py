@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from gptx import checkpoint, journal, sampling
-from gptx.build import build
+from gptx.assembly import build
 from gptx.data.batches import train_batch
 from gptx.device import autocast, compute_dtype, cores, peak_memory
 from gptx.errors import RunFailed

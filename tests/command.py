@@ -1,5 +1,6 @@
 """What the command-line tests share: real processes of the command, in a folder of their own, and what they leave."""
 
+import contextlib
 import os
 import pty
 import select
@@ -99,18 +100,19 @@ class Gptx:
 
     def workers(self) -> list[psutil.Process]:
         """The processes that a strategy started."""
-        return [p for p in self.processes() if "multiprocessing.spawn" in " ".join(p.cmdline())]
+        return [p for p in self.processes() if "multiprocessing.spawn" in _command(p)]
 
     def orphans(self) -> list[str]:
         """Command lines of what is still there, after what is dying has died."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + DEADLINE / 2
         while time.monotonic() < deadline and self.processes():
             time.sleep(0.02)
-        return [" ".join(p.cmdline()) for p in self.processes()]
+        return [_command(p) for p in self.processes()]
 
     def close(self) -> None:
         for process in self.processes():
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         for started in self._started:
             started.wait(DEADLINE)
             for pipe in (started.stdout, started.stderr):
@@ -119,11 +121,19 @@ class Gptx:
 
 
 def _environment(process: psutil.Process) -> str:
+    """The mark of a living process; it may be of somebody else, or die under our eyes."""
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
             return ""
         return str(process.environ().get("GPTX_TEST", ""))
     except (psutil.Error, OSError):
+        return ""
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
         return ""
 
 
@@ -134,7 +144,7 @@ def until(true: Callable[[], Any], process: "subprocess.Popen[Any] | None" = Non
         if process is not None and process.poll() is not None:
             return bool(true())
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.002)
+        time.sleep(0.004)
     return True
 
 
@@ -184,8 +194,13 @@ def same(folder: Path, reference: Path) -> None:
 class Terminal:
     """A process on a terminal of its own, as a person would start it."""
 
-    # Only a process without threads may become a session's leader safely: so it does it itself, before it is Python's.
-    _SHIM = "import os,fcntl,termios,sys; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    # A process of its own takes the terminal, before it is Python that runs gptx: this one may have threads.
+    _SHIM = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
     def __init__(self, gptx: Gptx, module: str, *words: str, **env: str) -> None:
         self.master, slave = pty.openpty()

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 import gptx
-from gptx.build import build
+from gptx.assembly import build
 from gptx.config import conf_dir
 from gptx.errors import ConfigError
 from gptx.model import GPT

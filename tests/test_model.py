@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import gptx
-from gptx.build import build
+from gptx.assembly import build
 from gptx.cache import Cache
 from gptx.config import conf_dir
 from gptx.measure import cost

@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 import gptx
-from gptx.build import build
+from gptx.assembly import build
 from gptx.config import conf_dir, identity
 from gptx.errors import ConfigError
 from gptx.model import GPT

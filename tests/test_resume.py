@@ -1,5 +1,6 @@
-"""Whatever a run is stopped by, the same command goes on, and what it ends with is what an undisturbed run ends with."""
+"""Whatever stops a run, the same command goes on, and ends with what an undisturbed run ends with."""
 
+import contextlib
 import json
 import random
 import shutil
@@ -12,6 +13,7 @@ import psutil
 import pytest
 from command import DEADLINE, OWN, Gptx, Terminal, records, same, until
 from conftest import Maker
+from fake_runs import contents, database, rows_of, uid_of
 
 from gptx import journal
 from gptx.checkpoint import latest, load_best, set_damaged_aside, steps
@@ -217,45 +219,101 @@ def test_damage_is_seen(reference: Callable[..., Path], tmp_path: Path, how: str
 # ------------------------------------------------------------------------------ random moments
 
 
-def disturbed(gptx: Gptx, strategy: str, kills: int, seed: int, *more: str) -> list[str]:
-    """Run with so many kill -9 at random moments, to the end; returns when each came. The moments: a number of records
-    further in the journal than where this attempt began, the writing of a checkpoint, the writing of the result."""
-    rng = random.Random(seed)
-    came: list[str] = []
-    while len(came) < kills:
-        begun = _size(gptx)
-        moment = rng.choice(["in the middle", "in the middle", "saving", "at the end"])
-        records_on = rng.randint(1, 2 * STEPS // kills)
-        run = gptx.start(*words(strategy), *more)
-        reached = {
-            "in the middle": lambda: _size(gptx) >= begun + records_on,
-            "saving": lambda: _size(gptx) > begun and _saving(gptx),
-            "at the end": lambda: _size(gptx) > begun and _ending(gptx),
-        }[moment]
-        if not until(reached, run) or run.poll() is not None:  # it was faster: its end must have been right
-            assert run.communicate()[1] is not None and run.returncode == 0
-            came.append("too late")
-            gptx.folder.rename(gptx.cwd / f"done-{len(came)}")
-            continue
-        victims = [run.pid, *[p.pid for p in gptx.workers()]]
-        victim = rng.choice(victims) if strategy == "ddp" else run.pid
-        with_worker = victim != run.pid
-        psutil.Process(victim).kill()
-        run.communicate(timeout=DEADLINE)
-        assert run.returncode == (1 if with_worker else -9)
-        came.append(moment)
-    done = gptx(*words(strategy), *more)
-    assert done.code == 0, done.err
-    return came
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["single", "ddp"])
+def test_twenty_kills_at_random_moments(gptx: Gptx, reference: Callable[..., Path], strategy: str) -> None:
+    """Kill -9 of the command, or of a worker, some records on, or while a checkpoint or the result is written.
+
+    A run that was faster than its killer is finished and has to be right; the kills go on with another.
+    """
+    rng = random.Random(f"kills of {strategy}")
+    kills, lives = 0, 1
+    while kills < 20:
+        life = Struck(gptx, strategy, lives)
+        if life.strike(rng, tracked=kills % 6 == 5):
+            kills += 1
+        else:
+            lives += 1
+    for number in range(1, lives + 1):
+        done = gptx(*Struck(gptx, strategy, number).words(tracked=number == lives))
+        assert done.code == 0, done.err
+    assert gptx.orphans() == []  # the MLflow followers of killed runs, too, end by themselves
+    synced = gptx.run("gptx.sync", "outputs")
+    assert synced.code == 0, synced.err
+    for number in range(1, lives + 1):
+        folder = Struck(gptx, strategy, number).folder
+        same(folder, reference(strategy, 0.0))
+        found = contents(database(gptx.outputs), uid_of(folder))
+        rows = [(key, step, t) for key, _, _, t, step in found["metrics"] if not key.startswith("final/")]
+        assert sorted(rows) == sorted(rows_of(folder))
+        assert found["status"] == "FINISHED"
+        assert found["models"] == [(1,)]
 
 
-def _size(gptx: Gptx) -> int:
-    return sum(len(journal.tail(folder)[0]) for folder in gptx.folders())
+class Struck:
+    """One life of the run: the study names it, which is no part of what it computes."""
+
+    def __init__(self, gptx: Gptx, strategy: str, number: int) -> None:
+        self.gptx, self.strategy, self.study = gptx, strategy, f"life{number}"
+
+    def words(self, tracked: bool) -> list[str]:
+        tracking = ["tracking=mlflow", f"tracking.follow={str(tracked).lower()}"]
+        return [*words(self.strategy, 0.0), f"study={self.study}", *tracking]
+
+    @property
+    def folder(self) -> Path:
+        [folder] = journal.runs(self.gptx.outputs / self.study)
+        return folder
+
+    def strike(self, rng: random.Random, tracked: bool) -> bool:
+        """One attempt and a kill; False: it was finished before that."""
+        begun = self.size()
+        on = rng.randint(1, 30)
+        moment = rng.choice(
+            [
+                lambda: self.size() > begun,
+                lambda: self.size() >= begun + on,
+                lambda: self.size() >= begun + on,
+                lambda: self.size() > begun and self.there("checkpoints/.step-*.part"),
+                lambda: self.size() > begun and self.there("samples"),
+            ]
+        )
+        run = self.gptx.start(*self.words(tracked))
+        reached = until(moment, run)
+        workers = self.gptx.workers() if self.strategy == "ddp" else []
+        victim = rng.choice([psutil.Process(run.pid), *workers]) if reached and run.poll() is None else None
+        if victim is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.kill()
+        _, err = run.communicate(timeout=DEADLINE)
+        assert until(lambda: not self.gptx.workers())
+        if run.returncode == 0:
+            return False
+        assert victim is not None, err
+        assert run.returncode == (-signal.SIGKILL if victim.pid == run.pid else 1), err
+        return True
+
+    def there(self, pattern: str) -> bool:
+        return any((self.gptx.outputs / self.study).glob(f"*/{pattern}"))
+
+    def size(self) -> int:
+        """Lines of the journal."""
+        return sum(path.read_bytes().count(b"\n") for path in (self.gptx.outputs / self.study).glob("*/journal.jsonl"))
 
 
-def _saving(gptx: Gptx) -> bool:
-    return any(folder.glob("checkpoints/.step-*.part") for folder in gptx.folders())
-
-
-def _ending(gptx: Gptx) -> bool:
-    return any((folder / "samples").exists() for folder in gptx.folders())
+@pytest.mark.slow
+def test_eight_runs_that_start_at_the_same_moment(gptx: Gptx) -> None:
+    """On an empty outputs/: they share the making of token files and of the MLflow store, and lose nothing."""
+    more = ["paths.data=outputs/.data", "tracking=mlflow", "tracking.wait=200"]
+    runs = [gptx.start(*more, f"seed={seed}") for seed in range(8)]
+    for run in runs:
+        _, err = run.communicate(timeout=2 * DEADLINE)
+        assert run.returncode == 0, err
+        assert "Traceback" not in err and "gptx:" not in err
+    folders = list(gptx.folders())
+    assert len(folders) == 8
+    for folder in folders:
+        found = contents(database(gptx.outputs), uid_of(folder))
+        assert {(key, step, t) for key, _, _, t, step in found["metrics"] if key[:5] != "final"} == rows_of(folder)
+        assert (found["status"], found["models"]) == ("FINISHED", [(1,)])
+    assert len(list((gptx.outputs / ".data").glob("*.lock"))) == 1

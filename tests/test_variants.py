@@ -26,7 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gptx.build import build
+from gptx.assembly import build
 from gptx.cache import Cache
 from gptx.kernel.base import Kernel
 from gptx.model import GPT

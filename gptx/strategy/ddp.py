@@ -62,9 +62,11 @@ class DDP(Strategy):
 
     def place(self, model: nn.Module) -> nn.Module:
         ids = [self.device.index] if self.device.type == "cuda" else None
-        self.replica = DistributedDataParallel(
-            model.to(self.device), device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        # Buffers are constants (ALiBi's slopes). Left to DDP, each forward would send them round, in validation too,
+        # where one process may have a batch more than another, and would wait for ever.
+        constants = [name for name, _ in model.named_buffers()]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, constants)
+        self.replica = DistributedDataParallel(model.to(self.device), device_ids=ids, gradient_as_bucket_view=True)
         return self.replica
 
     def sync(self, last: bool) -> AbstractContextManager[Any]:

@@ -6,6 +6,7 @@ folders: what is finished is shown by its result and not run again.
 
 import sys
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,8 @@ class GridSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         assert self.context is not None and self.config is not None
         combinations = self._combinations(arguments)
-        common = set.intersection(*map(set, combinations))  # what is the same everywhere need not be said
-        cells = [_cell(overrides, common) for overrides in combinations]
+        varied = [len(set(column)) > 1 for column in zip(*combinations, strict=True)]
+        cells = [_cell(overrides, " ".join(compress(overrides, varied))) for overrides in combinations]
         raise SystemExit(_run_all(cells, self._config_dir()))
 
     def _combinations(self, arguments: list[str]) -> list[list[str]]:
@@ -67,9 +68,8 @@ class GridSweeper(Sweeper):
         return [word for s in sources if s.provider == "command-line" for word in ("--config-dir", s.path)]
 
 
-def _cell(overrides: list[str], common: set[str]) -> Cell:
+def _cell(overrides: list[str], title: str) -> Cell:
     """Composed and named. A typo is refused here, for the whole grid: no other run would mend it."""
-    title = " ".join(o for o in overrides if o not in common) or "the only one"
     cfg = compose(overrides)
     try:
         return Cell(overrides, title, cfg, folder_of(cfg)[0])
@@ -89,7 +89,7 @@ def _run_all(cells: list[Cell], config_dir: list[str]) -> int:
         try:
             for number, cell in enumerate(cells, 1):
                 if not cell.failure and not _done(cell):
-                    print(f"\n[{number}/{len(cells)}] {cell.title}", flush=True)
+                    print(f"\n[{number}/{len(cells)}] {cell.title or 'the only one'}", flush=True)
                     cell.failure = _run(cell, config_dir)
         finally:
             warning = follower.finish() if follower else None
