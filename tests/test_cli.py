@@ -447,9 +447,9 @@ def test_a_sweep_survives_its_failures_and_repeats_only_what_is_missing(gptx: Gp
     assert first.err.count("Traceback (most recent call last)") == 1  # of the one that crashes
     listed = first.err[first.err.index("3 of 4 failed:") :].splitlines()
     failures = dict(zip(listed[1::2], listed[2::2], strict=True))
-    assert "the kernel broke" in failures["  kernel=fragile model.n_head=4"]
+    assert "the kernel broke" in failures["  model.n_head=4 kernel=fragile"]
     for kernel in ("reference", "fragile"):
-        assert "model.d_model=16 is not divisible" in failures[f"  kernel={kernel} model.n_head=3"]
+        assert "model.d_model=16 is not divisible" in failures[f"  model.n_head=3 kernel={kernel}"]
     assert "val loss" in first.out and "bits/byte" in first.out  # the table
     assert sorted(journal.status(folder) for folder in gptx.folders()) == ["failed", "finished"]
     before = uids(gptx)
