@@ -52,7 +52,7 @@ class Follower:
             str(tracking["wait"]),
         ]
         command += ["--weights" if tracking["weights"] else "--no-weights"]
-        log = outputs / ".logs" / f"tracking-{os.getpid()}.log"
+        log = outputs / ".logs" / f"tracking-{os.getpid()}-{run_dirs[0].name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as stderr:
             process = subprocess.Popen(

@@ -36,7 +36,6 @@ def test_format() -> None:
     run("ruff", "format", "--check", ".")
 
 
-@pytest.mark.slow
 def test_types() -> None:
     run("mypy")
 

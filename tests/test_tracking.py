@@ -1,11 +1,13 @@
 """MLflow is a view of the journals: whatever is killed, cut off, repeated or away, its rows are the same."""
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,14 @@ def push(store: Store, outputs: Path, run_dir: Path) -> dict[str, Any]:
     """Replay a run with nothing remembered, and return what the database then says of it."""
     Replay(store, outputs, run_dir).push()
     return contents(database(outputs), uid_of(run_dir))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mlflow_is_imported() -> None:
+    """Here and at once, not in the middle of a test that has threads and processes of its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("mlflow")
 
 
 def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -430,7 +440,7 @@ def test_a_server_that_dies_and_comes_back_has_every_row(tmp_path: Path) -> None
             write_steps(book, 1, 20)
             until(lambda: rows() > 0)
         write_steps(book, 21, 60)
-        log = outputs / ".logs" / f"tracking-{os.getpid()}.log"
+        log = outputs / ".logs" / f"tracking-{os.getpid()}-{run_dir.name}.log"
         until(lambda: "still trying" in log.read_text())
         with serve(served, uri, "127.0.0.1", port):
             write_steps(book, 61, 80)
