@@ -47,17 +47,22 @@ def run_child(command: Sequence[str]) -> int:
 @contextmanager
 def noted_signals() -> Iterator[list[int]]:
     """SIGINT and SIGTERM are noted in the list, so that what is in hand can be finished. A second one raises
-    KeyboardInterrupt where the program stands, except in a worker, which gets each from terminal and launcher."""
+    KeyboardInterrupt where the program stands, and more of them change nothing.
+
+    A worker, which gets each from terminal and launcher, only notes them, and to the end of the process: one that
+    dies while it waits for its launcher to collect it would leave the launcher waiting for ever.
+    """
     seen: list[int] = []
+    worker = "RANK" in os.environ
 
     def note(number: int, frame: object) -> None:
-        if seen and "RANK" not in os.environ:
-            raise KeyboardInterrupt
         seen.append(number)
+        if len(seen) == 2 and not worker:
+            raise KeyboardInterrupt
 
     saved = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield seen
     finally:
-        for number, handler in saved.items():
+        for number, handler in saved.items() if len(seen) < 2 and not worker else ():
             signal.signal(number, handler)

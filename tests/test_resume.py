@@ -163,6 +163,31 @@ def test_ctrl_c_on_a_terminal(gptx: Gptx, moment: str) -> None:
     assert journal.status(gptx.folder) == "interrupted"
 
 
+@pytest.mark.parametrize("strategy", ["single", "ddp"])
+def test_ctrl_c_again_and_again_does_not_wait_for_the_step_in_hand(gptx: Gptx, strategy: str) -> None:
+    terminal = Terminal(gptx, "gptx.run", *gptx.tiny, *words(strategy), **pausing(gptx, 17))
+    waiting = range(2 if strategy == "ddp" else 1)
+    assert terminal.until(lambda: all((gptx.cwd / f"paused-{rank}").exists() for rank in waiting)), terminal.shown
+
+    def insist() -> bool:
+        terminal.press(b"\x03")
+        return "the same command goes on" in terminal.shown
+
+    assert terminal.until(insist), terminal.shown
+    assert terminal.end() == 130, terminal.shown
+    assert "Traceback" not in terminal.shown, terminal.shown
+    assert gptx.orphans() == []
+    assert journal.status(gptx.folder) == "interrupted"
+
+
+@pytest.mark.parametrize("work", ["signalled_at_the_end", "leaves_again_and_again"])
+def test_a_worker_never_waits_for_ever(gptx: Gptx, work: str) -> None:
+    """The launcher would, for a worker that dies while it waits to be collected; and a worker itself, when it ends its
+    process group while one of gloo's threads is dropping a tensor."""
+    done = gptx.run("launched", work, str(gptx.cwd))
+    assert (done.code, done.out) == (0, "0\n"), done.err
+
+
 def test_two_of_the_same_command_at_once(gptx: Gptx, reference: Callable[..., Path]) -> None:
     first = gptx.start(*words("single"), **pausing(gptx, 57))
     assert until(lambda: (gptx.cwd / "paused-0").exists(), first), first.communicate()

@@ -57,6 +57,11 @@ class DDP(Strategy):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        # The replica's reducer would hold the group last, and end it with Python's lock held: for ever, where a thread
+        # of gloo's needs the lock to drop its last tensor. Python's own reference, held longer, gives the lock free.
+        if self.replica is not None:
+            del self.replica.reducer, self.replica.logger
+            self.replica = None
         if exc is None:  # after an error the others may never come to this barrier: leave, and be ended by the launcher
             dist.destroy_process_group()
 

@@ -68,7 +68,7 @@ def start(function: Callable[..., Any], args: tuple[Any, ...], nproc: int, threa
     with tempfile.TemporaryDirectory(prefix="gptx-") as folder, _handing_on(Path(folder), nproc) as got:
         try:
             elastic_launch(config, _worker)(function, args, folder, os.getpid())
-        except (ChildFailedError, _NotBegun) as failed:
+        except (ChildFailedError, _Leave) as failed:
             if isinstance(failed, ChildFailedError) and not got:
                 raise _first_error(Path(folder), failed) from None
     return got[0] if got else 0
@@ -93,8 +93,8 @@ def _worker(function: Callable[..., Any], args: tuple[Any, ...], folder: str, pa
 
 
 def _first_error(folder: Path, failed: ChildFailedError) -> GptxError:
-    """The error that came first; that a peer lost its connection is none."""
-    lost = ""
+    """The error that came first; that a peer lost its connection is none, unless all of them say so."""
+    lost: list[tuple[str, str]] = []  # rank, traceback
     for record in sorted(folder.glob("*.txt"), key=lambda path: path.stat().st_mtime_ns):
         kind, _, rank = record.stem.partition("-")
         text = record.read_text()
@@ -102,37 +102,44 @@ def _first_error(folder: Path, failed: ChildFailedError) -> GptxError:
             return RunFailed(text)
         if not LOST.search(text.splitlines()[-1]):
             return WorkerFailed(f"worker {rank} failed:\n{text}")
-        lost = lost or f"; worker {rank} then got: {text.splitlines()[-1]}"
+        lost.append((rank, text))
+    if lost and len(lost) == len(list(folder.glob("*.pid"))):
+        return WorkerFailed("worker {} failed:\n{}".format(*lost[0]))
     code = failed.get_first_failure()[1].exitcode
     how = f" ({signal.Signals(-code).name})" if code < 0 else ""
-    return RunFailed(f"a worker died without a word{how}: out of memory is the usual reason{lost}")
+    others = "".join(f"; worker {rank} got: {text.splitlines()[-1]}" for rank, text in lost[:1])
+    return RunFailed(f"a worker died without a word{how}: out of memory is the usual reason{others}")
 
 
-class _NotBegun(BaseException):
-    """A signal came before all workers were there."""
+class _Leave(BaseException):
+    """A signal came, and there is nothing to wait for: workers are still missing, or have been killed."""
 
 
 @contextmanager
 def _handing_on(folder: Path, nproc: int) -> Iterator[list[int]]:
     """Signals that come are noted in the list and handed on to the workers, which then end by themselves, at the same
-    step; a second one kills them. Where not all of them are there yet, there is nothing to wait for."""
+    step; a second one kills them, and more change nothing."""
     got: list[int] = []
 
     def hand_on(number: int, frame: object) -> None:
         got.append(number)
+        if len(got) > 2:
+            return
         pids = [int(path.stem) for path in folder.glob("*.pid")]
         if len(pids) < nproc:
-            raise _NotBegun
+            raise _Leave
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number if len(got) == 1 else signal.SIGKILL)
+        if len(got) > 1:
+            raise _Leave  # the launcher is not to wait for a word of theirs
 
     saved = {number: signal.signal(number, hand_on) for number in SIGNALS}
     try:
         with _sigint_held():
             yield got
     finally:
-        for number, handler in saved.items():
+        for number, handler in saved.items() if len(got) < 2 else ():
             signal.signal(number, handler)
 
 
