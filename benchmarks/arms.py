@@ -124,6 +124,9 @@ class NanoGPT:
 PEERS: dict[str, Any] = {"nanogpt": NanoGPT}
 
 
+WARM_UP = 4  # steps: the first compiles, and it takes some until memory is only handed out again
+
+
 @dataclass(frozen=True)
 class Turn:
     """What one turn of one arm gave."""
@@ -136,7 +139,7 @@ class Turn:
 def turn(make: Callable[..., Arm], shape: Shape, args: Sequence[Any], seconds: float) -> Turn:
     """Build an arm, warm it up, and time steps for about ``seconds``, but at least one."""
     arm = make(shape, *args)
-    _time(arm, 1)  # allocates, compiles
+    _time(arm, WARM_UP)
     steps, took = 1, _time(arm, 1)
     if took < seconds:
         steps = round(seconds / took)

@@ -1,6 +1,7 @@
 """The hardware a run stands on: which device, which precision, how many threads."""
 
 import contextlib
+import ctypes
 import os
 import platform
 from contextlib import AbstractContextManager
@@ -55,6 +56,16 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 def cores() -> int:
     """Processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_freed_memory() -> None:
+    """Let glibc hand large freed blocks out again instead of to the system, which would give each new activation page
+    by page: a fifth of a step's time in a GPT-2-sized model on the CPU, for a tenth more memory. Elsewhere: nothing."""
+    if platform.libc_ver()[0] == "glibc":
+        m_mmap_max, m_trim_threshold = -4, -1
+        libc = ctypes.CDLL(None)
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, -1)
 
 
 def hardware(device: torch.device) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from gptx import checkpoint, journal, sampling
 from gptx.assembly import build
 from gptx.data.batches import train_batch
-from gptx.device import autocast, compute_dtype, cores, peak_memory
+from gptx.device import autocast, compute_dtype, cores, keep_freed_memory, peak_memory
 from gptx.errors import RunFailed
 from gptx.evaluate import Validation
 from gptx.journal import Journal
@@ -57,6 +57,8 @@ class Trainer:
     def __init__(self, cfg: DictConfig, folder: RunFolder, strategy: Strategy, book: Journal | None) -> None:
         self.cfg, self.folder, self.strategy, self.book = cfg, folder, strategy, book
         torch.set_num_threads(threads(cfg, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        if strategy.device.type == "cpu":
+            keep_freed_memory()
         self.plan = Plan.of(cfg, strategy.size)
         self.tokens = tokens(cfg)
         self.model = build(cfg, self.tokens.tokenizer.n_vocab)

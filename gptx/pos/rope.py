@@ -24,14 +24,14 @@ class RoPE(PositionalEncoding):
         self.dim, self.theta = dim, theta
 
     def table(self, pos: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin, (B or 1, T, 1, R/2), computed in float64: at position 10^5, fp32 angles are off by 1 %."""
+        """cos and signed sin, (B or 1, T, 1, R), computed in float64: at position 10^5, fp32 angles are off by 1 %."""
         high = torch.float32 if pos.device.type == "mps" else torch.float64  # mps has nothing better
         exponent = torch.arange(0, self.dim, 2, device=pos.device, dtype=high) / self.dim
         angle = (pos[..., None] * self.theta**-exponent)[:, :, None, :]
-        return angle.cos(), angle.sin()
+        cos, sin = angle.cos(), angle.sin()
+        return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
     def rotate(self, x: Tensor, table: object) -> Tensor:
         assert isinstance(table, tuple)
         cos, sin = (half.to(x.dtype) for half in table)
-        a, b = x.chunk(2, dim=-1)
-        return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+        return torch.addcmul(x * cos, x.roll(self.dim // 2, dims=-1), sin)
