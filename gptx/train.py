@@ -65,7 +65,8 @@ class Trainer:
         self.placed = strategy.place(self.model)
         if cfg.compile:
             self.placed = torch.compile(self.placed)  # type: ignore[assignment]
-        self.optim: torch.optim.Optimizer = part(cfg.optim)(decay_groups(self.model, cfg.optim.weight_decay))
+        groups = decay_groups(self.model, cfg.optim.get("weight_decay", 0.0))
+        self.optim: torch.optim.Optimizer = part(cfg.optim)(groups)
         self.schedule = part(cfg.schedule)
         self.dtype = compute_dtype(cfg.precision.dtype, strategy.device)
         trainer = cfg.trainer

@@ -56,6 +56,20 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def variants() -> set[str]:
+    """Modules that a YAML file names as its part; those of their own, that is: a few small parts share one."""
+    targets = [yaml.safe_load(path.read_text()).get("_target_", "") for path in (ROOT / "conf").glob("*/*.yaml")]
+    modules = {target.rpartition(".")[0] for target in targets}
+    return {name for name in modules if name.startswith("gptx.") and name.count(".") == 2}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nobody_outside_an_axis_imports_its_variants(source: Path) -> None:
+    assert len(variants()) > 10
+    axis = ".".join(source.relative_to(ROOT).parts[:-1])
+    assert {name for name in imports(source) & variants() if name.rpartition(".")[0] != axis} == set()
+
+
 @pytest.mark.parametrize("package", ONLY_USERS)
 def test_only_users(package: str) -> None:
     users = {
