@@ -18,11 +18,12 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
+from gptx.cli import Parser
 from gptx.config import conf_dir
 from gptx.errors import GptxError
 
@@ -36,8 +37,9 @@ SHAPES = {
     "gpt2": (12, 12, 768, 512, 50304, 4),
     "gpt2_4": (4, 12, 768, 512, 50304, 4),
 }
+SHOWN = ["nano", "small", "gpt2_4"]
 EXAMPLES = """examples:
-  python -m benchmarks.train                                 gptx alone, about a minute
+  python -m benchmarks.train                                 gptx alone
   python -m benchmarks.train --peer nanogpt=../nanoGPT       beside git clone https://github.com/karpathy/nanoGPT
   python -m benchmarks.train --shape nano small --all        every kernel
   python -m benchmarks.train --arm "attention=mqa ffn=relu"  any variant, as gptx.run takes it
@@ -77,11 +79,6 @@ class Timing:
         return self.arm, f"{self.median:,.0f}", f"{low:,.0f}-{high:,.0f}", f"{self.peak_memory_bytes / 1e6:,.0f}", ratio
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise GptxError(f"{message} (python -m benchmarks.train --help lists the options)")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 after one line on stderr."""
     try:
@@ -97,11 +94,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = _Parser("python -m benchmarks.train", description=__doc__, epilog=EXAMPLES, formatter_class=raw)
+    parser = Parser("python -m benchmarks.train", description=__doc__, epilog=EXAMPLES, formatter_class=raw)
     parser.add_argument("--peer", type=_peer, metavar="nanogpt=PATH", help="also time nanoGPT's checkout")
-    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=list(SHAPES), help="which sizes (default: all)")
+    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=SHOWN, help="which sizes (default: all but gpt2)")
     parser.add_argument("--rounds", type=int, default=5, help="turns that each arm gets (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="timed in a turn, at least (default %(default)s)")
     parser.add_argument("--all", action="store_true", help="also gptx with each kernel")

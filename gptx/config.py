@@ -24,7 +24,7 @@ from gptx.errors import ConfigError
 
 # What does not change the result. Identity is the hash of everything else, so nobody keeps a longer list.
 NOT_RESULT = ("tracking", "runtime", "sweep", "paths", "study", "force", "variant")
-# Nor does where a text lies (its hash stands for it), or how many do the work.
+# Nor does where a text lies (its hash stands for it), or how many do the work (but see `result_keys`).
 NOT_RESULT_KEYS = ("data.path", "tokenizer.path", "strategy.nproc", "strategy.timeout")
 AXES = ("attention", "pos", "window", "strategy")  # the ones a run's name shows
 
@@ -75,6 +75,7 @@ def _checked(value: Any, known: Any, path: str) -> Any:
                 raise ConfigError(f"{f'{path}.{key}'.lstrip('.')} is missing: it cannot be deleted, only set")
         return {key: _checked(value[key], known[key], f"{path}.{key}".lstrip(".")) for key in value}
     if isinstance(known, list):
+        value = [value] if isinstance(value, str) else value  # one text stands for a list of one
         if not isinstance(value, list):
             raise ConfigError(f"{path}={value!r}: expected a list such as {known}")
         return [_checked(item, known[0], f"{path}[{i}]") for i, item in enumerate(value)] if known else value
@@ -178,9 +179,13 @@ def identity(cfg: DictConfig, corpus: str) -> str:
 
 
 def result_keys(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a plain config decides the result, as {dotted key: value}."""
+    """What of a plain config decides the result, as {dotted key: value}.
+
+    With dropout the number of processes is part of it: each draws masks of its own.
+    """
     leaves = {key: value for key, value in flat(plain) if not isinstance(value, dict)}
-    return {k: v for k, v in leaves.items() if k.split(".")[0] not in NOT_RESULT and k not in NOT_RESULT_KEYS}
+    apart = set(NOT_RESULT_KEYS) - ({"strategy.nproc"} if leaves.get("model.dropout") else set())
+    return {k: v for k, v in leaves.items() if k.split(".")[0] not in NOT_RESULT and k not in apart}
 
 
 def flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

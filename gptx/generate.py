@@ -4,24 +4,25 @@ import argparse
 import sys
 from pathlib import Path
 
+from gptx.cli import Parser
 from gptx.errors import ConfigError, GptxError
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
     try:
+        args = _parser().parse_args(argv)
         _check(args)
         from gptx import load
         from gptx.device import autocast, compute_dtype
         from gptx.sampling import text
 
         model, tokenizer = load(args.run_dir, device=args.device)
-        stop = None
+        stop: list[int] = []
         if args.stop:
             ids = [int(i) for i in tokenizer.encode(args.stop)]
             if len(ids) != 1:
                 raise ConfigError(f"--stop {args.stop!r} is {len(ids)} tokens of this run's tokenizer, expected one")
-            stop = ids[0]
+            stop = ids
         device = model.embed.weight.device
         dtype = compute_dtype(args.precision, device)
         pieces = text(
@@ -54,8 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m gptx.generate", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(prog="python -m gptx.generate", description=__doc__)
     parser.add_argument(
         "run_dir", type=Path, help="the folder of a run, e.g. outputs/default/mha·rope·full·single·s0-…"
     )
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--top-k", type=int, default=0, help="only the k likeliest tokens (default: all)")
     parser.add_argument("--top-p", type=float, default=1.0, help="only the likeliest that sum to p (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text")
-    parser.add_argument("--stop", default="", help="a token to stop at (default: the end of a document)")
+    parser.add_argument("--stop", default="", help="a token to stop at, besides the end of a document")
     parser.add_argument("--no-cache", action="store_true", help="compute every token from scratch (slow; same text)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--precision", default="fp32", choices=["auto", "bf16", "fp32"])

@@ -31,9 +31,9 @@ class Plan:
         if batch % processes:
             near = [p for p in range(1, batch + 1) if batch % p == 0 and p <= processes]
             raise ConfigError(
-                f"trainer.batch_size={batch} cannot be split over {processes} processes: use "
-                f"strategy.nproc={near[-1]}, "
-                f"or trainer.batch_size={processes * max(1, round(batch / processes))}"
+                f"trainer.batch_size={batch} cannot be split over {processes} processes: use strategy.nproc={near[-1]} "
+                f"(under torchrun, its --nproc-per-node), or "
+                f"trainer.batch_size={processes * max(1, round(batch / processes))}"
             )
         share = batch // processes
         micro = cfg.trainer.micro_batch or share
@@ -69,5 +69,8 @@ def _check_ranges(cfg: DictConfig) -> None:
         value = cfg[group][name] if group else cfg[name]
         if value < low:
             raise ConfigError(f"{key}={value}: expected at least {low}")
+    for key in ("seed", "data_seed"):
+        if cfg[key] >= 2**63:
+            raise ConfigError(f"{key}={cfg[key]}: expected less than 2^63")
     if cfg.optim.lr <= 0:
         raise ConfigError(f"optim.lr={cfg.optim.lr}: expected more than 0")

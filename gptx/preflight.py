@@ -60,6 +60,7 @@ def preflight(cfg: DictConfig) -> tuple["Strategy", int, dict[str, Any]]:
         {
             "data": {"name": tokens.meta["corpus"], **tokens.meta},
             "hardware": hardware(device),
+            "processes": processes,
             "dtype": str(dtype).removeprefix("torch."),
             "n_params": price.n_params,
             "flops_per_token": price.flops_per_token,
@@ -70,13 +71,15 @@ def preflight(cfg: DictConfig) -> tuple["Strategy", int, dict[str, Any]]:
 
 
 def _check_optimiser(cfg: DictConfig) -> None:
-    """Let schedule and optimiser refuse what they were given, on a parameter that is not the model's."""
+    """Let schedule and optimiser refuse what they were given, in a step of a parameter that is not the model's."""
     import torch
 
     parts.part(cfg.schedule)(0, cfg.trainer.max_steps)
 
+    weight = torch.nn.Parameter(torch.zeros(1))
+    weight.grad = torch.zeros(1)
     try:
-        parts.part(cfg.optim)([torch.nn.Parameter(torch.zeros(1))])
+        parts.part(cfg.optim)([weight]).step()
     except ConfigError:
         raise
     except (ValueError, LookupError, TypeError) as error:

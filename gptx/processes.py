@@ -20,9 +20,9 @@ def die_with(parent: int, number: int) -> None:
 def run_child(command: Sequence[str]) -> int:
     """Run a command to its end and return its exit code (-n: ended by signal n).
 
-    SIGINT and SIGTERM are handed on once each, so that the child ends in its own good order; then, with the child
-    gone, they are raised here as KeyboardInterrupt or SystemExit. A terminal's Ctrl-C does not reach the child by
-    itself: it is in a session of its own.
+    SIGINT and SIGTERM are handed on each time they come, so that the child ends in its own good order; then, with
+    the child gone, they are raised here as KeyboardInterrupt or SystemExit. A terminal's Ctrl-C does not reach the
+    child by itself: it is in a session of its own.
     """
     parent, got = os.getpid(), list[int]()
     child = subprocess.Popen(command, start_new_session=True, preexec_fn=lambda: die_with(parent, signal.SIGTERM))
@@ -66,3 +66,15 @@ def noted_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in saved.items() if len(seen) < 2 and not worker else ():
             signal.signal(number, handler)
+
+
+@contextmanager
+def heeded_signals() -> Iterator[None]:
+    """While something is waited for that need not be: a signal ends it, whatever came before."""
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    terminate = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, terminate)

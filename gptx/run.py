@@ -155,10 +155,11 @@ def _describe(cfg: DictConfig, folder: RunFolder, tokenizer: dict[str, Any]) -> 
 
 def _warn_of_other_hardware(folder: RunFolder, facts: dict[str, Any], book: Journal) -> None:
     start = folder.start_record() or {}
-    before, now = ({**f["hardware"], "dtype": f["dtype"]} for f in (start, facts))
-    changed = [f"{key} {before.get(key)} -> {now[key]}" for key in ("dtype", "name") if before.get(key) != now[key]]
+    before, now = ({**f["hardware"], "dtype": f["dtype"], "processes": f.get("processes")} for f in (start, facts))
+    watched = ("dtype", "name", "processes")
+    changed = [f"{key} {before.get(key)} -> {now[key]}" for key in watched if before.get(key) != now[key]]
     if changed:
-        _warn(book, f"goes on with another {', '.join(changed)}: the result is not bit for bit that of one machine")
+        _warn(book, f"goes on otherwise than it began ({', '.join(changed)}): the result is not the same bit for bit")
 
 
 def _warn(book: Journal, text: str) -> None:

@@ -17,7 +17,7 @@ from gptx.journal import Journal
 
 
 class RunFolder:
-    """``outputs/<study>/<name>-<identity>/``. Nothing is made before `create`."""
+    """``outputs/<study>/<name>-<identity>/``. Nothing is made before `lock`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

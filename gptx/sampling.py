@@ -1,7 +1,7 @@
 """Draw tokens from a model, one after the other, with a KV cache."""
 
 import codecs
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -17,7 +17,7 @@ def pick(logits: Tensor, temperature: float, top_k: int, top_p: float, stream: t
     """(B, V) logits -> (B, 1) tokens. Temperature 0 is greedy; top_k 0 and top_p 1 are off."""
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
-    logits = logits / temperature
+    logits = (logits - logits.max(-1, keepdim=True).values) / max(temperature, 1e-6)  # colder, fp32 would overflow
     if top_k:
         weakest = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
         logits = logits.masked_fill(logits < weakest, float("-inf"))
@@ -39,12 +39,12 @@ def tokens(
     top_k: int = 0,
     top_p: float = 1.0,
     seed: int = 0,
-    stop: int | None = None,
+    stop: Collection[int] = (),
     cached: bool = True,
     n_vocab: int | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Iterator[int]:
-    """Yield up to ``count`` tokens that follow ``prompt``, until ``stop``.
+    """Yield up to ``count`` tokens that follow ``prompt``, until one of ``stop``.
 
     ``n_vocab`` is the tokenizer's size, where the model's vocabulary is larger. The model sees at most its trained
     context: when that is full, it goes on from the newest half of it.
@@ -62,7 +62,7 @@ def tokens(
         with autocast():
             logits = model(given, cache=cache if cached else None)[:, -1, :n_vocab].float()
         token = int(pick(logits, temperature, top_k, top_p, stream))
-        if token == stop:
+        if token in stop:
             return
         yield token
         fresh = [token]
@@ -75,8 +75,8 @@ def text(model: GPT, tokenizer: Tokenizer, prompt: str, count: int, **options: A
     if not ids:
         ids = [tokenizer.eot] if tokenizer.eot is not None else [int(tokenizer.encode("\n\n")[0])]
     options["n_vocab"] = tokenizer.n_vocab
-    if options.get("stop") is None:
-        options["stop"] = tokenizer.eot
+    if tokenizer.eot is not None:  # another document would follow
+        options["stop"] = {*options.get("stop", ()), tokenizer.eot}
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for token in tokens(model, ids, count, **options):
         piece = decoder.decode(tokenizer.decode_bytes([token]))

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from gptx import journal
+from gptx.cli import Parser
 from gptx.errors import GptxError
 from gptx.store import FOLDER, Store, one_line
 
@@ -63,13 +64,11 @@ def sync(root: Path, uri: str = "", *, show: bool = True) -> tuple[int, list[str
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m gptx.sync", description=_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m gptx.sync", description=_HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, metavar="DIR", help="outputs/, a study in it, or one run folder")
     parser.add_argument("--uri", default="", help="an MLflow server or database; default: the store under DIR")
-    args = parser.parse_args(argv)
     try:
+        args = parser.parse_args(argv)
         if not args.root.is_dir():
             raise GptxError(f"no such folder: {args.root}; expected the outputs folder of gptx.run")
         count, failures = sync(args.root, args.uri)

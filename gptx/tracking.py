@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from gptx import journal
+from gptx.processes import heeded_signals
 from gptx.store import one_line, store_uri
 
 if TYPE_CHECKING:
@@ -68,12 +69,13 @@ class Follower:
         return cls(process, log, float(tracking["wait"]), hint)
 
     def finish(self) -> str | None:
-        """Let it send the rest, for at most ``wait`` seconds; a line for the user if not all arrived."""
+        """Let it send the rest, until Ctrl-C or for ``wait`` seconds at most; a line for the user if not all came."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
-            arrived = self._process.wait(self._wait) == 0
-        except subprocess.TimeoutExpired:
+            with heeded_signals():
+                arrived = self._process.wait(self._wait) == 0
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
             self._process.kill()  # the journal has everything: a sync sends what is missing
             self._process.wait()
             arrived = False

@@ -195,6 +195,11 @@ class Trainer:
             self.strategy.load(state, self.model, self.optim)
             self.now, self.best, self.peak = state["step"], state["best"], state["peak"]
             self.tally.copy_(state["tally"])
+        if self.strategy.largest(self.now) != -self.strategy.largest(-self.now):
+            raise RunFailed(
+                f"the processes found different checkpoints in {self.folder.path} (this one step {self.now}): "
+                "paths.outputs has to be one folder that all machines share"
+            )
 
     def finish(self) -> None:
         """Sample, sum up, and write the result."""

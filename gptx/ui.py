@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gptx import journal, savedview
+from gptx.cli import Parser
 from gptx.errors import GptxError, RunFailed
 from gptx.store import FOLDER, Store, store_uri
 from gptx.sync import sync
@@ -142,7 +143,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m gptx.ui",
         description="Show all runs in MLflow: a sorted table of the variants, and charts that are set up. "
         "Runs that MLflow lacks are sent to it first.",
@@ -152,11 +153,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=5000, help="default: 5000, or the next free one")
     parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
     parser.add_argument("--no-sync", action="store_true", help="show what MLflow has, read no journal")
-    args = parser.parse_args(argv)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets background jobs ignore it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        run(args)
+        run(parser.parse_args(argv))
     except GptxError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -78,8 +78,14 @@ class Gptx:
         """The tiny run with these overrides, on its way."""
         return self.popen("gptx.run", *self.tiny, *overrides, **env)
 
+    def start_under(self, command: str, *overrides: str, **env: str) -> "subprocess.Popen[str]":
+        """The same, started by another command."""
+        return self._popen([command, sys.executable, "-m", "gptx.run", *self.tiny, *overrides], env)
+
     def popen(self, module: str, *words: str, **env: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", module, *words]
+        return self._popen([sys.executable, "-m", module, *words], env)
+
+    def _popen(self, command: list[str], env: dict[str, str]) -> "subprocess.Popen[str]":
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         process = subprocess.Popen(command, cwd=self.cwd, env=self.env | env, text=True, **pipes)  # type: ignore[call-overload]
         self._started.append(process)

@@ -74,7 +74,7 @@ Maker = Callable[[str], Gptx]
 def make(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Iterator[Maker]:
     """Makes the command in a fresh folder; what it leaves running is ended with the session."""
     tokens = tmp_path_factory.mktemp("tokens")
-    prepare(Text(path=str(corpus), text_key="text", val_fraction=0.1, max_tokens=0), Byte(), tokens, quiet=True)
+    prepare(Text(path=[str(corpus)], text_key="text", val_fraction=0.1, max_tokens=0), Byte(), tokens, quiet=True)
     made: list[Gptx] = []
 
     def one(name: str) -> Gptx:

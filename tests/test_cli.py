@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import DEADLINE, OWN, Done, Gptx, Terminal, history, records, until, weights
+from command import DEADLINE, OWN, ROOT, Done, Gptx, Terminal, history, records, until, weights
 from conftest import Maker, Trained
 from fake_runs import contents, database, rows_of, uid_of
 
@@ -292,6 +292,10 @@ UNFIT: list[tuple[list[str], list[str]]] = [
     (["optim.weight_decay=-1"], ["optim", "weight_decay", "-1"]),
     (["optim.betas=[0.9]"], ["optim", "betas"]),
     (["optim.betas=[0.9,1.5]"], ["optim", "1.5"]),
+    (["optim.betas=[0.9,0.95,0.99]"], ["optim", "betas=[0.9, 0.95, 0.99]"]),
+    (["pos.theta=0"], ["pos.theta=0", "more than 0"]),
+    (["pos=sinusoidal", "pos.theta=-1"], ["pos.theta=-1", "more than 0"]),
+    (["seed=99999999999999999999"], ["seed=99999999999999999999", "less than"]),
     (["schedule.warmup=2"], ["schedule.warmup=2.0", "0 to 1"]),
     (["ffn.ratio=-1"], ["ffn.ratio=-1", "ratio > 0"]),
     (["precision.dtype=fp8"], ["precision.dtype=fp8", "bf16", "fp32"]),
@@ -431,6 +435,27 @@ def test_a_small_disk(gptx: Gptx, trained: Trained) -> None:
         subprocess.run(["umount", "-l", gptx.outputs], check=True)
 
 
+# ------------------------------------------------------------------------------------- experiments
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_trains(gptx: Gptx, path: Path) -> None:
+    """A few steps of it, on the tests' own text and sizes."""
+    done = gptx(f"experiment={path.stem}", "trainer.max_steps=4", "schedule.warmup=0.25")
+    assert done.code == 0, done.err
+    assert gptx.folder.parent.name == path.stem
+
+
+@pytest.mark.slow
+def test_the_default_command(gptx: Gptx) -> None:
+    """No word more than what the README says first; on its embedded text it is to learn English."""
+    done = gptx.run("gptx.run")
+    assert done.code == 0, done.err
+    result = json.loads((gptx.folder / "result.json").read_text())
+    assert result["val_loss"] < 1.4
+    assert all(part in done.out for part in ("sample after 800 steps", "python -m gptx.generate", "gptx.compare"))
+
+
 # ------------------------------------------------------------------------------------------ sweeps
 
 
@@ -465,6 +490,14 @@ def test_a_sweep_survives_its_failures_and_repeats_only_what_is_missing(gptx: Gp
     assert third.code == 0, third.err
     assert "2 combinations: 2 finished already, 0 refused" in third.out
     assert uids(gptx) == before
+
+
+def test_a_part_that_breaks_when_it_is_built_is_one_failure_of_the_sweep(gptx: Gptx) -> None:
+    done = gptx.run("gptx.run", "-m", *OWN_CONF, *gptx.tiny, "attention=gated", "attention.gain=1,-1")
+    assert done.code == 1
+    assert "2 combinations: 0 finished already, 1 refused" in done.out
+    assert "finished: val loss" in done.out
+    assert done.err.splitlines()[-2:] == ["  attention.gain=-1", "    ArithmeticError: a gain below nothing"]
 
 
 def test_an_interrupted_sweep_leaves_nothing_running(gptx: Gptx) -> None:
@@ -522,6 +555,7 @@ def test_generate_is_a_function_of_its_seed(trained: Trained, capsys: pytest.Cap
     assert said(trained, capsys, *prompt, "--seed", "2") != first
     greedy = said(trained, capsys, *prompt, "--temperature", "0")
     assert said(trained, capsys, *prompt, "--temperature", "0", "--seed", "5") == greedy
+    assert said(trained, capsys, *prompt, "--temperature", "1e-50", "--seed", "5") == greedy
     assert said(trained, capsys, *prompt, "--top-k", "1", "--seed", "5") == greedy
     assert said(trained, capsys, *prompt, "--top-p", "1e-9", "--seed", "5") == greedy
 
@@ -559,6 +593,8 @@ def test_generate_streams(trained: Trained) -> None:
         (["RUN", "--temperature", "-1"], "--temperature >= 0"),
         (["RUN", "--tokens", "0"], "--tokens >= 1"),
         (["RUN", "--stop", "two"], "3 tokens"),
+        (["RUN", "--tokens", "x"], "argument --tokens: invalid int value: 'x'"),
+        (["RUN", "--temprature", "1"], "--temprature 1; python -m gptx.generate --help shows"),
         (["EMPTY"], "no best model"),
     ],
     ids=lambda value: str(value),

@@ -344,6 +344,12 @@ def test_strategy_is_a_null_factor(tmp_path: Path, precision: str, loss: float, 
     assert not warned or ("ddp ends" in text and "above single (mha·rope·full, seed 0: " in text)
 
 
+def test_with_dropout_each_process_draws_masks_of_its_own(tmp_path: Path) -> None:
+    keys = {"model": {"dropout": 0.1}}
+    runs = [put(tmp_path, result(keys=keys)), put(tmp_path, result(keys=keys, strategy="ddp", val_loss=1.5))]
+    assert "a bug is suspected" not in said(*runs)
+
+
 def test_the_same_run_twice_is_not_a_second_seed(tmp_path: Path) -> None:
     old = put(tmp_path, result(0, val_bpb=9.0))
     new = put(tmp_path, result(0, study="again", val_bpb=2.0))

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from gptx import compose, parts
 from gptx.data import shakespeare
 from gptx.data.base import Corpus, digest
 from gptx.data.batches import check_context, train_batch, val_windows, windows
@@ -76,8 +77,8 @@ class Listed(Corpus):
         return iter(self.list)
 
 
-def text_corpus(path: str | list[str], text_key: str = "text") -> Text:
-    return Text(path=path, text_key=text_key, val_fraction=0.1, max_tokens=0)
+def text_corpus(path: str, text_key: str = "text") -> Text:
+    return Text(path=[path], text_key=text_key, val_fraction=0.1, max_tokens=0)
 
 
 def no_leftovers(folder: Path) -> bool:
@@ -196,17 +197,17 @@ def test_text_takes_files_patterns_folders_and_lists(tmp_path: Path, monkeypatch
         (tmp_path / name).write_bytes(content.encode())
     expected = {
         "b/one.txt": ["one\r\n"],
+        "[b/two.md,'c,d.txt']": ["two", "comma"],
         "b": ["one\r\n", "two"],
         "b/*.md": ["two"],
         "**/*.txt": ["one\r\n", "comma"],
-        "b/two.md, b/*.txt": ["two", "one\r\n"],
-        "c,d.txt": ["comma"],
+        "[b/two.md,b/*.txt]": ["two", "one\r\n"],
+        "'c,d.txt'": ["comma"],
         str(tmp_path / "b/two.md"): ["two"],
     }
     for path, documents in expected.items():
-        assert list(text_corpus(path).documents(tmp_path)) == documents, path
-    listed = make("data", "text", path=["b/two.md", "c,d.txt"])
-    assert list(listed.documents(tmp_path)) == ["two", "comma"]
+        typed = parts.corpus(compose(["data=text", f"data.path={path}"]))
+        assert list(typed.documents(tmp_path)) == documents, path
 
 
 def test_text_fingerprint_is_of_content_not_of_paths(tmp_path: Path) -> None:
@@ -604,7 +605,7 @@ from pathlib import Path
 from gptx.data.text import Text
 from gptx.data.tokens import prepare
 from gptx.tokenizer.bpe import BPE
-corpus = Text(path=sys.argv[1], text_key="text", val_fraction=0.1, max_tokens=0)
+corpus = Text(path=[sys.argv[1]], text_key="text", val_fraction=0.1, max_tokens=0)
 {before}
 print("ready", flush=True)
 sys.stdin.readline()

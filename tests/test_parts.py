@@ -280,9 +280,20 @@ def test_keys_apart_never_change_the_identity(data: st.DataObject) -> None:
     other = data.draw(st.sampled_from(sorted(set(values) - silent())))
     OmegaConf.update(cfg, other, flip(values[other]))
     name = identity(cfg, "corpus")
-    for key in data.draw(st.sets(st.sampled_from(sorted(silent())))):
+    apart = silent() - ({"strategy.nproc"} if other == "model.dropout" else set())
+    for key in data.draw(st.sets(st.sampled_from(sorted(apart)))):
         OmegaConf.update(cfg, key, flip(values[key]))
     assert identity(cfg, "corpus") == name
+
+
+def test_with_dropout_the_number_of_processes_is_part_of_the_identity() -> None:
+    """Each process draws masks of its own."""
+
+    def named(*words: str) -> set[str]:
+        return {identity(gptx.compose(["strategy=ddp", f"strategy.nproc={n}", *words]), "c") for n in (2, 4)}
+
+    assert len(named()) == 1
+    assert len(named("model.dropout=0.1")) == 2
 
 
 def test_the_identity_depends_on_what_the_text_says_not_on_where_it_lies() -> None:
@@ -411,7 +422,7 @@ def test_a_seed_is_a_text_and_stop_ends_it() -> None:
     torch.manual_seed(5)
     assert first == list(tokens(model, [1], 40, seed=0, temperature=1.5)), "the global generator plays no part"
     stop = first[7]
-    assert list(tokens(model, [1], 40, seed=0, temperature=1.5, stop=stop)) == first[: first.index(stop)]
+    assert list(tokens(model, [1], 40, seed=0, temperature=1.5, stop=[stop])) == first[: first.index(stop)]
     assert list(tokens(model, [1], 0)) == []
 
 
@@ -430,7 +441,7 @@ def test_no_token_is_drawn_that_the_tokenizer_has_not() -> None:
 def test_text_comes_out_in_whole_characters() -> None:
     model = build(tiny(), Byte.n_vocab).double()
     pieces = list(text(model, Byte(), "né", 60, seed=3, temperature=1.0))
-    ids = list(tokens(model, list("né".encode()), 60, seed=3, temperature=1.0, stop=Byte.eot))
+    ids = list(tokens(model, list("né".encode()), 60, seed=3, temperature=1.0, stop=[Byte.eot]))
     assert "".join(pieces) == bytes(ids).decode("utf-8", "replace")
     assert list(text(model, Byte(), "", 5, temperature=0)), "no prompt: it begins a document"
 

@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +14,17 @@ import psutil
 import pytest
 from command import DEADLINE, OWN, Gptx, Terminal, records, same, until
 from conftest import Maker
-from fake_runs import contents, database, rows_of, uid_of
+from fake_runs import ask, contents, database, rows_of, uid_of
 
 from gptx import journal
 from gptx.checkpoint import latest, load_best, set_damaged_aside, steps
 from gptx.errors import CheckpointError
+from gptx.store import Store, store_uri
+from gptx.ui import free_port, serve
 
 STEPS = 200
 OWN_CONF = ("--config-dir", str(OWN / "conf"))
+ENDED_BY_CTRL_C = (130, -signal.SIGINT)  # the last of many may meet an interpreter that is closing
 
 
 def words(strategy: str, dropout: float = 0.1) -> list[str]:
@@ -174,7 +178,7 @@ def test_ctrl_c_again_and_again_does_not_wait_for_the_step_in_hand(gptx: Gptx, s
         return "the same command goes on" in terminal.shown
 
     assert terminal.until(insist), terminal.shown
-    assert terminal.end() == 130, terminal.shown
+    assert terminal.end() in ENDED_BY_CTRL_C, terminal.shown
     assert "Traceback" not in terminal.shown, terminal.shown
     assert gptx.orphans() == []
     assert journal.status(gptx.folder) == "interrupted"
@@ -186,6 +190,61 @@ def test_a_worker_never_waits_for_ever(gptx: Gptx, work: str) -> None:
     process group while one of gloo's threads is dropping a tensor."""
     done = gptx.run("launched", work, str(gptx.cwd))
     assert (done.code, done.out) == (0, "0\n"), done.err
+
+
+@pytest.mark.parametrize("strategy", ["single", "ddp"])
+def test_nohup_outlives_the_terminal(gptx: Gptx, reference: Callable[..., Path], strategy: str) -> None:
+    run = gptx.start_under("nohup", *words(strategy), **pausing(gptx, 17))
+    assert until(lambda: (gptx.cwd / "paused-0").exists(), run), run.communicate()
+    for process in gptx.processes():
+        process.send_signal(signal.SIGHUP)
+    (gptx.cwd / "go").touch()
+    assert run.wait(DEADLINE) == 0, run.communicate()
+    same(gptx.folder, reference(strategy))
+
+
+def test_an_interrupted_run_does_not_make_one_wait_for_mlflow(gptx: Gptx) -> None:
+    """A third Ctrl-C, when all is written down, leaves the rest to a sync."""
+    away = ["tracking=mlflow", "tracking.uri=http://127.0.0.1:9", "tracking.wait=1e6"]
+    run = gptx.start(*words("single"), *away, **pausing(gptx, 17))
+    assert until(lambda: (gptx.cwd / "paused-0").exists(), run), run.communicate()
+    for number in (signal.SIGTERM, signal.SIGINT):  # two alike might be taken as one
+        run.send_signal(number)
+    assert until(lambda: journal.status(gptx.folder) == "interrupted", run)
+
+    def ended() -> bool:
+        run.send_signal(signal.SIGINT)
+        return run.poll() is not None
+
+    assert until(ended)
+    assert run.returncode in ENDED_BY_CTRL_C
+    _, err = run.communicate()
+    assert "the same command goes on" in err and "run: python -m gptx.sync outputs --uri http://127.0.0.1:9" in err
+    assert "Traceback" not in err
+
+
+def test_machines_that_share_no_folder_are_told_so(make: Maker) -> None:
+    """Each would go on from another step, with other weights, and nobody would see it."""
+    first, second = make("first machine"), make("second machine")
+    run = first.start(*words("ddp", 0.0), "strategy.nproc=1", **pausing(first, 17))
+    assert until(lambda: (first.cwd / "paused-0").exists(), run), run.communicate()
+    run.send_signal(signal.SIGINT)
+    (first.cwd / "go").touch()
+    _, err = run.communicate(timeout=DEADLINE)
+    assert run.returncode == 130, err
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": "2"}
+    both = [one.start(*words("ddp", 0.0), **world, RANK=str(rank)) for rank, one in enumerate((first, second))]
+    said = [one.communicate(timeout=DEADLINE)[1] for one in both]
+    assert [one.returncode for one in both] == [1, 1]
+    assert all("different checkpoints" in err and "all machines share" in err for err in said), said
+    assert first.orphans() == second.orphans() == []
+
+    done = first(*words("ddp", 0.0))  # on one machine again; the other number of processes is told
+    assert done.code == 0, done.err
+    assert "processes 1 -> 2" in done.err and "not the same bit for bit" in done.err
 
 
 def test_two_of_the_same_command_at_once(gptx: Gptx, reference: Callable[..., Path]) -> None:
@@ -324,6 +383,33 @@ class Struck:
     def size(self) -> int:
         """Lines of the journal."""
         return sum(path.read_bytes().count(b"\n") for path in (self.gptx.outputs / self.study).glob("*/journal.jsonl"))
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_while_a_run_trains(gptx: Gptx, reference: Callable[..., Path]) -> None:
+    """The run does not wait for it: between its death and its return it trains to the end."""
+    served = gptx.cwd / "server"
+    Store(served)  # makes its database
+    port = free_port("127.0.0.1", 5600)
+
+    def rows() -> int:
+        return int(ask(database(served), "select count(*) from metrics")[0][0])
+
+    tracked = ["tracking=mlflow", f"tracking.uri=http://127.0.0.1:{port}", "tracking.wait=200"]
+    with serve(served, store_uri(served, ""), "127.0.0.1", port):
+        run = gptx.start(*words("single"), *tracked, **pausing(gptx, 57))
+        assert until(lambda: rows() > 0, run), run.communicate()
+        assert until(lambda: (gptx.cwd / "paused-0").exists(), run), run.communicate()
+    (gptx.cwd / "go").touch()
+    assert until(lambda: journal.status(gptx.folder) == "finished", run), run.communicate()
+    assert run.poll() is None  # it is the follower that is waited for
+    with serve(served, store_uri(served, ""), "127.0.0.1", port):
+        _, err = run.communicate(timeout=DEADLINE)
+    assert run.returncode == 0 and "gptx:" not in err, err
+    same(gptx.folder, reference("single"))
+    found = contents(database(served), uid_of(gptx.folder))
+    assert {(key, step, t) for key, _, _, t, step in found["metrics"] if key[:5] != "final"} == rows_of(gptx.folder)
+    assert (found["status"], found["models"]) == ("FINISHED", [(1,)])
 
 
 @pytest.mark.slow

@@ -8,21 +8,16 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import pandas as pd
 from rich.console import Console, Group
 from rich.measure import Measurement
 
 from gptx import journal
+from gptx.cli import Parser
 from gptx.compare import notes, render
 from gptx.compare.table import counts, summarise, table
 from gptx.errors import GptxError
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise GptxError(f"{message} (python -m gptx.compare --help lists the options)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser("python -m gptx.compare", description=__doc__, allow_abbrev=False)
+def _parser() -> Parser:
+    parser = Parser("python -m gptx.compare", description=__doc__, allow_abbrev=False)
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="run folders or folders above (outputs)")
     parser.add_argument("--study", metavar="NAME", help="only the runs of this study")
     parser.add_argument("--sort", metavar="COLUMN", default="val_bpb", help="best first by this column (val_bpb)")

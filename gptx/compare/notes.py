@@ -75,10 +75,11 @@ def _measures(part: pd.DataFrame) -> list[str]:
 
 
 def _strategies(rows: list[Row]) -> list[str]:
-    """Strategy is a null factor: runs that differ in nothing else must agree up to rounding."""
+    """Strategy is a null factor: runs that differ in nothing else must agree up to rounding. Not with dropout: each
+    process draws masks of its own."""
     alike: dict[Hashable, list[Row]] = {}
     for row in rows:
-        if row["status"] == "finished" and row["val_loss"] > 0:
+        if row["status"] == "finished" and row["val_loss"] > 0 and not value_of(row, "model.dropout"):
             alike.setdefault((t.key_of(row, without="strategy"), t.seed_of(row)), []).append(row)
     found = []
     for same in alike.values():

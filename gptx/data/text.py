@@ -15,7 +15,7 @@ READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 class Text(Corpus):
     name = "text"
 
-    def __init__(self, *, path: str | Sequence[str], text_key: str, val_fraction: float, max_tokens: int) -> None:
+    def __init__(self, *, path: Sequence[str], text_key: str, val_fraction: float, max_tokens: int) -> None:
         super().__init__(val_fraction=val_fraction, max_tokens=max_tokens)
         self.path, self.text_key = path, text_key
 
@@ -36,14 +36,9 @@ class Text(Corpus):
 
     def files(self) -> list[Path]:
         """What ``path`` names: in the order given, the matches of one pattern sorted."""
-        if not self.path:
+        if not any(self.path):
             raise DataError("data=text needs data.path=FILE, a folder, or a pattern such as data.path='books/*.txt'")
-        if isinstance(self.path, str):
-            whole = Path(self.path).expanduser().exists()  # a comma may be part of a name
-            patterns = [self.path] if whole else [part.strip() for part in self.path.split(",")]
-        else:
-            patterns = list(self.path)
-        return [path for pattern in patterns for path in _match(pattern)]
+        return [path for pattern in self.path for path in _match(pattern)]
 
 
 def _match(pattern: str) -> list[Path]:

@@ -21,6 +21,8 @@ class RoPE(PositionalEncoding):
                 f"pos=rope needs an even head_dim, given {dim} (model.d_model={shape.d_model} / "
                 f"model.n_head={shape.n_head}): model.d_model={(dim + 1) * shape.n_head} would do"
             )
+        if theta <= 0:
+            raise ConfigError(f"pos.theta={theta}: expected more than 0, such as 10000")
         self.dim, self.theta = dim, theta
 
     def table(self, pos: Tensor) -> tuple[Tensor, Tensor]:

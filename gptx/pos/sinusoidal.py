@@ -22,6 +22,8 @@ class Sinusoidal(PositionalEncoding):
                 f"pos=sinusoidal needs an even model.d_model, given {shape.d_model}: "
                 f"model.d_model={shape.d_model + shape.n_head} would do"
             )
+        if theta <= 0:
+            raise ConfigError(f"pos.theta={theta}: expected more than 0, such as 10000")
         self.theta, self.scale = theta, scale
 
     def embed(self, x: Tensor, pos: Tensor) -> Tensor:

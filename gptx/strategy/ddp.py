@@ -35,6 +35,9 @@ class DDP(Strategy):
         if kind == "mps":
             raise ConfigError("strategy=ddp knows no collectives on mps: use device=cpu, or strategy=single")
         if launched:
+            here = int(os.environ.get("LOCAL_WORLD_SIZE", launched))
+            if self.nproc not in (0, here):
+                raise ConfigError(f"strategy.nproc={self.nproc}, but torchrun started {here} here: leave it out")
             return launched
         gpus = torch.cuda.device_count()
         if kind == "cuda" and self.nproc > gpus:

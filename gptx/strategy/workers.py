@@ -65,11 +65,13 @@ def start(function: Callable[..., Any], args: tuple[Any, ...], nproc: int, threa
         monitor_interval=0.1,
         signals_to_handle="SIGQUIT",  # the others are ours
     )
-    with tempfile.TemporaryDirectory(prefix="gptx-") as folder, _handing_on(Path(folder), nproc) as got:
+    got: list[int] = []
+    with tempfile.TemporaryDirectory(prefix="gptx-") as folder, contextlib.suppress(_Leave):
         try:
-            elastic_launch(config, _worker)(function, args, folder, os.getpid())
-        except (ChildFailedError, _Leave) as failed:
-            if isinstance(failed, ChildFailedError) and not got:
+            with _handing_on(Path(folder), nproc, got):
+                elastic_launch(config, _worker)(function, args, folder, os.getpid())
+        except ChildFailedError as failed:
+            if not got:
                 raise _first_error(Path(folder), failed) from None
     return got[0] if got else 0
 
@@ -116,10 +118,9 @@ class _Leave(BaseException):
 
 
 @contextmanager
-def _handing_on(folder: Path, nproc: int) -> Iterator[list[int]]:
-    """Signals that come are noted in the list and handed on to the workers, which then end by themselves, at the same
-    step; a second one kills them, and more change nothing."""
-    got: list[int] = []
+def _handing_on(folder: Path, nproc: int, got: list[int]) -> Iterator[None]:
+    """Signals that come are noted in ``got`` and handed on to the workers, which then end by themselves, at the same
+    step; a second one kills them, and more change nothing. One that is ignored (nohup's SIGHUP) stays so."""
 
     def hand_on(number: int, frame: object) -> None:
         got.append(number)
@@ -134,10 +135,11 @@ def _handing_on(folder: Path, nproc: int) -> Iterator[list[int]]:
         if len(got) > 1:
             raise _Leave  # the launcher is not to wait for a word of theirs
 
-    saved = {number: signal.signal(number, hand_on) for number in SIGNALS}
+    heard = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    saved = {number: signal.signal(number, hand_on) for number in heard}
     try:
         with _sigint_held():
-            yield got
+            yield
     finally:
         for number, handler in saved.items() if len(got) < 2 else ():
             signal.signal(number, handler)

@@ -17,7 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from gptx.config import compose, explain, plain_dict
-from gptx.errors import ConfigError, DataError, GptxError
+from gptx.errors import ConfigError, GptxError
 from gptx.preflight import folder_of, preflight
 from gptx.processes import run_child
 from gptx.runfolder import RunFolder
@@ -73,8 +73,10 @@ def _cell(overrides: list[str], title: str) -> Cell:
     cfg = compose(overrides)
     try:
         return Cell(overrides, title, cfg, folder_of(cfg)[0])
-    except DataError as error:  # a text that is not there: others may be
-        return Cell(overrides, title, cfg, None, str(error))
+    except ConfigError:
+        raise
+    except Exception as error:  # a text that is not there, a corpus whose code breaks: the others may be well
+        return Cell(overrides, title, cfg, None, _reason(error))
 
 
 def _run_all(cells: list[Cell], config_dir: list[str]) -> int:
@@ -101,9 +103,13 @@ def _run_all(cells: list[Cell], config_dir: list[str]) -> int:
 def _refusal(cell: Cell) -> str:
     try:
         preflight(cell.cfg)
-    except GptxError as error:
-        return str(error)
+    except Exception as error:  # a part's own code may break in any way: that is its cell's end, not the grid's
+        return _reason(error)
     return ""
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, GptxError) else f"{type(error).__name__}: {error}"
 
 
 def _done(cell: Cell) -> bool:

@@ -17,6 +17,8 @@ class Gated(GQA):
 
     def __init__(self, shape: Shape, *, gain: float) -> None:
         super().__init__(shape, n_kv_head=shape.n_head)
+        if gain < 0:
+            raise ArithmeticError("a gain below nothing")
         self.gain = gain
 
     def forward(self, x: Tensor, view: View, keep: Keep) -> Tensor:
