@@ -34,6 +34,18 @@ EXIT_INTERRUPTED = 130
 
 
 def main() -> None:
+    """The command line, as ``python -m gptx.run`` has it."""
+    try:
+        _command()
+    except SystemExit as end:
+        if end.code and "RANK" in os.environ:  # a worker's broken process group would wait for its peers, or abort
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code if isinstance(end.code, int) else 1)
+        raise
+
+
+def _command() -> None:
     """Run the command line; every error meant for the user is one line and an exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them its own way
     try:

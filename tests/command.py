@@ -6,6 +6,7 @@ import pty
 import select
 import subprocess
 import sys
+import termios
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -210,6 +211,9 @@ os.execv(sys.argv[1], sys.argv[1:])
 
     def __init__(self, gptx: Gptx, module: str, *words: str, **env: str) -> None:
         self.master, slave = pty.openpty()
+        modes = termios.tcgetattr(slave)
+        modes[3] |= termios.NOFLSH  # else a Ctrl-C discards what is on its way to the screen
+        termios.tcsetattr(slave, termios.TCSANOW, modes)
         command = [sys.executable, "-c", self._SHIM, sys.executable, "-m", module, *words]
         size = {"COLUMNS": "160", "LINES": "40", "TERM": "xterm-256color"}
         self.process = subprocess.Popen(
