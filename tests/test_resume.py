@@ -386,6 +386,7 @@ class Struck:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")  # mlflow's own
 def test_a_server_that_dies_while_a_run_trains(gptx: Gptx, reference: Callable[..., Path]) -> None:
     """The run does not wait for it: between its death and its return it trains to the end."""
     served = gptx.cwd / "server"
