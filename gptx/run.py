@@ -47,6 +47,7 @@ def main() -> None:
 
 def _command() -> None:
     """Run the command line; every error meant for the user is one line and an exit code."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them its own way
     try:
         _check_flags()
