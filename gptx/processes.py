@@ -20,19 +20,26 @@ def die_with(parent: int, number: int) -> None:
 def run_child(command: Sequence[str]) -> int:
     """Run a command to its end and return its exit code (-n: ended by signal n).
 
-    SIGINT and SIGTERM are handed on each time they come, so that the child ends in its own good order; then, with
-    the child gone, they are raised here as KeyboardInterrupt or SystemExit. A terminal's Ctrl-C does not reach the
-    child by itself: it is in a session of its own.
+    SIGINT and SIGTERM reach the child as SIGTERM each time they come, so that it ends in its own good order (or dies
+    without a word, where it is still starting); then, with the child gone, they are raised here as KeyboardInterrupt
+    or SystemExit. A terminal's Ctrl-C does not reach the child by itself: it is in a session of its own.
     """
-    parent, got = os.getpid(), list[int]()
-    child = subprocess.Popen(command, start_new_session=True, preexec_fn=lambda: die_with(parent, signal.SIGTERM))
+    parent, got, early = os.getpid(), list[int](), list[int]()
+    child: subprocess.Popen[bytes] | None = None
 
     def hand_on(number: int, frame: object) -> None:
         got.append(number)
-        child.send_signal(number)
+        if child is None:
+            early.append(number)
+        else:
+            child.terminate()
 
+    # Before the fork: an exception that a signal raises in the midst of it would be ignored, and with it the signal.
     saved = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        child = subprocess.Popen(command, start_new_session=True, preexec_fn=lambda: die_with(parent, signal.SIGTERM))
+        if early:
+            child.terminate()
         code = child.wait()
     finally:
         for number, handler in saved.items():

@@ -521,7 +521,7 @@ def test_the_grid_of_the_readme(gptx: Gptx) -> None:
     terminal = Terminal(gptx, "gptx.run", *grid)
     assert terminal.until(lambda: "[3/12]" in terminal.shown)
     terminal.press(b"\x03")
-    assert terminal.end() == 130
+    assert terminal.end() == 130, terminal.shown
     assert "Traceback" not in terminal.shown
     assert gptx.orphans() == []
     before = {
