@@ -1,4 +1,4 @@
-"""What the commands besides ``gptx.run`` share: a wrong flag gets one line, as every mistake does."""
+"""What the commands share: a wrong flag gets one line, as every mistake does."""
 
 import argparse
 from typing import NoReturn

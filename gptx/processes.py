@@ -24,21 +24,19 @@ def run_child(command: Sequence[str]) -> int:
     without a word, where it is still starting); then, with the child gone, they are raised here as KeyboardInterrupt
     or SystemExit. A terminal's Ctrl-C does not reach the child by itself: it is in a session of its own.
     """
-    parent, got, early = os.getpid(), list[int](), list[int]()
+    parent, got = os.getpid(), list[int]()
     child: subprocess.Popen[bytes] | None = None
 
     def hand_on(number: int, frame: object) -> None:
         got.append(number)
-        if child is None:
-            early.append(number)
-        else:
+        if child is not None:
             child.terminate()
 
     # Before the fork: an exception that a signal raises in the midst of it would be ignored, and with it the signal.
     saved = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         child = subprocess.Popen(command, start_new_session=True, preexec_fn=lambda: die_with(parent, signal.SIGTERM))
-        if early:
+        if got:
             child.terminate()
         code = child.wait()
     finally:

@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,8 +21,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gptx.cli import Parser
 from gptx.config import compose, conf_dir, explain, plain_dict, run_name
-from gptx.errors import ConfigError, GptxError
+from gptx.errors import GptxError
 from gptx.journal import Journal
 from gptx.preflight import folder_of, preflight
 from gptx.runfolder import RunFolder, write_json
@@ -64,12 +66,9 @@ def _command() -> None:
 
 def _check_flags() -> None:
     """Flags may stand anywhere among the overrides, and a wrong one gets a line as every mistake does."""
-
-    def refuse(message: str) -> NoReturn:
-        raise ConfigError(f"{message}; python -m gptx.run --help shows what there is")
-
     parser = get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]
+    parser.prog = "python -m gptx.run"
+    parser.error = partial(Parser.error, parser)  # type: ignore[method-assign, arg-type]
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word.startswith("~") or ("=" in word and word[0] != "-"))
     parser.parse_args(sys.argv[1:])
 

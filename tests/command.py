@@ -4,6 +4,7 @@ import contextlib
 import os
 import pty
 import select
+import socket
 import subprocess
 import sys
 import termios
@@ -153,6 +154,13 @@ def until(true: Callable[[], Any], process: "subprocess.Popen[Any] | None" = Non
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.004)
     return True
+
+
+def unused_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def records(folder: Path, kind: str) -> list[dict[str, Any]]:

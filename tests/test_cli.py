@@ -6,14 +6,13 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import DEADLINE, OWN, ROOT, Done, Gptx, Terminal, history, records, until, weights
+from command import DEADLINE, OWN, ROOT, Done, Gptx, Terminal, history, records, until, unused_port, weights
 from conftest import Maker, Trained
 from fake_runs import contents, database, rows_of, uid_of
 
@@ -190,10 +189,7 @@ def test_under_torchrun(ddp: Gptx, gptx: Gptx) -> None:
 
 
 def test_under_torchrun_on_two_nodes(ddp: Gptx, gptx: Gptx) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    words = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    words = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={unused_port()}"]
     command = ["-m", "gptx.run", *gptx.tiny, "strategy=ddp"]
     nodes = [gptx.popen("torch.distributed.run", *words, f"--node-rank={rank}", *command) for rank in (0, 1)]
     ends = [Done(0, *node.communicate(timeout=DEADLINE)) for node in nodes]

@@ -5,14 +5,13 @@ import json
 import random
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
-from command import DEADLINE, OWN, Gptx, Terminal, records, same, until
+from command import DEADLINE, OWN, Gptx, Terminal, records, same, until, unused_port
 from conftest import Maker
 from fake_runs import ask, contents, database, rows_of, uid_of
 
@@ -233,9 +232,7 @@ def test_machines_that_share_no_folder_are_told_so(make: Maker) -> None:
     _, err = run.communicate(timeout=DEADLINE)
     assert run.returncode == 130, err
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": "2"}
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(unused_port()), "WORLD_SIZE": "2"}
     both = [one.start(*words("ddp", 0.0), **world, RANK=str(rank)) for rank, one in enumerate((first, second))]
     said = [one.communicate(timeout=DEADLINE)[1] for one in both]
     assert [one.returncode for one in both] == [1, 1]

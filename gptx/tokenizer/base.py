@@ -27,7 +27,7 @@ class Tokenizer(ABC):
 
     def fit(self, documents: Iterable[str]) -> None:
         """Learn the vocabulary. Where ``needs_fit``, before anything else is asked of it."""
-        raise NotImplementedError(f"tokenizer {self.name} has nothing to learn")
+        raise TypeError(f"tokenizer {self.name} has nothing to learn")
 
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
