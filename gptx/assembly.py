@@ -26,15 +26,16 @@ def build(cfg: DictConfig, vocab_size: int, device: str | None = None) -> GPT:
     """
     shape = _shape(cfg, vocab_size)
     attention = part(cfg.attention, shape)
-    pos, window, kernel = part(cfg.pos, shape, attention.rotary_dim), part(cfg.window), part(cfg.kernel, shape)
-    refusal = kernel.refuses(window, pos, attention, pick(device or cfg.device.type).type)
-    if refusal:
-        raise ConfigError(refusal)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)  # for parts that draw their own parameters
-        model = _assemble(cfg, shape, pos, window, kernel)
+        pos = part(cfg.pos, shape, attention.rotary_dim, attention.rotary_heads)
+        model = _assemble(cfg, shape, pos, part(cfg.window), part(cfg.kernel, shape, attention.demands))
         if torch.get_default_device().type != "meta":
             model.initialise(cfg.seed)
+    kind = pick(device or cfg.device.type).type
+    for room in zip(model.windows, model.layer_pos, strict=True):
+        if refusal := model.kernel.refuses(*room, kind):
+            raise ConfigError(refusal)
     return model
 
 
@@ -44,6 +45,7 @@ def _assemble(cfg: DictConfig, shape: Shape, pos: PositionalEncoding, window: Wi
         attention=lambda: part(cfg.attention, shape),
         ffn=lambda: part(cfg.ffn, shape),
         norm=lambda: part(cfg.norm, shape),
+        block=lambda attention, ffn, norm: part(cfg.placement, shape, attention, ffn, norm),
         pos=pos,
         window=window,
         kernel=kernel,

@@ -1,4 +1,4 @@
-"""The KV cache: one ring of slots a layer. Slots carry positions, so that masks need no special case.
+"""The KV cache: one ring of slots a layer. It is read in the order of time, so that masks need no special case.
 
 What is kept is the attention's business (keys and values, latents, ...): buffers are sized at the first `keep`.
 """
@@ -27,15 +27,12 @@ class Cache:
     def slots(self, window: Window) -> int:
         return self.size if window.reach is None else min(self.size, window.reach)
 
-    def positions(self, window: Window, device: torch.device) -> Tensor:
-        """(1, P) positions of what the ring holds, in slot order; P = min(length, slots)."""
-        slots = self.slots(window)
-        slot = torch.arange(min(self.length, slots), device=device)
-        newest = self.length - 1
-        return (newest - (newest - slot) % slots)[None]
+    def held(self, window: Window) -> int:
+        """How many tokens a ring holds: the newest ones."""
+        return min(self.length, self.slots(window))
 
     def keeper(self, layer: int, window: Window) -> Keep:
-        """The `keep` of one layer for this forward: returns what was held before, then what is new, along time."""
+        """The `keep` of one layer for this forward: returns what is held, oldest first, then what is new."""
 
         def keep(*present: Tensor) -> tuple[Tensor, ...]:
             slots, count = self.slots(window), present[0].shape[1]
@@ -43,9 +40,11 @@ class Cache:
                 raise ValueError(f"the cache holds {self.size} tokens, given {self.length + count}")
             if layer not in self.rings:
                 self.rings[layer] = [t.new_empty(t.shape[0], slots, *t.shape[2:]) for t in present]
-            held = min(self.length, slots)
+            held = self.held(window)
+            oldest = self.length % slots if held == slots else 0
             both = tuple(
-                torch.cat((ring[:, :held], new), 1) for ring, new in zip(self.rings[layer], present, strict=True)
+                torch.cat((ring[:, oldest:held], ring[:, :oldest], new), 1)
+                for ring, new in zip(self.rings[layer], present, strict=True)
             )
             fresh = min(count, slots)
             at = torch.arange(self.length + count - fresh, self.length + count, device=present[0].device) % slots

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gptx.data.batches import val_windows, windows
 from gptx.strategy.base import Strategy
+from gptx.where import documents
 
 
 class Validation:
@@ -22,11 +23,21 @@ class Validation:
         token_bytes: (V,) bytes of text each token stands for.
         max_tokens: how many tokens to use, spread over the split; 0: all.
         batch: windows at once in each process.
+        separator: the token that ends a document, where documents are to be hidden from one another; None: not.
     """
 
-    def __init__(self, tokens: np.ndarray, token_bytes: np.ndarray, context: int, max_tokens: int, batch: int) -> None:
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        token_bytes: np.ndarray,
+        context: int,
+        max_tokens: int,
+        batch: int,
+        separator: int | None = None,
+    ) -> None:
         self.tokens, self.context, self.batch = tokens, context, batch
         self.token_bytes = torch.from_numpy(token_bytes)
+        self.separator = separator
         self.starts = val_windows(tokens, context, max_tokens)
 
     @torch.no_grad()
@@ -64,7 +75,7 @@ class Validation:
         rows = torch.from_numpy(windows(self.tokens, filled, self.context)).to(strategy.device)
         x, y = rows[:, :-1], rows[:, 1:]
         with autocast():
-            logits = model(x)
+            logits = model(x, documents=None if self.separator is None else documents(x, self.separator))
         x, y, logits = x[: len(starts)], y[: len(starts)], logits[: len(starts)].float()
         nats = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum")
         hits = (logits.argmax(-1) == y).sum()

@@ -7,6 +7,7 @@ from torch import nn
 
 from gptx.attention.base import Attention
 from gptx.cache import Cache
+from gptx.ffn.base import FFN
 from gptx.model import GPT
 from gptx.where import Where, visible
 from gptx.window.base import Window
@@ -37,15 +38,23 @@ def cost(model: GPT, dtype: torch.dtype) -> Cost:
 
 def matmul_params(model: GPT) -> int:
     """Multiply-adds that one token costs in matrix products with weights, the output layer among them."""
-    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
-    return linear + (model.embed.weight.numel() if model.head is None else 0)
+    linear = sum(m.weight.numel() for m in model.blocks.modules() if isinstance(m, nn.Linear))
+    other = sum(m.matmul_weights for m in model.blocks.modules() if isinstance(m, FFN))
+    return linear + other + model.embed.weight.numel()  # the output layer, tied or not, is as large
 
 
 def pair_products(model: GPT) -> float:
-    """Multiply-adds that one token costs in attention, on average over a row of ``context`` tokens."""
+    """Multiply-adds that one token costs in attention, on average over a row of ``context`` tokens.
+
+    A bias made of matrix products is made once a forward for all layers that share it, and counted for one row.
+    """
     pairs = {window: _visible_pairs(window, model.shape.context) for window in set(model.windows)}
     widths = [m.pair_width for m in model.modules() if isinstance(m, Attention)]
-    return sum(w * pairs[window] for w, window in zip(widths, model.windows, strict=True)) / model.shape.context
+    attended = sum(w * pairs[window] for w, window in zip(widths, model.windows, strict=True))
+    biased = sum(
+        pos.pair_width * pairs[window] for window, pos in set(zip(model.windows, model.layer_pos, strict=True))
+    )
+    return (attended + biased) / model.shape.context
 
 
 def _visible_pairs(window: Window, context: int, chunk: int = 1024) -> int:

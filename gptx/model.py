@@ -11,29 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptx.attention.base import Attention, Keep
+from gptx.attention.base import Attention
 from gptx.cache import Cache, keep_nothing
+from gptx.ffn.base import FFN
 from gptx.kernel.base import Kernel
+from gptx.placement.base import Block
 from gptx.pos.base import PositionalEncoding
 from gptx.shape import Shape
 from gptx.view import View
 from gptx.where import Where
 from gptx.window.base import Window
-
-
-class Block(nn.Module):
-    """Pre-norm residual block (GPT-2)."""
-
-    def __init__(self, shape: Shape, attention: Attention, ffn: nn.Module, norms: tuple[nn.Module, nn.Module]) -> None:
-        super().__init__()
-        self.norm1, self.attention = norms[0], attention
-        self.norm2, self.ffn = norms[1], ffn
-        self.drop = nn.Dropout(shape.dropout)
-
-    def forward(self, x: Tensor, view: View, keep: Keep) -> Tensor:
-        x = x + self.drop(self.attention(self.norm1(x), view, keep))
-        x = x + self.drop(self.ffn(self.norm2(x)))
-        return x
 
 
 class GPT(nn.Module):
@@ -42,6 +29,7 @@ class GPT(nn.Module):
     Args:
         shape: the sizes.
         attention, ffn, norm: makers of one layer's parts.
+        block: puts them together.
         pos, window, kernel: shared by all layers; ``pos.at`` and ``window.at`` give each layer its own.
         tie: whether the output layer is the token embedding.
     """
@@ -50,8 +38,9 @@ class GPT(nn.Module):
         self,
         shape: Shape,
         attention: Callable[[], Attention],
-        ffn: Callable[[], nn.Module],
+        ffn: Callable[[], FFN],
         norm: Callable[[], nn.Module],
+        block: Callable[[Attention, FFN, Callable[[], nn.Module]], Block],
         pos: PositionalEncoding,
         window: Window,
         kernel: Kernel,
@@ -61,40 +50,68 @@ class GPT(nn.Module):
         self.shape, self.pos, self.kernel = shape, pos, kernel
         self.embed = nn.Embedding(shape.vocab_size, shape.d_model)
         self.drop = nn.Dropout(shape.dropout)
-        self.blocks = nn.ModuleList(Block(shape, attention(), ffn(), (norm(), norm())) for _ in range(shape.n_layer))
-        self.norm = norm()
+        blocks = [block(attention(), ffn(), norm) for _ in range(shape.n_layer)]
+        self.blocks = nn.ModuleList(blocks)
+        self.ffns = tuple(block.ffn for block in blocks)
+        self.norm = norm() if blocks[-1].final_norm else nn.Identity()
         self.head = None if tie else nn.Linear(shape.d_model, shape.vocab_size, bias=False)
         self.windows = tuple(window.at(layer, shape.n_layer) for layer in range(shape.n_layer))
         # A tuple, not a ModuleList: only `self.pos` registers parameters, or state-dict keys would double.
         self.layer_pos = tuple(pos.at(layer, window) for layer, window in enumerate(self.windows))
 
-    def forward(self, tokens: Tensor, targets: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """Tokens (B, T) -> logits (B, T, V); with targets (B, T) -> their mean negative log-likelihood in nats."""
-        past = cache.length if cache else 0
-        self._check_length(past + tokens.shape[1])
-        pos = torch.arange(past, past + tokens.shape[1], device=tokens.device)[None]  # (1, T)
-        x = self.drop(self.pos.embed(self.embed(tokens), pos))
-        for layer, (block, view) in enumerate(zip(self.blocks, self._views(pos, cache), strict=True)):
+    def forward(
+        self,
+        tokens: Tensor,
+        targets: Tensor | None = None,
+        cache: Cache | None = None,
+        documents: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens (B, T) -> logits (B, T, V); with targets (B, T) -> their mean negative log-likelihood in nats.
+
+        Args:
+            documents: (B, T) ids of the documents that are packed into the rows; None: each row is one, and so is what
+                a cache holds.
+        """
+        self._check_length((cache.length if cache else 0) + tokens.shape[1])
+        where = {window: self._where(window, tokens, cache, documents) for window in set(self.windows)}
+        x = self.drop(self.pos.embed(self.embed(tokens), where[self.windows[0]].q_pos))
+        for layer, (block, view) in enumerate(zip(self.blocks, self._views(where), strict=True)):
             x = block(x, view, cache.keeper(layer, self.windows[layer]) if cache else keep_nothing)
         if cache:
             cache.length += tokens.shape[1]
         logits = F.linear(self.norm(x), self.embed.weight if self.head is None else self.head.weight)
-        if targets is None:
-            return logits
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return logits if targets is None else self._loss(logits, targets)
 
-    def _views(self, pos: Tensor, cache: Cache | None) -> list[View]:
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The mean negative log-likelihood. Side losses of the parts add their gradient to it, but not their value."""
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        for ffn in self.ffns if self.training else ():
+            if ffn.balance is not None:
+                loss = loss + (ffn.balance - ffn.balance.detach())
+        return loss
+
+    def _where(self, window: Window, tokens: Tensor, cache: Cache | None, documents: Tensor | None) -> Where:
+        """Where the tokens of this forward stand, and those that a layer of this window still holds."""
+        if documents is not None:
+            assert cache is None, "a cache holds one document"
+            return Where.packed(documents)
+        past, held = (cache.length, cache.held(window)) if cache else (0, 0)
+        return Where.after(past, held, tokens.shape[1], tokens.device)
+
+    def _views(self, where: dict[Window, Where]) -> list[View]:
         """One view a layer; layers with the same window and encoding share one, with its mask and table."""
         views: dict[tuple[Window, PositionalEncoding], View] = {}
-        for room in zip(self.windows, self.layer_pos, strict=True):
-            if room not in views:
-                window, encoding = room
-                where = Where(pos, pos, aligned=True)
-                if cache and cache.length:
-                    where = Where(pos, torch.cat((cache.positions(window, pos.device), pos), dim=1))
-                mask = self.kernel.mask(where, window, encoding)
-                views[room] = View(encoding, self.kernel, encoding.table(pos), mask)
+        for window, encoding in zip(self.windows, self.layer_pos, strict=True):
+            if (window, encoding) not in views:
+                place = where[window]
+                table, mask = encoding.table(place.q_pos), self.kernel.mask(place, window, encoding)
+                views[window, encoding] = View(encoding, self.kernel, table, mask)
         return [views[room] for room in zip(self.windows, self.layer_pos, strict=True)]
+
+    def metrics(self) -> dict[str, Tensor]:
+        """What the parts tell of the last forward in training, each a mean over the layers that tell it."""
+        told = [ffn.metrics() for ffn in self.ffns]
+        return {name: torch.stack([one[name] for one in told]).mean() for name in told[0]}
 
     def _check_length(self, length: int) -> None:
         if self.pos.max_length is not None and length > self.pos.max_length:
@@ -104,16 +121,19 @@ class GPT(nn.Module):
             )
 
     def initialise(self, seed: int) -> None:
-        """GPT-2's initialisation: std 0.02, and 0.02/sqrt(2 n_layer) where a branch joins the residual stream.
+        """GPT-2's initialisation of matrices: std 0.02, and 0.02/sqrt(2 n_layer) where a branch joins the residual
+        stream. Biases of linear layers begin at 0, and vectors as their part made them.
 
         Each weight draws from its own stream, named by its place: so two variants with the same seed start with
         equal weights wherever they have the same parts, and a comparison between them is paired.
         """
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                joins = name.startswith("blocks.") and name.endswith(".out")
+        for name, parameter in self.named_parameters():
+            place = name.removesuffix(".weight")
+            if parameter.dim() > 1:
+                joins = place.startswith("blocks.") and place.endswith(".out")
                 std = 0.02 / math.sqrt(2 * self.shape.n_layer) if joins else 0.02
-                stream = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))  # 32 bits: all it reads
-                module.weight.data.normal_(0.0, std, generator=stream)
-                if isinstance(module, nn.Linear) and module.bias is not None:
-                    module.bias.data.zero_()
+                stream = torch.Generator().manual_seed(zlib.crc32(f"{seed} {place}".encode()))  # 32 bits: all it reads
+                parameter.data.normal_(0.0, std, generator=stream)
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                module.bias.data.zero_()

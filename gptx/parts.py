@@ -44,7 +44,9 @@ def _is_of_the_call(error: BaseException | None) -> bool:
 
 
 def corpus(cfg: DictConfig) -> "Corpus":
-    found: Corpus = part(cfg.data)
+    data = cfg.data.copy()
+    data.pop("document_mask", None)  # is for whoever trains: the text is the same
+    found: Corpus = part(data)
     return found
 
 
@@ -53,6 +55,22 @@ def tokens(cfg: DictConfig, quiet: bool = True) -> "Tokens":
     from gptx.data.tokens import prepare
 
     return prepare(corpus(cfg), part(cfg.tokenizer), Path(cfg.paths.data), quiet=quiet)
+
+
+def separator(cfg: DictConfig, tokenizer: "Tokenizer") -> int | None:
+    """The token that ends a document, where `data.document_mask` hides documents from one another; None: not.
+
+    Raises:
+        ConfigError: the tokenizer has no such token.
+    """
+    if not cfg.data.get("document_mask", False):
+        return None
+    if tokenizer.eot is None:
+        raise ConfigError(
+            f"data.document_mask=true needs a token that ends documents, which tokenizer={tokenizer.name} has not: "
+            "tokenizer=byte, gpt2 or bpe has"
+        )
+    return tokenizer.eot
 
 
 def tokenizer(cfg: DictConfig) -> "Tokenizer":

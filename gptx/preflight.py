@@ -47,6 +47,7 @@ def preflight(cfg: DictConfig) -> tuple["Strategy", int, dict[str, Any]]:
     if cfg.tracking.enabled:
         check_uri(cfg.tracking.uri)
     tokenizer = parts.part(cfg.tokenizer)
+    parts.separator(cfg, tokenizer)
     with torch.device("meta"):
         build(cfg, cfg.model.vocab_size or (1 if tokenizer.needs_fit else tokenizer.n_vocab))
     # The token cache is the one thing made before all is known: how long a text is in tokens only its tokens tell.

@@ -25,12 +25,13 @@ from gptx.errors import RunFailed
 from gptx.evaluate import Validation
 from gptx.journal import Journal
 from gptx.optim import decay_groups, update
-from gptx.parts import part, tokens
+from gptx.parts import part, separator, tokens
 from gptx.plan import Plan
 from gptx.processes import noted_signals
 from gptx.progress import Bar
 from gptx.runfolder import RunFolder
 from gptx.strategy.base import Strategy
+from gptx.where import documents
 
 
 class Interrupted(Exception):
@@ -71,8 +72,9 @@ class Trainer:
         self.dtype = compute_dtype(cfg.precision.dtype, strategy.device)
         trainer = cfg.trainer
         token_bytes = self.tokens.tokenizer.token_bytes()
+        self.separator = separator(cfg, self.tokens.tokenizer)
         self.validation = Validation(
-            self.tokens.val, token_bytes, cfg.model.context, trainer.val_tokens, cfg.runtime.val_batch
+            self.tokens.val, token_bytes, cfg.model.context, trainer.val_tokens, cfg.runtime.val_batch, self.separator
         )
         self.now = 0  # steps done
         self.tally = torch.zeros(3, device=strategy.device)  # loss summed, steps in it, steps skipped in all
@@ -90,7 +92,8 @@ class Trainer:
         for i, (x, y) in enumerate(micro):
             with self.strategy.sync(last=i == len(micro) - 1):
                 with self.autocast():
-                    part_loss = self.placed(x, y) / len(micro)
+                    docs = None if self.separator is None else documents(x, self.separator)
+                    part_loss = self.placed(x, y, documents=docs) / len(micro)
                 part_loss.backward()
             loss += part_loss.detach()
         norm = self.strategy.clip(self.model, self.cfg.trainer.clip)
@@ -136,8 +139,9 @@ class Trainer:
 
     def _log(self, norm: Tensor, stop: bool, bar: Bar) -> tuple[dict[str, float], bool]:
         """Read the device (all that is waited for), and let all processes agree on whether to stop."""
-        shared = torch.cat([self.tally, torch.tensor([float(stop)], device=self.tally.device)])
-        loss, steps, skipped, stops = self.strategy.sum(shared).tolist()
+        told = self.model.metrics()
+        own = [torch.tensor(float(stop), device=self.tally.device), *(value.detach() for value in told.values())]
+        loss, steps, skipped, stops, *rest = self.strategy.sum(torch.cat([self.tally, torch.stack(own)])).tolist()
         then, since = self.clock
         done = self.now - since
         speed = done * self.plan.batch_size * self.cfg.model.context / (time.perf_counter() - then)
@@ -145,6 +149,7 @@ class Trainer:
         self._check_finite(int(skipped / self.strategy.size))
         self.tally[:2] = 0
         values = {"train/lr": self.optim.param_groups[0]["lr"], "perf/tokens_per_s": speed}
+        values |= {f"train/{name}": value / self.strategy.size for name, value in zip(told, rest, strict=True)}
         if steps:  # else all of them were skipped
             values["train/loss"] = loss / steps
             bar.update(self.now, values["train/loss"], speed)

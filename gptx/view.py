@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gptx.kernel.base import Kernel
+from gptx.kernel.base import Kernel, Score
 from gptx.pos.base import PositionalEncoding
 
 
@@ -17,11 +17,20 @@ class View:
     table: object
     mask: object
 
-    def rotate(self, x: Tensor) -> Tensor:
-        """(B, T, H, R) -> the same shape, turned to this forward's positions."""
-        return self.pos.rotate(x, self.table)
+    def rotate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, H, R), (B, T, G, R) -> the same shapes, turned to this forward's positions."""
+        return self.pos.rotate(q, k, self.table)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        """(B, Tq, H, D), (B, Tk, G, D), (B, Tk, G, Dv) -> (B, Tq, H, Dv)."""
-        y: Tensor = self.kernel(q, k, v, self.mask, scale * self.pos.logit_scale)
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        softcap: float = 0.0,
+        sink: Tensor | None = None,
+        decay: Tensor | None = None,
+    ) -> Tensor:
+        """(B, Tq, H, D), (B, Tk, G, D), (B, Tk, G, Dv) -> (B, Tq, H, Dv). For the rest see `gptx.kernel.base.Score`."""
+        y: Tensor = self.kernel(q, k, v, self.mask, Score(scale * self.pos.logit_scale, softcap, sink, decay))
         return y

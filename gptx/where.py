@@ -18,7 +18,8 @@ class Where:
 
     Attributes:
         q_pos: (B or 1, Tq) position of each query inside its own document.
-        k_pos: (B or 1, Tk) likewise for keys; -1 marks an empty cache slot.
+        k_pos: (B or 1, Tk) likewise for keys, which are consecutive tokens that end with the queries; -1 marks an
+            empty cache slot.
         q_doc, k_doc: (B, Tq), (B, Tk) document ids when rows are packed, else None.
         aligned: queries and keys are the same tokens 0..T-1 of one document: a kernel may use its causal fast path.
     """
@@ -34,6 +35,29 @@ class Where:
         """Whole rows of one document each, without a cache: what training sees."""
         pos = torch.arange(length, device=device)[None]
         return Where(pos, pos, aligned=True)
+
+    @staticmethod
+    def packed(documents: Tensor) -> "Where":
+        """Rows of several documents each: (B, T) ids, equal within a document and another in the next one."""
+        at = torch.arange(documents.shape[1], device=documents.device)[None]
+        begins = torch.ones_like(documents, dtype=torch.bool)
+        begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+        pos = at - torch.where(begins, at, 0).cummax(dim=1).values
+        return Where(pos, pos, documents, documents)
+
+    @staticmethod
+    def after(past: int, held: int, count: int, device: torch.device | str) -> "Where":
+        """``count`` new tokens of one document after ``past`` others, of which the last ``held`` are in the cache."""
+        if not past:
+            return Where.rows(count, device)
+        pos = torch.arange(past - held, past + count, device=device)[None]
+        return Where(pos[:, held:], pos)
+
+
+def documents(tokens: Tensor, separator: int) -> Tensor:
+    """(B, T) ids of the documents in rows of tokens; a separator is the last token of the document that it ends."""
+    ends = (tokens == separator).long()
+    return ends.cumsum(dim=1) - ends
 
 
 def visible(where: Where, allows: Predicate) -> Tensor:

@@ -19,7 +19,7 @@ from gptx.errors import ConfigError
 from gptx.model import GPT
 
 CONTEXT, VOCAB, SIZE = 12, 11, 5  # SIZE: what a window's sizes shrink to, so that it hides something of a row
-GROUPS = ("attention", "pos", "window", "ffn", "norm", "kernel")
+GROUPS = ("attention", "pos", "window", "ffn", "norm", "placement", "kernel")
 TINY = (
     "model.n_layer=2",
     "model.n_head=4",
@@ -36,6 +36,7 @@ FIRST = {
     "window": {"full", "sliding"},
     "ffn": {"gelu", "relu", "swiglu"},
     "norm": {"layernorm", "rmsnorm"},
+    "placement": {"pre", "post", "peri"},
     "kernel": {"reference", "sdpa", "auto"},
 }
 
@@ -67,32 +68,34 @@ def name(arm: Arm) -> str:
 COMBINATIONS = [
     arm(attention=a, pos=p, window=w) for a, p, w in itertools.product(*map(options, ("attention", "pos", "window")))
 ]
-ARMS = COMBINATIONS + [arm(**{group: o}) for group in ("ffn", "norm") for o in options(group)]
+ARMS = COMBINATIONS + [arm(**{group: o}) for group in ("ffn", "norm", "placement") for o in options(group)]
 
 
 @functools.cache
-def _composed() -> tuple[DictConfig, dict[tuple[str, str], DictConfig]]:
-    """The tiny config, and the part of it that each option is. A composition takes a while, so one serves the
-    n-th option of every group."""
-    found: dict[tuple[str, str], DictConfig] = {}
-    for row in itertools.zip_longest(*map(options, GROUPS)):
-        choice = {group: option for group, option in zip(GROUPS, row, strict=True) if option}
-        cfg = gptx.compose([*TINY, *(f"{group}={option}" for group, option in choice.items())])
-        found |= {(group, option): cfg[group] for group, option in choice.items()}
-    return gptx.compose(TINY), found
+def _base() -> DictConfig:
+    return gptx.compose(TINY)
+
+
+@functools.cache
+def _yaml(group: str, option: str) -> DictConfig:
+    """An option as it lies on disk: what it takes from the model's keys is still open."""
+    found = OmegaConf.load(conf_dir() / group / f"{option}.yaml")
+    assert isinstance(found, DictConfig)
+    return found
 
 
 def tiny(arm: Arm = (), **model: Any) -> DictConfig:
     """The config of a tiny model of these variants; ``model`` overrides keys of the group of that name."""
-    base, found = _composed()
-    cfg = OmegaConf.create(OmegaConf.to_container(base))
+    cfg = OmegaConf.create(OmegaConf.to_container(_base()))
     assert isinstance(cfg, DictConfig)
-    for group, option in arm:
-        cfg[group], cfg.variant[group] = found[group, option].copy(), option
+    cfg.variant.update(dict(arm))
+    cfg.model.update(model)
+    for group in GROUPS:
+        cfg[group] = _yaml(group, cfg.variant[group]).copy()
+    OmegaConf.resolve(cfg)
     for key, value in cfg.window.items():
         if type(value) is int and value > SIZE:
             cfg.window[key] = SIZE
-    cfg.model.update(model)
     return cfg
 
 

@@ -1,6 +1,7 @@
-"""The model as a whole: GPT-2's sizes, equality with Hugging Face's models, initialisation, cost."""
+"""The model as a whole: GPT-2's sizes, the forward, initialisation, cost."""
 
 import copy
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,9 +20,7 @@ from helpers_model import (
     rows,
     tiny,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -32,12 +31,10 @@ from gptx.config import conf_dir
 from gptx.measure import cost
 from gptx.model import GPT
 from gptx.parts import part
-from gptx.pos.alibi import slopes
-from gptx.shape import Shape
+from gptx.where import Where
 from gptx.window.base import Window
 
 GPT2_ARM = arm(attention="mha", pos="learned", window="full", ffn="gelu", norm="layernorm")
-LLAMA_ARM = arm(attention="gqa", pos="rope", window="full", ffn="swiglu", norm="rmsnorm")
 
 
 def tiny_model(arm: Any = (), **model: Any) -> GPT:
@@ -63,159 +60,6 @@ def test_the_presets_have_gpt2s_parameter_counts(preset: str, n_params: int) -> 
     assert sum(p.numel() for p in model.parameters()) == n_params
     comment = (conf_dir() / "model" / f"{preset}.yaml").read_text().splitlines()[0]
     assert f"{n_params:,}" in comment
-
-
-# The same function as Hugging Face's models
-
-
-def with_random_weights(hf: nn.Module, dtype: torch.dtype) -> nn.Module:
-    randomise(hf, std=0.5)  # with the usual 0.02, logits are so small that anything is close
-    return hf.to(dtype).eval()
-
-
-def linear(name: str, ours: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{ours}.{kind}": state[f"{name}.{kind}"] for kind in ("weight", "bias") if f"{name}.{kind}" in state}
-
-
-def from_gpt2(state: dict[str, Tensor], n_layer: int) -> dict[str, Tensor]:
-    """GPT2LMHeadModel's weights under our names: its Conv1D is a transposed Linear, its c_attn is q, k and v in one."""
-    t = {key.removeprefix("transformer."): value for key, value in state.items()}
-    t = {k: v.T if v.dim() == 2 and k.startswith("h.") else v for k, v in t.items()}
-    out = {"embed.weight": t["wte.weight"], "pos.embedding.weight": t["wpe.weight"]} | linear("ln_f", "norm", t)
-    for layer in range(n_layer):
-        hf, our = f"h.{layer}", f"blocks.{layer}"
-        out |= linear(f"{hf}.ln_1", f"{our}.norm1", t) | linear(f"{hf}.ln_2", f"{our}.norm2", t)
-        out |= linear(f"{hf}.mlp.c_fc", f"{our}.ffn.up", t) | linear(f"{hf}.mlp.c_proj", f"{our}.ffn.out", t)
-        out |= linear(f"{hf}.attn.c_proj", f"{our}.attention.out", t)
-        for kind in ("weight", "bias"):
-            parts = t[f"{hf}.attn.c_attn.{kind}"].chunk(3)
-            out |= {f"{our}.attention.{x}.{kind}": part for x, part in zip("qkv", parts, strict=True)}
-    return out
-
-
-def from_llama(state: dict[str, Tensor], n_layer: int, tie: bool) -> dict[str, Tensor]:
-    """LlamaForCausalLM's (and Mistral's) weights under our names, as they are."""
-    t = {key.removeprefix("model."): value for key, value in state.items()}
-    out = {"embed.weight": t["embed_tokens.weight"], "norm.weight": t["norm.weight"]}
-    if not tie:
-        out["head.weight"] = t["lm_head.weight"]
-    names = {
-        "input_layernorm": "norm1",
-        "post_attention_layernorm": "norm2",
-        "self_attn.q_proj": "attention.q",
-        "self_attn.k_proj": "attention.k",
-        "self_attn.v_proj": "attention.v",
-        "self_attn.o_proj": "attention.out",
-        "mlp.gate_proj": "ffn.gate",
-        "mlp.up_proj": "ffn.up",
-        "mlp.down_proj": "ffn.out",
-    }
-    for layer in range(n_layer):
-        for theirs, ours in names.items():
-            out |= linear(f"layers.{layer}.{theirs}", f"blocks.{layer}.{ours}", t)
-    return out
-
-
-def same_logits(ours: GPT, hf: nn.Module, tolerance: float) -> None:
-    tokens = rows(3, CONTEXT)
-    with torch.no_grad():
-        expected = hf(tokens).logits
-        assert expected.std() > 0.3, "logits this small would make anything close"
-        torch.testing.assert_close(ours(tokens), expected, rtol=tolerance, atol=tolerance)
-        cache = Cache(CONTEXT)
-        steps = torch.cat([ours(token, cache=cache) for token in tokens.split(1, dim=1)], dim=1)
-        torch.testing.assert_close(steps, expected, rtol=tolerance, atol=tolerance)
-
-
-@pytest.mark.parametrize("kernel", options("kernel"))
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
-def test_gpt2_equals_transformers(kernel: str, dtype: torch.dtype, tolerance: float) -> None:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    config = GPT2Config(
-        n_layer=2, n_head=4, n_embd=16, n_positions=CONTEXT, vocab_size=VOCAB, bos_token_id=0, eos_token_id=0
-    )
-    hf = with_random_weights(GPT2LMHeadModel(config), dtype)
-    ours = build(tiny((*GPT2_ARM, ("kernel", kernel)), bias=True), VOCAB).to(dtype).eval()
-    ours.load_state_dict(from_gpt2(hf.state_dict(), 2))
-    same_logits(ours, hf, tolerance)
-    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in hf.parameters())
-
-
-def llama_pair(kind: str, dtype: torch.dtype, tie: bool, window: str, theta: float) -> tuple[GPT, nn.Module]:
-    import transformers
-
-    extra = {"sliding_window": SIZE, "attn_implementation": "eager"} if window == "sliding" else {}
-    config = getattr(transformers, f"{kind}Config")(
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        hidden_size=16,
-        head_dim=4,
-        intermediate_size=40,
-        vocab_size=VOCAB,
-        max_position_embeddings=CONTEXT,
-        rms_norm_eps=1e-5,
-        rope_parameters={"rope_type": "default", "rope_theta": theta},
-        tie_word_embeddings=tie,
-        bos_token_id=0,
-        eos_token_id=0,
-        **extra,
-    )
-    hf = with_random_weights(getattr(transformers, f"{kind}ForCausalLM")(config), dtype)
-    cfg = tiny((*(a for a in LLAMA_ARM if a[0] != "window"), ("window", window)), bias=False, tie=tie)
-    cfg.ffn.ratio, cfg.pos.theta = 40 / 16, theta
-    ours = build(cfg, VOCAB).to(dtype).eval()
-    ours.load_state_dict(from_llama(hf.state_dict(), 2, tie))
-    return ours, hf
-
-
-# Hugging Face computes rotations and RMS norms in fp32 whatever the dtype, so float64 is as close as fp32 lets it.
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 2e-6)])
-@pytest.mark.parametrize("theta", [10000.0, 500.0])
-@pytest.mark.parametrize("tie", [True, False])
-def test_llama_equals_transformers(dtype: torch.dtype, tolerance: float, theta: float, tie: bool) -> None:
-    same_logits(*llama_pair("Llama", dtype, tie, "full", theta), tolerance)
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 2e-6)])
-def test_mistrals_sliding_window_equals_transformers(dtype: torch.dtype, tolerance: float) -> None:
-    ours, hf = llama_pair("Mistral", dtype, False, "sliding", 10000.0)
-    assert ours.windows[0].reach == SIZE < CONTEXT
-    same_logits(ours, hf, tolerance)
-    wide, _ = llama_pair("Mistral", dtype, False, "full", 10000.0)
-    with pytest.raises(AssertionError, match="not close"):
-        same_logits(wide, hf, 1e-3)
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-10)])
-@settings(max_examples=20, deadline=None)
-@given(theta=st.sampled_from([500.0, 10000.0, 1e6]), half=st.integers(1, 8), seed=st.integers(0, 99))
-def test_rope_is_llamas(dtype: torch.dtype, tolerance: float, theta: float, half: int, seed: int) -> None:
-    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
-
-    cfg, dim = tiny(arm(pos="rope")), 2 * half
-    cfg.pos.theta = theta
-    shape = Shape(n_layer=1, n_head=2, d_model=2 * dim, context=99, vocab_size=9, dropout=0.0, bias=False)
-    pos, at = part(cfg.pos, shape, dim), torch.arange(99)[None]
-    q, k = torch.randn(2, 1, 99, 2, dim, dtype=dtype, generator=torch.Generator().manual_seed(seed))
-    angle = at[..., None] / theta ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim)
-    angle = torch.cat((angle, angle), -1)  # Llama's layout
-    theirs = apply_rotary_pos_emb(q, k, angle.cos().to(dtype), angle.sin().to(dtype), unsqueeze_dim=2)
-    for x, expected in zip((q, k), theirs, strict=True):
-        torch.testing.assert_close(pos.rotate(x, pos.table(at)), expected, rtol=tolerance, atol=tolerance)
-
-
-@pytest.mark.parametrize("n_head", [1, 2, 3, 5, 6, 7, 8, 12, 16, 20, 25, 32, 40])
-def test_alibi_slopes_are_blooms_and_mpts(n_head: int) -> None:
-    from transformers.models.bloom.modeling_bloom import build_alibi_tensor
-    from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
-
-    ours = torch.tensor(slopes(n_head))
-    bloom = build_alibi_tensor(torch.ones(1, 2), n_head, torch.float32)[:, 0, 1]
-    torch.testing.assert_close(ours, bloom, rtol=1e-5, atol=0)
-    mpt = build_mpt_alibi_tensor(n_head, 3)  # (H, 1, 3): -slope * distance from the last key
-    torch.testing.assert_close(-ours[:, None] * torch.tensor([2.0, 1.0, 0.0]), mpt[:, 0], rtol=1e-5, atol=1e-7)
 
 
 # Heads
@@ -310,11 +154,12 @@ def test_patterns_give_each_layer_its_own_window_and_encoding() -> None:
     cfg = tiny(arm(pos="rope", kernel="reference"), n_layer=4)
     model = build(cfg, VOCAB)
     parts = {name: (lambda name=name: part(cfg[name], model.shape)) for name in ("attention", "ffn", "norm")}
+    parts["block"] = functools.partial(part, cfg.placement, model.shape)
     mixed = GPT(model.shape, **parts, pos=model.pos, window=Alternating(), kernel=model.kernel, tie=True)
     mixed.initialise(0)
     mixed.double().eval()
     assert [window.reach for window in mixed.windows] == [None, SIZE, None, SIZE]
-    views = mixed._views(torch.arange(CONTEXT)[None], None)
+    views = mixed._views(dict.fromkeys(mixed.windows, Where.rows(CONTEXT)))
     assert views[0] is views[2] and views[1] is views[3] and views[0] is not views[1]
     cache, tokens = Cache(CONTEXT), rows(2, CONTEXT)
     with torch.no_grad():

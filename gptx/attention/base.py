@@ -12,22 +12,38 @@ Keep = Callable[..., tuple[Tensor, ...]]
 class View(Protocol):
     """What one layer may see of the others' tokens (see `gptx.view`)."""
 
-    def rotate(self, x: Tensor) -> Tensor: ...
+    def rotate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]: ...
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor: ...
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        softcap: float = 0.0,
+        sink: Tensor | None = None,
+        decay: Tensor | None = None,
+    ) -> Tensor: ...
 
 
 class Attention(nn.Module, ABC):
-    """Attributes:
-    tp: how tensor parallelism may cut each child: col | row.
-    rotary_dim: R, how many dims of each head go through `view.rotate`.
-    pair_width: multiply-adds spent on one (query, visible key) pair, all heads together.
+    """Its last layer is named ``out``: it joins the residual stream, and is initialised smaller.
+
+    Attributes:
+        tp: how tensor parallelism may cut each child: col | row.
+        rotary_dim: R, how many dims of each head go through `view.rotate`.
+        rotary_heads: G, how many key heads do.
+        pair_width: multiply-adds spent on one (query, visible key) pair, all heads together.
+        demands: what it asks of a kernel beyond plain products: "softcap", "sink", "decay".
     """
 
     tp: ClassVar[dict[str, str]]
     rotary_dim: int
+    rotary_heads: int
     pair_width: int
+    demands: frozenset[str] = frozenset()
 
     @abstractmethod
     def forward(self, x: Tensor, view: View, keep: Keep) -> Tensor:
-        """(B, T, D) -> (B, T, D). ``keep(*tensors)`` appends (B, T, ...) to the cache and returns past and present."""
+        """(B, T, D) -> (B, T, D). ``keep(*tensors)`` appends (B, T, ...) to the cache and returns past and present,
+        in the order of time."""

@@ -12,11 +12,18 @@ from gptx.shape import Shape
 
 
 class GQA(Attention):
-    """H query heads share G key/value heads: H/G times fewer key/value parameters, and as much less cache."""
+    """H query heads share G key/value heads: H/G times fewer key/value parameters, and as much less cache.
+
+    Args:
+        n_kv_head: G.
+        qk_norm: RMS norm of each query and key head before it is rotated (Henry et al. 2020; Qwen 3).
+        softcap: bound on the logits' size by softcap * tanh(logit / softcap) (Gemma 2); 0: none.
+        bias: whether the projections have one.
+    """
 
     tp = {"q": "col", "k": "col", "v": "col", "out": "row"}  # noqa: RUF012 - a ClassVar in the base
 
-    def __init__(self, shape: Shape, *, n_kv_head: int) -> None:
+    def __init__(self, shape: Shape, *, n_kv_head: int, qk_norm: bool, softcap: float, bias: bool) -> None:
         super().__init__()
         if n_kv_head < 1 or shape.n_head % n_kv_head:
             fits = [g for g in range(1, shape.n_head + 1) if shape.n_head % g == 0]
@@ -24,19 +31,29 @@ class GQA(Attention):
                 f"attention.n_kv_head={n_kv_head} does not divide model.n_head={shape.n_head}: "
                 f"one of {', '.join(map(str, fits))} would"
             )
-        self.head_dim = shape.head_dim
-        self.rotary_dim = shape.head_dim
-        self.pair_width = 2 * shape.n_head * shape.head_dim
-        self.q = nn.Linear(shape.d_model, shape.n_head * self.head_dim, bias=shape.bias)
-        self.k = nn.Linear(shape.d_model, n_kv_head * self.head_dim, bias=shape.bias)
-        self.v = nn.Linear(shape.d_model, n_kv_head * self.head_dim, bias=shape.bias)
-        self.out = nn.Linear(shape.n_head * self.head_dim, shape.d_model, bias=shape.bias)
+        if softcap < 0:
+            raise ConfigError(f"attention.softcap={softcap}: expected 0 (none) or more, such as 50")
+        self.head_dim = self.rotary_dim = shape.head_dim
+        self.rotary_heads = n_kv_head
+        self.pair_width = 2 * shape.n_head * self.head_dim
+        self.softcap = softcap
+        self.demands = frozenset({"softcap"}) if softcap else frozenset()
+        self.q = nn.Linear(shape.d_model, shape.n_head * self.head_dim, bias=bias)
+        self.k = nn.Linear(shape.d_model, n_kv_head * self.head_dim, bias=bias)
+        self.v = nn.Linear(shape.d_model, n_kv_head * self.head_dim, bias=bias)
+        self.q_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else nn.Identity()
+        self.out = nn.Linear(shape.n_head * self.head_dim, shape.d_model, bias=bias)
+
+    def project(self, x: Tensor, view: View) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, d_model) -> rotated q (B, T, H, D) and k (B, T, G, D), and v (B, T, G, D)."""
+        heads = (-1, self.head_dim)
+        q, k, v = (layer(x).unflatten(-1, heads) for layer in (self.q, self.k, self.v))
+        return *view.rotate(self.q_norm(q), self.k_norm(k)), v
 
     def forward(self, x: Tensor, view: View, keep: Keep) -> Tensor:
-        heads = (-1, self.head_dim)
-        q = view.rotate(self.q(x).unflatten(-1, heads))  # (B, T, H, D)
-        k = view.rotate(self.k(x).unflatten(-1, heads))  # (B, T, G, D)
-        k, v = keep(k, self.v(x).unflatten(-1, heads))
-        y = view.attend(q, k, v, scale=self.head_dim**-0.5)  # (B, T, H, D)
+        q, k, v = self.project(x, view)
+        k, v = keep(k, v)
+        y = view.attend(q, k, v, self.head_dim**-0.5, self.softcap)  # (B, T, H, D)
         out: Tensor = self.out(y.flatten(-2))
         return out

@@ -14,7 +14,7 @@ sdpa is the faster one at every length (5.3 / 5.1 at 64, 64 / 42 at 1024), and o
 import torch
 from torch import Tensor
 
-from gptx.kernel.base import Kernel
+from gptx.kernel.base import Kernel, Score
 from gptx.kernel.reference import Reference
 from gptx.kernel.sdpa import SDPA
 from gptx.pos.base import PositionalEncoding
@@ -26,18 +26,20 @@ CPU_BF16_PLAIN = 1024  # keys up to which plain attention is taken
 
 
 class Auto(Kernel):
-    def __init__(self, shape: Shape) -> None:
-        super().__init__(shape)
-        self.plain, self.fused = Reference(shape), SDPA(shape)
+    def __init__(self, shape: Shape, demands: frozenset[str]) -> None:
+        super().__init__(shape, demands)
+        self.plain, self.fused = Reference(shape, demands), SDPA(shape, demands)
 
     def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:
         cpu = where.q_pos.device.type == "cpu"
         low = torch.is_autocast_enabled("cpu") or torch.get_default_dtype() == torch.bfloat16
-        kernel = self.plain if cpu and low and where.k_pos.shape[1] <= CPU_BF16_PLAIN else self.fused
+        refused = self.fused.refuses(window, pos, where.q_pos.device.type)
+        plain = refused or (cpu and low and where.k_pos.shape[1] <= CPU_BF16_PLAIN)
+        kernel = self.plain if plain else self.fused
         return kernel, kernel.mask(where, window, pos)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, scale: float) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, score: Score) -> Tensor:
         assert isinstance(mask, tuple)
         kernel, inner = mask
-        y: Tensor = kernel(q, k, v, inner, scale)
+        y: Tensor = kernel(q, k, v, inner, score)
         return y

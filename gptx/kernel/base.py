@@ -4,30 +4,59 @@ Letters: B batch, Tq queries, Tk keys, H query heads, G key/value heads, D head 
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from gptx.attention.base import Attention
 from gptx.pos.base import PositionalEncoding
 from gptx.shape import Shape
 from gptx.where import Where, visible
 from gptx.window.base import Window
 
 
-class Kernel(nn.Module, ABC):
-    """Has no parameters; drops attention weights while training."""
+@dataclass(frozen=True, eq=False)
+class Score:
+    """How products become logits: softcap * tanh(q.k * scale / softcap) + bias + decay of query - decay of key.
 
-    def __init__(self, shape: Shape) -> None:
+    Attributes:
+        scale: the factor on q.k.
+        softcap: 0: none.
+        sink: (H,) one more logit in each head's softmax, of a key without a value; None: none.
+        decay: (B, Tk, G) what is subtracted from all logits of a key; queries are the newest of these tokens, and
+            theirs is added: for the softmax that changes nothing, but keeps the logits small. None: none.
+    """
+
+    scale: float
+    softcap: float = 0.0
+    sink: Tensor | None = None
+    decay: Tensor | None = None
+
+
+class Kernel(nn.Module, ABC):
+    """Has no parameters; drops attention weights while training.
+
+    Args:
+        demands: what the attention asks for beyond plain products (see `gptx.attention.base.Attention.demands`).
+    """
+
+    serves: ClassVar[frozenset[str]] = frozenset({"softcap", "sink", "decay"})
+
+    def __init__(self, shape: Shape, demands: frozenset[str]) -> None:
         super().__init__()
-        self.p, self.n_head = shape.dropout, shape.n_head
+        self.p, self.n_head, self.demands = shape.dropout, shape.n_head, demands
 
     @property
     def dropout(self) -> float:
         return self.p if self.training else 0.0
 
-    def refuses(self, window: Window, pos: PositionalEncoding, attention: Attention, device: str) -> str | None:
-        """Why this combination cannot be computed, or None. Asked when the model is built."""
+    def refuses(self, window: Window, pos: PositionalEncoding, device: str) -> str | None:
+        """Why a layer of this window and encoding cannot be computed, or None. Asked when the model is built."""
+        missing = sorted(self.demands - self.serves)
+        if missing:
+            name = type(self).__module__.rpartition(".")[2]
+            return f"kernel={name} has no attention {' or '.join(missing)}: use kernel=auto or kernel=reference"
         return None
 
     @abstractmethod
@@ -35,7 +64,7 @@ class Kernel(nn.Module, ABC):
         """Built once a forward for each distinct (window, pos); opaque to everyone but this kernel."""
 
     @abstractmethod
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, scale: float) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, score: Score) -> Tensor:
         """q (B, Tq, H, D), k (B, Tk, G, D), v (B, Tk, G, Dv) -> (B, Tq, H, Dv)."""
 
 

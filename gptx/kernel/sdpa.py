@@ -1,22 +1,26 @@
 """torch's fused scaled_dot_product_attention: flash or memory-efficient kernels, chosen by torch."""
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptx.kernel.base import Kernel, additive
+from gptx.kernel.base import Kernel, Score, additive
 from gptx.pos.base import PositionalEncoding
 from gptx.where import Where
 from gptx.window.base import Window
 
 
 class SDPA(Kernel):
+    serves: ClassVar[frozenset[str]] = frozenset()
+
     def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:
         """None where plain causal attention says it all: the fused kernels' fast path, and no (Tq, Tk) tensor."""
         if where.aligned and not pos.biased and window.covers(where.k_pos.shape[1]):
             return None
         return additive(where, window, pos, self.n_head)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, scale: float) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, score: Score) -> Tensor:
         assert mask is None or isinstance(mask, Tensor)
         grouped = q.shape[2] != k.shape[2]
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or G, T, D)
@@ -27,7 +31,7 @@ class SDPA(Kernel):
             None if mask is None else mask.to(q.dtype),
             self.dropout,
             mask is None,
-            scale=scale,
+            scale=score.scale,
             enable_gqa=grouped,
         )
         return y.transpose(1, 2)

@@ -13,9 +13,10 @@ class ALiBi(PositionalEncoding):
     """Logit bias -slope_h * (q - k); slopes are 2^(-8h/H), and for H not a power of two those of the paper's code."""
 
     biased = True
+    relative = True
 
-    def __init__(self, shape: Shape, dim: int) -> None:
-        super().__init__(shape, dim)
+    def __init__(self, shape: Shape, dim: int, heads: int) -> None:
+        super().__init__(shape, dim, heads)
         self.slopes: Tensor
         self.register_buffer("slopes", torch.tensor(slopes(shape.n_head)), persistent=False)
 

@@ -15,13 +15,16 @@ class PositionalEncoding(nn.Module):
     Args:
         shape: the model's sizes.
         dim: R, how many dims of each head the attention hands to `rotate`.
+        heads: G, how many key heads it hands to `rotate`; divides the number of its query heads.
     """
 
     logit_scale: float = 1.0
     biased: bool = False  # whether `bias` is to be asked
+    pair_width: int = 0  # multiply-adds that `bias` spends on one pair in matrix products, all heads together
+    relative: bool = False  # whether a logit depends on the distance of query and key alone: a claim, to be proven
     max_length: int | None = None  # positions it knows; None: any
 
-    def __init__(self, shape: Shape, dim: int) -> None:
+    def __init__(self, shape: Shape, dim: int, heads: int) -> None:
         super().__init__()
 
     def at(self, layer: int, window: Window) -> "PositionalEncoding":
@@ -36,9 +39,9 @@ class PositionalEncoding(nn.Module):
         """What `rotate` needs for positions (B or 1, T); made once a forward and shared by the layers."""
         return None
 
-    def rotate(self, x: Tensor, table: object) -> Tensor:
-        """Queries or keys (B, T, H, R) -> the same shape."""
-        return x
+    def rotate(self, q: Tensor, k: Tensor, table: object) -> tuple[Tensor, Tensor]:
+        """Queries (B, T, H, R) and keys (B, T, G, R) -> the same shapes."""
+        return q, k
 
     def bias(self, head: Tensor, q_pos: Tensor, k_pos: Tensor) -> Tensor:
         """Elementwise addition to the logits, for broadcastable head indices and positions. Asked if `biased`."""

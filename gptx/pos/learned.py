@@ -9,8 +9,8 @@ from gptx.shape import Shape
 class Learned(PositionalEncoding):
     """One vector a position; past the trained context there is none, so it refuses longer input."""
 
-    def __init__(self, shape: Shape, dim: int) -> None:
-        super().__init__(shape, dim)
+    def __init__(self, shape: Shape, dim: int, heads: int) -> None:
+        super().__init__(shape, dim, heads)
         self.max_length = shape.context
         self.embedding = nn.Embedding(shape.context, shape.d_model)
 

@@ -4,4 +4,4 @@ from gptx.pos.base import PositionalEncoding
 
 
 class NoPE(PositionalEncoding):
-    pass
+    relative = True

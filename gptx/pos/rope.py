@@ -14,8 +14,10 @@ from gptx.shape import Shape
 class RoPE(PositionalEncoding):
     """Turns the pair (x_i, x_{i+R/2}) by the angle p * theta^(-2i/R): q.k then depends on the distance alone."""
 
-    def __init__(self, shape: Shape, dim: int, *, theta: float) -> None:
-        super().__init__(shape, dim)
+    relative = True
+
+    def __init__(self, shape: Shape, dim: int, heads: int, *, theta: float) -> None:
+        super().__init__(shape, dim, heads)
         if dim % 2:
             raise ConfigError(
                 f"pos=rope needs an even head_dim, given {dim} (model.d_model={shape.d_model} / "
@@ -33,7 +35,12 @@ class RoPE(PositionalEncoding):
         cos, sin = angle.cos(), angle.sin()
         return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
-    def rotate(self, x: Tensor, table: object) -> Tensor:
+    def rotate(self, q: Tensor, k: Tensor, table: object) -> tuple[Tensor, Tensor]:
         assert isinstance(table, tuple)
-        cos, sin = (half.to(x.dtype) for half in table)
-        return torch.addcmul(x * cos, x.roll(self.dim // 2, dims=-1), sin)
+        cos, sin = (half.to(q.dtype) for half in table)
+        return turn(q, cos, sin), turn(k, cos, sin)
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x (B, T, H, R) with each pair turned: cos and signed sin are (B or 1, T, 1 or H, R)."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)

@@ -15,8 +15,8 @@ class Sinusoidal(PositionalEncoding):
     ratio is kept by scaling the sinusoids down, so that the token is not drowned.
     """
 
-    def __init__(self, shape: Shape, dim: int, *, theta: float, scale: float) -> None:
-        super().__init__(shape, dim)
+    def __init__(self, shape: Shape, dim: int, heads: int, *, theta: float, scale: float) -> None:
+        super().__init__(shape, dim, heads)
         if shape.d_model % 2:
             raise ConfigError(
                 f"pos=sinusoidal needs an even model.d_model, given {shape.d_model}: "

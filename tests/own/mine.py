@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gptx.attention.base import Keep, View
 from gptx.attention.gqa import GQA
+from gptx.kernel.base import Score
 from gptx.kernel.reference import Reference
 from gptx.shape import Shape
 
@@ -16,7 +17,7 @@ class Gated(GQA):
     """Multi-head attention whose output is scaled; ``gain`` is its own key."""
 
     def __init__(self, shape: Shape, *, gain: float) -> None:
-        super().__init__(shape, n_kv_head=shape.n_head)
+        super().__init__(shape, n_kv_head=shape.n_head, qk_norm=False, softcap=0.0, bias=shape.bias)
         if gain < 0:
             raise ArithmeticError("a gain below nothing")
         self.gain = gain
@@ -31,12 +32,12 @@ class Fragile(Reference):
     RAISE_AT (in process RAISE_RANK), NAN_AT (a list), PAUSE_AT (until the file PAUSE_IN/go is there), SLOW (seconds).
     """
 
-    def __init__(self, shape: Shape) -> None:
-        super().__init__(shape)
+    def __init__(self, shape: Shape, demands: frozenset[str]) -> None:
+        super().__init__(shape, demands)
         self.calls = 0
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, scale: float) -> Tensor:
-        y = super().forward(q, k, v, mask, scale)
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, score: Score) -> Tensor:
+        y = super().forward(q, k, v, mask, score)
         if not self.training or q.device.type == "meta":
             return y
         self.calls += 1

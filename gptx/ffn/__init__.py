@@ -1,0 +1,1 @@
+"""Feed-forward networks. One file a variant; `base.FFN` is the contract."""

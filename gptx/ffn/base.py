@@ -1,0 +1,75 @@
+"""The contract of a feed-forward network, and the two shapes that most of them have: plain and gated.
+
+Letters: B batch, T time, D model width, F hidden width.
+"""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from gptx.errors import ConfigError
+from gptx.shape import Shape
+
+
+class FFN(nn.Module, ABC):
+    """Each token by itself. Its last layer is named ``out``: it joins the residual stream, and is initialised smaller.
+
+    Attributes:
+        matmul_weights: multiply-adds that one token costs in matrix products other than those of Linear layers.
+        balance: a side loss of the last forward in training, weighted, for the gradient alone; None: it has none.
+    """
+
+    matmul_weights: int = 0
+    balance: Tensor | None = None
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+
+    def metrics(self) -> dict[str, Tensor]:
+        """What of the last forward in training belongs into the journal, by name: scalars, each a mean over tokens."""
+        return {}
+
+
+class Plain(FFN):
+    """Two layers with a pointwise activation between: out(activate(up x)), F = ratio * D."""
+
+    def __init__(self, shape: Shape, *, ratio: float) -> None:
+        super().__init__()
+        hidden = hidden_width(shape, ratio, 1)
+        self.up = nn.Linear(shape.d_model, hidden, bias=shape.bias)
+        self.out = nn.Linear(hidden, shape.d_model, bias=shape.bias)
+
+    @abstractmethod
+    def activate(self, x: Tensor) -> Tensor:
+        """Pointwise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.out(self.activate(self.up(x)))
+        return out
+
+
+class Gated(FFN):
+    """A gated linear unit (Shazeer 2020): out(activate(gate x) * up x). Ratio 8/3 has the parameters of Plain's 4."""
+
+    def __init__(self, shape: Shape, *, ratio: float, multiple_of: int) -> None:
+        super().__init__()
+        hidden = hidden_width(shape, ratio, multiple_of)
+        self.gate = nn.Linear(shape.d_model, hidden, bias=shape.bias)
+        self.up = nn.Linear(shape.d_model, hidden, bias=shape.bias)
+        self.out = nn.Linear(hidden, shape.d_model, bias=shape.bias)
+
+    @abstractmethod
+    def activate(self, x: Tensor) -> Tensor:
+        """Pointwise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.out(self.activate(self.gate(x)) * self.up(x))
+        return out
+
+
+def hidden_width(shape: Shape, ratio: float, multiple_of: int) -> int:
+    """F: ratio * D, rounded to a multiple of ``multiple_of``, at least one of them."""
+    if ratio <= 0 or multiple_of < 1:
+        raise ConfigError(f"ffn.ratio={ratio}, ffn.multiple_of={multiple_of}: expected ratio > 0 and multiple_of >= 1")
+    return max(1, round(shape.d_model * ratio / multiple_of)) * multiple_of

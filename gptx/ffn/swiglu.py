@@ -1,0 +1,11 @@
+"""SwiGLU: a linear unit gated by SiLU (Shazeer 2020)."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from gptx.ffn.base import Gated
+
+
+class SwiGLU(Gated):
+    def activate(self, x: Tensor) -> Tensor:
+        return F.silu(x)

@@ -1,0 +1,20 @@
+"""Layer normalisation (Ba et al. 2016)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gptx.shape import Shape
+
+
+class LayerNorm(nn.Module):
+    """Mean 0, variance 1, then a learned scale, and a learned shift where the model has biases."""
+
+    def __init__(self, shape: Shape, *, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(shape.d_model))
+        self.bias = nn.Parameter(torch.zeros(shape.d_model)) if shape.bias else None
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)

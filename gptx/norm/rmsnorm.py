@@ -1,0 +1,19 @@
+"""Root-mean-square normalisation (Zhang and Sennrich 2019)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gptx.shape import Shape
+
+
+class RMSNorm(nn.Module):
+    """Mean square 1, then a learned scale: no mean, no bias."""
+
+    def __init__(self, shape: Shape, *, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(shape.d_model))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)

@@ -1,0 +1,1 @@
+"""Where a block's norms stand. One file a variant; `base.Block` is the contract."""

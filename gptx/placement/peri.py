@@ -1,0 +1,23 @@
+"""Peri-norm, also called sandwich norm: round each branch (Ding et al. 2021; Gemma 2; Kim et al. 2025)."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from gptx.attention.base import Attention, Keep, View
+from gptx.ffn.base import FFN
+from gptx.placement.base import Block
+from gptx.shape import Shape
+
+
+class Peri(Block):
+    """Each branch has a norm before and one after it; the stream itself has none."""
+
+    def __init__(self, shape: Shape, attention: Attention, ffn: FFN, norm: Callable[[], nn.Module]) -> None:
+        super().__init__(shape, attention, ffn, norm)
+        self.after1, self.after2 = norm(), norm()
+
+    def forward(self, x: Tensor, view: View, keep: Keep) -> Tensor:
+        x = x + self.drop(self.after1(self.attention(self.norm1(x), view, keep)))
+        x = x + self.drop(self.after2(self.ffn(self.norm2(x))))
+        return x
