@@ -1,6 +1,7 @@
 """What the command-line tests share: a corpus that is tokenised once, the command, and runs that many tests read."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,17 @@ def gptx(make: Maker) -> Iterator[Gptx]:
     left = made.orphans()
     made.close()
     assert left == []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many combinations of variants stood every proof (see test_variants.py)."""
+    told = [dict(report.user_properties) for report in terminalreporter.stats.get("passed", [])]
+    for groups, count in sorted(Counter(one["proven"] for one in told if "proven" in one).items()):
+        kernels = sum(int(str(one["kernels"])) for one in told if one.get("proven") == groups)
+        axes = str(groups).replace("-", " x ")
+        terminalreporter.write_line(
+            f"proven: {count} combinations of {axes}, {kernels} with each kernel that serves them"
+        )
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,9 @@ def name(arm: Arm) -> str:
 COMBINATIONS = [
     arm(attention=a, pos=p, window=w) for a, p, w in itertools.product(*map(options, ("attention", "pos", "window")))
 ]
-ARMS = COMBINATIONS + [arm(**{group: o}) for group in ("ffn", "norm", "placement") for o in options(group)]
+ARMS = COMBINATIONS + [
+    arm(ffn=f, norm=n, placement=p) for f, n, p in itertools.product(*map(options, ("ffn", "norm", "placement")))
+]
 
 
 @functools.cache
