@@ -32,7 +32,7 @@ def preflight(cfg: DictConfig) -> tuple["Strategy", int, dict[str, Any]]:
     """
     import torch
 
-    from gptx.assembly import build
+    from gptx.assembly import build, remarks
     from gptx.data.batches import check_context
     from gptx.device import compute_dtype, hardware, pick
     from gptx.measure import cost
@@ -54,7 +54,8 @@ def preflight(cfg: DictConfig) -> tuple["Strategy", int, dict[str, Any]]:
     tokens = parts.tokens(cfg, quiet=int(os.environ.get("RANK", "0")) > 0)
     check_context(tokens, cfg.model.context)
     with torch.device("meta"):
-        price = cost(build(cfg, tokens.tokenizer.n_vocab), dtype)
+        model = build(cfg, tokens.tokenizer.n_vocab)
+        price = cost(model, dtype)
     return (
         strategy,
         processes,
@@ -67,6 +68,7 @@ def preflight(cfg: DictConfig) -> tuple["Strategy", int, dict[str, Any]]:
             "flops_per_token": price.flops_per_token,
             "kv_bytes_per_token": price.kv_bytes_per_token,
             "tokenizer": tokens.tokenizer.to_json(),
+            "remarks": remarks(cfg, model),
         },
     )
 

@@ -130,6 +130,7 @@ def _begin(cfg: DictConfig, folder: RunFolder, name: str, facts: dict[str, Any],
     with Journal(folder.path) as book:
         here = {"pid": os.getpid(), "host": os.uname().nodename}
         _describe(cfg, folder, facts.pop("tokenizer"))
+        remarks = facts.pop("remarks")
         if folder.start_record():
             from gptx.checkpoint import set_damaged_aside, steps
 
@@ -155,6 +156,8 @@ def _begin(cfg: DictConfig, folder: RunFolder, name: str, facts: dict[str, Any],
             **facts,
             **here,
         )
+        for remark in remarks:
+            _warn(book, remark)
 
 
 def _describe(cfg: DictConfig, folder: RunFolder, tokenizer: dict[str, Any]) -> None:

@@ -16,6 +16,11 @@ class Window(ABC):
         Cache rings, FLOP counts and banded kernels read it."""
         return None
 
+    @property
+    def local(self) -> bool:
+        """Whether a token's distance alone can hide it: what encodings that tell local from global layers go by."""
+        return self.reach is not None
+
     def at(self, layer: int, n_layer: int) -> "Window":
         """The window of one layer: patterns such as local/global override this."""
         return self
