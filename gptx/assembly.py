@@ -41,20 +41,17 @@ def build(cfg: DictConfig, vocab_size: int, device: str | None = None) -> GPT:
 
 def remarks(cfg: DictConfig, model: GPT) -> list[str]:
     """What a config asks for that this model has no place for: true, but hardly meant."""
-    said = []
-    n_layer = f"model.n_layer={cfg.model.n_layer}"
-    by_layer = type(model.pos).at is not PositionalEncoding.at
-    if by_layer and len(set(map(id, model.layer_pos))) == 1:
+    pos, window = (f"{axis}={cfg.variant[axis]}" for axis in ("pos", "window"))
+    if len(set(model.windows)) > 1:
+        return []
+    if type(model.pos).at is not PositionalEncoding.at and len(set(map(id, model.layer_pos))) == 1:
         kind = "local" if model.windows[0].local else "global"
-        said.append(
-            f"pos={cfg.variant.pos} tells local layers from global ones, but window={cfg.variant.window} with {n_layer} "
-            f"makes all of them {kind}: window=alternating has both"
-        )
-    elif len(set(model.windows)) == 1 and type(model.windows[0]) is not type(part(cfg.window)):
-        said.append(
-            f"window={cfg.variant.window} has one kind of layer only with {n_layer}: more layers show its pattern"
-        )
-    return said
+        return [
+            f"{pos} tells local from global layers, but {window} makes all of them {kind}: window=alternating has both"
+        ]
+    if type(model.windows[0]) is not type(part(cfg.window)):
+        return [f"{window} is a pattern of layers, of which model.n_layer={cfg.model.n_layer} shows one kind only"]
+    return []
 
 
 def _assemble(cfg: DictConfig, shape: Shape, pos: PositionalEncoding, window: Window, kernel: Kernel) -> GPT:
