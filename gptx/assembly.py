@@ -41,17 +41,13 @@ def build(cfg: DictConfig, vocab_size: int, device: str | None = None) -> GPT:
 
 def remarks(cfg: DictConfig, model: GPT) -> list[str]:
     """What a config asks for that this model has no place for: true, but hardly meant."""
-    pos, window = (f"{axis}={cfg.variant[axis]}" for axis in ("pos", "window"))
-    if len(set(model.windows)) > 1:
+    if type(model.pos).at is PositionalEncoding.at or len(set(map(id, model.layer_pos))) > 1:
         return []
-    if type(model.pos).at is not PositionalEncoding.at and len(set(map(id, model.layer_pos))) == 1:
-        kind = "local" if model.windows[0].local else "global"
-        return [
-            f"{pos} tells local from global layers, but {window} makes all of them {kind}: window=alternating has both"
-        ]
-    if type(model.windows[0]) is not type(part(cfg.window)):
-        return [f"{window} is a pattern of layers, of which model.n_layer={cfg.model.n_layer} shows one kind only"]
-    return []
+    kind = "local" if model.windows[0].local else "global"
+    return [
+        f"pos={cfg.variant.pos} tells local layers from global ones, of which window={cfg.variant.window} makes all "
+        f"{kind}: window=alternating has both"
+    ]
 
 
 def _assemble(cfg: DictConfig, shape: Shape, pos: PositionalEncoding, window: Window, kernel: Kernel) -> GPT:

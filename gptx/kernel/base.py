@@ -52,7 +52,11 @@ class Kernel(nn.Module, ABC):
         return self.p if self.training else 0.0
 
     def refuses(self, window: Window, pos: PositionalEncoding, device: str) -> str | None:
-        """Why a layer of this window and encoding cannot be computed, or None. Asked when the model is built."""
+        """Why a layer of this window and encoding cannot be computed here, or None. Asked when the model is built."""
+        return self.lacks(window, pos)
+
+    def lacks(self, window: Window, pos: PositionalEncoding) -> str | None:
+        """Why it cannot be computed anywhere, or None."""
         missing = sorted(self.demands - self.serves)
         if missing:
             name = type(self).__module__.rpartition(".")[2]

@@ -1,0 +1,172 @@
+"""``python -m gptx.variants``: every variant there is, what it is, what it costs, and what it refuses.
+
+The table is made from the YAML files and from models that are built with them, not from a list. Parameters and cache
+(in bf16, held after a row of the trained length, per token of it) are those of the default model with this one part
+exchanged; what it refuses was tried out.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from gptx.assembly import build
+from gptx.cli import Parser
+from gptx.config import compose, conf_dir
+from gptx.errors import ConfigError, GptxError
+from gptx.kernel.base import Kernel
+from gptx.measure import cost
+from gptx.parts import part
+
+MEET = ("attention", "pos", "window")  # axes whose options may refuse each other
+AXES = (*MEET, "ffn", "norm", "placement", "kernel")
+VOCAB = 257  # of the default tokenizer
+HEAD = ("variant", "what it is", "parameters", "KV bytes", "refuses")
+EXAMPLES = """examples:
+  python -m gptx.variants                    the default model
+  python -m gptx.variants model=gpt2         another one
+  python -m gptx.variants --markdown         the README's table
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One option of one axis; ``kv_bytes`` per token."""
+
+    axis: str
+    option: str
+    what: str
+    n_params: int
+    kv_bytes: float
+    refuses: tuple[str, ...]
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        kv = f"{self.kv_bytes:,.1f}".removesuffix(".0")
+        return f"{self.axis}={self.option}", self.what, f"{self.n_params:,}", kv, "; ".join(self.refuses)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, or 2 after one line on stderr."""
+    try:
+        args = _parser().parse_args(argv)
+        rows = list(table(args.overrides))
+    except GptxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(_markdown(rows)) if args.markdown else _show(rows)
+    return 0
+
+
+def _parser() -> Parser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser("python -m gptx.variants", description=__doc__, epilog=EXAMPLES, formatter_class=raw)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="another model than the default one")
+    parser.add_argument("--markdown", action="store_true", help="print a markdown table")
+    return parser
+
+
+def table(overrides: Sequence[str] = ()) -> Iterator[Row]:
+    """A row for each option of each axis, with the model of these overrides round it."""
+    if wrong := [word for word in overrides if not word.startswith(("model=", "model."))]:
+        raise ConfigError(f"{wrong[0]}: the table is about all other parts; model=... and model.KEY=... can be given")
+    base = compose(["device=cpu", *overrides])
+    with torch.device("meta"):
+        for axis in AXES:
+            for option in options(axis):
+                what = (conf_dir() / axis / f"{option}.yaml").read_text().splitlines()[0].removeprefix("# ")
+                choice = {} if axis == "kernel" else {axis: option}  # a kernel changes none of the sizes
+                price = cost(build(exchanged(base, choice), VOCAB), torch.bfloat16)
+                refuses = _unserved(base, option) if axis == "kernel" else _refused(base, axis, option)
+                yield Row(axis, option, what, price.n_params, price.kv_bytes_per_token, tuple(refuses))
+
+
+def options(axis: str) -> list[str]:
+    return sorted(path.stem for path in (conf_dir() / axis).glob("*.yaml"))
+
+
+def exchanged(base: DictConfig, parts: dict[str, str], **model: int) -> DictConfig:
+    """A config with these options in place of its own, as their YAML files have them; ``model``: keys of that group."""
+    cfg = base.copy()
+    cfg.model.update(model)
+    for axis in AXES:
+        option = parts.get(axis, cfg.variant[axis])
+        cfg[axis], cfg.variant[axis] = _yaml(conf_dir() / axis / f"{option}.yaml").copy(), option
+    return cfg
+
+
+@cache
+def _yaml(path: Path) -> DictConfig:
+    found = OmegaConf.load(path)
+    assert isinstance(found, DictConfig)
+    return found
+
+
+def _refused(base: DictConfig, axis: str, option: str) -> Iterator[str]:
+    """What does not go with an option: sizes (beside parts that take any), options that it meets, kernels."""
+    heads, width = base.model.n_head, base.model.d_model // base.model.n_head
+    alone = {"attention": "mha", "pos": "none", axis: option}
+    if build(exchanged(base, alone), VOCAB).pos.max_length is not None:
+        yield "rows longer than model.context"
+    if not _builds(exchanged(base, alone, d_model=heads * (width + 1 - width % 2 * 2))):
+        yield "an odd head_dim"
+    if not _builds(exchanged(base, alone, n_head=1)):
+        yield "an odd model.n_head"
+    for other in MEET if axis in MEET else ():
+        met = [o for o in options(other) if other != axis and not _builds(exchanged(base, {axis: option, other: o}))]
+        yield from _named(other, met)
+    cfg = exchanged(base, {axis: option})
+    yield from _named("kernel", [kernel for kernel in options("kernel") if not _serves(cfg, kernel)])
+
+
+def _unserved(base: DictConfig, kernel: str) -> Iterator[str]:
+    """The options that a kernel has no way to compute."""
+    for axis in MEET:
+        yield from _named(axis, [o for o in options(axis) if not _serves(exchanged(base, {axis: o}), kernel)])
+
+
+def _named(axis: str, found: list[str]) -> Iterator[str]:
+    if found:
+        yield f"{axis}={','.join(found)}"
+
+
+def _builds(cfg: DictConfig) -> bool:
+    try:
+        build(cfg, VOCAB)
+    except ConfigError:
+        return False
+    return True
+
+
+def _serves(cfg: DictConfig, option: str) -> bool:
+    """Whether a kernel can compute every layer of a config, on a device and with the packages that it wants."""
+    model = build(cfg, VOCAB)
+    kernel: Kernel = part(exchanged(cfg, {"kernel": option}).kernel, model.shape, model.kernel.demands)
+    return not any(kernel.lacks(*layer) for layer in zip(model.windows, model.layer_pos, strict=True))
+
+
+def _markdown(rows: list[Row]) -> str:
+    lines = [HEAD, ("---", "---", "---:", "---:", "---"), *(row.cells for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _show(rows: list[Row]) -> None:
+    table = Table(*HEAD, title="Variants", caption_justify="left")
+    table.columns[2].justify = table.columns[3].justify = "right"
+    table.columns[1].overflow = table.columns[4].overflow = "fold"
+    for row, before in zip(rows, [None, *rows], strict=False):
+        if before is not None and before.axis != row.axis:
+            table.add_section()
+        table.add_row(*row.cells)
+    Console(highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
