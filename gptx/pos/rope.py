@@ -1,6 +1,6 @@
 """Rotary position embedding (RoFormer, Su et al. 2021), in the half-split layout of Hugging Face checkpoints.
 
-Letters: B batch, T time, H heads, R rotated dims.
+Letters: B batch, T time, H query heads, G key heads, R rotated dims. The other rotary encodings are made of this one.
 """
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gptx.errors import ConfigError
 from gptx.pos.base import PositionalEncoding
+from gptx.pos.check import above
 from gptx.shape import Shape
 
 
@@ -19,19 +20,24 @@ class RoPE(PositionalEncoding):
     def __init__(self, shape: Shape, dim: int, heads: int, *, theta: float) -> None:
         super().__init__(shape, dim, heads)
         if dim % 2:
+            name = type(self).__module__.rpartition(".")[2]
             raise ConfigError(
-                f"pos=rope needs an even head_dim, given {dim} (model.d_model={shape.d_model} / "
+                f"pos={name} needs an even head_dim, given {dim} (model.d_model={shape.d_model} / "
                 f"model.n_head={shape.n_head}): model.d_model={(dim + 1) * shape.n_head} would do"
             )
-        if theta <= 0:
-            raise ConfigError(f"pos.theta={theta}: expected more than 0, such as 10000")
+        above("theta", theta, 0, 10000)
         self.dim, self.theta = dim, theta
 
-    def table(self, pos: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and signed sin, (B or 1, T, 1, R), computed in float64: at position 10^5, fp32 angles are off by 1 %."""
+    def frequencies(self, exponent: Tensor) -> Tensor:
+        """The angle that a token turns each pair by: (R/2,) exponents 2i/R -> (R/2,), or (G, R/2) for key heads."""
+        return self.theta**-exponent
+
+    def table(self, pos: Tensor) -> tuple[Tensor, ...]:
+        """cos and signed sin, (B or 1, T, 1 or G, R), computed in float64: at position 10^5, fp32 angles are off by
+        1 %."""
         high = torch.float32 if pos.device.type == "mps" else torch.float64  # mps has nothing better
         exponent = torch.arange(0, self.dim, 2, device=pos.device, dtype=high) / self.dim
-        angle = (pos[..., None] * self.theta**-exponent)[:, :, None, :]
+        angle = pos[..., None, None] * self.frequencies(exponent)  # (B or 1, T, 1 or G, R/2)
         cos, sin = angle.cos(), angle.sin()
         return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from gptx.errors import ConfigError
 from gptx.pos.base import PositionalEncoding
+from gptx.pos.check import above
 from gptx.shape import Shape
 
 
@@ -22,8 +23,7 @@ class Sinusoidal(PositionalEncoding):
                 f"pos=sinusoidal needs an even model.d_model, given {shape.d_model}: "
                 f"model.d_model={shape.d_model + shape.n_head} would do"
             )
-        if theta <= 0:
-            raise ConfigError(f"pos.theta={theta}: expected more than 0, such as 10000")
+        above("theta", theta, 0, 10000)
         self.theta, self.scale = theta, scale
 
     def embed(self, x: Tensor, pos: Tensor) -> Tensor:

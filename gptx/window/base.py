@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gptx.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Window(ABC):
@@ -32,3 +34,10 @@ class Window(ABC):
     @abstractmethod
     def allows(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
         """Elementwise bool for broadcastable positions with k_pos <= q_pos; a token always allows itself."""
+
+
+def at_least_one(**sizes: int) -> None:
+    """Refuses sizes that would hide a token from itself."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ConfigError(f"window.{name}={size}: expected at least 1 (a token sees itself)")

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gptx.errors import ConfigError
-from gptx.window.base import Window
+from gptx.window.base import Window, at_least_one
 
 
 @dataclass(frozen=True)
@@ -15,8 +14,7 @@ class Sliding(Window):
     size: int
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ConfigError(f"window.size={self.size}: expected at least 1 (a token sees itself)")
+        at_least_one(size=self.size)
 
     @property
     def reach(self) -> int | None:

@@ -1,0 +1,11 @@
+"""Squared ReLU (Primer, So et al. 2021)."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from gptx.ffn.base import Plain
+
+
+class ReLU2(Plain):
+    def activate(self, x: Tensor) -> Tensor:
+        return F.relu(x).square()

@@ -1,0 +1,46 @@
+"""FIRE: a learned function of the distance, relative to the query's position (Li et al. 2023, equations 6 to 8).
+
+Letters: W width of the network, H query heads.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from gptx.pos.base import PositionalEncoding
+from gptx.pos.check import above, at_least
+from gptx.shape import Shape
+
+
+class FIRE(PositionalEncoding):
+    """b(q, k) = f(psi(q - k) / psi(max(L, q))) with psi(x) = ln(c x + 1) and f a network of one hidden layer.
+
+    c and L are learned: each is its start times e^factor, so above 0. Up to position L a logit depends on the distance
+    alone, beyond on its share of the position. f's last layer has no bias: the same number on all logits of a query
+    says nothing.
+    """
+
+    biased = True
+
+    def __init__(self, shape: Shape, dim: int, heads: int, *, width: int, c: float, threshold: float) -> None:
+        super().__init__(shape, dim, heads)
+        at_least("width", width, 1, 32)
+        above("c", c, 0, 0.1)
+        above("threshold", threshold, 0, 0.25)
+        self.c, self.threshold = c, threshold * shape.context
+        self.c_factor = nn.Parameter(torch.zeros(1))
+        self.l_factor = nn.Parameter(torch.zeros(1))
+        # A layer of one input, as vectors: matrices begin at GPT's 0.02, with which the network would hardly begin.
+        self.slope = nn.Parameter(torch.rand(width) * 2 - 1)
+        self.offset = nn.Parameter(torch.rand(width) * 2 - 1)
+        self.out = nn.Linear(width, shape.n_head, bias=False)
+        self.pair_width = width * (1 + shape.n_head)
+
+    def psi(self, x: Tensor) -> Tensor:
+        return torch.log1p(self.c * self.c_factor.exp() * x)
+
+    def bias(self, head: Tensor, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        norm = self.psi(torch.maximum(q_pos, self.threshold * self.l_factor.exp()))
+        share = self.psi((q_pos - k_pos).clamp(min=0)) / norm
+        hidden = torch.relu(share[..., None] * self.slope + self.offset)
+        bias: Tensor = torch.einsum("...w,...w->...", hidden, self.out.weight[head])  # one matrix product
+        return bias

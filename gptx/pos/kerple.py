@@ -1,0 +1,32 @@
+"""KERPLE: a learned bias from conditionally positive definite kernels (Chi et al. 2022, equations 4 and 5)."""
+
+import torch
+from torch import Tensor, nn
+
+from gptx.errors import ConfigError
+from gptx.pos.base import PositionalEncoding
+from gptx.shape import Shape
+
+
+class Kerple(PositionalEncoding):
+    """``log``: -r1 ln(1 + r2 d), ``power``: -r1 d^r2 with r2 <= 2, for a distance d; r1, r2 > 0 are learned by each
+    head, as the logarithm or logit of what they are."""
+
+    biased = True
+    relative = True
+
+    def __init__(self, shape: Shape, dim: int, heads: int, *, form: str) -> None:
+        super().__init__(shape, dim, heads)
+        if form not in ("log", "power"):
+            raise ConfigError(f"pos.form={form!r}: expected log or power")
+        self.form = form
+        start = torch.rand(2, shape.n_head).clamp(0.01, 0.99)  # so that heads differ
+        self.a = nn.Parameter(start[0].log())
+        self.b = nn.Parameter(start[1].log() if form == "log" else start[1].logit())
+
+    def bias(self, head: Tensor, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        distance = (q_pos - k_pos).clamp(min=0).to(self.a.dtype)
+        r1 = self.a.exp()[head]
+        if self.form == "log":
+            return -r1 * torch.log1p(self.b.exp()[head] * distance)
+        return -r1 * distance ** (2 * self.b.sigmoid())[head]

@@ -1,0 +1,30 @@
+"""Rotary positions with a learned frequency factor alpha, after RoFormer (Su et al. 2021).
+
+Letters: B batch, T time, H query heads, G key heads, R rotated dims.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from gptx.pos.rope import RoPE, turn
+from gptx.shape import Shape
+
+
+class RoPEAlpha(RoPE):
+    """Angles p * alpha_g * theta^(-2i/R): one alpha a key head, which its H/G query heads share, or one for all.
+
+    Query and key are turned by the same factor, so that a logit still depends on the distance alone.
+    """
+
+    def __init__(self, shape: Shape, dim: int, heads: int, *, theta: float, shared: bool) -> None:
+        super().__init__(shape, dim, heads, theta=theta)
+        self.alpha = nn.Parameter(torch.ones(1 if shared else heads))
+
+    def frequencies(self, exponent: Tensor) -> Tensor:
+        return self.alpha.to(exponent.dtype)[:, None] * super().frequencies(exponent)  # (1 or G, R/2)
+
+    def rotate(self, q: Tensor, k: Tensor, table: object) -> tuple[Tensor, Tensor]:
+        assert isinstance(table, tuple)
+        cos, sin = (half.to(q.dtype) for half in table)  # (B or 1, T, 1 or G, R)
+        group = 1 if len(self.alpha) == 1 else q.shape[2] // len(self.alpha)
+        return turn(q, cos.repeat_interleave(group, 2), sin.repeat_interleave(group, 2)), turn(k, cos, sin)

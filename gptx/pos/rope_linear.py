@@ -1,0 +1,19 @@
+"""Position interpolation: positions are squeezed into the range the model knows (Chen et al. 2023, equation 4)."""
+
+from torch import Tensor
+
+from gptx.pos.check import at_least
+from gptx.pos.rope import RoPE
+from gptx.shape import Shape
+
+
+class RoPELinear(RoPE):
+    """f'(x, p) = f(x, p / factor): every frequency is ``factor`` times lower."""
+
+    def __init__(self, shape: Shape, dim: int, heads: int, *, theta: float, factor: float) -> None:
+        super().__init__(shape, dim, heads, theta=theta)
+        at_least("factor", factor, 1, 4)
+        self.factor = factor
+
+    def frequencies(self, exponent: Tensor) -> Tensor:
+        return super().frequencies(exponent) / self.factor

@@ -1,0 +1,22 @@
+"""NTK-aware scaling: the base grows so that the lowest frequency is interpolated and the highest is not (bloc97 2023;
+Peng et al. 2023, section 3.1)."""
+
+from gptx.errors import ConfigError
+from gptx.pos.check import at_least
+from gptx.pos.rope import RoPE
+from gptx.shape import Shape
+
+
+class RoPENTK(RoPE):
+    """theta' = theta * factor^(R / (R - 2)), fixed: a base that grew with the input would not suit rotated keys in a
+    cache."""
+
+    def __init__(self, shape: Shape, dim: int, heads: int, *, theta: float, factor: float) -> None:
+        at_least("factor", factor, 1, 4)
+        if dim == 2:
+            raise ConfigError(
+                f"pos=rope_ntk needs 4 or more dims to turn, given 2 (model.d_model={shape.d_model} / model.n_head="
+                f"{shape.n_head}), whose one frequency it would leave alone: pos=rope_linear would do"
+            )
+        super().__init__(shape, dim, heads, theta=theta)
+        self.theta = theta * factor ** (dim / (dim - 2))

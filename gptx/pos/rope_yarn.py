@@ -1,0 +1,48 @@
+"""YaRN: NTK-by-parts interpolation and a logit scale (Peng et al. 2023, sections 3.2 and 3.4)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from gptx.pos.check import above, at_least
+from gptx.pos.rope_linear import RoPELinear
+from gptx.shape import Shape
+
+
+class RoPEYaRN(RoPELinear):
+    """Pairs that turn more than ``beta_fast`` times within the original context keep their frequency, those that turn
+    less than ``beta_slow`` times are interpolated, and the ramp between is linear in i, as in the authors' code.
+
+    Equation 22's 1/t = (0.1 ln(factor) + 1)^2 multiplies the logits; the authors' code puts its root on q and on k.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        dim: int,
+        heads: int,
+        *,
+        theta: float,
+        factor: float,
+        original: int,
+        beta_fast: float,
+        beta_slow: float,
+    ) -> None:
+        super().__init__(shape, dim, heads, theta=theta, factor=factor)
+        above("theta", theta, 1, 10000)  # the ramp divides by its logarithm
+        at_least("original", original, 0, shape.context)
+        above("beta_slow", beta_slow, 0, 1)
+        above("beta_fast", beta_fast, beta_slow, 32 * beta_slow)
+        context = original or shape.context / factor
+        turns = [
+            dim * math.log(context / (beta * 2 * math.pi)) / (2 * math.log(theta)) for beta in (beta_fast, beta_slow)
+        ]
+        self.first, self.last = max(math.floor(turns[0]), 0), min(math.ceil(turns[1]), dim - 1)
+        self.logit_scale = (0.1 * math.log(factor) + 1) ** 2
+
+    def frequencies(self, exponent: Tensor) -> Tensor:
+        low = super().frequencies(exponent)
+        i = exponent * (self.dim / 2)
+        ramp = (i - self.first) / ((self.last - self.first) or 0.001)  # a step where they meet
+        return torch.lerp(low * self.factor, low, ramp.clamp(0, 1))

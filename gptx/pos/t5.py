@@ -1,0 +1,35 @@
+"""T5's relative bias: one learned number for each head and range of distances (Raffel et al. 2020, section 2.1)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from gptx.pos.base import PositionalEncoding
+from gptx.pos.check import above, at_least
+from gptx.shape import Shape
+
+
+class T5(PositionalEncoding):
+    """Half of the buckets are single distances, the others grow logarithmically up to ``max_distance``, and the last
+    holds all beyond. Shared by the layers, as in T5; unlike in T5, logits are scaled as ever."""
+
+    biased = True
+    relative = True
+
+    def __init__(self, shape: Shape, dim: int, heads: int, *, buckets: int, max_distance: int) -> None:
+        super().__init__(shape, dim, heads)
+        at_least("buckets", buckets, 2, 32)
+        above("max_distance", max_distance, buckets // 2, 4 * buckets)
+        self.buckets, self.max_distance = buckets, max_distance
+        self.embedding = nn.Embedding(buckets, shape.n_head)
+
+    def bias(self, head: Tensor, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        return self.embedding.weight[self.bucket((q_pos - k_pos).clamp(min=0)), head]
+
+    def bucket(self, distance: Tensor) -> Tensor:
+        """In fp32, as in T5's code: so a distance at the edge falls on the same side."""
+        single = self.buckets // 2
+        octaves = torch.log(distance.clamp(min=single).float() / single) / math.log(self.max_distance / single)
+        wide = single + (octaves * (self.buckets - single)).long()
+        return torch.where(distance < single, distance, wide.clamp(max=self.buckets - 1))

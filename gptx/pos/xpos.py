@@ -1,0 +1,51 @@
+"""xPos: rotary with a decay over distance for each pair (Sun et al. 2022, equation 12 and algorithm 1).
+
+Letters: B batch, T time, R rotated dims.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from gptx.errors import ConfigError
+from gptx.pos.check import above
+from gptx.pos.rope import RoPE, turn
+from gptx.shape import Shape
+
+EXPONENT = 60  # of e, up to which a factor leaves room for q and k in fp32 and bf16, which end at e^88
+
+
+class XPos(RoPE):
+    """q_p times zeta^(p / scale_base), k_p times its inverse: a pair's product shrinks by zeta^(distance / scale_base).
+
+    zeta_i = (i / (R/2) + gamma) / (1 + gamma). Each factor alone grows with the position, and a key's is in the cache
+    for good: so there is a last position, from which on it refuses.
+    """
+
+    def __init__(self, shape: Shape, dim: int, heads: int, *, theta: float, scale_base: float, gamma: float) -> None:
+        super().__init__(shape, dim, heads, theta=theta)
+        above("scale_base", scale_base, 0, 512)
+        above("gamma", gamma, 0, 0.4)
+        self.scale_base, self.gamma = scale_base, gamma
+        steepest = math.log1p(1 / gamma)  # -ln(zeta_0)
+        self.max_length = int(EXPONENT * scale_base / steepest)
+        if shape.context > self.max_length:
+            enough = math.ceil(shape.context * steepest / EXPONENT)
+            raise ConfigError(
+                f"pos.scale_base={scale_base:g} ends at {self.max_length} tokens, where numbers overflow, and "
+                f"model.context={shape.context}: pos.scale_base={enough} would do"
+            )
+
+    def table(self, pos: Tensor) -> tuple[Tensor, ...]:
+        """cos and signed sin for queries, then for keys, (B or 1, T, 1, R) each."""
+        cos, sin = super().table(pos)
+        share = torch.arange(0, self.dim, 2, device=pos.device, dtype=cos.dtype) / self.dim  # i / (R/2)
+        zeta = ((share + self.gamma) / (1 + self.gamma)).repeat(2)
+        scale = zeta ** (pos[..., None, None] / self.scale_base)
+        return cos * scale, sin * scale, cos / scale, sin / scale
+
+    def rotate(self, q: Tensor, k: Tensor, table: object) -> tuple[Tensor, Tensor]:
+        assert isinstance(table, tuple)
+        q_cos, q_sin, k_cos, k_sin = (part.to(q.dtype) for part in table)
+        return turn(q, q_cos, q_sin), turn(k, k_cos, k_sin)

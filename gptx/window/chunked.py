@@ -1,0 +1,27 @@
+"""Chunked attention (Llama 4, 2025): a document is cut into chunks, and a token sees those before it in its chunk."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gptx.window.base import Window, at_least_one
+
+
+@dataclass(frozen=True)
+class Chunked(Window):
+    """Chunks have ``size`` tokens each, counted from the beginning of the document; nothing is seen across them."""
+
+    size: int
+
+    def __post_init__(self) -> None:
+        at_least_one(size=self.size)
+
+    @property
+    def reach(self) -> int | None:
+        return self.size
+
+    def covers(self, length: int) -> bool:
+        return length <= self.size
+
+    def allows(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        return q_pos // self.size == k_pos // self.size

@@ -1,0 +1,28 @@
+"""Strided sparse attention (Sparse Transformer, Child et al. 2019, section 4.3), both its heads in one."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gptx.window.base import Window, at_least_one
+
+
+@dataclass(frozen=True)
+class Strided(Window):
+    """With l for ``stride``, token i sees A1 and A2 of section 4.3, joined:
+
+    A1_i = {t, t + 1, ..., i} for t = max(0, i - l): the last l tokens before it, and itself,
+    A2_i = {j : (i - j) mod l = 0}: every l-th one before, as far back as there are any.
+    """
+
+    stride: int
+
+    def __post_init__(self) -> None:
+        at_least_one(stride=self.stride)
+
+    def covers(self, length: int) -> bool:
+        return length <= self.stride + 1 or self.stride == 1
+
+    def allows(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        distance = q_pos - k_pos
+        return (distance <= self.stride) | (distance % self.stride == 0)
