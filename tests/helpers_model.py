@@ -79,7 +79,7 @@ def _base() -> DictConfig:
 
 
 @functools.cache
-def _yaml(group: str, option: str) -> DictConfig:
+def yaml(group: str, option: str) -> DictConfig:
     """An option as it lies on disk: what it takes from the model's keys is still open."""
     found = OmegaConf.load(conf_dir() / group / f"{option}.yaml")
     assert isinstance(found, DictConfig)
@@ -93,7 +93,7 @@ def tiny(arm: Arm = (), **model: Any) -> DictConfig:
     cfg.variant.update(dict(arm))
     cfg.model.update(model)
     for group in GROUPS:
-        cfg[group] = _yaml(group, cfg.variant[group]).copy()
+        cfg[group] = yaml(group, cfg.variant[group]).copy()
     OmegaConf.resolve(cfg)
     for key, value in cfg.window.items():
         if type(value) is int and value > SIZE:

@@ -27,6 +27,7 @@ from helpers_model import (
     randomise,
     rows,
     tiny,
+    yaml,
 )
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -195,7 +196,7 @@ def every_kernel_equals_the_reference(model: GPT, tokens: Tensor) -> None:
 
 def kernels(model: GPT) -> dict[str, Kernel]:
     """The kernels on disk that serve a model on a CPU."""
-    made = {o: part(tiny(arm(kernel=o)).kernel, model.shape, attention_of(model).demands) for o in options("kernel")}
+    made = {o: part(yaml("kernel", o), model.shape, attention_of(model).demands) for o in options("kernel")}
     layers = list(zip(model.windows, model.layer_pos, strict=True))
     return {o: kernel for o, kernel in made.items() if not any(kernel.refuses(*layer, "cpu") for layer in layers)}
 

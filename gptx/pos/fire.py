@@ -33,7 +33,7 @@ class FIRE(PositionalEncoding):
         self.slope = nn.Parameter(torch.rand(width) * 2 - 1)
         self.offset = nn.Parameter(torch.rand(width) * 2 - 1)
         self.out = nn.Linear(width, shape.n_head, bias=False)
-        self.pair_width = width * (1 + shape.n_head)
+        self.pair_width = width * shape.n_head
 
     def psi(self, x: Tensor) -> Tensor:
         return torch.log1p(self.c * self.c_factor.exp() * x)
