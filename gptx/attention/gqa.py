@@ -4,11 +4,19 @@
 Letters: B batch, T time, H query heads, G key/value heads, D head dim.
 """
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptx.attention.base import Attention, Keep, View
 from gptx.errors import ConfigError
 from gptx.shape import Shape
+
+
+class RMSNorm(nn.RMSNorm):
+    """In the dtype of what it is given: autocast hands it bf16, which with an fp32 weight has no fused kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 class GQA(Attention):
@@ -41,8 +49,8 @@ class GQA(Attention):
         self.q = nn.Linear(shape.d_model, shape.n_head * self.head_dim, bias=bias)
         self.k = nn.Linear(shape.d_model, n_kv_head * self.head_dim, bias=bias)
         self.v = nn.Linear(shape.d_model, n_kv_head * self.head_dim, bias=bias)
-        self.q_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else nn.Identity()
+        self.q_norm = RMSNorm(self.head_dim, eps=1e-6) if qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(self.head_dim, eps=1e-6) if qk_norm else nn.Identity()
         self.out = nn.Linear(shape.n_head * self.head_dim, shape.d_model, bias=bias)
 
     def project(self, x: Tensor, view: View) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,35 @@
+"""Gated attention (Qiu et al. 2025, section 2.2, position G1; Qwen3-Next): a head's output is passed on by degrees.
+
+Letters: B batch, T time, H query heads, G key/value heads, D head dim.
+"""
+
+from torch import Tensor, nn
+
+from gptx.attention.base import Keep, View
+from gptx.attention.gqa import GQA
+from gptx.shape import Shape
+
+
+class Gated(GQA):
+    """out(y * sigmoid(gate x)), y what the heads attended to and x what the queries are made of.
+
+    Args:
+        per_head: one gate a head instead of one for each of its dims.
+    """
+
+    tp = {**GQA.tp, "gate": "col"}  # noqa: RUF012 - a ClassVar in the base
+
+    def __init__(
+        self, shape: Shape, *, n_kv_head: int, per_head: bool, qk_norm: bool, softcap: float, bias: bool
+    ) -> None:
+        super().__init__(shape, n_kv_head=n_kv_head, qk_norm=qk_norm, softcap=softcap, bias=bias)
+        self.gate_dim = 1 if per_head else self.head_dim
+        self.gate = nn.Linear(shape.d_model, shape.n_head * self.gate_dim, bias=bias)
+
+    def forward(self, x: Tensor, view: View, keep: Keep) -> Tensor:
+        q, k, v = self.project(x, view)
+        k, v = keep(k, v)
+        y = view.attend(q, k, v, self.head_dim**-0.5, self.softcap)  # (B, T, H, D)
+        y = y * self.gate(x).sigmoid().unflatten(-1, (-1, self.gate_dim))  # (B, T, H, D or 1)
+        out: Tensor = self.out(y.flatten(-2))
+        return out
