@@ -62,8 +62,13 @@ def documents(tokens: Tensor, separator: int) -> Tensor:
 
 def visible(where: Where, allows: Predicate) -> Tensor:
     """(B or 1, Tq, Tk) bool: the key is there, not in the future, of the same document, and inside the window."""
-    q, k = where.q_pos[:, :, None], where.k_pos[:, None, :]
-    seen = (k >= 0) & (k <= q) & allows(q, k)
+    docs = None
     if where.q_doc is not None and where.k_doc is not None:
-        seen = seen & (where.q_doc[:, :, None] == where.k_doc[:, None, :])
-    return seen
+        docs = where.q_doc[:, :, None], where.k_doc[:, None, :]
+    return pair_visible(where.q_pos[:, :, None], where.k_pos[:, None, :], docs, allows)
+
+
+def pair_visible(q: Tensor, k: Tensor, docs: tuple[Tensor, Tensor] | None, allows: Predicate) -> Tensor:
+    """The same of broadcastable positions of queries and keys, and of their documents."""
+    seen = (k >= 0) & (k <= q) & allows(q, k)
+    return seen if docs is None else seen & (docs[0] == docs[1])

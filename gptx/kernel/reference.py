@@ -28,7 +28,8 @@ class Reference(Kernel):
         if score.decay is not None:
             decay = score.decay.transpose(1, 2)[:, :, None]  # (B, G, 1, Tk)
             logits = logits + (decay[..., -q.shape[3] :, None] - decay[..., None, :])
-        weights = softmax(logits.flatten(1, 2) + mask, score.sink)  # (B, H, Tq, Tk)
+        sink = None if score.sink is None else score.sink.view(-1, 1, 1)
+        weights = softmax(logits.flatten(1, 2) + mask, sink)  # (B, H, Tq, Tk)
         weights = F.dropout(weights, self.dropout).to(v.dtype)
         y = weights.unflatten(1, (groups, -1)).flatten(2, 3) @ v  # (B, G, H/G*Tq, Dv)
         out: Tensor = y.unflatten(2, q.shape[2:4]).flatten(1, 2).transpose(1, 2)
@@ -41,8 +42,8 @@ def capped(logits: Tensor, softcap: float) -> Tensor:
 
 
 def softmax(logits: Tensor, sink: Tensor | None) -> Tensor:
-    """Weights over the last axis of (B, H, ..., Tk); with a sink (H,) they add up to less than 1."""
+    """Weights over the last axis; with a sink (..., 1), one more logit each, they add up to less."""
     if sink is None:
         return torch.softmax(logits, dim=-1)
-    column = sink.to(logits.dtype).view(1, -1, *[1] * (logits.dim() - 2)).expand(*logits.shape[:-1], 1)
+    column = sink.to(logits.dtype).expand(*logits.shape[:-1], 1)
     return torch.softmax(torch.cat((logits, column), dim=-1), dim=-1)[..., :-1]

@@ -1,0 +1,80 @@
+"""FlashAttention (Dao 2023, "FlashAttention-2"), from the package flash-attn, where that is installed.
+
+Letters: B batch, Tq queries, Tk keys, H query heads, G key/value heads, D head dim.
+"""
+
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gptx.errors import ConfigError
+from gptx.kernel.base import Kernel, Score
+from gptx.pos.base import PositionalEncoding
+from gptx.where import Where
+from gptx.window.base import Window
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """``past``: how many tokens before its own a query sees, -1: all. ``slopes``: (H,) of a linear bias, or None."""
+
+    past: int
+    slopes: Tensor | None
+
+
+class Flash(Kernel):
+    serves: ClassVar[frozenset[str]] = frozenset({"softcap"})
+
+    def refuses(self, window: Window, pos: PositionalEncoding, device: str) -> str | None:
+        if device != "cuda":
+            return f"kernel=flash runs on cuda alone, given device={device}: use kernel=auto"
+        if "flash_attn" not in sys.modules and importlib.util.find_spec("flash_attn") is None:
+            return "kernel=flash needs the package flash-attn, which is not installed: pip install flash-attn, or use kernel=auto"
+        if not window.covers(sys.maxsize) and not slides(window):
+            name = type(window).__module__.rpartition(".")[2]
+            return f"kernel=flash cannot express window={name}, only full and sliding: use kernel=flex or kernel=auto"
+        if pos.biased and not hasattr(pos, "slopes"):
+            name = type(pos).__module__.rpartition(".")[2]
+            return f"kernel=flash cannot express the bias of pos={name}, only that of alibi: use kernel=auto"
+        return super().refuses(window, pos, device)
+
+    def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:
+        if where.q_doc is not None:
+            raise ConfigError("kernel=flash cannot tell packed documents apart: use kernel=auto or data.document_mask=false")
+        past = -1 if window.reach is None else window.reach - 1
+        return Given(past, pos.slopes.float() if isinstance(getattr(pos, "slopes", None), Tensor) else None)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, score: Score) -> Tensor:
+        assert isinstance(mask, Given)
+        if v.dtype not in (torch.bfloat16, torch.float16):
+            kind = str(v.dtype).removeprefix("torch.")
+            raise ConfigError(f"kernel=flash computes in bf16, given {kind}: use precision=bf16 or kernel=auto")
+        width = max(q.shape[-1], v.shape[-1])  # the package wants the same of all: zeros change nothing
+        q, k, values = (F.pad(x.to(v.dtype), (0, width - x.shape[-1])) for x in (q, k, v))
+        y: Tensor = importlib.import_module("flash_attn").flash_attn_func(
+            q,
+            k,
+            values,
+            dropout_p=self.dropout,
+            softmax_scale=score.scale,
+            causal=True,  # with fewer queries than keys, they are the newest: ours too
+            window_size=(mask.past, 0 if mask.past >= 0 else -1),
+            softcap=score.softcap,
+            alibi_slopes=mask.slopes,
+        )
+        return y[..., : v.shape[-1]]
+
+
+def slides(window: Window) -> bool:
+    """Whether a window is 0 <= q - k < reach and nothing else, by asking it at many places."""
+    if window.reach is None:
+        return False
+    distance = torch.arange(window.reach, device="cpu")
+    q = torch.linspace(0, 4 * window.reach, 64, device="cpu").long()[:, None].unique(dim=0)
+    return bool((window.allows(q, q - distance) | (q < distance)).all())

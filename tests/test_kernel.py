@@ -1,0 +1,250 @@
+"""Kernels, by themselves: what each computes is what the reference computes, on any machine; what they refuse; and what
+`auto` chooses."""
+
+import importlib.machinery
+import math
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from helpers_model import arm, one_thread, options, refused, tiny  # noqa: F401 - one_thread is a fixture
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gptx.errors import ConfigError
+from gptx.kernel.base import Kernel, Score
+from gptx.parts import part
+from gptx.pos.base import PositionalEncoding
+from gptx.shape import Shape
+from gptx.where import Where
+from gptx.window.base import Window
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+
+
+def shape(n_head: int = 4, dim: int = 8, dropout: float = 0.0) -> Shape:
+    return Shape(1, n_head, n_head * dim, 64, 9, dropout, False)
+
+
+def kernel(name: str, shape: Shape, demands: frozenset[str] = frozenset()) -> Kernel:
+    found: Kernel = part(tiny(arm(kernel=name)).kernel, shape, demands)
+    return found
+
+
+def window(name: str, **keys: Any) -> Window:
+    cfg = tiny(arm(window=name)).window
+    cfg.update(keys)
+    found: Window = part(cfg)
+    return found
+
+
+@dataclass(frozen=True)
+class Odd(Window):
+    """A window like no other: depends on the places themselves, not on their distance alone."""
+
+    size: int
+    every: int
+
+    @property
+    def reach(self) -> int | None:
+        return self.size
+
+    def allows(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        far = q_pos - k_pos
+        return (far == 0) | ((far < self.size) & ((q_pos * 7 + k_pos * 3) % self.every != 0))
+
+
+class Learned(PositionalEncoding):
+    """An elementwise bias with parameters, of the distance alone or of the places too; not finite for the future."""
+
+    biased = True
+
+    def __init__(self, n_head: int, relative: bool) -> None:
+        nn.Module.__init__(self)
+        self.relative = relative
+        self.a, self.c = nn.Parameter(torch.rand(n_head)), nn.Parameter(torch.rand(1))
+
+    def bias(self, head: Tensor, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        bias = -self.a[head] * torch.log1p(self.c.abs() * (q_pos - k_pos).clamp(min=-1))
+        return bias if self.relative else bias * (1 + (q_pos % 3)) + 0.1 * (k_pos % 5)
+
+
+class Plain(PositionalEncoding):
+    relative = True
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+
+def encoding(name: str, n_head: int) -> PositionalEncoding:
+    if name in ("none", "alibi"):
+        found: PositionalEncoding = part(tiny(arm(pos=name)).pos, shape(n_head), 8, n_head)
+        return found
+    return Learned(n_head, relative=name == "distance")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Random inputs of one call, in float64."""
+
+    where: Where
+    inputs: dict[str, Tensor]  # q, k, v, and perhaps sink and decay
+    scale: float
+    softcap: float
+
+    def run(self, kernel: Kernel, window: Window, pos: PositionalEncoding, gradient: bool = True) -> dict[str, Tensor]:
+        """The output, and the gradients of everything that has one."""
+        leaves = {key: x.clone().requires_grad_() for key, x in self.inputs.items()}
+        score = Score(self.scale, self.softcap, leaves.get("sink"), leaves.get("decay"))
+        y = kernel(leaves["q"], leaves["k"], leaves["v"], kernel.mask(self.where, window, pos), score)
+        leaves |= dict(pos.named_parameters())
+        if not gradient:
+            return {"y": y}
+        weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.double).to(y)
+        gradients = torch.autograd.grad(y, list(leaves.values()), weights)
+        return {"y": y, **dict(zip(leaves, gradients, strict=True))}
+
+
+def problem(
+    heads: tuple[int, int],
+    tokens: tuple[int, int],
+    dims: tuple[int, int] = (8, 8),
+    batch: int = 2,
+    cuts: frozenset[int] | None = None,
+    softcap: float = 0.0,
+    more: tuple[str, ...] = (),
+    seed: int = 0,
+    offset: int = 0,
+) -> Problem:
+    """``heads`` (H, G), ``tokens`` (Tq, Tk), ``dims`` (D, Dv); ``cuts``: where new documents begin; None: one each."""
+    (n_head, groups), (queries, keys), (dim, width) = heads, tokens, dims
+    stream = torch.Generator().manual_seed(seed)
+    sizes = {"q": (batch, queries, n_head, dim), "k": (batch, keys, groups, dim), "v": (batch, keys, groups, width)}
+    sizes |= {key: {"sink": (n_head,), "decay": (batch, keys, groups)}[key] for key in more}
+    inputs = {key: torch.randn(size, generator=stream, dtype=torch.double) for key, size in sizes.items()}
+    if "decay" in more:
+        inputs["decay"] = inputs["decay"].abs().cumsum(1)
+    if cuts is not None:
+        begins = torch.zeros(batch, keys, dtype=torch.long)
+        for cut in cuts:
+            begins[cut % batch, cut] = 1
+        packed = Where.packed(begins.cumsum(1))
+        assert packed.q_doc is not None
+        where = replace(packed, q_pos=packed.q_pos[:, -queries:], q_doc=packed.q_doc[:, -queries:])
+    elif queries == keys and not offset:
+        where = Where.rows(keys)
+    else:
+        at = torch.arange(offset, offset + keys)[None]
+        where = Where(at[:, -queries:], at)
+    return Problem(where, inputs, 0.3, softcap)
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor], bound: float = 1e-10) -> None:
+    assert a.keys() == b.keys()
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], rtol=bound, atol=bound, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@st.composite
+def problems(draw: st.DrawFn, longest: int = 150) -> Problem:
+    keys = draw(st.integers(1, longest))
+    queries = draw(st.one_of(st.just(keys), st.integers(1, keys), st.integers(1, min(3, keys))))
+    groups, share = draw(st.sampled_from([(1, 1), (1, 3), (2, 2), (3, 1)]))
+    return problem(
+        (groups * share, groups),
+        (queries, keys),
+        dims=(draw(st.integers(1, 5)), draw(st.integers(1, 5))),
+        batch=draw(st.integers(1, 2)),
+        cuts=draw(st.none() | st.frozensets(st.integers(1, max(1, keys - 1)).map(lambda c: min(c, keys - 1)), max_size=6)),
+        softcap=draw(st.sampled_from([0.0, 2.0])),
+        more=tuple(draw(st.sets(st.sampled_from(["sink", "decay"])))),
+        seed=draw(st.integers(0, 99)),
+        offset=draw(st.sampled_from([0, 0, 1000])),
+    )
+
+
+windows = st.one_of(
+    st.integers(1, 200).map(lambda size: window("sliding", size=size)),
+    st.builds(Odd, st.integers(1, 90), st.integers(2, 5)),
+)
+
+
+# banded
+
+
+@settings(max_examples=150, deadline=None)
+@given(given_=problems(), window=windows, pos=st.sampled_from(["none", "alibi", "distance", "places"]))
+def test_banded_equals_the_reference(given_: Problem, window: Window, pos: str) -> None:
+    n_head = given_.inputs["q"].shape[2]
+    bias = encoding(pos, n_head).double()
+    slow, fast = (given_.run(kernel(name, shape(n_head)), window, bias) for name in ("reference", "banded"))
+    assert all(x.isfinite().all() for x in slow.values())
+    same(fast, slow)
+
+
+class Sizes(TorchDispatchMode):
+    """Records the largest tensor that any operation gives."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for x in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(x, Tensor):
+                self.largest = max(self.largest, x.numel())
+        return out
+
+
+@pytest.mark.parametrize("pos", ["none", "alibi", "distance", "places"])
+def test_banded_makes_nothing_of_the_context_squared(pos: str) -> None:
+    def largest(name: str, length: int) -> int:
+        given_ = problem((2, 1), (length, length), batch=1, more=("sink", "decay"))
+        with Sizes() as sizes:
+            given_.run(kernel(name, shape(2)), window("sliding", size=64), encoding(pos, 2))
+        return sizes.largest
+
+    assert largest("reference", 1024) >= 2 * 1024**2
+    assert largest("banded", 2048) < 2048**2 / 4
+    assert largest("banded", 2048) <= 2 * largest("banded", 1024), "and what it makes grows no faster than the context"
+
+
+def test_banded_needs_a_reach() -> None:
+    said = kernel("banded", shape()).refuses(window("full"), Plain(), "cpu")
+    assert said is not None and "window=full has none" in said and "\n" not in said
+    assert "window=sliding" in said
+    assert kernel("banded", shape()).refuses(window("sliding", size=3), Plain(), "cpu") is None
+
+
+@pytest.mark.parametrize("name", ["reference", "banded"])
+def test_dropout_drops_and_keeps_the_mean(name: str) -> None:
+    given_ = problem((2, 1), (80, 80))
+    dropping, plain = kernel(name, shape(2, dropout=0.5)), kernel(name, shape(2))
+    sees = window("sliding", size=40)
+    torch.manual_seed(0)
+    mean = torch.stack([given_.run(dropping, sees, Plain(), False)["y"].detach() for _ in range(400)]).mean(0)
+    y = given_.run(plain, sees, Plain(), False)["y"]
+    assert not torch.allclose(given_.run(dropping, sees, Plain(), False)["y"], y)
+    assert (mean - y).pow(2).mean().sqrt() < 0.1 * y.std() + 0.06
+    same(given_.run(dropping.eval(), sees, Plain()), given_.run(plain, sees, Plain()))
+
+
+@pytest.mark.parametrize("queries", [1, 5, 100])
+def test_banded_compiles_whole(queries: int) -> None:
+    given_, banded, pos = problem((4, 2), (queries, 100), more=("sink", "decay")), kernel("banded", shape()), encoding("alibi", 4)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, sink: Tensor, decay: Tensor) -> Tensor:
+        mask = banded.mask(given_.where, window_, pos)
+        y: Tensor = banded(q, k, v, mask, Score(0.3, 2.0, sink, decay))
+        return y
+
+    window_ = window("sliding", size=20)
+    inputs = [given_.inputs[key] for key in ("q", "k", "v", "sink", "decay")]
+    torch._dynamo.reset()
+    y = torch.compile(attend, fullgraph=True, backend="eager")(*inputs)
+    torch.testing.assert_close(y, attend(*inputs), rtol=0, atol=1e-12)
