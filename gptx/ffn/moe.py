@@ -69,17 +69,17 @@ class MoE(FFN):
         self.balance = None
         if self.training:
             weight = self._train(weight, probability, chosen)
-        y = self.experts(x.flatten(0, 1), expert.flatten(), chosen.sum((0, 1, 2)))  # (N*K, D)
+        tokens = x.flatten(0, 1).to(logits.dtype)  # autocast knows Linear layers only: what they use is for the experts
+        y = self.experts(tokens, expert.flatten(), chosen.sum((0, 1, 2)))  # (N*K, D)
         return (y.view(*weight.shape, -1) * weight[..., None].to(y.dtype)).sum(2)
 
     def experts(self, x: Tensor, expert: Tensor, counts: Tensor) -> Tensor:
         """x (N, D), expert (N*K,) -> (N*K, D), each token by each of its experts; counts (E,) are their choices."""
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        gate, up, out = (weight.to(dtype) for weight in (self.gate, self.up, self.out))
+        gate, up, out = (weight.to(x.dtype) for weight in (self.gate, self.up, self.out))
         counts = counts if x.is_meta else counts.cpu()
         order = expert.argsort(stable=True)
         # Copies are made before they are sorted: the gradient then adds them up in a fixed order on every device.
-        x = x.to(dtype).repeat_interleave(self.top_k, 0)[order]  # (N*K, D) in the order of experts
+        x = x.repeat_interleave(self.top_k, 0)[order]  # (N*K, D) in the order of experts
         y: Tensor = grouped(F.silu(grouped(x, gate, counts)) * grouped(x, up, counts), out, counts)
         return y[order.argsort()]
 
