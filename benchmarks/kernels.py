@@ -81,7 +81,9 @@ def _parser() -> Parser:
 
 def _bench(args: argparse.Namespace) -> None:
     if args.rounds < 1 or args.tokens < 1 or min(args.context or [1]) < 1 or min(args.window or [0]) < 0:
-        raise GptxError(f"--rounds {args.rounds} --tokens {args.tokens}: expected at least 1, contexts too; windows 0 or more")
+        raise GptxError(
+            f"--rounds {args.rounds} --tokens {args.tokens}: expected at least 1, contexts too; windows 0 or more"
+        )
     if args.json and not args.json.parent.is_dir():
         raise GptxError(f"--json {args.json}: there is no folder {args.json.parent}")
     import torch

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from gptx.assembly import build
 from gptx.attention.base import Attention
+from gptx.attention.gqa import RMSNorm
 from gptx.cache import Cache, keep_nothing
 from gptx.measure import cost
 from gptx.model import GPT
@@ -489,9 +490,10 @@ def test_every_option_reaches_the_logits(attention: str, key: str) -> None:
         assert not torch.allclose(one(rows(2, CONTEXT)), two(rows(2, CONTEXT)), rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("attention", NEW)
+@pytest.mark.parametrize("attention", ["gqa", *NEW])
 def test_bf16_autocast_is_close_to_fp32(attention: str) -> None:
-    model = random_model(config_of(attention, {"d_model": 64, "bias": True})).float()
+    keys = {} if attention == "mla" else {"qk_norm": True}
+    model = random_model(config_of(attention, {"d_model": 64, "bias": True}, **keys)).float()
     for parameter in model.parameters():
         parameter.data *= 0.5
     row = rows(4, CONTEXT)
@@ -505,6 +507,21 @@ def test_bf16_autocast_is_close_to_fp32(attention: str) -> None:
     for found in (low, steps):
         assert (found.float() - logits).norm() < 0.03 * logits.norm()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_norms_of_heads_find_a_fused_kernel_under_autocast() -> None:
+    """Which torch has for bf16 with bf16 weights; of others it warns (once a process, so here it is told to always)."""
+    norm, x = RMSNorm(8, eps=1e-6), torch.randn(3, 8).bfloat16()
+    torch.set_warn_always(True)
+    try:
+        y = norm(x)
+        with pytest.raises(UserWarning, match="Mismatch dtype"):
+            nn.RMSNorm(8, eps=1e-6)(x)
+    finally:
+        torch.set_warn_always(False)
+    y.sum().backward()
+    assert y.dtype == torch.bfloat16 and norm.weight.grad is not None and norm.weight.grad.dtype == torch.float32
+    torch.testing.assert_close(y.float(), nn.RMSNorm(8, eps=1e-6)(x.float()), rtol=1e-2, atol=0)
 
 
 def test_gates_are_added_up_in_fp32_under_autocast() -> None:

@@ -210,7 +210,7 @@ def test_torchrun_with_one_process_strategy_is_refused(gptx: Gptx) -> None:
 
 # what is typed, what the line must name
 MISTAKES = [
-    (["attention=mqq"], ["attention=mqq", "Did you mean 'mqa'?", "gqa, mha, mqa"]),
+    (["attention=mqq"], ["attention=mqq", "Did you mean 'mqa'?", "gqa, mha"]),
     (["model=gpt3"], ["model=gpt3", "'gpt2'", "nano"]),
     (["strategy=dpp"], ["strategy=dpp", "'ddp'", "single"]),
     (["atention=mqa"], ["'atention'", "Did you mean 'attention'?"]),
@@ -490,7 +490,7 @@ def test_a_sweep_survives_its_failures_and_repeats_only_what_is_missing(gptx: Gp
 
 
 def test_a_part_that_breaks_when_it_is_built_is_one_failure_of_the_sweep(gptx: Gptx) -> None:
-    done = gptx.run("gptx.run", "-m", *OWN_CONF, *gptx.tiny, "attention=gated", "attention.gain=1,-1")
+    done = gptx.run("gptx.run", "-m", *OWN_CONF, *gptx.tiny, "attention=scaled", "attention.gain=1,-1")
     assert done.code == 1
     assert "2 combinations: 0 finished already, 1 refused" in done.out
     assert "finished: val loss" in done.out

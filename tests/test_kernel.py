@@ -161,7 +161,9 @@ def problems(draw: st.DrawFn, longest: int = 150) -> Problem:
         (queries, keys),
         dims=(draw(st.integers(1, 5)), draw(st.integers(1, 5))),
         batch=draw(st.integers(1, 2)),
-        cuts=draw(st.none() | st.frozensets(st.integers(1, max(1, keys - 1)).map(lambda c: min(c, keys - 1)), max_size=6)),
+        cuts=draw(
+            st.none() | st.frozensets(st.integers(1, max(1, keys - 1)).map(lambda c: min(c, keys - 1)), max_size=6)
+        ),
         softcap=draw(st.sampled_from([0.0, 2.0])),
         more=tuple(draw(st.sets(st.sampled_from(["sink", "decay"])))),
         seed=draw(st.integers(0, 99)),
@@ -236,7 +238,11 @@ def test_dropout_drops_and_keeps_the_mean(name: str) -> None:
 
 @pytest.mark.parametrize("queries", [1, 5, 100])
 def test_banded_compiles_whole(queries: int) -> None:
-    given_, banded, pos = problem((4, 2), (queries, 100), more=("sink", "decay")), kernel("banded", shape()), encoding("alibi", 4)
+    given_, banded, pos = (
+        problem((4, 2), (queries, 100), more=("sink", "decay")),
+        kernel("banded", shape()),
+        encoding("alibi", 4),
+    )
 
     def attend(q: Tensor, k: Tensor, v: Tensor, sink: Tensor, decay: Tensor) -> Tensor:
         mask = banded.mask(given_.where, window_, pos)

@@ -266,8 +266,7 @@ def test_the_cache_costs_what_is_really_held(attention: str, window: str) -> Non
 @pytest.mark.parametrize("attention", options("attention"))
 def test_flops_are_those_that_torch_counts(attention: str, ffn: str, tie: bool, kernel: str) -> None:
     """torch counts all T x T pairs of a layer, cost only the T (T + 1) / 2 visible ones: per token and layer,
-    (T - 1) / 2 pairs of ``pair_width`` multiply-adds, which are two FLOPs each and done thrice (forward, two gradients).
-    """
+    (T - 1) / 2 pairs of pair_width multiply-adds, which are two FLOPs each and done thrice (forward, two gradients)."""
     batch, n_layer = 3, 2
     model = random_model(tiny(arm(attention=attention, ffn=ffn, kernel=kernel, window="full"), tie=tie, bias=True))
     row, width = rows(batch, CONTEXT + 1), model.blocks[0].attention.pair_width

@@ -126,20 +126,20 @@ def test_load_needs_nothing_but_the_run_folder(trained: Trained, tmp_path: Path)
 
 def test_a_variant_from_outside_the_package_trains(gptx: Gptx) -> None:
     """One module on the path, one YAML in --config-dir; nothing of gptx is touched, and its own key is checked too."""
-    words = ["--config-dir", str(OWN / "conf"), "attention=gated", "attention.gain=0.5"]
+    words = ["--config-dir", str(OWN / "conf"), "attention=scaled", "attention.gain=0.5"]
     wrong = gptx(*words, "attention.gian=1")
     assert wrong.code == 2
     assert "'attention.gain'" in wrong.err and len(wrong.err.splitlines()) == 1
     done = gptx(*words)
     assert done.code == 0, done.err
-    assert gptx.folder.name.startswith("gated·rope·full·single·s0-")
+    assert gptx.folder.name.startswith("scaled·rope·full·single·s0-")
     result = json.loads((gptx.folder / "result.json").read_text())
-    assert result["variant"]["attention"] == "gated"
-    assert result["config"]["attention"] == {"_target_": "mine.Gated", "gain": 0.5}
+    assert result["variant"]["attention"] == "scaled"
+    assert result["config"]["attention"] == {"_target_": "mine.Scaled", "gain": 0.5}
     said = gptx.run("gptx.generate", str(gptx.folder), "--prompt", "The", "--tokens", "20")
     assert said.code == 0 and said.out.startswith("The")
     missing = gptx.run("gptx.run", *gptx.tiny, *words, PYTHONPATH=str(OWN.parents[1]))
     assert missing.code == 0  # it is finished: nobody needs its code
     missing = gptx.run("gptx.run", *gptx.tiny, *words, "seed=1", PYTHONPATH=str(OWN.parents[1]))
     assert missing.code == 2
-    assert "mine.Gated" in missing.err and len(missing.err.splitlines()) == 1
+    assert "mine.Scaled" in missing.err and len(missing.err.splitlines()) == 1

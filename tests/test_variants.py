@@ -79,11 +79,11 @@ def influence_goes_exactly_as_far_as_the_windows_let_it(model: GPT, tokens: Tens
     felt, expected = influence(model, tokens[:1, :CONTEXT]), torch.eye(CONTEXT)
     for window in model.windows:
         expected = sight(model, visible(Where.rows(CONTEXT), window.allows)[0]).float() @ expected
-    assert torch.equal(felt > 0, expected > 0)
+    assert torch.equal(felt > 1e-12, expected > 0)
     reaches = [window.reach for window in model.windows]
     bound = sum(reach - 1 for reach in reaches if reach is not None) if None not in reaches else CONTEXT
     distance = torch.arange(CONTEXT)[:, None] - torch.arange(CONTEXT)
-    assert (felt[distance > bound] == 0).all()
+    assert (felt[distance > bound] < 1e-12).all()
 
 
 def influence(model: GPT, row: Tensor) -> Tensor:
@@ -292,7 +292,7 @@ def prove(model: GPT, tokens: Tensor) -> None:
 
 @pytest.mark.parametrize("arm", ARMS, ids=name)
 def test_a_combination_stands_every_proof(arm: Arm, record_property: Callable[[str, object], None]) -> None:
-    model = random_model(tiny(arm, bias=True))
+    model = random_model(tiny(arm, bias=True, d_model=32))
     prove(model, rows(2, CONTEXT + 1))
     record_property("proven", "-".join(group for group, _ in arm))
     record_property("kernels", len(kernels(model)))
@@ -346,7 +346,7 @@ MEETINGS = [
 
 def compiles_whole(arm: Arm) -> None:
     """One graph, and the same numbers."""
-    model, tokens = random_model(tiny(arm, bias=True)), rows(2, CONTEXT + 1)
+    model, tokens = random_model(tiny(arm, bias=True, d_model=32)), rows(2, CONTEXT + 1)
     x, y = tokens[:, :-1], tokens[:, 1:]
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")

@@ -23,7 +23,8 @@ class Differential(GQA):
     Pairs are neighbours, so that heads can be cut apart; in DiffLlama they are half of all heads apart.
 
     Args:
-        lambda_init: where lambda begins, more or less.
+        lambda_init: about where lambda begins. The paper lets it rise with depth, 0.8 - 0.6 exp(-0.3 (layer - 1)), and
+            reports that one number for all layers does about as well: an attention does not know its layer.
     """
 
     def __init__(
@@ -33,8 +34,8 @@ class Differential(GQA):
         if n_kv_head % 2:
             even = shape.n_head + shape.n_head % 2
             raise ConfigError(
-                f"attention=differential subtracts heads in pairs, given attention.n_kv_head={n_kv_head} and "
-                f"model.n_head={shape.n_head}, of which one is odd: attention.n_kv_head={even} model.n_head={even} "
+                f"attention=differential subtracts heads in pairs, given attention.n_kv_head={n_kv_head} of "
+                f"model.n_head={shape.n_head}, an odd number: attention.n_kv_head={even} model.n_head={even} "
                 f"model.d_model={even * self.head_dim} would do"
             )
         if not 0 <= lambda_init < 1:

@@ -46,7 +46,9 @@ class Flash(Kernel):
 
     def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:
         if where.q_doc is not None:
-            raise ConfigError("kernel=flash cannot tell packed documents apart: use kernel=auto or data.document_mask=false")
+            raise ConfigError(
+                "kernel=flash cannot tell packed documents apart: use kernel=auto or data.document_mask=false"
+            )
         past = -1 if window.reach is None else window.reach - 1
         return Given(past, pos.slopes.float() if isinstance(getattr(pos, "slopes", None), Tensor) else None)
 

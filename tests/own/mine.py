@@ -13,7 +13,7 @@ from gptx.kernel.reference import Reference
 from gptx.shape import Shape
 
 
-class Gated(GQA):
+class Scaled(GQA):
     """Multi-head attention whose output is scaled; ``gain`` is its own key."""
 
     def __init__(self, shape: Shape, *, gain: float) -> None:
