@@ -9,7 +9,6 @@ a model makes it once a forward for all its layers. A kernel that refuses, or th
 import argparse
 import json
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from gptx.cli import Parser
 from gptx.errors import GptxError

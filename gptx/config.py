@@ -52,6 +52,7 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
         cfg = hydra_compose("config", list(overrides), return_hydra_config=True)
         choices = {g: c for g, c in cfg.hydra.runtime.choices.items() if c and not g.startswith("hydra")}
         variant = {g: c for g, c in choices.items() if g != "experiment"}
+        _check_names(choices)
         schema = hydra_compose("config", [f"{g}={c}" for g, c in variant.items()])
         OmegaConf.set_struct(cfg, False)
         del cfg["hydra"]
@@ -60,6 +61,16 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, overrides)) from None
     return OmegaConf.create({**_checked(plain, known, ""), "variant": variant})
+
+
+def _check_names(choices: Mapping[str, str]) -> None:
+    """Refuse a choice that is both gptx's own and in a --config-dir: Hydra would silently take gptx's."""
+    places = GlobalHydra.instance().config_loader().get_search_path().get_path()
+    own = [Path(place.path.removeprefix("file://")) for place in places if place.provider == "command-line"]
+    for group, option in choices.items():
+        file = Path(group) / f"{option}.yaml"
+        if found := [place / file for place in own if (place / file).exists() and (conf_dir() / file).exists()]:
+            raise ConfigError(f"{group}={option} is gptx's own, and {found[0]} another: give yours a name of its own")
 
 
 def _checked(value: Any, known: Any, path: str) -> Any:

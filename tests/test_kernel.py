@@ -1,11 +1,6 @@
 """Kernels, by themselves: what each computes is what the reference computes, on any machine; what they refuse; and what
 `auto` chooses."""
 
-import importlib.machinery
-import math
-import sys
-import types
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gptx.errors import ConfigError
 from gptx.kernel.base import Kernel, Score
 from gptx.parts import part
 from gptx.pos.base import PositionalEncoding

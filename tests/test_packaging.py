@@ -7,7 +7,10 @@ import sys
 import zipfile
 from pathlib import Path
 
-import yaml
+import pytest
+from helpers_model import CONTEXT, arm, options, random_model, rows, tiny
+from omegaconf import OmegaConf
+from proofs import prove
 
 ROOT = Path(__file__).parents[1]
 TINY = ["model.n_layer=1", "model.d_model=32", "model.context=32", "trainer.max_steps=4", "trainer.eval_every=2"]
@@ -50,16 +53,31 @@ def test_the_wheel_works_in_an_empty_folder(tmp_path: Path) -> None:
     assert sweep.returncode == 0, sweep.stderr
 
 
-def test_the_readme_example_is_a_variant(tmp_path: Path) -> None:
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    """The README's variant, written down as it says: a module, and a YAML file."""
     text = (ROOT / "README.md").read_text()
     section = text.partition("## Add a variant in two files")[2]
     code, config = re.findall(r"```(?:python|yaml)\n(.*?)```", section, re.DOTALL)[:2]
-    assert len(code.splitlines()) + len(config.splitlines()) <= 20
-    (tmp_path / "dilated_window.py").write_text(code)
-    (tmp_path / "own" / "window").mkdir(parents=True)
-    mine = {**yaml.safe_load(config), "_target_": "dilated_window.Dilated"}
-    (tmp_path / "own" / "window" / "dilated.yaml").write_text(yaml.safe_dump(mine))
-    path = Path(os.pathsep.join([str(ROOT), str(tmp_path)]))
-    done = gptx(tmp_path, path, "--config-dir", "own", "window=dilated", "window.step=3", *TINY)
+    assert len(code.splitlines()) <= 20
+    files = re.findall(r"`([\w/]+\.(?:py|yaml))`", section)[:2]
+    for name, content in zip(files, (code, config), strict=True):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    return tmp_path
+
+
+def test_the_readme_example_trains(example: Path) -> None:
+    text = (ROOT / "README.md").read_text().partition("## Add a variant in two files")[2]
+    [words] = re.findall(r"`python -m gptx.run (--config-dir [^`]*)`", text)
+    done = gptx(example, Path(os.pathsep.join([str(ROOT), str(example)])), *words.split(), *TINY)
     assert done.returncode == 0, done.stderr
-    assert "mha·rope·dilated·single·s0" in done.stdout
+    assert "mha·rope·logsparse·single·s0" in done.stdout
+
+
+@pytest.mark.parametrize("attention", options("attention"))
+def test_the_readme_example_stands_every_proof(attention: str, example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(example))
+    cfg = tiny(arm(attention=attention), bias=True)
+    cfg.window = OmegaConf.load(example / "own/window/logsparse.yaml")
+    prove(random_model(cfg), rows(2, CONTEXT + 1))

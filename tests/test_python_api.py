@@ -143,3 +143,13 @@ def test_a_variant_from_outside_the_package_trains(gptx: Gptx) -> None:
     missing = gptx.run("gptx.run", *gptx.tiny, *words, "seed=1", PYTHONPATH=str(OWN.parents[1]))
     assert missing.code == 2
     assert "mine.Scaled" in missing.err and len(missing.err.splitlines()) == 1
+
+
+def test_an_option_of_ones_own_needs_a_name_of_its_own(gptx: Gptx) -> None:
+    """Hydra would take gptx's file and say nothing."""
+    (gptx.cwd / "own" / "window").mkdir(parents=True)
+    (gptx.cwd / "own" / "window" / "sliding.yaml").write_text("_target_: gptx.window.full.Full\n")
+    done = gptx("--config-dir", "own", "window=sliding")
+    assert done.code == 2 and len(done.err.splitlines()) == 1
+    assert "window=sliding is gptx's own, and" in done.err and "own/window/sliding.yaml" in done.err
+    assert gptx("--config-dir", "own", "window=full").code == 0
