@@ -78,6 +78,7 @@ class Trainer:
         )
         self.now = 0  # steps done
         self.tally = torch.zeros(3, device=strategy.device)  # loss summed, steps in it, steps skipped in all
+        self.told: dict[str, Tensor] = {}  # what the model's parts say of the last step, for the journal
         self.best = {"step": 0, "val/loss": float("inf"), "stale": 0}
         self.peak = 0  # bytes, the largest process of any attempt
         self._resume()
@@ -89,6 +90,7 @@ class Trainer:
             torch.manual_seed(zlib.crc32(f"{self.cfg.seed} {self.now} {self.strategy.rank}".encode()))
         micro = self._batch()
         loss = torch.zeros((), device=self.strategy.device)
+        told: dict[str, Any] = {}
         for i, (x, y) in enumerate(micro):
             with self.strategy.sync(last=i == len(micro) - 1):
                 with self.autocast():
@@ -96,9 +98,12 @@ class Trainer:
                     part_loss = self.placed(x, y, documents=docs) / len(micro)
                 part_loss.backward()
             loss += part_loss.detach()
+            for name, value in self.model.metrics().items():
+                told[name] = told.get(name, 0.0) + value.detach() / len(micro)
         norm = self.strategy.clip(self.model, self.cfg.trainer.clip)
         rate = self.schedule(self.now, self.cfg.trainer.max_steps)
         good = update(self.optim, norm, self.cfg.optim.lr * rate)
+        self.told = told
         self.tally += torch.stack([torch.where(good, loss, 0.0), good.float(), 1 - good.float()])
         return norm
 
@@ -139,8 +144,7 @@ class Trainer:
 
     def _log(self, norm: Tensor, stop: bool, bar: Bar) -> tuple[dict[str, float], bool]:
         """Read the device (all that is waited for), and let all processes agree on whether to stop."""
-        told = self.model.metrics()
-        own = [torch.tensor(float(stop), device=self.tally.device), *(value.detach() for value in told.values())]
+        own = [torch.tensor(float(stop), device=self.tally.device), *self.told.values()]
         loss, steps, skipped, stops, *rest = self.strategy.sum(torch.cat([self.tally, torch.stack(own)])).tolist()
         then, since = self.clock
         done = self.now - since
@@ -149,7 +153,7 @@ class Trainer:
         self._check_finite(int(skipped / self.strategy.size))
         self.tally[:2] = 0
         values = {"train/lr": self.optim.param_groups[0]["lr"], "perf/tokens_per_s": speed}
-        values |= {f"train/{name}": value / self.strategy.size for name, value in zip(told, rest, strict=True)}
+        values |= {f"train/{name}": value / self.strategy.size for name, value in zip(self.told, rest, strict=True)}
         if steps:  # else all of them were skipped
             values["train/loss"] = loss / steps
             bar.update(self.now, values["train/loss"], speed)

@@ -179,6 +179,23 @@ def test_micro_batches_change_nothing(trained: Trained, gptx: Gptx, strategy: st
     equal_losses(gptx.folder, trained.folder)
 
 
+def test_a_mixture_of_experts_learns_the_same_however_it_is_spread(make: Maker) -> None:
+    """Its side loss and its full experts too: both are a row's own business."""
+    words = ("ffn=moe", "ffn.capacity=1.0", "ffn.n_expert=4")
+    spread = {name: make(name) for name in ("single", "ddp", "micro")}
+    for gptx, more in zip(spread.values(), ("strategy=single", "strategy=ddp", "trainer.micro_batch=2"), strict=True):
+        done = gptx(*words, more)
+        assert done.code == 0, done.err
+    found = history(spread["single"].folder)
+    balance = [value for (name, _), value in found.items() if name == "train/balance_loss"]
+    dropped = [value for (name, _), value in found.items() if name == "train/dropped_tokens"]
+    assert len(balance) == len(dropped) == 30
+    assert all(1.9 < value < 8 for value in balance), "top_k where all experts are liked alike, top_k x n_expert at most"
+    assert all(0 < value < 0.7 for value in dropped)
+    for other in ("ddp", "micro"):
+        equal_losses(spread[other].folder, spread["single"].folder)
+
+
 def test_under_torchrun(ddp: Gptx, gptx: Gptx) -> None:
     command = ["--standalone", "--nproc-per-node=2", "-m", "gptx.run", *gptx.tiny, "strategy=ddp"]
     done = gptx.run("torch.distributed.run", *command)
