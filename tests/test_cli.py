@@ -190,7 +190,9 @@ def test_a_mixture_of_experts_learns_the_same_however_it_is_spread(make: Maker) 
     balance = [value for (name, _), value in found.items() if name == "train/balance_loss"]
     dropped = [value for (name, _), value in found.items() if name == "train/dropped_tokens"]
     assert len(balance) == len(dropped) == 30
-    assert all(1.9 < value < 8 for value in balance), "top_k where all experts are liked alike, top_k x n_expert at most"
+    assert all(1.9 < value < 8 for value in balance), (
+        "top_k where all experts are liked alike, top_k x n_expert at most"
+    )
     assert all(0 < value < 0.7 for value in dropped)
     for other in ("ddp", "micro"):
         equal_losses(spread[other].folder, spread["single"].folder)

@@ -190,13 +190,15 @@ def test_rows_take_no_room_from_each_other() -> None:
 
 @pytest.mark.parametrize("top_k", [1, 2, 3])
 def test_the_side_loss_is_switchs(top_k: int) -> None:
-    """Equations 4 to 6: E * sum over the experts of (share of the tokens) * (mean probability)."""
+    """Equations 4 to 6, a row at a time: E * sum over the experts of (share of the tokens) * (mean probability)."""
     net, x = ffn("moe", top_k=top_k, balance=0.5).train(), inputs()
     net(x)
-    chance = (x.flatten(0, 1) @ weights_of(net)["router.weight"].T).softmax(-1)
-    best = chance.argsort(-1, descending=True)[:, :top_k].tolist()
-    share = torch.tensor([sum(e in chosen for chosen in best) / len(best) for e in range(8)], dtype=torch.float64)
-    expected = 8 * (share * chance.mean(0)).sum()
+    expected = torch.zeros((), dtype=torch.float64)
+    for row in x:
+        chance = (row @ weights_of(net)["router.weight"].T).softmax(-1)
+        best = chance.argsort(-1, descending=True)[:, :top_k].tolist()
+        share = torch.tensor([sum(e in chosen for chosen in best) / len(best) for e in range(8)], dtype=torch.float64)
+        expected += 8 * (share * chance.mean(0)).sum() / len(x)
     torch.testing.assert_close(net.metrics()["balance_loss"], expected, rtol=1e-12, atol=0)
     assert net.balance is not None
     torch.testing.assert_close(net.balance.detach(), 0.5 * expected, rtol=1e-12, atol=0)
@@ -288,7 +290,8 @@ def test_experts_and_their_side_loss_are_mixtrals(dtype: torch.dtype, tolerance:
     torch.testing.assert_close(ours(x), theirs(x), rtol=tolerance, atol=tolerance)
     logits, _, _ = theirs.gate(x)
     torch.testing.assert_close(ours.router(x).flatten(0, 1), logits, rtol=tolerance, atol=tolerance)
-    loss = load_balancing_loss_func((logits,), 8, 2)
+    losses = [load_balancing_loss_func((row,), 8, 2) for row in logits.unflatten(0, x.shape[:2])]  # theirs: of a batch
+    loss = torch.stack(losses).mean()
     torch.testing.assert_close(ours.metrics()["balance_loss"], loss, rtol=tolerance, atol=0, check_dtype=False)
 
 

@@ -15,6 +15,8 @@ from gptx.ffn.base import FFN, hidden_width
 from gptx.ffn.grouped import grouped
 from gptx.shape import Shape
 
+TYPICAL = {"capacity": 1.25, "balance": 0.01}
+
 
 class MoE(FFN):
     """The sum over the K chosen experts of probability * expert(x). K experts are computed, whatever E is.
@@ -28,7 +30,8 @@ class MoE(FFN):
         capacity: an expert takes the first ceil(capacity * K*T / E) choices of each row in training, and the others
             add nothing to their tokens (Switch, equation 3, with a row as the batch, so that no token depends on a
             later one); 0: it takes all. In evaluation it always does.
-        balance: weight of the load-balancing loss (Switch, equations 4 to 6).
+        balance: weight of the load-balancing loss (Switch, equations 4 to 6, for each row by itself and averaged, as in
+            DeepSeek-V2: so it is the same in micro-batches and on several processes).
     """
 
     def __init__(
@@ -85,12 +88,15 @@ class MoE(FFN):
 
     def _train(self, weight: Tensor, probability: Tensor, chosen: Tensor) -> Tensor:
         """The weights (B, T, K), 0 where an expert is full; and what there is to tell of this forward."""
-        share = chosen.sum(2).to(probability.dtype).mean((0, 1))  # f (E,); adds up to K
-        loss = self.n_expert * (share * probability.mean((0, 1))).sum()
-        kept = self._kept(chosen) if self.capacity else torch.ones_like(weight, dtype=torch.bool)
+        share = chosen.sum(2).to(probability.dtype).mean(1)  # f (B, E); adds up to K
+        loss = self.n_expert * (share * probability.mean(1)).sum(-1).mean()
         self.balance = self.balance_weight * loss if self.balance_weight else None
-        self.told = {"balance_loss": loss.detach(), "dropped_tokens": 1 - kept.to(loss.dtype).mean()}
-        return weight * kept
+        dropped = torch.zeros_like(loss)
+        if self.capacity:
+            kept = self._kept(chosen)
+            weight, dropped = weight * kept, 1 - kept.to(loss.dtype).mean()
+        self.told = {"balance_loss": loss.detach(), "dropped_tokens": dropped}
+        return weight
 
     def _kept(self, chosen: Tensor) -> Tensor:
         """(B, T, K): whether the choice is among the first of its row that its expert has room for."""
@@ -100,6 +106,3 @@ class MoE(FFN):
 
     def metrics(self) -> dict[str, Tensor]:
         return self.told
-
-
-TYPICAL = {"capacity": 1.25, "balance": 0.01}

@@ -1,4 +1,4 @@
-"""FIRE: a learned function of the distance, relative to the query's position (Li et al. 2023, equations 6 to 8).
+"""FIRE: a learned function of the distance, relative to the query's position (Li et al. 2023, section 3).
 
 Letters: W width of the network, H query heads.
 """

@@ -1,4 +1,5 @@
-"""KERPLE: a learned bias from conditionally positive definite kernels (Chi et al. 2022, equations 4 and 5)."""
+"""KERPLE: a learned bias from conditionally positive definite kernels (Chi et al. 2022: its logarithmic and
+power variants)."""
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,9 @@ class Kerple(PositionalEncoding):
         if form not in ("log", "power"):
             raise ConfigError(f"pos.form={form!r}: expected log or power")
         self.form = form
-        start = torch.rand(2, shape.n_head).clamp(0.01, 0.99)  # so that heads differ
-        self.a = nn.Parameter(start[0].log())
-        self.b = nn.Parameter(start[1].log() if form == "log" else start[1].logit())
+        first, second = torch.rand(2, shape.n_head).clamp(0.01, 0.99)  # so that heads differ, as in the authors' code
+        self.a = nn.Parameter((2 * first).log() if form == "log" else first.log())
+        self.b = nn.Parameter(second.log() if form == "log" else second.logit())
 
     def bias(self, head: Tensor, q_pos: Tensor, k_pos: Tensor) -> Tensor:
         distance = (q_pos - k_pos).clamp(min=0).to(self.a.dtype)

@@ -28,16 +28,18 @@ class RoPE(PositionalEncoding):
         above("theta", theta, 0, 10000)
         self.dim, self.theta = dim, theta
 
-    def frequencies(self, exponent: Tensor) -> Tensor:
-        """The angle that a token turns each pair by: (R/2,) exponents 2i/R -> (R/2,), or (G, R/2) for key heads."""
-        return self.theta**-exponent
+    def exponents(self, pos: Tensor) -> Tensor:
+        """(R/2,) 2i/R where positions lie, in float64: at position 10^5, angles in fp32 are off by 1 %."""
+        high = torch.float32 if pos.device.type == "mps" else torch.float64  # mps has nothing better
+        return torch.arange(0, self.dim, 2, device=pos.device, dtype=high) / self.dim
+
+    def frequencies(self, exponents: Tensor) -> Tensor:
+        """The angle that one token turns each pair by, (R/2,), or (G, R/2) where key heads differ."""
+        return self.theta**-exponents
 
     def table(self, pos: Tensor) -> tuple[Tensor, ...]:
-        """cos and signed sin, (B or 1, T, 1 or G, R), computed in float64: at position 10^5, fp32 angles are off by
-        1 %."""
-        high = torch.float32 if pos.device.type == "mps" else torch.float64  # mps has nothing better
-        exponent = torch.arange(0, self.dim, 2, device=pos.device, dtype=high) / self.dim
-        angle = pos[..., None, None] * self.frequencies(exponent)  # (B or 1, T, 1 or G, R/2)
+        """cos and signed sin, (B or 1, T, 1 or G, R)."""
+        angle = pos[..., None, None] * self.frequencies(self.exponents(pos))  # (B or 1, T, 1 or G, R/2)
         cos, sin = angle.cos(), angle.sin()
         return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 

@@ -20,8 +20,8 @@ class RoPEAlpha(RoPE):
         super().__init__(shape, dim, heads, theta=theta)
         self.alpha = nn.Parameter(torch.ones(1 if shared else heads))
 
-    def frequencies(self, exponent: Tensor) -> Tensor:
-        return self.alpha.to(exponent.dtype)[:, None] * super().frequencies(exponent)  # (1 or G, R/2)
+    def frequencies(self, exponents: Tensor) -> Tensor:
+        return self.alpha.to(exponents.dtype)[:, None] * super().frequencies(exponents)  # (1 or G, R/2)
 
     def rotate(self, q: Tensor, k: Tensor, table: object) -> tuple[Tensor, Tensor]:
         assert isinstance(table, tuple)

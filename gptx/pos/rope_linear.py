@@ -1,4 +1,4 @@
-"""Position interpolation: positions are squeezed into the range the model knows (Chen et al. 2023, equation 4)."""
+"""Position interpolation: positions are squeezed into the range the model knows (Chen et al. 2023)."""
 
 from torch import Tensor
 
@@ -15,5 +15,5 @@ class RoPELinear(RoPE):
         at_least("factor", factor, 1, 4)
         self.factor = factor
 
-    def frequencies(self, exponent: Tensor) -> Tensor:
-        return super().frequencies(exponent) / self.factor
+    def frequencies(self, exponents: Tensor) -> Tensor:
+        return super().frequencies(exponents) / self.factor

@@ -33,7 +33,7 @@ class RoPELlama3(RoPELinear):
         self.original = original or shape.context / factor
         self.low, self.high = low_freq_factor, high_freq_factor
 
-    def frequencies(self, exponent: Tensor) -> Tensor:
-        slow = super().frequencies(exponent)
+    def frequencies(self, exponents: Tensor) -> Tensor:
+        slow = super().frequencies(exponents)
         turns = self.original * slow * self.factor / (2 * math.pi)
         return torch.lerp(slow, slow * self.factor, ((turns - self.low) / (self.high - self.low)).clamp(0, 1))

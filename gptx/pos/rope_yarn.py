@@ -14,7 +14,7 @@ class RoPEYaRN(RoPELinear):
     """Pairs that turn more than ``beta_fast`` times within the original context keep their frequency, those that turn
     less than ``beta_slow`` times are interpolated, and the ramp between is linear in i, as in the authors' code.
 
-    Equation 22's 1/t = (0.1 ln(factor) + 1)^2 multiplies the logits; the authors' code puts its root on q and on k.
+    Section 3.4's 1/t = (0.1 ln(factor) + 1)^2 multiplies the logits; the authors' code puts its root on q and on k.
     """
 
     def __init__(
@@ -35,14 +35,13 @@ class RoPEYaRN(RoPELinear):
         above("beta_slow", beta_slow, 0, 1)
         above("beta_fast", beta_fast, beta_slow, 32 * beta_slow)
         context = original or shape.context / factor
-        turns = [
-            dim * math.log(context / (beta * 2 * math.pi)) / (2 * math.log(theta)) for beta in (beta_fast, beta_slow)
-        ]
-        self.first, self.last = max(math.floor(turns[0]), 0), min(math.ceil(turns[1]), dim - 1)
+        # The pairs i, as real numbers, that turn so often: context / (2 pi theta^(2i/R)) = beta.
+        fast, slow = (math.log(context / (2 * math.pi * beta), theta) * dim / 2 for beta in (beta_fast, beta_slow))
+        self.first, self.last = max(math.floor(fast), 0), min(math.ceil(slow), dim - 1)
         self.logit_scale = (0.1 * math.log(factor) + 1) ** 2
 
-    def frequencies(self, exponent: Tensor) -> Tensor:
-        low = super().frequencies(exponent)
-        i = exponent * (self.dim / 2)
+    def frequencies(self, exponents: Tensor) -> Tensor:
+        low = super().frequencies(exponents)
+        i = exponents * (self.dim / 2)
         ramp = (i - self.first) / ((self.last - self.first) or 0.001)  # a step where they meet
         return torch.lerp(low * self.factor, low, ramp.clamp(0, 1))

@@ -1,4 +1,4 @@
-"""xPos: rotary with a decay over distance for each pair (Sun et al. 2022, equation 12 and algorithm 1).
+"""xPos: rotary with a decay over distance for each pair (Sun et al. 2022; as in torchscale).
 
 Letters: B batch, T time, R rotated dims.
 """
@@ -40,9 +40,8 @@ class XPos(RoPE):
     def table(self, pos: Tensor) -> tuple[Tensor, ...]:
         """cos and signed sin for queries, then for keys, (B or 1, T, 1, R) each."""
         cos, sin = super().table(pos)
-        share = torch.arange(0, self.dim, 2, device=pos.device, dtype=cos.dtype) / self.dim  # i / (R/2)
-        zeta = ((share + self.gamma) / (1 + self.gamma)).repeat(2)
-        scale = zeta ** (pos[..., None, None] / self.scale_base)
+        zeta = ((self.exponents(pos) + self.gamma) / (1 + self.gamma)).repeat(2)
+        scale = torch.exp(pos[..., None, None] * (zeta.log() / self.scale_base))
         return cos * scale, sin * scale, cos / scale, sin / scale
 
     def rotate(self, q: Tensor, k: Tensor, table: object) -> tuple[Tensor, Tensor]:
