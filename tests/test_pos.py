@@ -270,7 +270,17 @@ def alternating(pos: str, keys: dict[str, Any], pattern: type[Window] = Alternat
 
 
 def test_a_window_is_local_where_distance_alone_hides() -> None:
+    class Sinks(Full):
+        """Hides distant tokens, yet has no reach: the first ones are always seen."""
+
+        @property
+        def local(self) -> bool:
+            return True
+
     assert Sliding(3).local and not Full().local
+    for option in ("rope_dual", "irope"):
+        pos = encoding(option)
+        assert pos.at(0, Sinks()) is pos.at(1, Sliding(3)) is pos and pos.at(0, Full()) is not pos
 
 
 @both_dtypes
@@ -457,6 +467,17 @@ def test_kerple_is_the_papers_formula(form: str) -> None:
                 assert math.isclose(found[h, q, k].item(), expected, abs_tol=1e-12)
 
 
+@pytest.mark.parametrize("form", ["log", "power"])
+def test_a_whole_model_learns_both_forms_of_kerple(form: str) -> None:
+    cfg = tiny(arm(pos="kerple"))
+    cfg.pos.form = form
+    model, tokens = random_model(cfg), rows(2, CONTEXT + 1)
+    model(tokens[:, :-1], tokens[:, 1:]).backward()
+    for parameter in model.pos.parameters():
+        assert parameter.grad.isfinite().all() and (parameter.grad.abs() > 1e-7).all()
+    assert (bias_of(model.pos, 9).diff(dim=-1).tril(-1) >= 0).all(), "the further, the less"
+
+
 def test_kerple_starts_with_heads_that_differ_and_the_seed_says_how() -> None:
     first, same, other = (build_with_seed("kerple", seed) for seed in (0, 0, 1))
     assert torch.equal(first.a, same.a) and not torch.equal(first.a, other.a)
@@ -637,7 +658,7 @@ def test_an_odd_head_is_refused_by_name(option: str) -> None:
 
 def test_ntk_refuses_a_single_frequency() -> None:
     message = refused(lambda: encoding("rope_ntk", head_dim=2))
-    assert "4 or more dims to turn, given 2 (model.d_model=8 / model.n_head=4)" in message
+    assert "needs 4 or more dims of a head to turn, given 2," in message
     encoding(re.findall(r"pos=(rope_linear) would do", message)[0], head_dim=2)
 
 

@@ -15,8 +15,8 @@ class RoPENTK(RoPE):
         at_least("factor", factor, 1, 4)
         if dim == 2:
             raise ConfigError(
-                f"pos=rope_ntk needs 4 or more dims to turn, given 2 (model.d_model={shape.d_model} / model.n_head="
-                f"{shape.n_head}), whose one frequency it would leave alone: pos=rope_linear would do"
+                "pos=rope_ntk needs 4 or more dims of a head to turn, given 2, whose one frequency it would leave "
+                "alone: pos=rope_linear would do"
             )
         super().__init__(shape, dim, heads, theta=theta)
         self.theta = theta * factor ** (dim / (dim - 2))

@@ -10,7 +10,7 @@ from gptx.shape import Shape
 
 
 class RoPEPartial(RoPE):
-    """Turns the first ``fraction`` of the dims handed to it, and leaves the others as they are."""
+    """Turns the first ``fraction`` of the dims handed to it, rounded, and leaves the others as they are."""
 
     def __init__(self, shape: Shape, dim: int, heads: int, *, theta: float, fraction: float) -> None:
         turned = round(fraction * dim)
