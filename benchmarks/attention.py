@@ -3,14 +3,17 @@ values. The mask is made once before: a model makes it once a forward for all it
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gptx.config import compose
-from gptx.device import autocast, compute_dtype
+from gptx.device import autocast, compute_dtype, keep_freed_memory, peak_memory, pick
+from gptx.kernel.auto import Auto
 from gptx.kernel.base import Kernel, Score
+from gptx.kernel.cost import counted
 from gptx.parts import part
 from gptx.shape import Shape
 from gptx.where import Where
@@ -31,8 +34,8 @@ class Case:
     made: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        window = [f"window=sliding window.size={self.window}".split(), ["window=full"]][not self.window]
-        cfg = compose([f"pos={'alibi' if self.bias else 'none'}", *(w for w in window)])
+        window = ["window=sliding", f"window.size={self.window}"] if self.window else ["window=full"]
+        cfg = compose([f"pos={'alibi' if self.bias else 'none'}", *window])
         self.shape = Shape(1, self.heads, self.heads * self.dim, self.context, 1, 0.0, False)
         self.sees = part(cfg.window)
         self.pos = part(cfg.pos, self.shape, self.dim, self.heads).to(self.device)
@@ -56,9 +59,26 @@ class Case:
         masked = name == "sdpa" and (self.bias or 0 < self.window < self.context)
         return (self.heads if self.bias else 1) * dense if masked else 0
 
+    def chosen(self) -> str:
+        """The kernel that kernel=auto takes."""
+        auto = self.kernel("auto")
+        assert isinstance(auto, Auto)
+        with autocast(self.device, self.cast):
+            return auto.choose(self.where, self.sees, self.pos)
+
+    def counted(self, name: str) -> tuple[str, tuple[float, float, float]]:
+        """The row of `gptx.kernel.cost` that holds, and the milliseconds of one nanosecond of each of its constants."""
+        row, pairs = counted(name, self.where, self.sees, self.pos)
+        scale = self.heads * self.batch / 1e6
+        return row, (self.dim * self.context * scale, pairs * scale, pairs * self.dim * scale)
+
+    @property
+    def where(self) -> Where:
+        return Where.rows(self.context, self.device)
+
     def mask(self, name: str) -> object:
         with autocast(self.device, self.cast):
-            return self.kernel(name).mask(Where.rows(self.context, self.device), self.sees, self.pos)
+            return self.kernel(name).mask(self.where, self.sees, self.pos)
 
     def inputs(self) -> list[Tensor]:
         size = (self.batch, self.context, self.heads, self.dim)
@@ -84,13 +104,48 @@ def best(case: Case, kernel: str, rounds: int, seconds: float = 0.05) -> float:
 
 
 def _time(case: Case, kernel: str, mask: object, inputs: list[Tensor], steps: int) -> float:
+    if case.device.type == "cuda":
+        return _wall(case, kernel, mask, inputs, steps)
+    start = time.process_time()
+    for _ in range(steps):
+        case.step(kernel, mask, inputs)
+    return time.process_time() - start
+
+
+def _wall(case: Case, kernel: str, mask: object, inputs: list[Tensor], steps: int) -> float:
     gpu = case.device.type == "cuda"
-    clock = time.perf_counter if gpu else time.process_time
     if gpu:
         torch.cuda.synchronize(case.device)
-    start = clock()
+    start = time.perf_counter()
     for _ in range(steps):
         case.step(kernel, mask, inputs)
     if gpu:
         torch.cuda.synchronize(case.device)
-    return clock() - start
+    return time.perf_counter() - start
+
+
+def turn(given: tuple[Any, ...], kernel: str, seconds: float) -> tuple[float, float]:
+    """In a process of its own: microseconds and bytes that a token costs. ``given``: a Case's, its device by name."""
+    device = pick(given[-1])
+    keep_freed_memory()
+    case = Case(*given[:-1], device)
+    inputs = case.inputs()
+    tokens, before = case.batch * case.context, _held(device)
+    mask = case.mask(kernel)
+    steps, took = 1, 0.0
+    for _ in range(3):  # the first two warm up
+        took = _wall(case, kernel, mask, inputs, steps) / steps
+    steps = max(1, round(seconds / took))
+    took = _wall(case, kernel, mask, inputs, steps) / steps
+    return took / tokens * 1e6, (peak_memory(device) - before) / tokens
+
+
+def _held(device: torch.device) -> int:
+    """Bytes held now, from where the peak is counted on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return int(torch.cuda.memory_allocated(device))
+    reset = Path("/proc/self/clear_refs")
+    if reset.exists():
+        reset.write_text("5")  # the peak is now what is held now (man proc)
+    return peak_memory(device)

@@ -2,8 +2,9 @@
 made from this table.
 
 On a CPU shown are CPU milliseconds of one thread, which other load on the machine disturbs least; on a GPU, wall time.
-Each figure is the best of some rounds, for --tokens tokens (or one row, where that is longer), with the mask made before:
-a model makes it once a forward for all its layers. A kernel that refuses, or that would hold more than --memory, is left out.
+Each figure is the best of some rounds, for --tokens tokens (or one row, where that is longer), with the mask made
+before: a model makes it once a forward for all its layers. A kernel that refuses is left out, and one that would hold
+more than --memory.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import track
+from rich.table import Table
 
 from gptx.cli import Parser
 from gptx.errors import GptxError
@@ -43,9 +45,15 @@ class Cell:
     auto: str
 
     @property
-    def loss(self) -> float:
-        """What auto's choice costs more than the best one: 0.1 is a tenth."""
-        return self.ms[self.auto] / min(self.ms.values()) - 1
+    def loss(self) -> float | None:
+        """What auto's choice costs more than the best one: 0.1 is a tenth. None: that was not measured."""
+        return self.ms[self.auto] / min(self.ms.values()) - 1 if self.auto in self.ms else None
+
+    def cells(self, kernels: list[str]) -> tuple[str, ...]:
+        sees, loss = str(self.window or "full"), self.loss
+        what = self.dtype, self.heads, sees, "alibi" if self.bias else "", f"{self.context:,}"
+        timed = (f"{self.ms[kernel]:.2f}" if kernel in self.ms else "" for kernel in kernels)
+        return *what, *timed, self.auto, "" if loss is None else f"{loss:+.0%}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,12 +108,12 @@ def _bench(args: argparse.Namespace) -> None:
     cells = [_cell(row, args, device) for row in track(rows, "measuring", console=Console(stderr=True), transient=True)]
     cells = [cell for cell in cells if cell.ms]
     machine = hardware(device)
-    _show(cells, f"{machine['name']}, torch {torch.__version__}, best of {args.rounds}", args.kernel)
+    _show(cells, f"{machine['name']}, torch {torch.__version__}, best of {args.rounds}")
     if args.json:
         told = {"hardware": machine, "torch": torch.__version__, "cells": [asdict(cell) for cell in cells]}
         args.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     if args.fit:
-        print(_fit(cells))
+        _fit(cells, args, device)
 
 
 def _rows(args: argparse.Namespace) -> Iterator[tuple[str, str, int, bool, int]]:
@@ -117,13 +125,56 @@ def _rows(args: argparse.Namespace) -> Iterator[tuple[str, str, int, bool, int]]
                         yield dtype, heads, window, bias, context
 
 
-def _cell(row: tuple[str, str, int, bool, int], args: argparse.Namespace, device: Any) -> Cell:
-    from benchmarks.attention import Case, best
+def _case(row: tuple[str, str, int, bool, int], args: argparse.Namespace, device: Any) -> Any:
+    from benchmarks.attention import Case
 
     dtype, heads, window, bias, context = row
-    case = Case(*HEADS[heads], context, window, bias, dtype, max(1, args.tokens // context), device)
+    return Case(*HEADS[heads], context, window, bias, dtype, max(1, args.tokens // context), device)
+
+
+def _cell(row: tuple[str, str, int, bool, int], args: argparse.Namespace, device: Any) -> Cell:
+    from benchmarks.attention import best
+
+    case = _case(row, args, device)
     fits = [kernel for kernel in args.kernel if case.weights(kernel) < args.memory * 1e9 and case.serves(kernel)]
-    return Cell(*row, {kernel: best(case, kernel, args.rounds) for kernel in fits}, case.chosen(fits))
+    return Cell(*row, {kernel: best(case, kernel, args.rounds) for kernel in fits}, case.chosen())
+
+
+def _show(cells: list[Cell], where: str) -> None:
+    known = [cell.loss for cell in cells if cell.loss is not None]
+    good = sum(loss <= 0.15 for loss in known)
+    caption = (
+        f"milliseconds, forward and backward: {where}\nkernel=auto within 15 % of the best: {good} of {len(known)}"
+    )
+    timed = [kernel for kernel in KERNELS if any(kernel in cell.ms for cell in cells)]
+    head = ("type", "heads", "window", "bias", "context", *timed, "auto takes", "loss")
+    table = Table(*head, title="Attention kernels", caption=caption, caption_justify="left")
+    for column in table.columns[4:-2]:
+        column.justify = "right"
+    last = cells[0] if cells else None
+    for cell in cells:
+        if last and cell.context < last.context:
+            table.add_section()
+        last = cell
+        table.add_row(*cell.cells(timed))
+    Console(highlight=False, width=None if sys.stdout.isatty() else 100).print(table)
+
+
+def _fit(cells: list[Cell], args: argparse.Namespace, device: Any) -> None:
+    """Print the constants that predict the cells best, in relative terms."""
+    import torch
+
+    points: dict[tuple[str, str], list[list[float]]] = {}
+    for cell in cells:
+        case = _case((cell.dtype, cell.heads, cell.window, cell.bias, cell.context), args, device)
+        for kernel, ms in cell.ms.items():
+            name, parts = case.counted(kernel)
+            points.setdefault((cell.dtype, name), []).append([part / ms for part in parts])
+    for (dtype, name), rows in sorted(points.items()):
+        parts = torch.tensor(rows, dtype=torch.double)  # (cells, 3): of each, what one nanosecond would explain
+        constants = torch.linalg.lstsq(parts, torch.ones(len(rows), 1, dtype=torch.double)).solution
+        error = (parts @ constants - 1).abs().median().item()
+        print(f'{dtype} "{name}": Cost({", ".join(f"{c:.3f}" for c in constants[:, 0].tolist())}),  # +-{error:.0%}')
 
 
 if __name__ == "__main__":

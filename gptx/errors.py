@@ -23,3 +23,8 @@ class RunFailed(GptxError):
 
 class CheckpointError(RunFailed):
     """A checkpoint that is damaged, of another model, or not there."""
+
+
+def option(part: object) -> str:
+    """The option that a part is, for a message: its file has the option's name."""
+    return type(part).__module__.rpartition(".")[2]

@@ -1,6 +1,11 @@
 """Kernels, by themselves: what each computes is what the reference computes, on any machine; what they refuse; and what
 `auto` chooses."""
 
+import functools
+import importlib.machinery
+import sys
+import types
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +14,9 @@ import torch
 from helpers_model import arm, one_thread, options, refused, tiny  # noqa: F401 - one_thread is a fixture
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import DictConfig
 from torch import Tensor, nn
+from torch.nn.attention import flex_attention as flex_module
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gptx.kernel.base import Kernel, Score
@@ -26,13 +33,19 @@ def shape(n_head: int = 4, dim: int = 8, dropout: float = 0.0) -> Shape:
     return Shape(1, n_head, n_head * dim, 64, 9, dropout, False)
 
 
+@functools.cache
+def yaml(group: str, option: str) -> DictConfig:
+    found: DictConfig = tiny(arm(**{group: option}))[group]
+    return found
+
+
 def kernel(name: str, shape: Shape, demands: frozenset[str] = frozenset()) -> Kernel:
-    found: Kernel = part(tiny(arm(kernel=name)).kernel, shape, demands)
+    found: Kernel = part(yaml("kernel", name), shape, demands)
     return found
 
 
 def window(name: str, **keys: Any) -> Window:
-    cfg = tiny(arm(window=name)).window
+    cfg = yaml("window", name).copy()
     cfg.update(keys)
     found: Window = part(cfg)
     return found
@@ -78,7 +91,7 @@ class Plain(PositionalEncoding):
 
 def encoding(name: str, n_head: int) -> PositionalEncoding:
     if name in ("none", "alibi"):
-        found: PositionalEncoding = part(tiny(arm(pos=name)).pos, shape(n_head), 8, n_head)
+        found: PositionalEncoding = part(yaml("pos", name), shape(n_head), 8, n_head)
         return found
     return Learned(n_head, relative=name == "distance")
 
@@ -94,7 +107,7 @@ class Problem:
 
     def run(self, kernel: Kernel, window: Window, pos: PositionalEncoding, gradient: bool = True) -> dict[str, Tensor]:
         """The output, and the gradients of everything that has one."""
-        leaves = {key: x.clone().requires_grad_() for key, x in self.inputs.items()}
+        leaves = {key: x.clone().requires_grad_(gradient) for key, x in self.inputs.items()}
         score = Score(self.scale, self.softcap, leaves.get("sink"), leaves.get("decay"))
         y = kernel(leaves["q"], leaves["k"], leaves["v"], kernel.mask(self.where, window, pos), score)
         leaves |= dict(pos.named_parameters())
@@ -174,7 +187,7 @@ windows = st.one_of(
 # banded
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(given_=problems(), window=windows, pos=st.sampled_from(["none", "alibi", "distance", "places"]))
 def test_banded_equals_the_reference(given_: Problem, window: Window, pos: str) -> None:
     n_head = given_.inputs["q"].shape[2]
@@ -248,3 +261,176 @@ def test_banded_compiles_whole(queries: int) -> None:
     torch._dynamo.reset()
     y = torch.compile(attend, fullgraph=True, backend="eager")(*inputs)
     torch.testing.assert_close(y, attend(*inputs), rtol=0, atol=1e-12)
+
+
+# flex: its forward in eager mode, on a CPU, where it has no backward
+
+
+@pytest.fixture
+def eager_flex(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flex_module, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+
+
+@pytest.mark.usefixtures("eager_flex")
+@pytest.mark.parametrize("cuts", [None, frozenset({3, 10, 31, 40, 41})], ids=["row", "packed"])
+@pytest.mark.parametrize("heads", [(2, 2), (4, 2), (3, 1)], ids=str)
+@pytest.mark.parametrize("pos", ["none", "alibi"])
+@pytest.mark.parametrize("sees", [window("full"), window("sliding", size=9), Odd(20, 3)], ids=str)
+def test_flex_forward_equals_the_reference(
+    sees: Window, pos: str, heads: tuple[int, int], cuts: frozenset[int]
+) -> None:
+    for softcap, more in ((0.0, ()), (2.0, ("sink",))):
+        given_ = problem(heads, (50, 50), (16, 32), cuts=cuts, softcap=softcap, more=more)
+        with torch.no_grad():
+            slow, fast = (
+                given_.run(kernel(name, shape(heads[0])), sees, encoding(pos, heads[0]), False)
+                for name in ("reference", "flex")
+            )
+        same(fast, slow, 1e-6)  # inside, it takes float64 for float32
+
+
+@settings(max_examples=20, deadline=None)
+@given(queries=st.integers(1, 19))
+def test_flex_behind_a_cache_is_the_reference(queries: int) -> None:
+    given_ = problem((4, 2), (queries, 20), more=("sink",))
+    slow, fast = (
+        given_.run(kernel(name, shape()), window("full"), encoding("alibi", 4)) for name in ("reference", "flex")
+    )
+    same(fast, slow)
+
+
+def test_flex_refuses_what_it_cannot_do() -> None:
+    full, plain = window("full"), Plain()
+
+    def said(*args: Any, dropout: float = 0.0, demands: frozenset[str] = frozenset()) -> str | None:
+        return kernel("flex", shape(dropout=dropout), demands).refuses(*args)
+
+    assert said(full, plain, "cuda") is None
+    assert said(Odd(9, 2), encoding("alibi", 4), "cuda", demands=frozenset({"sink", "softcap"})) is None
+    assert "device=cpu" in str(said(full, plain, "cpu"))
+    assert "model.dropout=0.1" in str(said(full, plain, "cuda", dropout=0.1))
+    assert "learned bias" in str(said(full, Learned(4, True), "cuda"))
+    assert "decay" in str(said(full, plain, "cuda", demands=frozenset({"decay"})))
+    refused_ = [said(full, plain, "cpu"), said(full, plain, "cuda", dropout=0.1), said(full, Learned(4, True), "cuda")]
+    assert all("kernel=auto" in str(text) and "\n" not in str(text) for text in refused_)
+
+
+# flash: what is handed over to the package means what the reference computes
+
+
+def slow_flash(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+) -> Tensor:
+    """flash_attn_func as its README documents it: (batch, seqlen, nheads, headdim); heads of k and v divide q's. Query
+    i sees the keys j with i + Tk - Tq - left <= j <= i + Tk - Tq + right, -1 being no bound; with causal, no later one.
+    "A bias of (-alibi_slope * |i + seqlen_k - seqlen_q - j|) is added". One query and head at a time."""
+    assert dropout_p == 0 and softmax_scale is not None
+    assert q.dtype == k.dtype == v.dtype and q.dtype in (torch.float16, torch.bfloat16)
+    assert q.shape[-1] == k.shape[-1] == v.shape[-1] and (alibi_slopes is None or alibi_slopes.dtype == torch.float32)
+    q, k, v = q.double(), k.double(), v.double()
+    y = torch.zeros_like(q)
+    for h in range(q.shape[2]):
+        g = h // (q.shape[2] // k.shape[2])
+        for i in range(q.shape[1]):
+            at = i + k.shape[1] - q.shape[1]
+            left = 0 if window_size[0] < 0 else max(0, at - window_size[0])
+            right = k.shape[1] - 1 if window_size[1] < 0 else at + window_size[1]
+            j = torch.arange(left, 1 + (min(right, at) if causal else right))
+            logits = torch.einsum("bd,bjd->bj", q[:, i, h], k[:, j, g]) * softmax_scale
+            logits = softcap * torch.tanh(logits / softcap) if softcap else logits
+            if alibi_slopes is not None:
+                logits = logits - alibi_slopes[h].double() * (at - j).abs()
+            y[:, i, h] = torch.einsum("bj,bjd->bd", logits.softmax(-1), v[:, j, g])
+    return y.to(torch.bfloat16)
+
+
+@pytest.fixture
+def flash_attn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A stand-in for the package."""
+    package = types.ModuleType("flash_attn")
+    package.__spec__ = importlib.machinery.ModuleSpec("flash_attn", None)
+    package.flash_attn_func = slow_flash  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "flash_attn", package)
+    yield
+
+
+@pytest.mark.usefixtures("flash_attn")
+@pytest.mark.parametrize("tokens", [(20, 20), (1, 20), (7, 20)], ids=str)
+@pytest.mark.parametrize("softcap", [0.0, 2.0])
+@pytest.mark.parametrize("pos", ["none", "alibi"])
+@pytest.mark.parametrize("sees", [window("full"), window("sliding", size=1), window("sliding", size=6)], ids=str)
+def test_flash_is_handed_what_the_reference_computes(
+    sees: Window, pos: str, softcap: float, tokens: tuple[int, int]
+) -> None:
+    given_ = problem((4, 2), tokens, (8, 6), softcap=softcap)
+    low = Problem(given_.where, {key: x.bfloat16() for key, x in given_.inputs.items()}, 0.3, softcap)
+    high = Problem(given_.where, {key: x.double() for key, x in low.inputs.items()}, 0.3, softcap)
+    flash, bias = kernel("flash", shape(), frozenset({"softcap"} if softcap else ())), encoding(pos, 4)
+    assert flash.refuses(sees, bias, "cuda") is None
+    with torch.no_grad():
+        y = low.run(flash, sees, bias, False)["y"].double()
+        expected = high.run(kernel("reference", shape()), sees, bias, False)["y"]
+    torch.testing.assert_close(y, expected, rtol=2**-8, atol=1e-6)  # the stand-in's only rounding is its output's
+
+
+@pytest.mark.usefixtures("flash_attn")
+def test_flash_refuses_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    flash, full, plain = kernel("flash", shape()), window("full"), Plain()
+    demanding = kernel("flash", shape(), frozenset({"decay", "sink"}))
+    said = {
+        "device=cpu": flash.refuses(full, plain, "cpu"),
+        "only full and sliding": flash.refuses(Odd(9, 2), plain, "cuda"),
+        "only that of alibi": flash.refuses(full, Learned(4, True), "cuda"),
+        "no attention decay or sink": demanding.refuses(full, plain, "cuda"),
+    }
+    given_ = problem((4, 4), (20, 20), cuts=frozenset({3}))
+    said["packed documents"] = refused(flash.mask, given_.where, full, plain)
+    said["given float64"] = refused(lambda: replace(given_, where=Where.rows(20)).run(flash, full, plain))
+    monkeypatch.undo()
+    if importlib.util.find_spec("flash_attn") is None:
+        said["pip install flash-attn"] = flash.refuses(full, plain, "cuda")
+    for piece, text in said.items():
+        assert text is not None and piece in text and "kernel=auto" in text and "\n" not in text, text
+
+
+@pytest.mark.usefixtures("flash_attn")
+def test_flash_knows_a_sliding_window_by_what_it_shows() -> None:
+    @dataclass(frozen=True)
+    class Chunked(Window):
+        """As far back as the chunk's begin: a row of one chunk looks like a sliding window."""
+
+        size: int
+
+        @property
+        def reach(self) -> int | None:
+            return self.size
+
+        def allows(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+            return q_pos // self.size == k_pos // self.size
+
+    @dataclass(frozen=True)
+    class Dilated(Window):
+        size: int
+
+        @property
+        def reach(self) -> int | None:
+            return self.size
+
+        def allows(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+            return (q_pos - k_pos < self.size) & ((q_pos - k_pos) % 2 == 0)
+
+    flash = kernel("flash", shape())
+    for size in (2, 64, 1000):
+        assert flash.refuses(window("sliding", size=size), Plain(), "cuda") is None
+        assert flash.refuses(Chunked(size), Plain(), "cuda") is not None
+        assert flash.refuses(Dilated(size), Plain(), "cuda") is not None

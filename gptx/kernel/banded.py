@@ -1,5 +1,5 @@
-"""Attention over a band: time and memory linear in the context, for windows that have a reach (Longformer, Beltagy et al.
-2020, section 3.1, computes sliding windows in such chunks).
+"""Attention over a band: time and memory linear in the context, for windows that have a reach (Longformer, Beltagy et
+al. 2020, section 3.1, computes sliding windows in such chunks).
 
 The queries are cut into chunks; each chunk meets its own keys and those of the chunks before it that it can reach.
 Queries are the newest tokens of the keys, so one formula serves whole rows, chunks of a prompt, and single tokens.
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gptx.errors import option
 from gptx.kernel.base import Kernel, Score
 from gptx.kernel.reference import capped, softmax
 from gptx.pos.base import PositionalEncoding
@@ -44,7 +45,8 @@ class Chunks:
         """(..., Tq, E) -> (..., n, C, E); the first query is repeated in front, so that chunks are full."""
         pad = self.n * self.size - x.shape[-2]
         x = torch.cat((x[..., :1, :].expand(*x.shape[:-2], pad, -1), x), -2) if pad else x
-        return x.unflatten(-2, (self.n, self.size))
+        chunks: Tensor = x.unflatten(-2, (self.n, self.size))
+        return chunks
 
     def keys(self, x: Tensor, empty: int = 0) -> Tensor:
         """(..., Tk, E) -> (..., n, W, E); in front come ``empty`` ones, or those that nobody reaches go.
@@ -72,14 +74,13 @@ class Band:
 
 
 class Banded(Kernel):
-    def refuses(self, window: Window, pos: PositionalEncoding, device: str) -> str | None:
+    def lacks(self, window: Window, pos: PositionalEncoding) -> str | None:
         if window.reach is None:
-            name = type(window).__module__.rpartition(".")[2]
+            name = option(window)
             return (
-                f"kernel=banded needs a window with a reach, and window={name} has none: "
-                "use window=sliding, or kernel=auto"
+                f"kernel=banded needs a window with a reach, window={name} has none: use window=sliding or kernel=auto"
             )
-        return super().refuses(window, pos, device)
+        return super().lacks(window, pos)
 
     def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:
         assert window.reach is not None
@@ -119,7 +120,8 @@ class Banded(Kernel):
         sink = None if score.sink is None else score.sink.view(groups, 1, -1, 1, 1)
         weights = F.dropout(softmax(logits, sink), self.dropout).to(v.dtype)
         y = (weights.flatten(3, 4) @ v).unflatten(3, q.shape[3:5])  # (B, G, n, H/G, C, Dv)
-        return y.permute(0, 2, 4, 1, 3, 5).flatten(3, 4).flatten(1, 2)[:, -length:]  # (B, Tq, H, Dv)
+        out: Tensor = y.permute(0, 2, 4, 1, 3, 5).flatten(3, 4).flatten(1, 2)[:, -length:]  # (B, Tq, H, Dv)
+        return out
 
 
 def banded(where: Where, chunks: Chunks) -> Where:

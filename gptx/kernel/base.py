@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from gptx.errors import option
 from gptx.pos.base import PositionalEncoding
 from gptx.shape import Shape
 from gptx.where import Where, visible
@@ -59,8 +60,7 @@ class Kernel(nn.Module, ABC):
         """Why it cannot be computed anywhere, or None."""
         missing = sorted(self.demands - self.serves)
         if missing:
-            name = type(self).__module__.rpartition(".")[2]
-            return f"kernel={name} has no attention {' or '.join(missing)}: use kernel=auto or kernel=reference"
+            return f"kernel={option(self)} has no attention {' or '.join(missing)}: use kernel=auto or kernel=reference"
         return None
 
     @abstractmethod

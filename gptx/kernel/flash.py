@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptx.errors import ConfigError
+from gptx.errors import ConfigError, option
 from gptx.kernel.base import Kernel, Score
 from gptx.pos.base import PositionalEncoding
 from gptx.where import Where
@@ -35,14 +35,17 @@ class Flash(Kernel):
         if device != "cuda":
             return f"kernel=flash runs on cuda alone, given device={device}: use kernel=auto"
         if "flash_attn" not in sys.modules and importlib.util.find_spec("flash_attn") is None:
-            return "kernel=flash needs the package flash-attn, which is not installed: pip install flash-attn, or use kernel=auto"
-        if not window.covers(sys.maxsize) and not slides(window):
-            name = type(window).__module__.rpartition(".")[2]
-            return f"kernel=flash cannot express window={name}, only full and sliding: use kernel=flex or kernel=auto"
-        if pos.biased and not hasattr(pos, "slopes"):
-            name = type(pos).__module__.rpartition(".")[2]
-            return f"kernel=flash cannot express the bias of pos={name}, only that of alibi: use kernel=auto"
+            return (
+                "kernel=flash needs the package flash-attn, not installed: pip install flash-attn, or use kernel=auto"
+            )
         return super().refuses(window, pos, device)
+
+    def lacks(self, window: Window, pos: PositionalEncoding) -> str | None:
+        if not window.covers(sys.maxsize) and not slides(window):
+            return f"kernel=flash cannot express window={option(window)}, only full and sliding: use kernel=auto"
+        if pos.biased and not hasattr(pos, "slopes"):
+            return f"kernel=flash cannot express the bias of pos={option(pos)}, only that of alibi: use kernel=auto"
+        return super().lacks(window, pos)
 
     def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:
         if where.q_doc is not None:
@@ -50,7 +53,9 @@ class Flash(Kernel):
                 "kernel=flash cannot tell packed documents apart: use kernel=auto or data.document_mask=false"
             )
         past = -1 if window.reach is None else window.reach - 1
-        return Given(past, pos.slopes.float() if isinstance(getattr(pos, "slopes", None), Tensor) else None)
+        slopes = pos.slopes if pos.biased else None
+        assert slopes is None or isinstance(slopes, Tensor)
+        return Given(past, None if slopes is None else slopes.float())
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, score: Score) -> Tensor:
         assert isinstance(mask, Given)

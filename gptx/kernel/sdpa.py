@@ -16,9 +16,7 @@ class SDPA(Kernel):
 
     def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:
         """None where plain causal attention says it all: the fused kernels' fast path, and no (Tq, Tk) tensor."""
-        if where.aligned and not pos.biased and window.covers(where.k_pos.shape[1]):
-            return None
-        return additive(where, window, pos, self.n_head)
+        return None if causal(where, window, pos) else additive(where, window, pos, self.n_head)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, score: Score) -> Tensor:
         assert mask is None or isinstance(mask, Tensor)
@@ -35,3 +33,8 @@ class SDPA(Kernel):
             enable_gqa=grouped,
         )
         return y.transpose(1, 2)
+
+
+def causal(where: Where, window: Window, pos: PositionalEncoding) -> bool:
+    """Whether plain causal attention says it all."""
+    return where.aligned and not pos.biased and window.covers(where.k_pos.shape[1])

@@ -6,7 +6,7 @@ Letters: B batch, T time, H query heads, G key heads, R rotated dims. The other 
 import torch
 from torch import Tensor
 
-from gptx.errors import ConfigError
+from gptx.errors import ConfigError, option
 from gptx.pos.base import PositionalEncoding
 from gptx.pos.check import above
 from gptx.shape import Shape
@@ -20,9 +20,8 @@ class RoPE(PositionalEncoding):
     def __init__(self, shape: Shape, dim: int, heads: int, *, theta: float) -> None:
         super().__init__(shape, dim, heads)
         if dim % 2:
-            name = type(self).__module__.rpartition(".")[2]
             raise ConfigError(
-                f"pos={name} needs an even head_dim, given {dim} (model.d_model={shape.d_model} / "
+                f"pos={option(self)} needs an even head_dim, given {dim} (model.d_model={shape.d_model} / "
                 f"model.n_head={shape.n_head}): model.d_model={(dim + 1) * shape.n_head} would do"
             )
         above("theta", theta, 0, 10000)

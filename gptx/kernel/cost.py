@@ -1,0 +1,62 @@
+"""What each kernel costs on a CPU, predicted from its shapes: `auto` takes the cheapest.
+
+A prediction and not a timing: all ranks, and a run that is resumed, must take the same one. The constants are from
+`python -m benchmarks.kernels --device cpu --fit` (November 2026): forward and backward of 64 to 8192 tokens, 4 heads
+of 32 and 6 of 64, full and sliding windows of 32 and 256, with and without ALiBi; AMD EPYC (Zen 5, AVX-512 bf16), one
+thread, torch 2.13. Only their order matters, and that is the same with a batch of any size.
+
+Letters: Tq queries, Tk keys, H query heads, D head dim.
+"""
+
+from dataclasses import dataclass
+
+from gptx.kernel.banded import Chunks
+from gptx.kernel.sdpa import causal
+from gptx.pos.base import PositionalEncoding
+from gptx.shape import Shape
+from gptx.where import Where
+from gptx.window.base import Window
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Nanoseconds of one row: (per_token * D + pairs * (per_pair + per_product * D)) * H."""
+
+    per_token: float  # and dim of a head: copies, and what is lost in many small products
+    per_pair: float  # of a query and a key, hidden ones too: softmax, mask
+    per_product: float  # a pair and a dim: matmul
+
+    def of(self, tokens: int, pairs: int, shape: Shape) -> float:
+        dim = shape.head_dim
+        return (self.per_token * dim * tokens + pairs * (self.per_pair + self.per_product * dim)) * shape.n_head
+
+
+# "causal" is sdpa without a mask; its backward in bf16 is slow on short rows, and with a mask on all.
+FP32 = {
+    "reference": Cost(3.57, 2.95, 0.131),
+    "causal": Cost(9.25, 0.96, 0.099),
+    "sdpa": Cost(2.48, 1.66, 0.152),
+    "banded": Cost(9.80, 3.52, 0.127),
+}
+BF16 = {
+    "reference": Cost(1.84, 1.78, 0.036),
+    "causal": Cost(39.61, 1.78, 0.030),
+    "sdpa": Cost(32.09, 2.79, 0.066),
+    "banded": Cost(4.56, 2.13, 0.039),
+}
+
+
+def counted(kernel: str, where: Where, window: Window, pos: PositionalEncoding) -> tuple[str, int]:
+    """The row of the tables that holds for a kernel here, and the pairs that it computes."""
+    queries, keys = where.q_pos.shape[1], where.k_pos.shape[1]
+    if kernel == "banded":
+        assert window.reach is not None
+        chunks = Chunks.of(queries, keys, window.reach)
+        return kernel, chunks.n * chunks.size * (chunks.past + chunks.size)
+    return "causal" if kernel == "sdpa" and causal(where, window, pos) else kernel, queries * keys
+
+
+def predicted(kernel: str, where: Where, window: Window, pos: PositionalEncoding, shape: Shape, bf16: bool) -> float:
+    """Nanoseconds that a kernel takes for one row of these queries and keys, forward and backward, on one thread."""
+    name, pairs = counted(kernel, where, window, pos)
+    return (BF16 if bf16 else FP32)[name].of(where.q_pos.shape[1], pairs, shape)
