@@ -6,6 +6,7 @@ exchanged; what it refuses was tried out.
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from gptx.config import compose, conf_dir
 from gptx.errors import ConfigError, GptxError
 from gptx.kernel.base import Kernel
 from gptx.measure import cost
+from gptx.model import GPT
 from gptx.parts import part
 
 MEET = ("attention", "pos", "window")  # axes whose options may refuse each other
@@ -79,13 +81,15 @@ def table(overrides: Sequence[str] = ()) -> Iterator[Row]:
         raise ConfigError(f"{wrong[0]}: the table is about all other parts; model=... and model.KEY=... can be given")
     base = compose(["device=cpu", *overrides])
     with torch.device("meta"):
+        foes = _foes(base)
         for axis in AXES:
             for option in options(axis):
                 what = (conf_dir() / axis / f"{option}.yaml").read_text().splitlines()[0].removeprefix("# ")
                 choice = {} if axis == "kernel" else {axis: option}  # a kernel changes none of the sizes
                 price = cost(build(exchanged(base, choice), VOCAB), torch.bfloat16)
-                refuses = _unserved(base, option) if axis == "kernel" else _refused(base, axis, option)
-                yield Row(axis, option, what, price.n_params, price.kv_bytes_per_token, tuple(refuses))
+                refuses = () if axis == "kernel" else _refused(base, axis, option)
+                met = [*refuses, *_named(foes, axis, option)]
+                yield Row(axis, option, what, price.n_params, price.kv_bytes_per_token, tuple(met))
 
 
 def options(axis: str) -> list[str]:
@@ -110,31 +114,40 @@ def _yaml(path: Path) -> DictConfig:
 
 
 def _refused(base: DictConfig, axis: str, option: str) -> Iterator[str]:
-    """What does not go with an option: sizes (beside parts that take any), options that it meets, kernels."""
+    """Sizes that do not go with an option, beside parts that take any."""
     heads, width = base.model.n_head, base.model.d_model // base.model.n_head
     alone = {"attention": "mha", "pos": "none", axis: option}
-    if build(exchanged(base, alone), VOCAB).pos.max_length is not None:
-        yield "rows longer than model.context"
+    if (longest := build(exchanged(base, alone), VOCAB).pos.max_length) is not None:
+        yield "rows longer than model.context" if longest == base.model.context else f"rows longer than {longest:,}"
     if not _builds(exchanged(base, alone, d_model=heads * (width + 1 - width % 2 * 2))):
         yield "an odd head_dim"
     if not _builds(exchanged(base, alone, n_head=1)):
         yield "an odd model.n_head"
-    for other in MEET if axis in MEET else ():
-        met = [o for o in options(other) if other != axis and not _builds(exchanged(base, {axis: option, other: o}))]
-        yield from _named(other, met)
-    cfg = exchanged(base, {axis: option})
-    yield from _named("kernel", [kernel for kernel in options("kernel") if not _serves(cfg, kernel)])
 
 
-def _unserved(base: DictConfig, kernel: str) -> Iterator[str]:
-    """The options that a kernel has no way to compute."""
+def _foes(base: DictConfig) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+    """Pairs of options that do not go together: of two axes, or a kernel that has no way to compute the other."""
+    pairs = [
+        ((one, a), (other, b))
+        for one, other in itertools.combinations(MEET, 2)
+        for a in options(one)
+        for b in options(other)
+        if not _builds(exchanged(base, {one: a, other: b}))
+    ]
     for axis in MEET:
-        yield from _named(axis, [o for o in options(axis) if not _serves(exchanged(base, {axis: o}), kernel)])
+        for option in options(axis):
+            model = build(exchanged(base, {"window": "sliding", axis: option}), VOCAB)
+            pairs += [
+                ((axis, option), ("kernel", kernel)) for kernel in options("kernel") if not _serves(kernel, model)
+            ]
+    return pairs
 
 
-def _named(axis: str, found: list[str]) -> Iterator[str]:
-    if found:
-        yield f"{axis}={','.join(found)}"
+def _named(foes: list[tuple[tuple[str, str], tuple[str, str]]], axis: str, option: str) -> Iterator[str]:
+    """``other=a,b`` for each axis of which options do not go with this one."""
+    met = [other for pair in foes if (axis, option) in pair for other in pair if other != (axis, option)]
+    for other, group in itertools.groupby(sorted(met), key=lambda one: one[0]):
+        yield f"{other}={','.join(name for _, name in group)}"
 
 
 def _builds(cfg: DictConfig) -> bool:
@@ -145,10 +158,9 @@ def _builds(cfg: DictConfig) -> bool:
     return True
 
 
-def _serves(cfg: DictConfig, option: str) -> bool:
-    """Whether a kernel can compute every layer of a config, on a device and with the packages that it wants."""
-    model = build(cfg, VOCAB)
-    kernel: Kernel = part(exchanged(cfg, {"kernel": option}).kernel, model.shape, model.kernel.demands)
+def _serves(option: str, model: GPT) -> bool:
+    """Whether a kernel can compute every layer of a model, on a device and with the packages that it wants."""
+    kernel: Kernel = part(_yaml(conf_dir() / "kernel" / f"{option}.yaml"), model.shape, model.kernel.demands)
     return not any(kernel.lacks(*layer) for layer in zip(model.windows, model.layer_pos, strict=True))
 
 

@@ -17,6 +17,8 @@ from gptx.assembly import build
 from gptx.config import conf_dir
 from gptx.errors import ConfigError
 from gptx.model import GPT
+from gptx.parts import part
+from gptx.shape import Shape
 
 CONTEXT, VOCAB, SIZE = 12, 11, 5  # SIZE: what a window's sizes shrink to, so that it hides something of a row
 GROUPS = ("attention", "pos", "window", "ffn", "norm", "placement", "kernel")
@@ -99,6 +101,14 @@ def tiny(arm: Arm = (), **model: Any) -> DictConfig:
         if type(value) is int and value > SIZE:
             cfg.window[key] = SIZE
     return cfg
+
+
+def kernels(window: str) -> list[str]:
+    """The kernels on disk that serve a window on a CPU."""
+    shape = Shape(n_layer=1, n_head=1, d_model=8, context=CONTEXT, vocab_size=VOCAB, dropout=0.0, bias=False)
+    seen, pos = part(yaml("window", window)), part(yaml("pos", "none"), shape, 8, 1)
+    made = {option: part(yaml("kernel", option), shape, frozenset()) for option in options("kernel")}
+    return [option for option, kernel in made.items() if kernel.refuses(seen, pos, "cpu") is None]
 
 
 def randomise(module: nn.Module, seed: int = 0, std: float = 0.4) -> None:

@@ -13,6 +13,7 @@ from helpers_model import (
     SIZE,
     VOCAB,
     arm,
+    kernels,
     one_thread,  # noqa: F401 - a fixture
     options,
     random_model,
@@ -126,7 +127,7 @@ def test_rows_of_a_batch_do_not_see_each_other() -> None:
         torch.testing.assert_close(model(row), alone, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("kernel", options("kernel"))
+@pytest.mark.parametrize("kernel", kernels("full"))
 def test_learned_positions_refuse_a_longer_input(kernel: str) -> None:
     model = tiny_model(arm(pos="learned", kernel=kernel))
     with pytest.raises(ValueError, match=rf"end at {CONTEXT} tokens, given {CONTEXT + 1}.*(rope|alibi)"):
@@ -303,11 +304,11 @@ def silence(model: GPT, but: str) -> Iterator[nn.Module]:
 
 
 @pytest.mark.parametrize("place", ["embedding", "residual", "attention"])
-@pytest.mark.parametrize("kernel", options("kernel"))
+@pytest.mark.parametrize("kernel", kernels("sliding"))
 def test_dropout_drops_in_training_only(kernel: str, place: str) -> None:
-    cfg = tiny(arm(kernel=kernel), dropout=0.5)
+    cfg = tiny(arm(kernel=kernel, window="sliding"), dropout=0.5)
     model, row = random_model(cfg), rows(2, CONTEXT)
-    plain = random_model(tiny(arm(kernel=kernel)))
+    plain = random_model(tiny(arm(kernel=kernel, window="sliding")))
     for _ in silence(model, but=place):
         with torch.no_grad():
             model.train()
@@ -330,7 +331,7 @@ def test_without_dropout_training_and_evaluation_are_the_same() -> None:
 
 
 @pytest.mark.parametrize("pos", options("pos"))
-@pytest.mark.parametrize("kernel", options("kernel"))
+@pytest.mark.parametrize("kernel", kernels("sliding"))
 def test_bf16_autocast_is_close_to_fp32(kernel: str, pos: str) -> None:
     model = wide(arm(kernel=kernel, pos=pos, attention="gqa", window="sliding"), d_model=64)
     randomise(model, std=0.2)
@@ -349,7 +350,9 @@ def test_bf16_autocast_is_close_to_fp32(kernel: str, pos: str) -> None:
     assert abs(low_loss.item() / loss.item() - 1) < 0.02
     for found in (low_logits, steps):
         assert (found.float() - logits).norm() < 0.03 * logits.norm()
+    whole = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
     for (key, p), q in zip(model.named_parameters(), low.parameters(), strict=True):
         assert q.grad is not None and q.grad.dtype == torch.float32, key
         if not key.endswith("attention.k.bias"):  # whose gradient is zero in theory, and noise in bf16
-            assert (q.grad - p.grad).norm() < 0.15 * p.grad.norm(), key
+            # What is almost cancelled, such as the gradient of one frequency for all, keeps the noise of its parts.
+            assert (q.grad - p.grad).norm() < 0.15 * p.grad.norm() + 1e-4 * whole, key

@@ -7,8 +7,8 @@ from helpers_model import (
     SIZE,
     VOCAB,
     arm,
+    kernels,
     one_thread,  # noqa: F401 - a fixture
-    options,
     tiny,
 )
 from helpers_parity import GPT2_ARM, LLAMA_ARM, from_gpt2, from_llama, same_logits, with_random_weights
@@ -23,7 +23,7 @@ from gptx.pos.alibi import slopes
 from gptx.shape import Shape
 
 
-@pytest.mark.parametrize("kernel", options("kernel"))
+@pytest.mark.parametrize("kernel", kernels("full"))
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 def test_gpt2_equals_transformers(kernel: str, dtype: torch.dtype, tolerance: float) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
