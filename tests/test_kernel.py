@@ -3,11 +3,15 @@
 
 import functools
 import importlib.machinery
+import json
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+from unittest.mock import call
 
 import pytest
 import torch
@@ -434,3 +438,156 @@ def test_flash_knows_a_sliding_window_by_what_it_shows() -> None:
         assert flash.refuses(window("sliding", size=size), Plain(), "cuda") is None
         assert flash.refuses(Chunked(size), Plain(), "cuda") is not None
         assert flash.refuses(Dilated(size), Plain(), "cuda") is not None
+
+
+# auto
+
+
+def chosen(
+    where: Where,
+    window: Window,
+    pos: str = "none",
+    low: bool = False,
+    demands: frozenset[str] = frozenset(),
+    heads: tuple[int, int] = (6, 64),
+) -> str:
+    auto = kernel("auto", shape(*heads), demands)
+    with torch.autocast("cpu", torch.bfloat16, enabled=low):
+        name: str = auto.choose(where, window, encoding(pos, heads[0]))
+        picked, _ = auto.mask(where, window, encoding(pos, heads[0]))
+    assert type(picked).__name__.lower() == name
+    return name
+
+
+def behind(past: int, count: int) -> Where:
+    return Where.after(past, past, count, "cpu")
+
+
+PACKED = Where.packed(torch.arange(2048)[None] // 100)
+CHOICES = [
+    ("sdpa", call(Where.rows(64), window("full"))),
+    ("reference", call(Where.rows(64), window("full"), low=True)),
+    ("reference", call(Where.rows(1024), window("full"), low=True, heads=(4, 32))),
+    ("sdpa", call(Where.rows(2048), window("full"), low=True)),  # memory decides
+    ("reference", call(Where.rows(2048), window("full"), low=True, demands=frozenset({"sink"}))),  # alone serves it
+    ("sdpa", call(Where.rows(64), window("sliding", size=32))),
+    ("reference", call(Where.rows(64), window("sliding", size=32), low=True)),
+    ("banded", call(Where.rows(512), window("sliding", size=32))),
+    ("banded", call(Where.rows(512), window("sliding", size=32), low=True)),
+    ("banded", call(Where.rows(512), window("sliding", size=32), "alibi", low=True)),
+    ("banded", call(Where.rows(4096), window("sliding", size=256), low=True, demands=frozenset({"decay"}))),
+    ("sdpa", call(Where.rows(4096), window("sliding", size=8192))),
+    ("reference", call(Where.rows(1024), window("full"), "alibi", low=True)),
+    ("sdpa", call(PACKED, window("full"), low=True)),
+    ("banded", call(PACKED, window("sliding", size=64), low=True)),
+    ("sdpa", call(behind(500, 1), window("full"))),  # a single token behind a cache
+    ("reference", call(behind(500, 1), window("full"), low=True)),
+    ("sdpa", call(behind(31, 1), window("sliding", size=32))),
+    ("reference", call(behind(31, 1), window("sliding", size=32), low=True)),
+    ("banded", call(behind(256, 2048), window("sliding", size=256))),
+]
+
+
+@pytest.mark.parametrize(("expected", "given_"), CHOICES, ids=range(len(CHOICES)))
+def test_auto_takes_what_was_measured_to_be_cheapest(expected: str, given_: Any) -> None:
+    assert chosen(*given_.args, **given_.kwargs) == expected
+
+
+def test_auto_off_the_cpu_prefers_what_makes_no_square() -> None:
+    rows = Where.rows(2048, "meta")
+    assert chosen(rows, window("full")) == "sdpa"
+    assert chosen(rows, window("sliding", size=4096)) == "sdpa", "it sees the whole row: no mask"
+    assert chosen(rows, window("sliding", size=64)) == "banded"
+    assert chosen(rows, window("full"), demands=frozenset({"softcap"})) == "reference"
+    packed = Where(rows.q_pos, rows.k_pos, rows.q_pos, rows.k_pos)
+    assert chosen(packed, window("full")) == "sdpa"
+
+
+@settings(max_examples=25, deadline=None)
+@given(given_=problems(), window=windows, pos=st.sampled_from(["none", "alibi"]), low=st.booleans())
+def test_auto_equals_the_reference_whatever_it_takes(given_: Problem, window: Window, pos: str, low: bool) -> None:
+    n_head = given_.inputs["q"].shape[2]
+    asked = {key for key in ("sink", "decay") if key in given_.inputs} | ({"softcap"} if given_.softcap else set())
+    auto, bias = kernel("auto", shape(n_head), frozenset(asked)), encoding(pos, n_head).double()
+    with torch.autocast("cpu", torch.bfloat16, enabled=low):
+        mask = auto.mask(given_.where, window, bias)
+    auto.mask = lambda *args: mask  # type: ignore[method-assign]
+    same(given_.run(auto, window, bias), given_.run(kernel("reference", shape(n_head)), window, bias))
+
+
+# On a GPU
+
+
+def worst(a: Tensor, b: Tensor) -> float:
+    """The largest difference, in units of what the numbers are like."""
+    return ((a.cpu().double() - b.double()).abs().max() / b.double().pow(2).mean().sqrt()).item()
+
+
+@cuda
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-3), (torch.bfloat16, 0.1)], ids=str)
+@pytest.mark.parametrize("pos", ["none", "alibi"])
+@pytest.mark.parametrize("sees", [window("full"), window("sliding", size=100)], ids=str)
+@pytest.mark.parametrize("name", ["reference", "sdpa", "banded", "flex", "flash", "auto"])
+def test_on_cuda_equals_the_reference(
+    name: str, sees: Window, pos: str, dtype: torch.dtype, bound: float, compiled: bool
+) -> None:
+    """Forward and gradients; bounds in units of each tensor's root mean square: bf16 has 8 bits, and TF32 is off."""
+    fast = kernel(name, shape(4, 64))
+    if said := fast.refuses(sees, encoding(pos, 4), "cuda"):
+        pytest.skip(said)
+    if name == "flash" and dtype == torch.float32:
+        pytest.skip("flash computes in bf16")
+    given_ = problem((4, 2), (300, 300), (64, 64))
+    low = {key: x.to(dtype) for key, x in given_.inputs.items()}
+    expected = Problem(given_.where, {key: x.double() for key, x in low.items()}, 0.125, 0.0).run(
+        kernel("reference", shape(4, 64)), sees, encoding(pos, 4)
+    )
+    there = Problem(Where.rows(300, "cuda"), {key: x.cuda() for key, x in low.items()}, 0.125, 0.0)
+    if compiled:
+        torch._dynamo.reset()
+        fast.forward = torch.compile(fast.forward, fullgraph=True)  # type: ignore[method-assign]
+    found = there.run(fast, sees, encoding(pos, 4).cuda())
+    for key in expected:
+        assert worst(found[key], expected[key]) < bound, key
+
+
+# The benchmarks' command lines
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "said"),
+    [
+        ("kernels", ["--rounds", "0"], "at least 1"),
+        ("kernels", ["--kernel", "fast"], "'reference', 'sdpa', 'banded', 'flex', 'flash'"),
+        ("kernels", ["--json", "/nowhere/a.json"], "no folder /nowhere"),
+        ("window", ["--longest", "100"], "512"),
+        ("window", ["--json", "/nowhere/a.json"], "no folder /nowhere"),
+        ("window", ["--dtype", "fp8"], "--help"),
+    ],
+)
+def test_a_wrong_flag_gets_one_line(
+    module: str, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = importlib.import_module(f"benchmarks.{module}").main
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and said in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "arguments", "cells"),
+    [
+        ("kernels", "--device cpu --context 64 512 --window 0 32 --heads 4x32 --tokens 512 --rounds 1 --fit", 16),
+        ("window", "--longest 512 --tokens 512 --rounds 1 --seconds 0 --device cpu", 3),
+    ],
+)
+def test_the_benchmarks_run(module: str, arguments: str, cells: int, tmp_path: Path) -> None:
+    told = tmp_path / "told.json"
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments.split(), "--json", str(told)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(told.read_text())
+    assert len(found["cells"]) == cells
+    assert "auto" in done.stdout and found["hardware"]["name"] in done.stdout

@@ -16,49 +16,11 @@ from torch import Tensor
 
 from gptx.errors import option
 from gptx.kernel.base import Kernel, Score
+from gptx.kernel.chunks import Chunks
 from gptx.kernel.reference import capped, softmax
 from gptx.pos.base import PositionalEncoding
 from gptx.where import Where, visible
 from gptx.window.base import Window
-
-SMALLEST, LARGEST = 32, 128  # queries in a chunk: between them matrix products are efficient, and few keys are in vain
-
-
-@dataclass(frozen=True)
-class Chunks:
-    """How the tokens are cut: n chunks of C queries, which see P keys before their own."""
-
-    n: int
-    size: int
-    past: int
-
-    @staticmethod
-    def of(queries: int, keys: int, reach: int) -> "Chunks":
-        size = SMALLEST
-        while size < LARGEST and 4 * size <= reach:
-            size *= 2
-        if queries <= size or reach >= keys:  # one chunk, of all: plain attention, and single tokens
-            return Chunks(1, queries, min(reach - 1, keys - queries))
-        return Chunks(-(-queries // size), size, -(-(reach - 1) // size) * size)
-
-    def queries(self, x: Tensor) -> Tensor:
-        """(..., Tq, E) -> (..., n, C, E); the first query is repeated in front, so that chunks are full."""
-        pad = self.n * self.size - x.shape[-2]
-        x = torch.cat((x[..., :1, :].expand(*x.shape[:-2], pad, -1), x), -2) if pad else x
-        chunks: Tensor = x.unflatten(-2, (self.n, self.size))
-        return chunks
-
-    def keys(self, x: Tensor, empty: int = 0) -> Tensor:
-        """(..., Tk, E) -> (..., n, W, E); in front come ``empty`` ones, or those that nobody reaches go.
-
-        A concatenation of views, because its backward is many times as fast as that of `unfold` or an index.
-        """
-        missing = self.n * self.size + self.past - x.shape[-2]
-        x = F.pad(x, (0, 0, missing, 0), value=empty) if missing > 0 else x[..., -missing:, :]
-        if self.n == 1:
-            return x.unsqueeze(-3)
-        x = x.unflatten(-2, (-1, self.size))
-        return torch.cat([x[..., i : i + self.n, :, :] for i in range(self.past // self.size + 1)], -2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +47,7 @@ class Banded(Kernel):
     def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:
         assert window.reach is not None
         chunks = Chunks.of(where.q_pos.shape[1], where.k_pos.shape[1], window.reach)
-        band = banded(where, chunks)
+        band = chunks.rows(where)
         seen = visible(band, window.allows).unflatten(0, (-1, chunks.n))
         hidden = torch.zeros_like(seen, dtype=torch.bfloat16).masked_fill(~seen, float("-inf"))
         return Band(chunks, hidden, self.bias(band, chunks, pos) if pos.biased else None)
@@ -122,18 +84,3 @@ class Banded(Kernel):
         y = (weights.flatten(3, 4) @ v).unflatten(3, q.shape[3:5])  # (B, G, n, H/G, C, Dv)
         out: Tensor = y.permute(0, 2, 4, 1, 3, 5).flatten(3, 4).flatten(1, 2)[:, -length:]  # (B, Tq, H, Dv)
         return out
-
-
-def banded(where: Where, chunks: Chunks) -> Where:
-    """Where the queries (B or 1 * n, C) and the keys (B or 1 * n, W) of each chunk stand: a chunk is a row."""
-    batch = 1 if where.q_doc is None else where.q_doc.shape[0]
-
-    def q(x: Tensor) -> Tensor:
-        return chunks.queries(x.expand(max(batch, x.shape[0]), -1)[..., None]).squeeze(-1).flatten(0, 1)
-
-    def k(x: Tensor) -> Tensor:
-        return chunks.keys(x.expand(max(batch, x.shape[0]), -1)[..., None], empty=-1).squeeze(-1).flatten(0, 1)
-
-    if where.q_doc is None or where.k_doc is None:
-        return Where(q(where.q_pos), k(where.k_pos))
-    return Where(q(where.q_pos), k(where.k_pos), q(where.q_doc), k(where.k_doc))
