@@ -173,10 +173,22 @@ def _arms(args: argparse.Namespace, folder: Path) -> dict[str, tuple[Any, ...]]:
     ours |= {"gptx, own variant": ()}
     if args.all:
         kernels = sorted(path.stem for path in (conf_dir() / "kernel").glob("*.yaml"))
-        ours |= {f"gptx kernel={kernel}": (*SAME_MODEL, f"kernel={kernel}") for kernel in kernels if kernel != "auto"}
+        named = {kernel: (*SAME_MODEL, f"kernel={kernel}") for kernel in kernels if serves(kernel, args)}
+        ours |= {f"gptx kernel={kernel}": overrides for kernel, overrides in named.items()}
     ours |= {f"gptx {text}": tuple(text.split()) for text in args.arm}
     peer = {args.peer[0]: (PEERS[args.peer[0]], args.peer[1])} if args.peer else {}
     return {**peer, **{label: (Ours, overrides, folder) for label, overrides in ours.items()}}
+
+
+def serves(kernel: str, args: argparse.Namespace) -> bool:
+    """Whether a kernel, other than auto, computes the model that is timed on the device that is asked for."""
+    import gptx
+
+    try:
+        gptx.build(gptx.compose([*SAME_MODEL, f"kernel={kernel}", f"device={args.device}"]))
+    except GptxError:
+        return False
+    return kernel != "auto"
 
 
 def _head(peer: tuple[str, Path] | None) -> tuple[str, ...]:
