@@ -53,7 +53,9 @@ def load(run_dir: str | Path, device: str = "auto") -> tuple[GPT, Tokenizer]:
 
     from gptx.assembly import build as build_model
     from gptx.checkpoint import load_best
+    from gptx.config import conf_dir
     from gptx.device import pick
+    from gptx.errors import ConfigError
     from gptx.tokenizer.base import load as load_tokenizer
 
     run = Path(run_dir)
@@ -61,6 +63,10 @@ def load(run_dir: str | Path, device: str = "auto") -> tuple[GPT, Tokenizer]:
     cfg = OmegaConf.load(run / "config.yaml")
     assert isinstance(cfg, DictConfig)
     tokenizer = load_tokenizer(run / "tokenizer.json")
-    model = build_model(cfg, tokenizer.n_vocab, device)
+    try:
+        model = build_model(cfg, tokenizer.n_vocab, device)
+    except ConfigError:  # its kernel wants another device: kernels have no weights, so any other does
+        cfg.kernel = OmegaConf.load(conf_dir() / "kernel" / "auto.yaml")
+        model = build_model(cfg, tokenizer.n_vocab, device)
     model.load_state_dict(weights)
     return model.to(pick(device)).eval(), tokenizer

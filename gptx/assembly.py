@@ -1,9 +1,15 @@
 """From a config to a model: every part may refuse its neighbours here, before anything is started."""
 
+import itertools
+import sys
+import zlib
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from omegaconf import DictConfig
 
-from gptx.device import pick
+from gptx.device import compute_dtype, pick
 from gptx.errors import ConfigError
 from gptx.kernel.base import Kernel
 from gptx.model import GPT
@@ -27,34 +33,54 @@ def build(cfg: DictConfig, vocab_size: int, device: str | None = None) -> GPT:
     shape = _shape(cfg, vocab_size)
     attention = part(cfg.attention, shape)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cfg.seed)  # for parts that draw their own parameters
+        torch.manual_seed(cfg.seed)  # for what an encoding draws itself
         pos = part(cfg.pos, shape, attention.rotary_dim, attention.rotary_heads)
         model = _assemble(cfg, shape, pos, part(cfg.window), part(cfg.kernel, shape, attention.demands))
         if torch.get_default_device().type != "meta":
             model.initialise(cfg.seed)
-    kind = pick(device or cfg.device.type).type
-    for room in zip(model.windows, model.layer_pos, strict=True):
-        if refusal := model.kernel.refuses(*room, kind):
-            raise ConfigError(refusal)
+    _check_kernel(cfg, model, pick(device or cfg.device.type))
+    if cfg.data.get("document_mask", False) and any(ffn.shares_rows for ffn in model.ffns):
+        raise ConfigError(
+            f"ffn={cfg.variant.ffn} with ffn.capacity={cfg.ffn.capacity:g} lets the documents of a row compete for its "
+            "experts, which data.document_mask=true forbids: ffn.capacity=0 would do"
+        )
     return model
+
+
+def _check_kernel(cfg: DictConfig, model: GPT, device: torch.device) -> None:
+    """Let the kernel refuse a layer, packed documents or the precision."""
+    kernel, choice = model.kernel, cfg.variant
+    for room in zip(model.windows, model.layer_pos, strict=True):
+        if refusal := kernel.refuses(*room, device.type):
+            named = ", ".join(f"{axis}={choice[axis]}" for axis in ("attention", "pos", "window"))
+            raise ConfigError(f"kernel={choice.kernel} with {named}: {refusal}")
+    if not kernel.packs and cfg.data.get("document_mask", False):
+        raise ConfigError(f"kernel={choice.kernel} cannot tell packed documents apart, as data.document_mask=true asks")
+    if not kernel.fp32 and compute_dtype(cfg.precision.dtype, device) == torch.float32:
+        raise ConfigError(f"kernel={choice.kernel} computes in bf16 alone, given precision={choice.precision}")
 
 
 def remarks(cfg: DictConfig, model: GPT) -> list[str]:
     """What a config asks for that this model has no place for: true, but hardly meant."""
+    said = []
+    context = f"model.context={cfg.model.context}"
+    if not part(cfg.window).covers(sys.maxsize) and all(w.covers(cfg.model.context) for w in model.windows):
+        said.append(f"window={cfg.variant.window} hides nothing of a row of {context} tokens: it is window=full there")
     if type(model.pos).at is PositionalEncoding.at or len(set(map(id, model.layer_pos))) > 1:
-        return []
+        return said
     kind = "local" if model.windows[0].local else "global"
-    return [
+    said.append(
         f"pos={cfg.variant.pos} tells local layers from global ones, of which window={cfg.variant.window} makes all "
         f"{kind}: window=alternating has both"
-    ]
+    )
+    return said
 
 
 def _assemble(cfg: DictConfig, shape: Shape, pos: PositionalEncoding, window: Window, kernel: Kernel) -> GPT:
     return GPT(
         shape,
-        attention=lambda: part(cfg.attention, shape),
-        ffn=lambda: part(cfg.ffn, shape),
+        attention=_maker(cfg, "attention", shape),
+        ffn=_maker(cfg, "ffn", shape),
         norm=lambda: part(cfg.norm, shape),
         block=lambda attention, ffn, norm: part(cfg.placement, shape, attention, ffn, norm),
         pos=pos,
@@ -62,6 +88,17 @@ def _assemble(cfg: DictConfig, shape: Shape, pos: PositionalEncoding, window: Wi
         kernel=kernel,
         tie=cfg.model.tie,
     )
+
+
+def _maker(cfg: DictConfig, axis: str, shape: Shape) -> Callable[[], Any]:
+    """Makes one layer's part after the other. What each draws itself depends on its layer, and on no other part."""
+    layers = itertools.count()
+
+    def make() -> Any:
+        torch.manual_seed(zlib.crc32(f"{cfg.seed} {axis} {next(layers)}".encode()))
+        return part(cfg[axis], shape)
+
+    return make
 
 
 def _shape(cfg: DictConfig, vocab_size: int) -> Shape:

@@ -26,6 +26,8 @@ from gptx.errors import ConfigError
 NOT_RESULT = ("tracking", "runtime", "sweep", "paths", "study", "force", "variant")
 # Nor does where a text lies (its hash stands for it), or how many do the work (but see `result_keys`).
 NOT_RESULT_KEYS = ("data.path", "tokenizer.path", "strategy.nproc", "strategy.timeout")
+SMALLEST, LARGEST = 1e-30, 1e15  # of numbers in a config
+SEEDS = ("seed", "data_seed")  # whose whole range is meant
 AXES = ("attention", "pos", "window", "strategy")  # the ones a run's name shows
 
 
@@ -95,6 +97,8 @@ def _checked(value: Any, known: Any, path: str) -> Any:
 
 def _as_type(value: Any, kind: type, path: str, known: Any) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and kind in (int, float) and path not in SEEDS:
+        _check_size(value, path)
     if type(value) is kind:
         return value
     if kind is float and number:
@@ -105,6 +109,12 @@ def _as_type(value: Any, kind: type, path: str, known: Any) -> Any:
         return str(value)
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     raise ConfigError(f"{path}={value!r}: expected {names.get(kind, kind.__name__)}, such as {json.dumps(known)}")
+
+
+def _check_size(value: float, path: str) -> None:
+    """Refuse what no part means and arithmetic does not survive: nan, infinities, numbers that fp32 has no room for."""
+    if not (value == 0 or SMALLEST <= abs(value) <= LARGEST):  # so that nan is refused too
+        raise ConfigError(f"{path}={value}: expected 0, or a number between {SMALLEST:g} and {LARGEST:g} in size")
 
 
 def _names(tree: Mapping[str, Any], path: str = "") -> Iterator[str]:

@@ -26,5 +26,5 @@ class CheckpointError(RunFailed):
 
 
 def option(part: object) -> str:
-    """The option that a part is, for a message: its file has the option's name."""
+    """The option that a part of gptx's is, for a message: its file has the option's name."""
     return type(part).__module__.rpartition(".")[2]

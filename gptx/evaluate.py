@@ -23,7 +23,7 @@ class Validation:
         token_bytes: (V,) bytes of text each token stands for.
         max_tokens: how many tokens to use, spread over the split; 0: all.
         batch: windows at once in each process.
-        separator: the token that ends a document, where documents are to be hidden from one another; None: not.
+        separator: the token between documents, where documents are to be hidden from one another; None: not.
     """
 
     def __init__(

@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gptx.attention.base import Attention
 from gptx.cache import Cache
 from gptx.ffn.base import FFN
+from gptx.kernel.base import Kernel, Score
 from gptx.model import GPT
+from gptx.pos.base import PositionalEncoding
 from gptx.where import Where, visible
 from gptx.window.base import Window
 
@@ -28,11 +30,11 @@ class Cost:
 
 
 def cost(model: GPT, dtype: torch.dtype) -> Cost:
-    """The cost of a model at its trained context; ``dtype`` is that of the cache. Works on the meta device."""
+    """The cost of a model at its trained context; ``dtype`` is what it computes in. Works on the meta device."""
     return Cost(
         n_params=sum(p.numel() for p in model.parameters()),
         flops_per_token=round(3 * 2 * (matmul_params(model) + pair_products(model))),
-        kv_bytes_per_token=cache_elements(model) * dtype.itemsize / model.shape.context,
+        kv_bytes_per_token=cache_bytes(model, dtype) / model.shape.context,
     )
 
 
@@ -64,10 +66,27 @@ def _visible_pairs(window: Window, context: int, chunk: int = 1024) -> int:
     return sum(int(visible(where, window.allows).sum()) for where in rows)
 
 
-def cache_elements(model: GPT) -> int:
-    """Numbers really held in the cache after one row of ``context`` tokens."""
-    cache = Cache(model.shape.context)
-    device = model.embed.weight.device
-    with torch.no_grad():
-        model(torch.zeros(1, model.shape.context, dtype=torch.long, device=device), cache=cache)
-    return sum(ring.numel() for rings in cache.rings.values() for ring in rings)
+def cache_bytes(model: GPT, dtype: torch.dtype) -> int:
+    """What a model that computes in ``dtype`` holds in its cache after one row of ``context`` tokens: a forward on the
+    meta device, without a kernel, because not every one can run there, and none of them changes what is kept."""
+    cache, kernel = Cache(model.shape.context), model.kernel
+    ghosts = {name: torch.empty_like(p, dtype=dtype, device="meta") for name, p in model.named_parameters()}
+    ghosts |= {name: buffer.to("meta") for name, buffer in model.named_buffers()}
+    tokens = torch.zeros(1, model.shape.context, dtype=torch.long, device="meta")
+    model.kernel = Blank(model.shape, frozenset())
+    try:
+        with torch.no_grad():
+            torch.func.functional_call(model, ghosts, (tokens,), {"cache": cache})
+    finally:
+        model.kernel = kernel
+    return cache.nbytes()
+
+
+class Blank(Kernel):
+    """Computes nothing, in the right shape."""
+
+    def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:
+        return None
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, score: Score) -> Tensor:
+        return q.new_empty(*q.shape[:3], v.shape[-1])

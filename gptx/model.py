@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gptx.attention.base import Attention
 from gptx.cache import Cache, keep_nothing
+from gptx.errors import option
 from gptx.ffn.base import FFN
 from gptx.kernel.base import Kernel
 from gptx.placement.base import Block
@@ -73,7 +74,7 @@ class GPT(nn.Module):
                 a cache holds.
         """
         self._check_length((cache.length if cache else 0) + tokens.shape[1])
-        where = {window: self._where(window, tokens, cache, documents) for window in set(self.windows)}
+        where = self._where(tokens, cache, documents)
         x = self.drop(self.pos.embed(self.embed(tokens), where[self.windows[0]].q_pos))
         for layer, (block, view) in enumerate(zip(self.blocks, self._views(where), strict=True)):
             x = block(x, view, cache.keeper(layer, self.windows[layer]) if cache else keep_nothing)
@@ -85,18 +86,23 @@ class GPT(nn.Module):
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The mean negative log-likelihood. Side losses of the parts add their gradient to it, but not their value."""
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-        for ffn in self.ffns if self.training else ():
-            if ffn.balance is not None:
-                loss = loss + (ffn.balance - ffn.balance.detach())
+        sides = [ffn.balance for ffn in self.ffns if ffn.balance is not None]
+        if sides:
+            side = torch.stack(sides).mean()
+            loss = loss + (side - side.detach())
+        for ffn in self.ffns:
+            ffn.balance = None  # its graph is not kept
         return loss
 
-    def _where(self, window: Window, tokens: Tensor, cache: Cache | None, documents: Tensor | None) -> Where:
-        """Where the tokens of this forward stand, and those that a layer of this window still holds."""
+    def _where(self, tokens: Tensor, cache: Cache | None, documents: Tensor | None) -> dict[Window, Where]:
+        """Where the tokens of this forward stand, and those that a layer of each window still holds."""
         if documents is not None:
             assert cache is None, "a cache holds one document"
-            return Where.packed(documents)
-        past, held = (cache.length, cache.held(window)) if cache else (0, 0)
-        return Where.after(past, held, tokens.shape[1], tokens.device)
+            return dict.fromkeys(self.windows, Where.packed(documents))
+        if not cache or not cache.length:
+            return dict.fromkeys(self.windows, Where.rows(tokens.shape[1], tokens.device))
+        count, device = tokens.shape[1], tokens.device
+        return {window: Where.after(cache.length, cache.held(window), count, device) for window in set(self.windows)}
 
     def _views(self, where: dict[Window, Where]) -> list[View]:
         """One view a layer; layers with the same window and encoding share one, with its mask and table."""
@@ -116,8 +122,8 @@ class GPT(nn.Module):
     def _check_length(self, length: int) -> None:
         if self.pos.max_length is not None and length > self.pos.max_length:
             raise ValueError(
-                f"{type(self.pos).__name__} positions end at {self.pos.max_length} tokens, given {length}: "
-                "use a shorter input, or an encoding without a table (rope, alibi, sinusoidal, none)"
+                f"pos={option(self.pos)} ends at {self.pos.max_length} tokens, given {length}: "
+                "use a shorter input, or an encoding without an end (rope, alibi, none)"
             )
 
     def initialise(self, seed: int) -> None:

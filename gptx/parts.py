@@ -58,7 +58,7 @@ def tokens(cfg: DictConfig, quiet: bool = True) -> "Tokens":
 
 
 def separator(cfg: DictConfig, tokenizer: "Tokenizer") -> int | None:
-    """The token that ends a document, where `data.document_mask` hides documents from one another; None: not.
+    """The token between documents, where `data.document_mask` hides documents from one another; None: not.
 
     Raises:
         ConfigError: the tokenizer has no such token.
@@ -67,7 +67,7 @@ def separator(cfg: DictConfig, tokenizer: "Tokenizer") -> int | None:
         return None
     if tokenizer.eot is None:
         raise ConfigError(
-            f"data.document_mask=true needs a token that ends documents, which tokenizer={tokenizer.name} has not: "
+            f"data.document_mask=true needs a token between documents, which tokenizer={tokenizer.name} has not: "
             "tokenizer=byte, gpt2 or bpe has"
         )
     return tokenizer.eot

@@ -13,6 +13,7 @@ from gptx.runfolder import RunFolder
 from gptx.store import check_uri
 
 if TYPE_CHECKING:
+    from gptx.data.tokens import Tokens
     from gptx.strategy.base import Strategy
 
 
@@ -68,9 +69,16 @@ def preflight(cfg: DictConfig) -> tuple["Strategy", int, dict[str, Any]]:
             "flops_per_token": price.flops_per_token,
             "kv_bytes_per_token": price.kv_bytes_per_token,
             "tokenizer": tokens.tokenizer.to_json(),
-            "remarks": remarks(cfg, model),
+            "remarks": remarks(cfg, model) + _of_documents(cfg, tokens),
         },
     )
+
+
+def _of_documents(cfg: DictConfig, tokens: "Tokens") -> list[str]:
+    separator = parts.separator(cfg, tokens.tokenizer)
+    if separator is None or (tokens.train == separator).any():
+        return []
+    return [f"data={cfg.variant.data} is one document: data.document_mask=true hides nothing"]
 
 
 def _check_optimiser(cfg: DictConfig) -> None:

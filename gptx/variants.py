@@ -8,6 +8,7 @@ exchanged; what it refuses was tried out.
 import argparse
 import itertools
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,7 +24,7 @@ from gptx.cli import Parser
 from gptx.config import compose, conf_dir
 from gptx.errors import ConfigError, GptxError
 from gptx.kernel.base import Kernel
-from gptx.measure import cost
+from gptx.measure import Cost, cost
 from gptx.model import GPT
 from gptx.parts import part
 
@@ -40,19 +41,20 @@ EXAMPLES = """examples:
 
 @dataclass(frozen=True)
 class Row:
-    """One option of one axis; ``kv_bytes`` per token."""
+    """One option of one axis; ``kv_bytes`` per token. ``cost`` is None for a kernel, which changes neither figure, and
+    where the option refuses the model."""
 
     axis: str
     option: str
     what: str
-    n_params: int
-    kv_bytes: float
+    cost: Cost | None
     refuses: tuple[str, ...]
 
     @property
     def cells(self) -> tuple[str, ...]:
-        kv = f"{self.kv_bytes:,.1f}".removesuffix(".0")
-        return f"{self.axis}={self.option}", self.what, f"{self.n_params:,}", kv, "; ".join(self.refuses)
+        kv = f"{self.cost.kv_bytes_per_token:,.1f}".removesuffix(".0") if self.cost else ""
+        n_params = f"{self.cost.n_params:,}" if self.cost else ""
+        return f"{self.axis}={self.option}", self.what, n_params, kv, "; ".join(self.refuses)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GptxError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    print(_markdown(rows)) if args.markdown else _show(rows)
+    if args.markdown:
+        print(_markdown(rows))
+    else:
+        _show(rows)
     return 0
 
 
@@ -85,11 +90,16 @@ def table(overrides: Sequence[str] = ()) -> Iterator[Row]:
         for axis in AXES:
             for option in options(axis):
                 what = (conf_dir() / axis / f"{option}.yaml").read_text().splitlines()[0].removeprefix("# ")
-                choice = {} if axis == "kernel" else {axis: option}  # a kernel changes none of the sizes
-                price = cost(build(exchanged(base, choice), VOCAB), torch.bfloat16)
-                refuses = () if axis == "kernel" else _refused(base, axis, option)
-                met = [*refuses, *_named(foes, axis, option)]
-                yield Row(axis, option, what, price.n_params, price.kv_bytes_per_token, tuple(met))
+                met = tuple(_named(foes, axis, option))
+                yield Row(axis, option, what, None, met) if axis == "kernel" else _row(base, axis, option, what, met)
+
+
+def _row(base: DictConfig, axis: str, option: str, what: str, met: tuple[str, ...]) -> Row:
+    try:
+        price = cost(build(exchanged(base, {axis: option}), VOCAB), torch.bfloat16)
+    except ConfigError as refusal:
+        return Row(axis, option, what, None, (str(refusal),))
+    return Row(axis, option, what, price, (*_refused(base, axis, option), *met))
 
 
 def options(axis: str) -> list[str]:
@@ -119,34 +129,34 @@ def _refused(base: DictConfig, axis: str, option: str) -> Iterator[str]:
     alone = {"attention": "mha", "pos": "none", axis: option}
     if (longest := build(exchanged(base, alone), VOCAB).pos.max_length) is not None:
         yield "rows longer than model.context" if longest == base.model.context else f"rows longer than {longest:,}"
-    if not _builds(exchanged(base, alone, d_model=heads * (width + 1 - width % 2 * 2))):
+    if not _builds(exchanged(base, alone, d_model=heads * (width | 1))):
         yield "an odd head_dim"
     if not _builds(exchanged(base, alone, n_head=1)):
         yield "an odd model.n_head"
 
 
-def _foes(base: DictConfig) -> list[tuple[tuple[str, str], tuple[str, str]]]:
-    """Pairs of options that do not go together: of two axes, or a kernel that has no way to compute the other."""
-    pairs = [
-        ((one, a), (other, b))
-        for one, other in itertools.combinations(MEET, 2)
-        for a in options(one)
-        for b in options(other)
-        if not _builds(exchanged(base, {one: a, other: b}))
-    ]
-    for axis in MEET:
-        for option in options(axis):
-            model = build(exchanged(base, {"window": "sliding", axis: option}), VOCAB)
-            pairs += [
-                ((axis, option), ("kernel", kernel)) for kernel in options("kernel") if not _serves(kernel, model)
-            ]
-    return pairs
+Choice = tuple[str, str]  # axis, option
 
 
-def _named(foes: list[tuple[tuple[str, str], tuple[str, str]]], axis: str, option: str) -> Iterator[str]:
+def _foes(base: DictConfig) -> dict[Choice, list[Choice]]:
+    """For each option those it does not go with: of another axis, or kernels that have no way to compute it."""
+    foes: dict[Choice, list[Choice]] = defaultdict(list)
+    choices = [(axis, option) for axis in MEET for option in options(axis)]
+    choices = [choice for choice in choices if _builds(exchanged(base, dict([choice])))]
+    pairs = [(a, b) for a, b in itertools.combinations(choices, 2) if a[0] != b[0]]
+    met = [pair for pair in pairs if not _builds(exchanged(base, dict(pair)))]
+    for choice in choices:
+        model = build(exchanged(base, {"window": "sliding", **dict([choice])}), VOCAB)
+        met += [(choice, ("kernel", kernel)) for kernel in options("kernel") if not _serves(kernel, model)]
+    for one, other in met:
+        foes[one].append(other)
+        foes[other].append(one)
+    return foes
+
+
+def _named(foes: dict[Choice, list[Choice]], axis: str, option: str) -> Iterator[str]:
     """``other=a,b`` for each axis of which options do not go with this one."""
-    met = [other for pair in foes if (axis, option) in pair for other in pair if other != (axis, option)]
-    for other, group in itertools.groupby(sorted(met), key=lambda one: one[0]):
+    for other, group in itertools.groupby(sorted(foes[axis, option]), key=lambda choice: choice[0]):
         yield f"{other}={','.join(name for _, name in group)}"
 
 
@@ -170,8 +180,9 @@ def _markdown(rows: list[Row]) -> str:
 
 
 def _show(rows: list[Row]) -> None:
-    table = Table(*HEAD, title="Variants", caption_justify="left")
+    table = Table(*HEAD, title="Variants")
     table.columns[2].justify = table.columns[3].justify = "right"
+    table.columns[0].no_wrap, table.columns[0].min_width = True, max(len(row.cells[0]) for row in rows)
     table.columns[1].overflow = table.columns[4].overflow = "fold"
     for row, before in zip(rows, [None, *rows], strict=False):
         if before is not None and before.axis != row.axis:

@@ -18,8 +18,8 @@ class Where:
 
     Attributes:
         q_pos: (B or 1, Tq) position of each query inside its own document.
-        k_pos: (B or 1, Tk) likewise for keys, which are consecutive tokens that end with the queries; -1 marks an
-            empty cache slot.
+        k_pos: (B or 1, Tk) likewise for keys, which are consecutive tokens that end with the queries; -1 marks
+            padding.
         q_doc, k_doc: (B, Tq), (B, Tk) document ids when rows are packed, else None.
         aligned: queries and keys are the same tokens 0..T-1 of one document: a kernel may use its causal fast path.
     """
@@ -43,21 +43,20 @@ class Where:
         begins = torch.ones_like(documents, dtype=torch.bool)
         begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
         pos = at - torch.where(begins, at, 0).cummax(dim=1).values
-        return Where(pos, pos, documents, documents)
+        count = begins.cumsum(dim=1)  # an id that comes back later is another document
+        return Where(pos, pos, count, count)
 
     @staticmethod
     def after(past: int, held: int, count: int, device: torch.device | str) -> "Where":
         """``count`` new tokens of one document after ``past`` others, of which the last ``held`` are in the cache."""
-        if not past:
-            return Where.rows(count, device)
         pos = torch.arange(past - held, past + count, device=device)[None]
         return Where(pos[:, held:], pos)
 
 
 def documents(tokens: Tensor, separator: int) -> Tensor:
-    """(B, T) ids of the documents in rows of tokens; a separator is the last token of the document that it ends."""
-    ends = (tokens == separator).long()
-    return ends.cumsum(dim=1) - ends
+    """(B, T) ids of the documents in rows of tokens. A separator is the first token of what it begins: so each text is
+    predicted from it alone, in training as in generation."""
+    return (tokens == separator).cumsum(dim=1)
 
 
 def visible(where: Where, allows: Predicate) -> Tensor:

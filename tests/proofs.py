@@ -6,6 +6,7 @@ against what it does.
 
 from collections.abc import Callable
 from itertools import pairwise
+from unittest.mock import patch
 
 import torch
 from helpers_model import CONTEXT, SIZE, VOCAB, options, randomise, rows, yaml
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gptx.attention.base import Attention
 from gptx.cache import Cache, keep_nothing
+from gptx.kernel import chunks
 from gptx.kernel.base import Kernel
 from gptx.measure import cost
 from gptx.model import GPT
@@ -125,8 +127,8 @@ def room(model: GPT) -> tuple[int, int]:
 
 def packed_documents_equal_separate_rows(model: GPT, tokens: Tensor) -> None:
     row, ends = tokens[:, :CONTEXT], [0, 1, 7, CONTEXT]
-    documents = torch.cat([torch.full((2, b - a), n) for n, (a, b) in enumerate(pairwise(ends))], 1)
-    documents[1] = 3 - documents[1].flip(0)  # the second row is cut elsewhere
+    documents = torch.cat([torch.full((2, b - a), n % 2) for n, (a, b) in enumerate(pairwise(ends))], 1)
+    documents[1] = documents[1].flip(0)  # the second row is cut elsewhere; ids come back, of other documents
     cuts = [ends, [CONTEXT - end for end in reversed(ends)]]
     with torch.no_grad():
         packed = model(row, documents=documents)
@@ -135,6 +137,7 @@ def packed_documents_equal_separate_rows(model: GPT, tokens: Tensor) -> None:
             torch.testing.assert_close(one, alone, rtol=0, atol=1e-11)
 
 
+@patch.multiple(chunks, SMALLEST=2, LARGEST=4)  # so that a short row is several chunks
 def every_kernel_equals_the_reference(model: GPT, tokens: Tensor) -> None:
     """Loss, gradient of every parameter, packed documents and decoding, for all kernels that do not refuse."""
     length, size = room(model)

@@ -541,7 +541,7 @@ def test_gates_are_added_up_in_fp32_under_autocast() -> None:
     nn.init.constant_(attention.forget.bias, 4.6)
     with torch.autocast("cpu", torch.bfloat16):
         attention(torch.zeros(1, 1000, 16), Watching(), keep_nothing)
-    assert seen[0].dtype == torch.float32
+    assert seen[0].dtype == torch.float64, "far away, differences of large sums count"
     expected = 1000 * torch.nn.functional.logsigmoid(torch.tensor(4.6).bfloat16().float())
     torch.testing.assert_close(seen[0][0, -1], expected.expand(HEADS), rtol=1e-4, atol=0)
 
@@ -567,7 +567,7 @@ def test_it_compiles_into_one_graph(attention: str) -> None:
         ("mla", {}, {"rope_dim": -2}, ["rope_dim=-2", "even"]),
         ("mla", {}, {"kv_rank": -1}, ["kv_rank=-1", "0 or more"]),
         ("mla", {}, {"q_rank": -1}, ["q_rank=-1", "0 or more"]),
-        ("mla", {}, {"softcap": -1.0}, ["softcap=-1", "0 or more"]),
+        ("mla", {}, {"softcap": -1.0}, ["softcap=-1", "0 (none)"]),
     ],
 )
 def test_a_refusal_says_what_would_work(

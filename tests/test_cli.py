@@ -188,7 +188,7 @@ def test_a_mixture_of_experts_learns_the_same_however_it_is_spread(make: Maker) 
         assert done.code == 0, done.err
     found = history(spread["single"].folder)
     balance = [value for (name, _), value in found.items() if name == "train/balance_loss"]
-    dropped = [value for (name, _), value in found.items() if name == "train/dropped_tokens"]
+    dropped = [value for (name, _), value in found.items() if name == "train/dropped_share"]
     assert len(balance) == len(dropped) == 30
     assert all(1.9 < value < 8 for value in balance), (
         "top_k where all experts are liked alike, top_k x n_expert at most"

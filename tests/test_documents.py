@@ -28,7 +28,7 @@ from gptx.where import Where, documents
 
 @settings(max_examples=100, deadline=None)
 @given(text=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=20), min_size=1, max_size=3))
-def test_a_separator_ends_its_document_and_positions_begin_anew_behind_it(text: list[list[int]]) -> None:
+def test_a_separator_begins_its_document_and_positions_begin_with_it(text: list[list[int]]) -> None:
     """Token 0 separates. The same in plain Python, token by token."""
     length = max(map(len, text))
     tokens = [row + [1] * (length - len(row)) for row in text]
@@ -37,16 +37,20 @@ def test_a_separator_ends_its_document_and_positions_begin_anew_behind_it(text: 
         doc = pos = 0
         docs, places = [], []
         for token in row:
+            if token == 0:
+                doc, pos = doc + 1, 0
             docs.append(doc)
             places.append(pos)
-            doc, pos = (doc + 1, 0) if token == 0 else (doc, pos + 1)
+            pos += 1
         expected_docs.append(docs)
         expected_pos.append(places)
     ids = documents(torch.tensor(tokens), 0)
     where = Where.packed(ids)
     assert ids.tolist() == expected_docs
     assert where.q_pos.tolist() == where.k_pos.tolist() == expected_pos
-    assert where.q_doc is ids and where.k_doc is ids and not where.aligned
+    same = torch.tensor(expected_docs)
+    assert where.q_doc is not None and where.k_doc is where.q_doc and not where.aligned
+    assert torch.equal(where.q_doc[:, :, None] == where.q_doc[:, None], same[:, :, None] == same[:, None])
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -61,7 +65,7 @@ def test_validation_reads_each_document_by_itself(masked: bool) -> None:
     nats = 0.0
     for start in range(0, 4 * CONTEXT, CONTEXT):
         window = tokens[start : start + CONTEXT + 1].astype(np.int64)
-        ends = [i + 1 for i in range(CONTEXT) if masked and window[i] == 3]
+        ends = [i for i in range(1, CONTEXT) if masked and window[i] == 3]
         for a, b in zip([0, *ends], [*ends, CONTEXT], strict=True):
             if a < b:
                 x, y = (torch.from_numpy(window[i + a : i + b])[None] for i in (0, 1))
@@ -98,7 +102,7 @@ def test_a_tokenizer_without_an_end_of_text_is_refused(gptx: Gptx, notes: str) -
     done = gptx(notes, "tokenizer=char", "data.document_mask=true")
     assert done.code == 2 and not gptx.outputs.exists()
     assert done.err == (
-        "gptx: data.document_mask=true needs a token that ends documents, which tokenizer=char has not: "
+        "gptx: data.document_mask=true needs a token between documents, which tokenizer=char has not: "
         "tokenizer=byte, gpt2 or bpe has\n"
     )
     assert gptx(notes, "tokenizer=bpe", "tokenizer.vocab_size=300", "data.document_mask=true").code == 0

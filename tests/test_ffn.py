@@ -1,5 +1,6 @@
 """Feed-forward networks against their papers and transformers: squared ReLU, GeGLU, and mixtures of experts."""
 
+import copy
 import functools
 import math
 from typing import Any
@@ -156,7 +157,7 @@ def test_what_finds_no_room_adds_nothing_in_training(capacity: float, top_k: int
     room = math.ceil(capacity * top_k * length / n_expert)
     found, expected = net.train()(x), slow(net, x, top_k, room)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
-    dropped = net.metrics()["dropped_tokens"].item()
+    dropped = net.metrics()["dropped_share"].item()
     assert (dropped > 0) == ((found - whole).abs().max() > 1e-9).item()
     if capacity == 8.0:
         assert dropped == 0
@@ -168,14 +169,14 @@ def test_the_share_that_is_dropped() -> None:
     net = ffn("moe", n_expert=8, top_k=2, capacity=1.0).train()
     alike = inputs(2, 1).expand(2, 8, 16)
     y = net(alike)
-    assert net.metrics()["dropped_tokens"].item() == pytest.approx(0.75)
+    assert net.metrics()["dropped_share"].item() == pytest.approx(0.75)
     assert (y[:, :2].abs().amax(-1) > 0).all() and (y[:, 2:] == 0).all(), "the first ones stay"
 
 
 def test_full_experts_look_at_no_later_token() -> None:
     net, x = ffn("moe", capacity=0.5).train(), inputs(1)
     y = net(x)
-    assert net.metrics()["dropped_tokens"] > 0.2
+    assert net.metrics()["dropped_share"] > 0.2
     for t in range(1, CONTEXT):
         torch.testing.assert_close(net(torch.cat((x[:, :t], -x[:, t:]), 1))[:, :t], y[:, :t], rtol=0, atol=1e-12)
 
@@ -210,7 +211,7 @@ def test_the_side_loss_is_of_training_alone_and_costs_nothing_when_off() -> None
     net(x)
     assert net.balance is None and net.metrics() == {}
     net.train()(x)
-    assert net.balance is not None and net.metrics().keys() == {"balance_loss", "dropped_tokens"}
+    assert net.balance is not None and net.metrics().keys() == {"balance_loss", "dropped_share"}
     told = net.metrics()
     net.eval()(inputs(seed=1))
     assert net.balance is None and net.metrics() == told
@@ -224,13 +225,17 @@ def test_a_model_learns_from_the_side_loss_and_does_not_show_it() -> None:
         cfg = tiny(arm(ffn="moe"))
         cfg.ffn.balance = balance
         model, row = random_model(cfg).train(), rows(4, CONTEXT + 1)
+        sides: list[Tensor] = []
+        for net in model.ffns:
+            net.register_forward_hook(lambda net, given, out: sides.append(net.balance))
         loss = model(row[:, :-1], row[:, 1:])
+        assert all(net.balance is None for net in model.ffns), "the graph is not kept"
+        copy.deepcopy(model)
         named = dict(model.named_parameters())
-        assert set(model.metrics()) == {"balance_loss", "dropped_tokens"}
-        sides = [net.balance for net in model.ffns if net.balance is not None]
+        assert set(model.metrics()) == {"balance_loss", "dropped_share"}
         found = dict(zip(named, torch.autograd.grad(loss, list(named.values()), retain_graph=True), strict=True))
-        if sides:
-            extra = torch.autograd.grad(sum(sides), list(named.values()), allow_unused=True)
+        if balance:
+            extra = torch.autograd.grad(torch.stack(sides).mean(), list(named.values()), allow_unused=True)
             found = {key: found[key] - (0 if e is None else e) for key, e in zip(named, extra, strict=True)}
             assert max(e.abs().max() for e in extra if e is not None) > 1e-4
         return loss.item(), found

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.attention import flex_attention as flex_module
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gptx.assembly import build
 from gptx.kernel.base import Kernel, Score
 from gptx.parts import part
 from gptx.pos.base import PositionalEncoding
@@ -229,8 +230,9 @@ def test_banded_makes_nothing_of_the_context_squared(pos: str) -> None:
 
 def test_banded_needs_a_reach() -> None:
     said = kernel("banded", shape()).refuses(window("full"), Plain(), "cpu")
-    assert said is not None and "window=full has none" in said and "\n" not in said
-    assert "window=sliding" in said
+    assert said == "it needs a window with a reach, such as sliding: use kernel=auto"
+    cfg = tiny(arm(kernel="banded", window="alternating"))
+    assert refused(build, cfg, 9) == f"kernel=banded with attention=mha, pos=rope, window=alternating: {said}"
     assert kernel("banded", shape()).refuses(window("sliding", size=3), Plain(), "cpu") is None
 
 

@@ -130,7 +130,7 @@ def test_rows_of_a_batch_do_not_see_each_other() -> None:
 @pytest.mark.parametrize("kernel", kernels("full"))
 def test_learned_positions_refuse_a_longer_input(kernel: str) -> None:
     model = tiny_model(arm(pos="learned", kernel=kernel))
-    with pytest.raises(ValueError, match=rf"end at {CONTEXT} tokens, given {CONTEXT + 1}.*(rope|alibi)"):
+    with pytest.raises(ValueError, match=rf"ends at {CONTEXT} tokens, given {CONTEXT + 1}.*(rope|alibi)"):
         model(rows(1, CONTEXT + 1))
     cache = Cache(2 * CONTEXT)
     model(rows(1, CONTEXT), cache=cache)

@@ -402,7 +402,7 @@ def test_xpos_does_not_overflow_up_to_its_last_position() -> None:
     torch.testing.assert_close(logits(pos, q, k, far, far), logits(pos, q, k, near, near), rtol=1e-4, atol=1e-4)
     half = (x.bfloat16() for x in (q, k))
     assert logits(pos, *half, far, far).isfinite().all()
-    with pytest.raises(ValueError, match=f"XPos positions end at {last} tokens, given {last + 1}"):
+    with pytest.raises(ValueError, match=f"pos=xpos ends at {last} tokens, given {last + 1}"):
         random_model(tiny(arm(pos="xpos")))(torch.zeros(1, last + 1, dtype=torch.long))
 
 

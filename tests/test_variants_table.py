@@ -57,7 +57,7 @@ def test_figures_and_refusals_are_those_of_real_models(rows: list[Row]) -> None:
             continue
         with torch.device("meta"):
             model = gptx.build(gptx.compose(words))
-        assert row.n_params == sum(p.numel() for p in model.parameters()), words
+        assert row.cost is not None and row.cost.n_params == sum(p.numel() for p in model.parameters()), words
         for refusal in row.refuses:
             axis, _, names = refusal.partition("=")
             for name in names.split(",") if names else ():
@@ -69,7 +69,14 @@ def test_figures_and_refusals_are_those_of_real_models(rows: list[Row]) -> None:
 def test_another_model_has_other_figures(rows: list[Row]) -> None:
     done = command("model.n_layer=2")
     assert done.returncode == 0
-    assert f"{rows[0].n_params:,}" not in done.stdout and "attention=gqa" in done.stdout
+    assert rows[0].cells[2] not in done.stdout and "attention=gqa" in done.stdout
+
+
+def test_an_option_that_refuses_the_model_says_so_in_its_row() -> None:
+    done = command("model.n_layer=1", "--markdown")
+    [line] = [line for line in done.stdout.splitlines() if "window=alternating" in line and "longer than" in line]
+    assert line.split(" | ")[2:4] == ["", ""], "no figures"
+    assert sum("| window=" in line for line in done.stdout.splitlines()) == len(options("window"))
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ class Differential(GQA):
     def __init__(
         self, shape: Shape, *, n_kv_head: int, lambda_init: float, qk_norm: bool, softcap: float, bias: bool
     ) -> None:
+        drawn = 0.1 * torch.randn(4, shape.head_dim)  # before what the other options decide is drawn
         super().__init__(shape, n_kv_head=n_kv_head, qk_norm=qk_norm, softcap=softcap, bias=bias)
         if n_kv_head % 2:
             even = shape.n_head + shape.n_head % 2
@@ -43,9 +44,7 @@ class Differential(GQA):
         self.per_key = shape.n_head // n_kv_head  # query heads of one key head
         self.lambda_init = lambda_init
         self.pair_width = 3 * shape.n_head * self.head_dim  # keys of D, values of 2D
-        self.lambda_q1, self.lambda_k1, self.lambda_q2, self.lambda_k2 = (
-            nn.Parameter(0.1 * torch.randn(self.head_dim)) for _ in range(4)
-        )
+        self.lambda_q1, self.lambda_k1, self.lambda_q2, self.lambda_k2 = (nn.Parameter(row.clone()) for row in drawn)
 
     def forward(self, x: Tensor, view: View, keep: Keep) -> Tensor:
         q, k, v = self.project(x, view)

@@ -31,6 +31,7 @@ class Forgetting(GQA):
         log_f = F.logsigmoid(gate.to(torch.promote_types(gate.dtype, torch.float32)))  # bf16 cannot add up a row
         k, v, log_f = keep(k, v, log_f)  # (B, Tk, G, D) twice, (B, Tk, G)
         # Sums begin at the oldest token that is held: where they begin is a constant, which softmax does not see.
-        y = view.attend(q, k, v, self.head_dim**-0.5, self.softcap, decay=log_f.cumsum(dim=1))
+        high = torch.float32 if x.device.type == "mps" else torch.float64  # sums grow, and what counts are differences
+        y = view.attend(q, k, v, self.head_dim**-0.5, self.softcap, decay=log_f.cumsum(dim=1, dtype=high))
         out: Tensor = self.out(y.flatten(-2))
         return out

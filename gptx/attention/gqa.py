@@ -19,6 +19,14 @@ class RMSNorm(nn.RMSNorm):
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
+def check_softcap(softcap: float) -> None:
+    """Refuses what would leave no logits, or turn them round."""
+    if softcap != 0 and softcap < 0.001:
+        raise ConfigError(
+            f"attention.softcap={softcap:g}: expected 0 (none) or at least 0.001: attention.softcap=50 would do"
+        )
+
+
 class GQA(Attention):
     """H query heads share G key/value heads: H/G times fewer key/value parameters, and as much less cache.
 
@@ -39,8 +47,7 @@ class GQA(Attention):
                 f"attention.n_kv_head={n_kv_head} does not divide model.n_head={shape.n_head}: "
                 f"one of {', '.join(map(str, fits))} would"
             )
-        if softcap < 0:
-            raise ConfigError(f"attention.softcap={softcap}: expected 0 (none) or more, such as 50")
+        check_softcap(softcap)
         self.head_dim = self.rotary_dim = shape.head_dim
         self.rotary_heads = n_kv_head
         self.pair_width = 2 * shape.n_head * self.head_dim

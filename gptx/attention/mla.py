@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gptx.attention.base import Attention, Keep, View
-from gptx.attention.gqa import RMSNorm
+from gptx.attention.gqa import RMSNorm, check_softcap
 from gptx.errors import ConfigError
 from gptx.shape import Shape
 
@@ -30,12 +30,12 @@ class MLA(Attention):
 
     def __init__(self, shape: Shape, *, kv_rank: int, q_rank: int, rope_dim: int, softcap: float, bias: bool) -> None:
         super().__init__()
-        for name, given in (("kv_rank", kv_rank), ("q_rank", q_rank), ("softcap", softcap)):
-            if given < 0:
-                raise ConfigError(f"attention.{name}={given}: expected 0 or more, such as attention.{name}=0")
-        if rope_dim < 0 or rope_dim % 2:
-            even = max(0, rope_dim + 1)
-            raise ConfigError(f"attention.rope_dim={rope_dim}: expected an even number: attention.rope_dim={even} is")
+        for name, given in (("kv_rank", kv_rank), ("q_rank", q_rank)):
+            if not 0 <= given <= 2**20:
+                raise ConfigError(f"attention.{name}={given}: expected 0 or more: attention.{name}=64 would do")
+        if not 0 <= rope_dim <= 2**20 or rope_dim % 2:
+            raise ConfigError(f"attention.rope_dim={rope_dim}: expected an even number: attention.rope_dim=16 would do")
+        check_softcap(softcap)
         heads, self.head_dim = shape.n_head, shape.head_dim
         self.rotary_dim, self.rotary_heads = rope_dim or max(2, self.head_dim // 4 * 2), 1
         self.key_dim, rank = self.head_dim + self.rotary_dim, kv_rank or 4 * self.head_dim

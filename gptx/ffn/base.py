@@ -16,10 +16,13 @@ class FFN(nn.Module, ABC):
 
     Attributes:
         matmul_weights: multiply-adds that one token costs in matrix products other than those of Linear layers.
-        balance: a side loss of the last forward in training, weighted, for the gradient alone; None: it has none.
+        shares_rows: whether, in training, the tokens of a row compete with each other: then packed documents would.
+        balance: a side loss of the last forward in training, weighted; None: it has none. `GPT` adds the layers' mean
+            to its loss, for the gradient alone; whoever makes a loss of the logits has to do so too.
     """
 
     matmul_weights: int = 0
+    shares_rows: bool = False
     balance: Tensor | None = None
 
     @abstractmethod
@@ -70,6 +73,8 @@ class Gated(FFN):
 
 def hidden_width(shape: Shape, ratio: float, multiple_of: int) -> int:
     """F: ratio * D, rounded to a multiple of ``multiple_of``, at least one of them."""
-    if ratio <= 0 or multiple_of < 1:
-        raise ConfigError(f"ffn.ratio={ratio}, ffn.multiple_of={multiple_of}: expected ratio > 0 and multiple_of >= 1")
+    if not 0 < ratio <= 1000:
+        raise ConfigError(f"ffn.ratio={ratio:g}: expected more than 0 and at most 1000, such as 4")
+    if not 1 <= multiple_of <= 2**20:
+        raise ConfigError(f"ffn.multiple_of={multiple_of}: expected at least 1, such as 8")
     return max(1, round(shape.d_model * ratio / multiple_of)) * multiple_of

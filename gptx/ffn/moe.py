@@ -10,10 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gptx.device import exactly
 from gptx.errors import ConfigError
 from gptx.ffn.base import FFN, hidden_width
 from gptx.ffn.grouped import grouped
 from gptx.shape import Shape
+
+
+def _autocast(device: torch.device) -> bool:
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
 
 TYPICAL = {"capacity": 1.25, "balance": 0.01}
 
@@ -46,7 +52,7 @@ class MoE(FFN):
         balance: float,
     ) -> None:
         super().__init__()
-        if not 1 <= top_k <= n_expert:
+        if not 1 <= top_k <= n_expert <= 2**16:
             raise ConfigError(
                 f"ffn.top_k={top_k}, ffn.n_expert={n_expert}: expected 1 <= top_k <= n_expert, such as 2 of 8"
             )
@@ -55,6 +61,7 @@ class MoE(FFN):
                 raise ConfigError(f"ffn.{name}={value}: expected 0 (none) or more, such as {TYPICAL[name]}")
         hidden = hidden_width(shape, ratio, multiple_of)
         self.n_expert, self.top_k, self.capacity, self.balance_weight = n_expert, top_k, capacity, balance
+        self.shares_rows = capacity > 0
         self.matmul_weights = top_k * 3 * shape.d_model * hidden
         self.router = nn.Linear(shape.d_model, n_expert, bias=False)
         self.gate = nn.Parameter(torch.zeros(n_expert, shape.d_model, hidden))
@@ -63,8 +70,9 @@ class MoE(FFN):
         self.told: dict[str, Tensor] = {}
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = self.router(x)  # (B, T, E)
-        probability = torch.softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        with exactly(x.device):  # in bf16, near ties would go to other experts (Switch, section 2.4)
+            high = torch.promote_types(x.dtype, torch.float32)
+            probability = F.linear(x.to(high), self.router.weight.to(high)).softmax(-1)  # (B, T, E)
         weight, expert = probability.topk(self.top_k, dim=-1)  # (B, T, K)
         if self.top_k > 1:
             weight = weight / weight.sum(-1, keepdim=True)
@@ -72,7 +80,8 @@ class MoE(FFN):
         self.balance = None
         if self.training:
             weight = self._train(weight, probability, chosen)
-        tokens = x.flatten(0, 1).to(logits.dtype)  # autocast knows Linear layers only: what they use is for the experts
+        low = torch.get_autocast_dtype(x.device.type) if _autocast(x.device) else x.dtype
+        tokens = x.flatten(0, 1).to(low)  # autocast does not know the experts' operator
         y = self.experts(tokens, expert.flatten(), chosen.sum((0, 1, 2)))  # (N*K, D)
         return (y.view(*weight.shape, -1) * weight[..., None].to(y.dtype)).sum(2)
 
@@ -95,7 +104,7 @@ class MoE(FFN):
         if self.capacity:
             kept = self._kept(chosen)
             weight, dropped = weight * kept, 1 - kept.to(loss.dtype).mean()
-        self.told = {"balance_loss": loss.detach(), "dropped_tokens": dropped}
+        self.told = {"balance_loss": loss.detach(), "dropped_share": dropped}
         return weight
 
     def _kept(self, chosen: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptx.errors import option
 from gptx.kernel.base import Kernel, Score
 from gptx.kernel.chunks import Chunks
 from gptx.kernel.reference import capped, softmax
@@ -38,10 +37,7 @@ class Band:
 class Banded(Kernel):
     def lacks(self, window: Window, pos: PositionalEncoding) -> str | None:
         if window.reach is None:
-            name = option(window)
-            return (
-                f"kernel=banded needs a window with a reach, window={name} has none: use window=sliding or kernel=auto"
-            )
+            return "it needs a window with a reach, such as sliding: use kernel=auto"
         return super().lacks(window, pos)
 
     def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:
@@ -74,8 +70,9 @@ class Banded(Kernel):
         logits = logits.unflatten(3, q.shape[3:5])  # (B, G, n, H/G, C, W)
         if score.decay is not None:
             decay = score.decay.transpose(1, 2)[..., None]  # (B, G, Tk, 1)
-            own = chunks.queries(decay[:, :, -length:])  # (B, G, n, C, 1)
-            logits = logits + (own - chunks.keys(decay).mT)[:, :, :, None]
+            own, keys = chunks.queries(decay[:, :, -length:]), chunks.keys(decay)  # (B, G, n, C, 1), (B, G, n, W, 1)
+            here, high = own[..., :1, :], torch.promote_types(logits.dtype, torch.float32)
+            logits = logits + ((own - here).to(high) - (keys - here).to(high).mT)[:, :, :, None]  # small: fp32 suffices
         if mask.bias is not None:
             logits = logits + mask.bias.unflatten(1, (groups, -1)).transpose(2, 3)
         logits += mask.hidden[:, None, :, None]

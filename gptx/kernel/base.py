@@ -10,7 +10,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from gptx.errors import option
 from gptx.pos.base import PositionalEncoding
 from gptx.shape import Shape
 from gptx.where import Where, visible
@@ -43,6 +42,8 @@ class Kernel(nn.Module, ABC):
     """
 
     serves: ClassVar[frozenset[str]] = frozenset({"softcap", "sink", "decay"})
+    packs: ClassVar[bool] = True  # whether it can hide the documents of a row from one another
+    fp32: ClassVar[bool] = True  # whether it computes in fp32 too
 
     def __init__(self, shape: Shape, demands: frozenset[str]) -> None:
         super().__init__()
@@ -53,14 +54,15 @@ class Kernel(nn.Module, ABC):
         return self.p if self.training else 0.0
 
     def refuses(self, window: Window, pos: PositionalEncoding, device: str) -> str | None:
-        """Why a layer of this window and encoding cannot be computed here, or None. Asked when the model is built."""
+        """Why a layer of this window and encoding cannot be computed here, or None. It is asked when the model is
+        built; the text follows the names of the options."""
         return self.lacks(window, pos)
 
     def lacks(self, window: Window, pos: PositionalEncoding) -> str | None:
         """Why it cannot be computed anywhere, or None."""
         missing = sorted(self.demands - self.serves)
         if missing:
-            return f"kernel={option(self)} has no attention {' or '.join(missing)}: use kernel=auto or kernel=reference"
+            return f"it has no attention {' or '.join(missing)}: use kernel=auto or kernel=reference"
         return None
 
     @abstractmethod

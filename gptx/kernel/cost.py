@@ -19,7 +19,7 @@ from gptx.window.base import Window
 
 
 @dataclass(frozen=True)
-class Cost:
+class Constants:
     """Nanoseconds of one row: (per_token * D + pairs * (per_pair + per_product * D)) * H."""
 
     per_token: float  # and dim of a head: copies, and what is lost in many small products
@@ -33,16 +33,16 @@ class Cost:
 
 # "causal" is sdpa without a mask. In bf16 its backward is slow, with a mask and without.
 FP32 = {
-    "reference": Cost(3.57, 2.95, 0.131),
-    "causal": Cost(3.97, 1.27, 0.147),
-    "sdpa": Cost(2.46, 1.76, 0.150),
-    "banded": Cost(10.14, 3.72, 0.122),
+    "reference": Constants(3.57, 2.95, 0.131),
+    "causal": Constants(3.97, 1.27, 0.147),
+    "sdpa": Constants(2.46, 1.76, 0.150),
+    "banded": Constants(10.14, 3.72, 0.122),
 }
 BF16 = {
-    "reference": Cost(1.76, 1.86, 0.035),
-    "causal": Cost(33.44, 2.46, 0.056),
-    "sdpa": Cost(30.59, 2.35, 0.082),
-    "banded": Cost(4.82, 2.19, 0.039),
+    "reference": Constants(1.76, 1.86, 0.035),
+    "causal": Constants(33.44, 2.46, 0.056),
+    "sdpa": Constants(30.59, 2.35, 0.082),
+    "banded": Constants(4.82, 2.19, 0.039),
 }
 SKIPPED = 512  # keys: torch's causal path leaves out blocks so large that lie in the future
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptx.errors import ConfigError, option
+from gptx.errors import ConfigError
 from gptx.kernel.base import Kernel, Score
 from gptx.pos.base import PositionalEncoding
 from gptx.where import Where
@@ -30,21 +30,21 @@ class Given:
 
 class Flash(Kernel):
     serves: ClassVar[frozenset[str]] = frozenset({"softcap"})
+    packs = False
+    fp32 = False
 
     def refuses(self, window: Window, pos: PositionalEncoding, device: str) -> str | None:
         if device != "cuda":
-            return f"kernel=flash runs on cuda alone, given device={device}: use kernel=auto"
+            return f"it runs on cuda alone, given device={device}: use kernel=auto"
         if "flash_attn" not in sys.modules and importlib.util.find_spec("flash_attn") is None:
-            return (
-                "kernel=flash needs the package flash-attn, not installed: pip install flash-attn, or use kernel=auto"
-            )
+            return "it needs the package flash-attn, not installed: pip install flash-attn, or use kernel=auto"
         return super().refuses(window, pos, device)
 
     def lacks(self, window: Window, pos: PositionalEncoding) -> str | None:
-        if not window.covers(sys.maxsize) and not slides(window):
-            return f"kernel=flash cannot express window={option(window)}, only full and sliding: use kernel=auto"
-        if pos.biased and not hasattr(pos, "slopes"):
-            return f"kernel=flash cannot express the bias of pos={option(pos)}, only that of alibi: use kernel=auto"
+        if not window.covers(sys.maxsize) and not window.sliding:
+            return "it cannot express this window, only full and sliding: use kernel=auto"
+        if pos.biased and not pos.linear:
+            return "it cannot express this bias, only that of alibi: use kernel=auto"
         return super().lacks(window, pos)
 
     def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:
@@ -53,7 +53,7 @@ class Flash(Kernel):
                 "kernel=flash cannot tell packed documents apart: use kernel=auto or data.document_mask=false"
             )
         past = -1 if window.reach is None else window.reach - 1
-        slopes = pos.slopes if pos.biased else None
+        slopes = pos.slopes if pos.linear else None
         assert slopes is None or isinstance(slopes, Tensor)
         return Given(past, None if slopes is None else slopes.float())
 
@@ -76,12 +76,3 @@ class Flash(Kernel):
             alibi_slopes=mask.slopes,
         )
         return y[..., : v.shape[-1]]
-
-
-def slides(window: Window) -> bool:
-    """Whether a window is 0 <= q - k < reach and nothing else, by asking it at many places."""
-    if window.reach is None:
-        return False
-    distance = torch.arange(window.reach, device="cpu")
-    q = torch.linspace(0, 4 * window.reach, 64, device="cpu").long()[:, None].unique(dim=0)
-    return bool((window.allows(q, q - distance) | (q < distance)).all())

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 
-from gptx.errors import option
 from gptx.kernel.base import Score
 from gptx.kernel.reference import Reference, capped
 from gptx.pos.base import PositionalEncoding
@@ -50,15 +49,14 @@ class Flex(Reference):
 
     def refuses(self, window: Window, pos: PositionalEncoding, device: str) -> str | None:
         if device != "cuda":
-            return f"kernel=flex has no backward on device={device}, only on cuda: use kernel=auto"
+            return f"it has no backward on device={device}, only on cuda: use kernel=auto"
         if self.p:
-            return f"kernel=flex has no dropout, given model.dropout={self.p}: use model.dropout=0 or kernel=auto"
+            return f"it has no dropout, given model.dropout={self.p}: use model.dropout=0 or kernel=auto"
         return super().refuses(window, pos, device)
 
     def lacks(self, window: Window, pos: PositionalEncoding) -> str | None:
         if pos.biased and any(True for _ in pos.parameters()):
-            name = option(pos)
-            return f"kernel=flex does not repeat the gradient of pos={name}'s learned bias bit for bit: use kernel=auto"
+            return "it does not repeat the gradient of a learned bias bit for bit: use kernel=auto"
         return super().lacks(window, pos)
 
     def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:

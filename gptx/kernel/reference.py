@@ -27,7 +27,8 @@ class Reference(Kernel):
         logits = capped(logits, score.softcap).unflatten(2, q.shape[2:4])  # (B, G, H/G, Tq, Tk)
         if score.decay is not None:
             decay = score.decay.transpose(1, 2)[:, :, None]  # (B, G, 1, Tk)
-            logits = logits + (decay[..., -q.shape[3] :, None] - decay[..., None, :])
+            high = torch.promote_types(logits.dtype, torch.float32)
+            logits = logits + (decay[..., -q.shape[3] :, None] - decay[..., None, :]).to(high)
         sink = None if score.sink is None else score.sink.view(-1, 1, 1)
         weights = softmax(logits.flatten(1, 2) + mask, sink)  # (B, H, Tq, Tk)
         weights = F.dropout(weights, self.dropout).to(v.dtype)

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gptx.errors import ConfigError
 from gptx.shape import Shape
 
 
@@ -12,6 +13,8 @@ class RMSNorm(nn.Module):
 
     def __init__(self, shape: Shape, *, eps: float) -> None:
         super().__init__()
+        if eps < 0:
+            raise ConfigError(f"norm.eps={eps:g}: expected 0 or more, such as 1e-5")
         self.weight = nn.Parameter(torch.ones(shape.d_model))
         self.eps = eps
 

@@ -14,6 +14,7 @@ class ALiBi(PositionalEncoding):
 
     biased = True
     relative = True
+    linear = True
 
     def __init__(self, shape: Shape, dim: int, heads: int) -> None:
         super().__init__(shape, dim, heads)

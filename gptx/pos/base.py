@@ -20,6 +20,7 @@ class PositionalEncoding(nn.Module):
 
     logit_scale: float = 1.0
     biased: bool = False  # whether `bias` is to be asked
+    linear: bool = False  # whether the bias is -slopes[head] * (q_pos - k_pos), with ``slopes`` (H,) of its own
     pair_width: int = 0  # multiply-adds that `bias` spends on one pair in matrix products, all heads together
     relative: bool = False  # whether a logit depends on the distance of query and key alone: a claim, to be proven
     max_length: int | None = None  # positions it knows; None: any

@@ -6,6 +6,7 @@ Letters: W width of the network, H query heads.
 import torch
 from torch import Tensor, nn
 
+from gptx.device import exactly
 from gptx.pos.base import PositionalEncoding
 from gptx.pos.check import above, at_least
 from gptx.shape import Shape
@@ -42,5 +43,6 @@ class FIRE(PositionalEncoding):
         norm = self.psi(torch.maximum(q_pos, self.threshold * self.l_factor.exp()))
         share = self.psi((q_pos - k_pos).clamp(min=0)) / norm
         hidden = torch.relu(share[..., None] * self.slope + self.offset)
-        bias: Tensor = torch.einsum("...w,...w->...", hidden, self.out.weight[head])  # one matrix product
+        with exactly(hidden.device):  # bf16 cannot tell far distances apart
+            bias: Tensor = torch.einsum("...w,...w->...", hidden, self.out.weight[head])  # one matrix product
         return bias

@@ -1,4 +1,5 @@
-"""Local and global layers in turn (Gemma 2, 2024; Gemma 3, 2025: five local layers to a global one)."""
+"""Local and global layers in turn (Gemma 2, 2024; Gemma 3, 2025: five local layers to a global one; Llama 4, 2025:
+three chunked layers to a global one)."""
 
 from dataclasses import dataclass
 
@@ -6,13 +7,15 @@ from torch import Tensor
 
 from gptx.errors import ConfigError
 from gptx.window.base import Window
+from gptx.window.chunked import Chunked
 from gptx.window.full import Full
 from gptx.window.sliding import Sliding
 
 
 @dataclass(frozen=True)
 class Alternating(Window):
-    """Layer i is a sliding window of ``size`` tokens where letter i of ``pattern``, repeated, is L; full where it is G.
+    """Layer i is what letter i of ``pattern``, repeated, says: L a sliding window of ``size`` tokens, C chunks of
+    ``size`` tokens, G the whole past.
 
     The pattern as a whole is what its layer with the widest view is.
     """
@@ -22,9 +25,9 @@ class Alternating(Window):
 
     def __post_init__(self) -> None:
         Sliding(self.size)  # refuses what is no size
-        if not self.pattern or set(self.pattern) - set("LG"):
+        if not self.pattern or set(self.pattern) - set("LCG"):
             raise ConfigError(
-                f"window.pattern={self.pattern!r}: expected letters L (local layer) and G (global one), such as LLLLLG"
+                f"window.pattern={self.pattern!r}: expected letters L (sliding), C (chunked), G (global): LLLLLG"
             )
 
     @property
@@ -41,7 +44,8 @@ class Alternating(Window):
                 f"window.pattern={self.pattern} is longer than model.n_layer={n_layer}, which would leave letters out: "
                 f"window.pattern={self.pattern[:n_layer]} or model.n_layer={len(self.pattern)} would do"
             )
-        return Full() if self.pattern[layer % len(self.pattern)] == "G" else Sliding(self.size)
+        letter = self.pattern[layer % len(self.pattern)]
+        return Full() if letter == "G" else Chunked(self.size) if letter == "C" else Sliding(self.size)
 
     def covers(self, length: int) -> bool:
         return self.widest.covers(length)

@@ -23,6 +23,11 @@ class Window(ABC):
         """Whether a token's distance alone can hide it: what encodings that tell local from global layers go by."""
         return self.reach is not None
 
+    @property
+    def sliding(self) -> bool:
+        """Whether it is ``q_pos - k_pos < reach`` and nothing else, which every fused kernel knows."""
+        return False
+
     def at(self, layer: int, n_layer: int) -> "Window":
         """The window of one layer: patterns such as local/global override this."""
         return self
@@ -37,7 +42,7 @@ class Window(ABC):
 
 
 def at_least_one(**sizes: int) -> None:
-    """Refuses sizes that would hide a token from itself."""
+    """Refuses sizes that would hide a token from itself, or that positions could not be multiplied with."""
     for name, size in sizes.items():
-        if size < 1:
-            raise ConfigError(f"window.{name}={size}: expected at least 1 (a token sees itself)")
+        if not 1 <= size <= 2**31:
+            raise ConfigError(f"window.{name}={size}: expected at least 1, and at most {2**31}")

@@ -20,6 +20,10 @@ class Sliding(Window):
     def reach(self) -> int | None:
         return self.size
 
+    @property
+    def sliding(self) -> bool:
+        return True
+
     def covers(self, length: int) -> bool:
         return length <= self.size
 
