@@ -86,6 +86,7 @@ def table(overrides: Sequence[str] = ()) -> Iterator[Row]:
         raise ConfigError(f"{wrong[0]}: the table is about all other parts; model=... and model.KEY=... can be given")
     base = compose(["device=cpu", *overrides])
     with torch.device("meta"):
+        build(exchanged(base, {"attention": "mha", "pos": "none"}), VOCAB)  # sizes that nobody takes
         foes = _foes(base)
         for axis in AXES:
             for option in options(axis):

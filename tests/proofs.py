@@ -101,8 +101,8 @@ def decoding_in_chunks_equals_the_full_forward(model: GPT, tokens: Tensor) -> No
     tokens = rows(2, length)
     with torch.no_grad():
         whole = model(tokens)
-    for chunks in ([1] * length, [CONTEXT // 2, 1, 1, length - CONTEXT // 2 - 2]):
-        logits, cache = decode(model, tokens, chunks, size)
+    for cuts in ([1] * length, [CONTEXT // 2, 1, 1, length - CONTEXT // 2 - 2]):
+        logits, cache = decode(model, tokens, cuts, size)
         torch.testing.assert_close(logits, whole, rtol=0, atol=1e-10)
         assert cache.length == length
         for layer, window in enumerate(model.windows):
@@ -110,11 +110,11 @@ def decoding_in_chunks_equals_the_full_forward(model: GPT, tokens: Tensor) -> No
             assert all(ring.shape[1] == expected for ring in cache.rings[layer])
 
 
-def decode(model: GPT, tokens: Tensor, chunks: list[int], size: int) -> tuple[Tensor, Cache]:
+def decode(model: GPT, tokens: Tensor, cuts: list[int], size: int) -> tuple[Tensor, Cache]:
     """Logits of ``tokens`` given chunk by chunk."""
     cache = Cache(size)
     with torch.no_grad():
-        logits = torch.cat([model(chunk, cache=cache) for chunk in tokens.split(chunks, dim=1)], dim=1)
+        logits = torch.cat([model(chunk, cache=cache) for chunk in tokens.split(cuts, dim=1)], dim=1)
     return logits, cache
 
 

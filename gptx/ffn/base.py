@@ -74,7 +74,7 @@ class Gated(FFN):
 def hidden_width(shape: Shape, ratio: float, multiple_of: int) -> int:
     """F: ratio * D, rounded to a multiple of ``multiple_of``, at least one of them."""
     if not 0 < ratio <= 1000:
-        raise ConfigError(f"ffn.ratio={ratio:g}: expected more than 0 and at most 1000, such as 4")
+        raise ConfigError(f"ffn.ratio={ratio}: expected more than 0 and at most 1000, such as 4")
     if not 1 <= multiple_of <= 2**20:
         raise ConfigError(f"ffn.multiple_of={multiple_of}: expected at least 1, such as 8")
     return max(1, round(shape.d_model * ratio / multiple_of)) * multiple_of
