@@ -1,7 +1,6 @@
 """From a config to a model: every part may refuse its neighbours here, before anything is started."""
 
 import itertools
-import sys
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -55,16 +54,16 @@ def _check_kernel(cfg: DictConfig, model: GPT, device: torch.device) -> None:
             named = ", ".join(f"{axis}={choice[axis]}" for axis in ("attention", "pos", "window"))
             raise ConfigError(f"kernel={choice.kernel} with {named}: {refusal}")
     if not kernel.packs and cfg.data.get("document_mask", False):
-        raise ConfigError(f"kernel={choice.kernel} cannot tell packed documents apart, as data.document_mask=true asks")
+        raise ConfigError(f"kernel={choice.kernel} cannot hide packed documents (data.document_mask): use kernel=auto")
     if not kernel.fp32 and compute_dtype(cfg.precision.dtype, device) == torch.float32:
-        raise ConfigError(f"kernel={choice.kernel} computes in bf16 alone, given precision={choice.precision}")
+        raise ConfigError(f"kernel={choice.kernel} computes in bf16, given precision={choice.precision}: use kernel=auto")
 
 
 def remarks(cfg: DictConfig, model: GPT) -> list[str]:
     """What a config asks for that this model has no place for: true, but hardly meant."""
     said = []
     context = f"model.context={cfg.model.context}"
-    if not part(cfg.window).covers(sys.maxsize) and all(w.covers(cfg.model.context) for w in model.windows):
+    if cfg.variant.window != "full" and all(window.covers(cfg.model.context) for window in model.windows):
         said.append(f"window={cfg.variant.window} hides nothing of a row of {context} tokens: it is window=full there")
     if type(model.pos).at is PositionalEncoding.at or len(set(map(id, model.layer_pos))) > 1:
         return said

@@ -20,6 +20,7 @@ from helpers_model import (
     randomise,
     rows,
     tiny,
+    yaml,
 )
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -31,6 +32,7 @@ from gptx.cache import Cache
 from gptx.config import conf_dir
 from gptx.measure import cost
 from gptx.model import GPT
+from gptx.optim import decay_groups
 from gptx.parts import part
 from gptx.where import Where
 from gptx.window.base import Window
@@ -212,6 +214,24 @@ def test_a_seed_is_the_weights() -> None:
     assert len(drawn) == 20 and not any(torch.equal(a[key], other[key]) for key in drawn)
 
 
+@pytest.mark.parametrize("attention", options("attention"))
+@pytest.mark.parametrize("other", [{"pos": "fire"}, {"pos": "kerple"}, {"ffn": "moe"}, {"ffn": "swiglu"}])
+def test_what_a_part_draws_itself_depends_on_no_other_part(attention: str, other: dict[str, str]) -> None:
+    a = wide(arm(attention=attention, pos="alibi"), bias=False).state_dict()
+    b = wide(arm(attention=attention, **({"pos": "alibi"} | other)), bias=True).state_dict()
+    own = [key for key in a if ".attention." in key]
+    assert own and all(torch.equal(a[key], b[key]) for key in own)
+
+
+def test_matrices_of_any_rank_are_decayed_and_vectors_are_not() -> None:
+    model = tiny_model(arm(ffn="moe", attention="differential", pos="kerple"), bias=True)
+    names = {id(p): name for name, p in model.named_parameters()}
+    decayed, free = ({names[id(p)] for p in group["params"]} for group in decay_groups(model, 0.1))
+    assert {"blocks.0.ffn.out", "blocks.1.ffn.gate", "embed.weight"} <= decayed
+    assert {"blocks.0.attention.lambda_q1", "pos.a", "norm.weight", "blocks.0.attention.q.bias"} <= free
+    assert decayed | free == set(names.values())
+
+
 def test_no_two_weights_are_drawn_from_the_same_stream() -> None:
     drawn = [p.flatten()[:500] for seed in (0, 1) for p in wide(GPT2_ARM, seed).parameters() if p.dim() == 2]
     correlation = torch.corrcoef(torch.stack(drawn)) - torch.eye(len(drawn))
@@ -259,6 +279,18 @@ def test_the_cache_costs_what_is_really_held(attention: str, window: str) -> Non
     with torch.device("meta"):
         ghost = tiny_model(arm(attention=attention, window=window))
     assert cost(ghost, torch.float32) == cost(model, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert cost(model, torch.bfloat16).kv_bytes_per_token == held_bytes(model, CONTEXT) / CONTEXT
+
+
+@pytest.mark.parametrize("option", options("kernel"))
+def test_no_kernel_has_a_part_in_what_a_model_costs(option: str) -> None:
+    """A kernel may want a device, a package or a type: a run that it serves is priced before it is there."""
+    model = tiny_model(arm(window="sliding"))
+    price = cost(model, torch.bfloat16)
+    model.kernel = part(yaml("kernel", option), model.shape, frozenset())
+    assert cost(model, torch.bfloat16) == price
+    assert model.kernel.__class__.__module__ == f"gptx.kernel.{option}", "and it is given back"
 
 
 @pytest.mark.parametrize("kernel", ["reference", "sdpa"])

@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 import gptx
-from gptx.assembly import build
+from gptx.assembly import build, remarks
 from gptx.config import conf_dir, identity
 from gptx.errors import ConfigError
 from gptx.model import GPT
@@ -556,3 +556,47 @@ def test_strategies_and_processes() -> None:
     part(ddp)
     ddp.nproc = -1
     assert "strategy.nproc=-1: expected 1 or more" in refused(part, ddp)
+
+
+@pytest.mark.parametrize("value", ["nan", ".inf", "1e300", "1e-300", "99999999999999999999"])
+@pytest.mark.parametrize(
+    "key", ["attention.softcap", "pos.theta", "norm.eps", "ffn.ratio", "model.d_model", "optim.lr"]
+)
+def test_numbers_that_no_part_survives_are_refused_by_name(key: str, value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        gptx.compose([f"{key}={value}"])
+    message = str(caught.value)
+    assert message.startswith(f"{key}=") and "\n" not in message and len(message) < 160
+
+
+def test_seeds_may_be_any_number() -> None:
+    assert gptx.compose([f"seed={2**63}"]).seed == 2**63
+
+
+@pytest.mark.parametrize("norm", options("norm"))
+def test_a_negative_epsilon_is_refused(norm: str) -> None:
+    cfg = tiny(arm(norm=norm))
+    cfg.norm.eps = -1.0
+    assert refused(build, cfg, VOCAB) == "norm.eps=-1: expected 0 or more, such as 1e-5"
+
+
+def test_documents_that_would_reach_each_other_are_refused() -> None:
+    cfg = tiny(arm(ffn="moe"))
+    cfg.data.document_mask = True
+    build(cfg, VOCAB)
+    cfg.ffn.capacity = 1.0
+    assert "ffn.capacity=1 " in refused(build, cfg, VOCAB)
+
+
+def test_what_has_no_effect_in_a_model_is_said() -> None:
+    def said(window: str, pos: str = "rope", **keys: Any) -> list[str]:
+        cfg = tiny(arm(window=window, pos=pos))
+        for key, value in keys.items():
+            cfg.window[key] = value
+        return remarks(cfg, build(cfg, VOCAB))
+
+    assert said("full") == said("sliding") == said("alternating", "irope") == said("chunked") == []
+    assert "hides nothing" in said("sliding", size=CONTEXT)[0]
+    assert "hides nothing" in said("alternating", pattern="GG")[0]
+    assert "makes all local" in said("sliding", "rope_dual")[0]
+    assert "makes all global" in said("full", "irope")[0]

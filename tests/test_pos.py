@@ -592,6 +592,25 @@ def same_as_alibi(hf: nn.Module, state: dict[str, Tensor], bias: bool, tanh: boo
                 same_logits(ours, hf, 1e-3)
 
 
+@pytest.mark.parametrize("option", [o for o in options("pos") if encoding(o).biased])
+def test_biases_are_exact_under_autocast(option: str) -> None:
+    """In bf16, 1024 distances would be a few hundred."""
+    pos, at = encoding(option, context=1024).float(), torch.arange(1024)
+    head = torch.arange(4)[:, None, None]
+    exact = pos.bias(head, at[None, -1:, None], at[None, None])
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(pos.bias(head, at[None, -1:, None], at[None, None]), exact, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sinusoids_are_exact_far_away(dtype: torch.dtype) -> None:
+    pos, far = encoding("sinusoidal", scale=1.0), torch.tensor([[10**6]])
+    found = pos.embed(torch.zeros(1, 1, 32, dtype=dtype), far)
+    expected = pos.embed(torch.zeros(1, 1, 32, dtype=torch.float64), far)
+    tolerance = 1e-6 if dtype == torch.float32 else 4e-3
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+
+
 # Claims and refusals
 
 

@@ -153,3 +153,13 @@ def test_an_option_of_ones_own_needs_a_name_of_its_own(gptx: Gptx) -> None:
     assert done.code == 2 and len(done.err.splitlines()) == 1
     assert "window=sliding is gptx's own, and" in done.err and "own/window/sliding.yaml" in done.err
     assert gptx("--config-dir", "own", "window=full").code == 0
+
+
+def test_a_run_whose_kernel_wants_another_device_loads_all_the_same(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.folder, elsewhere := tmp_path / "run")
+    text = (elsewhere / "config.yaml").read_text()
+    assert "gptx.kernel.auto.Auto" in text
+    (elsewhere / "config.yaml").write_text(text.replace("gptx.kernel.auto.Auto", "gptx.kernel.flex.Flex"))
+    model, _ = api.load(elsewhere, device="cpu")
+    row = torch.zeros(1, 8, dtype=torch.long)
+    assert torch.equal(model(row), api.load(trained.folder, device="cpu")[0](row))

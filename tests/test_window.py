@@ -208,3 +208,9 @@ def test_no_sinks_are_another_window() -> None:
     message = refused(lambda: window("sliding_sink", sinks=0))
     assert "window.sinks=0" in message and "at least 1" in message and "window=sliding" in message
     assert "sliding" in options("window")
+
+
+def test_llama_4s_layout_is_chunks_and_global_layers() -> None:
+    see = window("alternating", size=4, pattern="CCCG")
+    assert [see.at(layer, 8) for layer in range(8)] == 2 * [*3 * [window("chunked", size=4)], window("full")]
+    assert see.reach is None and window("alternating", size=4, pattern="C").reach == 4
