@@ -56,7 +56,9 @@ def _check_kernel(cfg: DictConfig, model: GPT, device: torch.device) -> None:
     if not kernel.packs and cfg.data.get("document_mask", False):
         raise ConfigError(f"kernel={choice.kernel} cannot hide packed documents (data.document_mask): use kernel=auto")
     if not kernel.fp32 and compute_dtype(cfg.precision.dtype, device) == torch.float32:
-        raise ConfigError(f"kernel={choice.kernel} computes in bf16, given precision={choice.precision}: use kernel=auto")
+        raise ConfigError(
+            f"kernel={choice.kernel} computes in bf16, given precision={choice.precision}: use kernel=auto"
+        )
 
 
 def remarks(cfg: DictConfig, model: GPT) -> list[str]:
