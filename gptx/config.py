@@ -141,10 +141,10 @@ def _unknown_key(given: str, keys: Iterator[str]) -> str:
 
 
 def _of_another_option(group: str, key: str) -> str:
-    """`` It is a key of window=sliding.`` or nothing."""
+    """`` It is a key of window=chunked, sliding.`` or nothing."""
     files = sorted((conf_dir() / group).glob("*.yaml")) if group else []
-    found = [f"{group}={file.stem}" for file in files if key in OmegaConf.load(file)]
-    return f" It is a key of {' and '.join(found)}." if found else ""
+    found = [file.stem for file in files if key in OmegaConf.load(file)]
+    return f" It is a key of {group}={', '.join(found)}." if found else ""
 
 
 def explain(error: Exception, overrides: Sequence[str] = ()) -> str:

@@ -29,6 +29,7 @@ from gptx.data.split import split
 from gptx.data.text import Text
 from gptx.data.tokens import Tokens, prepare
 from gptx.errors import DataError, GptxError
+from gptx.parts import corpus as corpus_of
 from gptx.tokenizer import gpt2
 from gptx.tokenizer.base import EOT_TEXT, Tokenizer, load
 from gptx.tokenizer.bpe import BPE
@@ -52,7 +53,8 @@ def gpt2_files() -> Path:
 
 
 def make(group: str, name: str, **overrides: Any) -> Any:
-    return instantiate(OmegaConf.load(CONF / group / f"{name}.yaml"), **overrides)
+    config = OmegaConf.merge(OmegaConf.load(CONF / group / f"{name}.yaml"), overrides)
+    return corpus_of(OmegaConf.create({"data": config})) if group == "data" else instantiate(config)
 
 
 def make_tokenizer(name: str) -> Tokenizer:
@@ -92,7 +94,7 @@ def no_leftovers(folder: Path) -> bool:
 @pytest.mark.parametrize("path", DATA, ids=lambda path: path.stem)
 def test_every_data_yaml_makes_a_corpus(path: Path) -> None:
     config = OmegaConf.load(path)
-    corpus = instantiate(config)
+    corpus = make("data", path.stem)
     assert isinstance(corpus, Corpus)
     assert corpus.name
     assert corpus.val_fraction == config.val_fraction
