@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from gptx.cli import Parser
+from gptx.cli import Parser, exit_code
 from gptx.errors import GptxError
 
 KERNELS = ("reference", "sdpa", "banded", "flex", "flash")
@@ -57,15 +57,7 @@ class Cell:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 2 after one line on stderr."""
-    try:
-        _bench(_parser().parse_args(argv))
-    except GptxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_code(lambda: _bench(_parser().parse_args(argv)))
 
 
 def _parser() -> Parser:

@@ -13,17 +13,15 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from gptx.cli import Parser
+from benchmarks.apart import apart
+from gptx.cli import Parser, exit_code
 from gptx.config import conf_dir
 from gptx.errors import GptxError
 
@@ -80,18 +78,7 @@ class Timing:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 2 after one line on stderr."""
-    try:
-        _bench(_parser().parse_args(argv))
-    except BrokenProcessPool:
-        print("error: a timed process died: too little memory for it?", file=sys.stderr)
-        return 1
-    except GptxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_code(lambda: _bench(_parser().parse_args(argv)))
 
 
 def _parser() -> Parser:
@@ -155,9 +142,7 @@ def _shape(name: str, args: argparse.Namespace, folder: Path, say: Callable[[str
         for label in reversed(arms) if number % 2 else arms:
             say(f"{name}: round {number + 1} of {args.rounds}, {label}")
             make, *rest = arms[label]
-            with ProcessPoolExecutor(1, get_context("spawn")) as process:
-                found = process.submit(turn, make, shape, (args.device, *rest), args.seconds).result()
-            turns[label].append(found)
+            turns[label].append(apart(turn, make, shape, (args.device, *rest), args.seconds))
     peer = turns[args.peer[0]] if args.peer else None
     if peer:
         theirs, same = peer[0].n_params, turns["gptx"][0].n_params

@@ -11,16 +11,14 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from gptx.cli import Parser
+from benchmarks.apart import apart
+from gptx.cli import Parser, exit_code
 from gptx.errors import GptxError
 
 HEADS, DIM = 6, 64
@@ -52,20 +50,7 @@ class Cell:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 2 after one line on stderr."""
-    try:
-        _bench(_parser().parse_args(argv))
-    except BrokenProcessPool:
-        print(
-            "error: a timed process died: too little memory for it? --longest or --tokens ask for less", file=sys.stderr
-        )
-        return 1
-    except GptxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_code(lambda: _bench(_parser().parse_args(argv)))
 
 
 def _parser() -> Parser:
@@ -121,8 +106,7 @@ def _measure(args: argparse.Namespace) -> list[Cell]:
                 status.update(f"round {number + 1} of {args.rounds}: {cell.arm}, context {cell.context}")
                 rows = max(1, args.tokens // cell.context)
                 given = (HEADS, DIM, cell.context, cell.window, False, args.dtype, rows, args.device)
-                with ProcessPoolExecutor(1, get_context("spawn")) as process:
-                    us, memory = process.submit(turn, given, cell.kernel, args.seconds).result()
+                us, memory = apart(turn, given, cell.kernel, args.seconds, advice=" --longest or --tokens ask for less")
                 cell.us.append(us)
                 cell.memory.append(memory)
     return cells

@@ -1,9 +1,11 @@
 """What the commands share: a wrong flag gets one line, as every mistake does."""
 
 import argparse
+import sys
+from collections.abc import Callable
 from typing import NoReturn
 
-from gptx.errors import ConfigError
+from gptx.errors import ConfigError, GptxError
 
 
 class Parser(argparse.ArgumentParser):
@@ -11,3 +13,15 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; {self.prog} --help shows what there is")
+
+
+def exit_code(work: Callable[[], object]) -> int:
+    """Of a command: 0, that of an error after one line on stderr, or 130 after Ctrl-C."""
+    try:
+        work()
+    except GptxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0

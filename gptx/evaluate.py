@@ -75,7 +75,7 @@ class Validation:
         rows = torch.from_numpy(windows(self.tokens, filled, self.context)).to(strategy.device)
         x, y = rows[:, :-1], rows[:, 1:]
         with autocast():
-            logits = model(x, documents=None if self.separator is None else documents(x, self.separator))
+            logits = model(x, documents=documents(x, self.separator))
         x, y, logits = x[: len(starts)], y[: len(starts)], logits[: len(starts)].float()
         nats = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum")
         hits = (logits.argmax(-1) == y).sum()

@@ -90,8 +90,8 @@ class GPT(nn.Module):
         if sides:
             side = torch.stack(sides).mean()
             loss = loss + (side - side.detach())
-        for ffn in self.ffns:
-            ffn.balance = None  # its graph is not kept
+            for ffn in self.ffns:
+                ffn.balance = None  # its graph is not kept
         return loss
 
     def _where(self, tokens: Tensor, cache: Cache | None, documents: Tensor | None) -> dict[Window, Where]:

@@ -94,8 +94,7 @@ class Trainer:
         for i, (x, y) in enumerate(micro):
             with self.strategy.sync(last=i == len(micro) - 1):
                 with self.autocast():
-                    docs = None if self.separator is None else documents(x, self.separator)
-                    part_loss = self.placed(x, y, documents=docs) / len(micro)
+                    part_loss = self.placed(x, y, documents=documents(x, self.separator)) / len(micro)
                 part_loss.backward()
             loss += part_loss.detach()
             for name, value in self.model.metrics().items():

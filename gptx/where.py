@@ -53,10 +53,13 @@ class Where:
         return Where(pos[:, held:], pos)
 
 
-def documents(tokens: Tensor, separator: int) -> Tensor:
-    """(B, T) ids of the documents in rows of tokens. A separator is the first token of what it begins: so each text is
-    predicted from it alone, in training as in generation."""
-    return (tokens == separator).cumsum(dim=1)
+def documents(tokens: Tensor, separator: int | None) -> Tensor | None:
+    """(B, T) ids of the documents in rows of tokens; None where nothing separates them.
+
+    A separator is the first token of what it begins: so each text is predicted from it alone, in training as in
+    generation.
+    """
+    return None if separator is None else (tokens == separator).cumsum(dim=1)
 
 
 def visible(where: Where, allows: Predicate) -> Tensor:

@@ -1,7 +1,9 @@
 """Weights of Hugging Face's models under our names, and the comparison of logits."""
 
+from typing import Any
+
 import torch
-from helpers_model import CONTEXT, arm, randomise, rows
+from helpers_model import CONTEXT, VOCAB, arm, randomise, rows
 from torch import Tensor, nn
 
 from gptx.cache import Cache
@@ -9,6 +11,19 @@ from gptx.model import GPT
 
 GPT2_ARM = arm(attention="mha", pos="learned", window="full", ffn="gelu", norm="layernorm")
 LLAMA_ARM = arm(attention="gqa", pos="rope", window="full", ffn="swiglu", norm="rmsnorm")
+TINY_LLAMA: dict[str, Any] = {  # of the configs of Llama's relatives: what our tiny models have
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "hidden_size": 16,
+    "head_dim": 4,
+    "intermediate_size": 40,
+    "vocab_size": VOCAB,
+    "max_position_embeddings": CONTEXT,
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
 
 
 def with_random_weights(hf: nn.Module, dtype: torch.dtype) -> nn.Module:

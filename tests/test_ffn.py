@@ -18,7 +18,7 @@ from helpers_model import (
     rows,
     tiny,
 )
-from helpers_parity import LLAMA_ARM, from_llama, same_logits, with_random_weights
+from helpers_parity import LLAMA_ARM, TINY_LLAMA, from_llama, same_logits, with_random_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
@@ -253,21 +253,11 @@ def mixtral_config(**extra: Any) -> Any:
     from transformers import MixtralConfig
 
     return MixtralConfig(
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        hidden_size=16,
-        head_dim=4,
-        intermediate_size=40,
+        **TINY_LLAMA,
         num_local_experts=8,
         num_experts_per_tok=2,
-        vocab_size=VOCAB,
-        max_position_embeddings=CONTEXT,
-        rms_norm_eps=1e-5,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         tie_word_embeddings=False,
-        bos_token_id=0,
-        eos_token_id=0,
         **extra,
     )
 

@@ -11,7 +11,7 @@ from helpers_model import (
     one_thread,  # noqa: F401 - a fixture
     tiny,
 )
-from helpers_parity import GPT2_ARM, LLAMA_ARM, from_gpt2, from_llama, same_logits, with_random_weights
+from helpers_parity import GPT2_ARM, LLAMA_ARM, TINY_LLAMA, from_gpt2, from_llama, same_logits, with_random_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -43,19 +43,9 @@ def llama_pair(kind: str, dtype: torch.dtype, tie: bool, window: str, theta: flo
 
     extra = {"sliding_window": SIZE, "attn_implementation": "eager"} if window == "sliding" else {}
     config = getattr(transformers, f"{kind}Config")(
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        hidden_size=16,
-        head_dim=4,
-        intermediate_size=40,
-        vocab_size=VOCAB,
-        max_position_embeddings=CONTEXT,
-        rms_norm_eps=1e-5,
+        **TINY_LLAMA,
         rope_parameters={"rope_type": "default", "rope_theta": theta},
         tie_word_embeddings=tie,
-        bos_token_id=0,
-        eos_token_id=0,
         **extra,
     )
     hf = with_random_weights(getattr(transformers, f"{kind}ForCausalLM")(config), dtype)
