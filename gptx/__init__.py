@@ -52,7 +52,7 @@ def load(run_dir: str | Path, device: str = "auto") -> tuple[GPT, Tokenizer]:
     from omegaconf import DictConfig, OmegaConf
 
     from gptx.assembly import build as build_model
-    from gptx.checkpoint import load_best
+    from gptx.best import load_best
     from gptx.config import conf_dir
     from gptx.device import pick
     from gptx.errors import ConfigError

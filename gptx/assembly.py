@@ -35,6 +35,7 @@ def build(cfg: DictConfig, vocab_size: int, device: str | None = None) -> GPT:
         torch.manual_seed(cfg.seed)  # for what an encoding draws itself
         pos = part(cfg.pos, shape, attention.rotary_dim, attention.rotary_heads)
         model = _assemble(cfg, shape, pos, part(cfg.window), part(cfg.kernel, shape, attention.demands))
+        model.recompute = cfg.activation_checkpointing
         if torch.get_default_device().type != "meta":
             model.initialise(cfg.seed)
     _check_kernel(cfg, model, pick(device or cfg.device.type))

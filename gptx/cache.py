@@ -1,23 +1,60 @@
-"""The KV cache: one ring of slots a layer. It is read in the order of time, so that masks need no special case.
+"""What a forward sees besides its own tokens: nothing in training, the past in decoding.
 
-What is kept is the attention's business (keys and values, latents, ...): buffers are sized at the first `keep`.
+The KV cache is one ring of slots a layer. It is read in the order of time, so that masks need no special case. What is
+kept is the attention's business (keys and values, latents, ...): buffers are sized at the first `keep`.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from gptx.attention.base import Keep
+from gptx.where import Where
 from gptx.window.base import Window
+
+
+class Memory(Protocol):
+    """Attributes:
+    length: tokens of the row that are not in this forward.
+    """
+
+    length: int
+
+    def where(self, windows: Collection[Window], tokens: Tensor, documents: Tensor | None) -> dict[Window, Where]:
+        """Where the tokens (B, T) of this forward stand, and those that a layer of each window sees besides."""
+
+    def keeper(self, layer: int, window: Window) -> Keep:
+        """The `keep` of one layer for this forward."""
+
+    def advance(self, count: int) -> None:
+        """The forward of so many tokens is over."""
+
+
+class Nothing:
+    """Training's memory: rows are whole."""
+
+    length = 0
+
+    def where(self, windows: Collection[Window], tokens: Tensor, documents: Tensor | None) -> dict[Window, Where]:
+        place = Where.rows(tokens.shape[1], tokens.device) if documents is None else Where.packed(documents)
+        return dict.fromkeys(windows, place)
+
+    def keeper(self, layer: int, window: Window) -> Keep:
+        return keep_nothing
+
+    def advance(self, count: int) -> None:
+        pass
 
 
 @dataclass
 class Cache:
-    """Holds up to ``size`` tokens a layer; a layer whose window has a reach holds no more than that.
+    """Holds up to ``size`` tokens a layer, of one document; a layer whose window has a reach holds no more than that.
 
     Attributes:
-        length: tokens seen so far, moved on by the model after each forward.
+        length: tokens seen so far.
     """
 
     size: int
@@ -30,6 +67,16 @@ class Cache:
     def held(self, window: Window) -> int:
         """How many tokens a ring holds: the newest ones."""
         return min(self.length, self.slots(window))
+
+    def where(self, windows: Collection[Window], tokens: Tensor, documents: Tensor | None) -> dict[Window, Where]:
+        assert documents is None, "a cache holds one document"
+        if not self.length:
+            return Nothing().where(windows, tokens, None)
+        count, device = tokens.shape[1], tokens.device
+        return {window: Where.after(self.length, self.held(window), count, device) for window in windows}
+
+    def advance(self, count: int) -> None:
+        self.length += count
 
     def keeper(self, layer: int, window: Window) -> Keep:
         """The `keep` of one layer for this forward: returns what is held, oldest first, then what is new."""

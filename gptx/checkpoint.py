@@ -1,143 +1,196 @@
-"""Checkpoints: written whole or not at all, checksummed, the last few kept; the best model apart as safetensors."""
+"""Checkpoints: written whole or not at all, checksummed, the last few kept.
 
-import hashlib
-import json
-import os
-import re
+A checkpoint is a folder in the format of torch.distributed.checkpoint: every process writes its part, in the
+background, and what was written by some processes under one strategy is read by others under another.
+"""
+
 import shutil
-from collections.abc import Callable
+import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as all_done
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_parts
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from gptx.errors import CheckpointError
-
-STATE, META = "state.pt", "meta.json"
-
-
-def save_step(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
-    """Write ``folder/step-00000500/`` under a temporary name, rename it when it is on the disk, drop the oldest."""
-    final = folder / f"step-{step:08d}"
-    if final.exists():
-        return
-    part = folder / f".{final.name}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        with open(part / STATE, "wb") as file:
-            torch.save(state, file)
-            _to_disk(file)
-        _write_json(
-            part / META, {"step": step, "bytes": (part / STATE).stat().st_size, "sha256": _sha256(part / STATE)}
-        )
-        part.rename(final)
-    except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
-        shutil.rmtree(part, ignore_errors=True)
-        raise CheckpointError(f"could not save the checkpoint of step {step} in {folder}: {error}") from error
-    for old in steps(folder)[:-keep]:
-        shutil.rmtree(old)
+from gptx.kept import finish, meta, remove, step_name, steps
 
 
-def steps(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
-    return sorted(p for p in folder.glob("step-*") if re.fullmatch(r"step-\d{8}", p.name))
+class Saver:
+    """Writes ``folder/step-00000500/``: under a temporary name, which is changed when all of it is on the disk.
+
+    Args:
+        keep: how many checkpoints stay.
+        group: of all processes of the run, on the CPU and for checkpoints alone; None: this one is the only one.
+        first: whether this process is the one that seals what all have written.
+    """
+
+    def __init__(self, folder: Path, keep: int, group: Any, first: bool) -> None:
+        self.folder, self.keep, self.group, self.first = folder, keep, group, first
+        _quiet()
+        self.thread = ThreadPoolExecutor(1, "checkpoint")
+        self.pending: Future[None] | None = None
+
+    def save(self, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Copy the tensors and return: training goes on while they are written. ``facts`` stand in meta.json.
+
+        Raises:
+            CheckpointError: the one before could not be written.
+        """
+        self.wait()
+        final = self.folder / step_name(step)
+        part = self.folder / f".{final.name}.part"
+        writer = FileSystemWriter(part)
+        copied = async_save(tensors, storage_writer=writer, process_group=self.group, no_dist=self.group is None)
+        written = copied if isinstance(copied, Future) else copied.upload_completion
+        self.pending = self.thread.submit(self._seal, written, part, final, {"step": step, **facts})
+
+    def wait(self) -> None:
+        """Until all that was saved is on the disk.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """No more is saved. What is in hand is waited for, so that nobody writes when the run is left; but other
+        processes are not: they may be gone."""
+        if self.group is None and self.pending is not None:
+            all_done([self.pending])
+        self.thread.shutdown(wait=self.group is None)
+
+    def _seal(self, written: "Future[Any]", part: Path, final: Path, facts: dict[str, Any]) -> None:
+        try:
+            metadata = written.result()
+            if not self.first:
+                return
+            _check_files(part, metadata)
+            finish(part, final, facts)
+            for old in steps(self.folder)[: -self.keep]:
+                remove(old)
+        except (OSError, RuntimeError, CheckpointException) as error:
+            shutil.rmtree(part, ignore_errors=True)
+            text = f"could not save the checkpoint {final.name} in {self.folder}: {_cause(error)}"
+            raise CheckpointError(text) from None
 
 
-def set_damaged_aside(folder: Path, report: Callable[[str], None]) -> None:
-    """Report the newest checkpoints that are not what their checksums say, and move them out of the way of `latest`.
-    For the command, before it starts anybody: so all processes of a run go on from the same one."""
-    for path in reversed(steps(folder)):
-        why = _damage(path)
-        if why is None:
-            return
-        report(f"checkpoint {path.name} is damaged ({why}): going back to the one before it")
-        aside = folder / f"damaged-{path.name}"
-        shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
+def _check_files(part: Path, metadata: Any) -> None:
+    """Every process has written its files; are they here?"""
+    here = {path.name for path in part.iterdir()}
+    if missing := sorted({entry.relative_path for entry in metadata.storage_data.values()} - here):
+        raise OSError(f"{missing[0]} is not there: paths.outputs has to be one folder that all machines share")
 
 
-def latest(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint, or None where there is none."""
-    found = steps(folder)
-    if not found:
-        return None
-    state: dict[str, Any] = torch.load(found[-1] / STATE, map_location="cpu", weights_only=True)
-    return state
+def _quiet() -> None:
+    """One process that saves by itself is meant so."""
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 
-def _damage(path: Path) -> str | None:
-    try:
-        meta = json.loads((path / META).read_text())
-        size = (path / STATE).stat().st_size
-    except (OSError, ValueError) as error:
-        return str(error)
-    if size != meta.get("bytes"):
-        return f"{size} bytes, expected {meta.get('bytes')}"
-    return None if _sha256(path / STATE) == meta.get("sha256") else "its checksum is wrong"
+def _cause(error: BaseException) -> str:
+    """What went wrong first, of all that the processes report."""
+    if isinstance(error, CheckpointException) and error.failures:
+        rank, (first, _) = min(error.failures.items())
+        return f"{' '.join(str(first).split())} (rank {rank})"
+    return " ".join(str(error).split())
 
 
-def save_best(folder: Path, step: int, weights: dict[str, Tensor], facts: dict[str, float]) -> None:
-    """Replace ``folder/best/model.safetensors``; step and facts stand in its header, the checksum beside it."""
-    best = folder / "best"
-    best.mkdir(parents=True, exist_ok=True)
-    header = {"step": str(step), "sha256": _digest(weights), **{key: repr(value) for key, value in facts.items()}}
-    part = best / ".model.part"
-    try:
-        with open(part, "wb") as file:
-            file.write(save({k: v.contiguous() for k, v in weights.items()}, metadata=header))
-            _to_disk(file)
-        part.rename(best / "model.safetensors")
-        _write_json(best / META, {"step": step, **facts})
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise CheckpointError(f"could not save the best model of step {step} in {best}: {error}") from error
+def tensors(model: nn.Module, optim: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What a checkpoint holds: ``model.<name>`` and ``optim.<name>.<key>``, under names that no strategy changes."""
+    found = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        found |= {f"optim.{name}.{key}": value for key, value in optim.state.get(parameter, {}).items()}
+    return found
 
 
-def load_best(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Weights of the best model and its header.
+def load(path: Path, model: nn.Module, optim: torch.optim.Optimizer) -> dict[str, Any]:
+    """Read a checkpoint into model and optimiser, each process its part; returns its meta.json.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: it is of another model, or cannot be read.
     """
-    path = folder / "best" / "model.safetensors"
-    if not path.exists():
-        raise CheckpointError(f"no best model in {folder}: the run has not come to its first validation")
+    _quiet()
+    reader = FileSystemReader(path)
     try:
-        with safe_open(path, "pt") as file:
-            header = dict(file.metadata())
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-    if _digest(weights) != header.get("sha256"):
-        raise CheckpointError(f"{path} is damaged: its checksum is wrong")
-    return weights, header
+        sizes = _sizes(path, reader)
+        _check_names(path, {f"model.{name}": t.shape for name, t in model.state_dict().items()}, sizes)
+        for name, parameter in model.named_parameters():
+            optim.state[parameter] = _blank_moments(name, parameter, sizes)
+        load_parts(tensors(model, optim), storage_reader=reader, no_dist=True)
+    except (OSError, RuntimeError, ValueError, CheckpointException) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"could not read the checkpoint {path}: {_cause(error)}") from None
+    return meta(path)
 
 
-def _digest(weights: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(name.encode())
-        digest.update(weights[name].detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def whole(path: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint, put together from what its processes wrote, under the names of `tensors`.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    _quiet()
+    reader = FileSystemReader(path)
+    found = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in _sizes(path, reader).items()}
+    try:
+        load_parts(found, storage_reader=reader, no_dist=True)
+    except (OSError, RuntimeError, ValueError, CheckpointException) as error:
+        raise CheckpointError(f"could not read the checkpoint {path}: {_cause(error)}") from None
+    return found
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def check_model(path: Path, model: nn.Module) -> None:
+    """Refuse a checkpoint that is not of this model.
+
+    Raises:
+        CheckpointError: a weight is missing there or here, or has another shape.
+    """
+    sizes = _sizes(path, FileSystemReader(path))
+    own = {f"model.{name}": tensor.shape for name, tensor in model.state_dict().items()}
+    _check_names(path, own, sizes)
+    extra = sorted(name.removeprefix("model.") for name in sizes if name.startswith("model.") and name not in own)
+    if extra:
+        raise CheckpointError(f"{path} is of another model: it has {extra[0]}, which this one lacks")
 
 
-def _to_disk(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def _sizes(path: Path, reader: FileSystemReader) -> dict[str, Any]:
+    """Shape and type of each tensor of a checkpoint."""
+    try:
+        found = reader.read_metadata().state_dict_metadata
+    except Exception as error:  # it is a pickle: what a damaged one raises can be anything
+        raise CheckpointError(f"could not read the checkpoint {path}: {type(error).__name__}: {error}") from None
+    tensors = {name: entry for name, entry in found.items() if isinstance(entry, TensorStorageMetadata)}
+    return {name: (entry.size, entry.properties.dtype) for name, entry in tensors.items()}
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "w") as file:
-        json.dump(value, file)
-        _to_disk(file)
-    part.rename(path)
+def _check_names(path: Path, own: dict[str, torch.Size], sizes: dict[str, Any]) -> None:
+    for name, shape in own.items():
+        if name not in sizes:
+            raise CheckpointError(f"{path} is of another model: it has no {name.removeprefix('model.')}")
+        if sizes[name][0] != shape:
+            there, here = tuple(sizes[name][0]), tuple(shape)
+            raise CheckpointError(
+                f"{path} is of another model: {name.removeprefix('model.')} is {there} there, {here} here"
+            )
+
+
+def _blank_moments(name: str, parameter: nn.Parameter, sizes: dict[str, Any]) -> dict[str, Tensor]:
+    """The optimiser's state of one parameter, as the checkpoint has it, laid out as the parameter is."""
+    blank, like = {}, parameter.detach()
+    for full, (size, dtype) in sizes.items():
+        place, _, key = full.removeprefix("optim.").rpartition(".")
+        if full.startswith("optim.") and place == name:
+            alike = size == like.shape
+            one = torch.zeros(() if alike else size, dtype=dtype, device=like.device)
+            blank[key] = torch.zeros_like(like, dtype=dtype) if alike else one
+    return blank

@@ -24,8 +24,20 @@ from gptx.errors import ConfigError
 
 # What does not change the result. Identity is the hash of everything else, so nobody keeps a longer list.
 NOT_RESULT = ("tracking", "runtime", "sweep", "paths", "study", "force", "variant")
-# Nor does where a text lies (its hash stands for it), or how many do the work (but see `result_keys`).
-NOT_RESULT_KEYS = ("data.path", "tokenizer.path", "strategy.nproc", "strategy.timeout")
+# Nor does where a text or another run lies (its hash and its identity stand for it), how many do the work (but see
+# `result_keys`), or what saves memory: a run that has too little may go on with it.
+NOT_RESULT_KEYS = (
+    "data.path",
+    "tokenizer.path",
+    "resume_from",
+    "strategy.nproc",
+    "strategy.timeout",
+    "strategy.restarts",
+    "strategy.reshard",
+    "strategy.prefetch",
+    "strategy.offload",
+    "activation_checkpointing",
+)
 SMALLEST, LARGEST = 1e-30, 1e15  # of numbers in a config
 SEEDS = ("seed", "data_seed")  # whose whole range is meant
 AXES = ("attention", "pos", "window", "strategy")  # the ones a run's name shows
@@ -189,13 +201,15 @@ def _all_keys(overrides: Sequence[str]) -> Iterator[str]:
     yield from _names(OmegaConf.to_container(default, resolve=True))  # type: ignore[arg-type]
 
 
-def identity(cfg: DictConfig, corpus: str) -> str:
+def identity(cfg: DictConfig, corpus: str, origin: str = "") -> str:
     """Ten hex digits that name what a config computes.
 
     Args:
         corpus: the corpus's fingerprint; it stands for ``data.path``: where a text lies does not change what it says.
+        origin: what stands for ``resume_from`` likewise: the identity of the run it begins from, and the step.
     """
-    text = json.dumps({**result_keys(plain_dict(cfg)), "corpus": corpus}, sort_keys=True)
+    apart = {"corpus": corpus, **({"origin": origin} if origin else {})}
+    text = json.dumps({**result_keys(plain_dict(cfg)), **apart}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 

@@ -63,14 +63,28 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads(given: int, processes: int) -> int:
+    """CPU threads of one of ``processes`` on this machine: as given, or its share of the cores where that is 0."""
+    return given or max(1, cores() // processes)
+
+
 def keep_freed_memory() -> None:
     """Let glibc hand large freed blocks out again instead of to the system, which would give each new activation page
     by page: a fifth of a step's time in a GPT-2-sized model on the CPU, for a tenth more memory. Elsewhere: nothing."""
+    _mallopt(mmap_max=0, trim_threshold=-1)
+
+
+def return_freed_memory() -> None:
+    """Let glibc return large freed blocks to the system. What gathers and frees weights all the time would else leave
+    holes that nothing fits into, and hold more than if it had never freed them. Elsewhere: nothing."""
+    _mallopt(mmap_threshold=2**20, trim_threshold=2**20)
+
+
+def _mallopt(**options: int) -> None:
     if platform.libc_ver()[0] == "glibc":
-        m_mmap_max, m_trim_threshold = -4, -1
-        libc = ctypes.CDLL(None)
-        libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, -1)
+        numbers = {"trim_threshold": -1, "mmap_threshold": -3, "mmap_max": -4}
+        for name, value in options.items():
+            ctypes.CDLL(None).mallopt(numbers[name], value)
 
 
 def hardware(device: torch.device) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """What gptx says to a user who asked for something that cannot be. One line each: given, expected, what would work."""
 
+import os
+
 
 class GptxError(ValueError):
     """Base of every error meant for the user; the command prints its text as one line and exits with ``exit_code``."""
@@ -23,6 +25,15 @@ class RunFailed(GptxError):
 
 class CheckpointError(RunFailed):
     """A checkpoint that is damaged, of another model, or not there."""
+
+
+class Interrupted(Exception):
+    """A signal (its number is the argument, if known) asked the run to stop; it stands on the disk, ready to go on."""
+
+
+def processes_as(count: int) -> str:
+    """How so many processes are asked for: of the command, or of torchrun where that started this one."""
+    return f"--nproc-per-node={count}" if "RANK" in os.environ else f"strategy.nproc={count}"
 
 
 def option(part: object) -> str:

@@ -1,9 +1,6 @@
 """Validation: always the same windows in the same order, so that two numbers can be compared."""
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptx.data.batches import val_windows, windows
-from gptx.strategy.base import Strategy
+from gptx.strategy.base import Autocast, Batch, Strategy
 from gptx.where import documents
 
 
@@ -41,15 +38,13 @@ class Validation:
         self.starts = val_windows(tokens, context, max_tokens)
 
     @torch.no_grad()
-    def run(
-        self, model: nn.Module, strategy: Strategy, autocast: Callable[[], AbstractContextManager[Any]]
-    ) -> dict[str, float]:
+    def run(self, model: nn.Module, strategy: Strategy, autocast: Autocast) -> dict[str, float]:
         """Loss (nats a token), perplexity, bits per byte, top-1 accuracy over the whole set, all processes together."""
         training = model.training
         model.eval()
         sums = [self._batch(model, rows, strategy, autocast) for rows in self._batches(strategy)]
         model.train(training)
-        total = torch.stack(sums).cpu().double().sum(0) if sums else torch.zeros(4, dtype=torch.float64)
+        total = torch.stack(sums).cpu().double().sum(0)
         nats, hits, size, count = strategy.sum(total).tolist()
         return {
             "val/loss": nats / count,
@@ -59,24 +54,22 @@ class Validation:
         }
 
     def _batches(self, strategy: Strategy) -> list[np.ndarray]:
-        mine = self.starts[strategy.rank :: strategy.size]
-        return [mine[i : i + self.batch] for i in range(0, len(mine), self.batch)]
+        """As many in each process, which may have to compute them together; the last may be empty."""
+        mine = self.starts[strategy.data_rank :: strategy.data_size]
+        count = -(-len(self.starts) // (strategy.data_size * self.batch))
+        return [mine[i * self.batch :][: self.batch] for i in range(count)]
 
-    def _batch(
-        self,
-        model: nn.Module,
-        starts: np.ndarray,
-        strategy: Strategy,
-        autocast: Callable[[], AbstractContextManager[Any]],
-    ) -> Tensor:
+    def _batch(self, model: nn.Module, starts: np.ndarray, strategy: Strategy, autocast: Autocast) -> Tensor:
         """(nats, hits, bytes, tokens) of some windows. The last batch is filled up, so that a compiled model sees one
         shape only, and what fills it is not counted."""
-        filled = np.resize(starts, self.batch)
+        filled = np.resize(starts if len(starts) else self.starts, self.batch)
         rows = torch.from_numpy(windows(self.tokens, filled, self.context)).to(strategy.device)
         x, y = rows[:, :-1], rows[:, 1:]
-        with autocast():
-            logits = model(x, documents=documents(x, self.separator))
-        x, y, logits = x[: len(starts)], y[: len(starts)], logits[: len(starts)].float()
+        predicted = strategy.predict(model, Batch(x, y, documents(x, self.separator)), autocast)
+        if predicted is None:
+            return torch.zeros(4, device=strategy.device)
+        logits, y = (tensor[: len(starts)] for tensor in predicted)
+        logits = logits.float()
         nats = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum")
         hits = (logits.argmax(-1) == y).sum()
         size = self.token_bytes.to(y.device)[y].sum()

@@ -76,7 +76,7 @@ def cache_bytes(model: GPT, dtype: torch.dtype) -> int:
     model.kernel = Blank(model.shape, frozenset())
     try:
         with torch.no_grad():
-            torch.func.functional_call(model, ghosts, (tokens,), {"cache": cache})
+            torch.func.functional_call(model, ghosts, (tokens,), {"memory": cache})
     finally:
         model.kernel = kernel
     return cache.nbytes()

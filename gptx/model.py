@@ -5,14 +5,17 @@ Letters: B batch, T time, D model width, V vocabulary.
 
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gptx.attention.base import Attention
-from gptx.cache import Cache, keep_nothing
+from gptx.cache import Memory, Nothing
 from gptx.errors import option
 from gptx.ffn.base import FFN
 from gptx.kernel.base import Kernel
@@ -51,6 +54,8 @@ class GPT(nn.Module):
         self.shape, self.pos, self.kernel = shape, pos, kernel
         self.embed = nn.Embedding(shape.vocab_size, shape.d_model)
         self.drop = nn.Dropout(shape.dropout)
+        self.recompute = False  # activation checkpointing
+        self.layers = range(shape.n_layer)  # those that this process holds
         blocks = [block(attention(), ffn(), norm) for _ in range(shape.n_layer)]
         self.blocks = nn.ModuleList(blocks)
         self.ffns = tuple(block.ffn for block in blocks)
@@ -64,28 +69,53 @@ class GPT(nn.Module):
         self,
         tokens: Tensor,
         targets: Tensor | None = None,
-        cache: Cache | None = None,
+        memory: Memory | None = None,
         documents: Tensor | None = None,
     ) -> Tensor:
         """Tokens (B, T) -> logits (B, T, V); with targets (B, T) -> their mean negative log-likelihood in nats.
 
         Args:
-            documents: (B, T) ids of the documents that are packed into the rows; None: each row is one, and so is what
-                a cache holds.
+            memory: what the tokens see besides each other; None: nothing.
+            documents: (B, T) ids of the documents that are packed into the rows; None: each row is one.
         """
-        self._check_length((cache.length if cache else 0) + tokens.shape[1])
-        where = self._where(tokens, cache, documents)
-        x = self.drop(self.pos.embed(self.embed(tokens), where[self.windows[0]].q_pos))
-        for layer, (block, view) in enumerate(zip(self.blocks, self._views(where), strict=True)):
-            x = block(x, view, cache.keeper(layer, self.windows[layer]) if cache else keep_nothing)
-        if cache:
-            cache.length += tokens.shape[1]
+        memory = memory or Nothing()
+        self._check_length(memory.length + tokens.shape[1])
+        where = memory.where(set(self.windows), tokens, documents)
+        x = self.through(self.begin(tokens, where), where, memory)
+        memory.advance(tokens.shape[1])
+        return self.end(x, targets)
+
+    def begin(self, tokens: Tensor, where: dict[Window, Where]) -> Tensor:
+        """Tokens (B, T) -> the residual stream (B, T, D)."""
+        return self.drop(self.pos.embed(self.embed(tokens), where[self.windows[0]].q_pos))  # type: ignore[no-any-return]
+
+    def through(self, x: Tensor, where: dict[Window, Where], memory: Memory) -> Tensor:
+        """(B, T, D) -> (B, T, D), through the layers that are here."""
+        views = self._views(where)
+        for layer in self.layers:
+            x = self._run(self.blocks[layer], x, views[layer], memory.keeper(layer, self.windows[layer]))
+        return x
+
+    def _run(self, block: nn.Module, *args: Any) -> Tensor:
+        """A block; with activation checkpointing only what it is given is kept, and the rest is computed again in the
+        backward (Chen et al. 2016)."""
+        if not (self.recompute and torch.is_grad_enabled()):
+            return block(*args)  # type: ignore[no-any-return]
+        said: dict[str, Any] = {}
+        if not torch.compiler.is_compiling():
+            said["context_fn"] = lambda: (nullcontext(), _unheard(block))
+        x: Tensor = checkpoint(block, *args, use_reentrant=False, **said)
+        return x
+
+    def end(self, x: Tensor, targets: Tensor | None) -> Tensor:
+        """The residual stream (B, T, D) -> logits (B, T, V), or their loss."""
         logits = F.linear(self.norm(x), self.embed.weight if self.head is None else self.head.weight)
         return logits if targets is None else self._loss(logits, targets)
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The mean negative log-likelihood. Side losses of the parts add their gradient to it, but not their value."""
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        high = torch.promote_types(logits.dtype, torch.float32)
+        loss = F.cross_entropy(logits.flatten(0, 1).to(high), targets.flatten())
         sides = [ffn.balance for ffn in self.ffns if ffn.balance is not None]
         if sides:
             side = torch.stack(sides).mean()
@@ -94,25 +124,16 @@ class GPT(nn.Module):
                 ffn.balance = None  # its graph is not kept
         return loss
 
-    def _where(self, tokens: Tensor, cache: Cache | None, documents: Tensor | None) -> dict[Window, Where]:
-        """Where the tokens of this forward stand, and those that a layer of each window still holds."""
-        if documents is not None:
-            assert cache is None, "a cache holds one document"
-            return dict.fromkeys(self.windows, Where.packed(documents))
-        if not cache or not cache.length:
-            return dict.fromkeys(self.windows, Where.rows(tokens.shape[1], tokens.device))
-        count, device = tokens.shape[1], tokens.device
-        return {window: Where.after(cache.length, cache.held(window), count, device) for window in set(self.windows)}
-
-    def _views(self, where: dict[Window, Where]) -> list[View]:
+    def _views(self, where: dict[Window, Where]) -> dict[int, View]:
         """One view a layer; layers with the same window and encoding share one, with its mask and table."""
+        rooms = {layer: (self.windows[layer], self.layer_pos[layer]) for layer in self.layers}
         views: dict[tuple[Window, PositionalEncoding], View] = {}
-        for window, encoding in zip(self.windows, self.layer_pos, strict=True):
+        for window, encoding in rooms.values():
             if (window, encoding) not in views:
                 place = where[window]
                 table, mask = encoding.table(place.q_pos), self.kernel.mask(place, window, encoding)
                 views[window, encoding] = View(encoding, self.kernel, table, mask)
-        return [views[room] for room in zip(self.windows, self.layer_pos, strict=True)]
+        return {layer: views[room] for layer, room in rooms.items()}
 
     def metrics(self) -> dict[str, Tensor]:
         """What the parts tell of the last forward in training, each a mean over the layers that tell it."""
@@ -143,3 +164,12 @@ class GPT(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias.data.zero_()
+
+
+@contextmanager
+def _unheard(block: nn.Module) -> Iterator[None]:
+    """What a block says when it is computed again has been heard, and its graph need not be kept."""
+    try:
+        yield
+    finally:
+        block.ffn.balance = None  # type: ignore[union-attr]

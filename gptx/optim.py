@@ -7,12 +7,14 @@ from torch import Tensor, nn
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices are decayed; vectors (biases, norms) are not."""
-    params = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in params if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in params if p.dim() < 2], "weight_decay": 0.0},
-    ]
+    """Matrices are decayed; vectors (biases, norms) are not. What lies on other processes is a group of its own: an
+    optimiser steps a group's weights at once."""
+    groups: dict[Any, dict[str, Any]] = {}
+    for p in model.parameters():
+        decay = weight_decay if p.dim() >= 2 else 0.0
+        place = getattr(p, "device_mesh", None)
+        groups.setdefault((place, decay), {"params": [], "weight_decay": decay})["params"].append(p)
+    return sorted(groups.values(), key=lambda group: -float(group["weight_decay"]))
 
 
 def update(optim: torch.optim.Optimizer, norm: Tensor, lr: float) -> Tensor:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
-from gptx.errors import ConfigError
+from gptx.errors import ConfigError, processes_as
 
 
 @dataclass(frozen=True)
@@ -20,28 +20,28 @@ class Plan:
     micro_batch: int
 
     @staticmethod
-    def of(cfg: DictConfig, processes: int) -> "Plan":
-        """The plan for so many processes.
+    def of(cfg: DictConfig, slices: int, sharing: int = 1) -> "Plan":
+        """The plan for so many slices of the batch, each of them computed by ``sharing`` processes.
 
         Raises:
             ConfigError: a number that is out of range, or a batch that cannot be cut evenly.
         """
         _check_ranges(cfg)
         batch = cfg.trainer.batch_size
-        if batch % processes:
-            near = [p for p in range(1, batch + 1) if batch % p == 0 and p <= processes]
+        who = "processes" if sharing == 1 else f"groups of {sharing} processes"
+        if batch % slices:
+            near = [p for p in range(1, batch + 1) if batch % p == 0 and p <= slices]
             raise ConfigError(
-                f"trainer.batch_size={batch} cannot be split over {processes} processes: use strategy.nproc={near[-1]} "
-                f"(under torchrun, its --nproc-per-node), or "
-                f"trainer.batch_size={processes * max(1, round(batch / processes))}"
+                f"trainer.batch_size={batch} cannot be split over {slices} {who}: use "
+                f"{processes_as(near[-1] * sharing)}, or trainer.batch_size={slices * max(1, round(batch / slices))}"
             )
-        share = batch // processes
+        share = batch // slices
         micro = cfg.trainer.micro_batch or share
         if share % micro:
             near = [m for m in range(1, share + 1) if share % m == 0 and m <= micro]
             raise ConfigError(
-                f"trainer.micro_batch={micro} does not divide the {share} sequences of each process "
-                f"(trainer.batch_size={batch} over {processes}): use {near[-1]}"
+                f"trainer.micro_batch={micro} does not divide the {share} sequences of each "
+                f"{'process' if sharing == 1 else 'group'} (trainer.batch_size={batch} over {slices}): use {near[-1]}"
             )
         return Plan(batch, share, micro)
 

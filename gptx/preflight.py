@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from gptx import parts
+from gptx import origin, parts
 from gptx.config import identity, run_name
-from gptx.errors import ConfigError
+from gptx.errors import CheckpointError, ConfigError
+from gptx.kept import steps
 from gptx.runfolder import RunFolder
 from gptx.store import check_uri
 
 if TYPE_CHECKING:
     from gptx.data.tokens import Tokens
+    from gptx.model import GPT
     from gptx.strategy.base import Strategy
 
 
@@ -21,15 +23,16 @@ def folder_of(cfg: DictConfig) -> tuple[RunFolder, str]:
     """Where a config's run lies, and its identity. Without torch."""
     if not cfg.study or cfg.study.startswith(".") or "/" in cfg.study:
         raise ConfigError(f"study={cfg.study}: expected the name of a folder, without '/', not beginning with '.'")
-    name = identity(cfg, parts.corpus(cfg).fingerprint())
+    begun = origin.find(cfg.resume_from)
+    name = identity(cfg, parts.corpus(cfg).fingerprint(), f"{begun.run}@{begun.step}" if begun else "")
     return RunFolder(Path(cfg.paths.outputs) / cfg.study / f"{run_name(cfg)}-{name}"), name
 
 
-def preflight(cfg: DictConfig) -> tuple["Strategy", int, dict[str, Any]]:
+def preflight(cfg: DictConfig) -> tuple["Strategy", dict[str, Any]]:
     """Let every part that knows refuse, before any process is started.
 
     Returns:
-        The strategy, its number of processes, and the facts that the journal's first record holds.
+        The strategy, and the facts that the journal's first record holds.
     """
     import torch
 
@@ -43,8 +46,14 @@ def preflight(cfg: DictConfig) -> tuple["Strategy", int, dict[str, Any]]:
     dtype = compute_dtype(cfg.precision.dtype, device)
     strategy = parts.part(cfg.strategy)
     processes = strategy.processes(cfg.device.type, int(os.environ.get("WORLD_SIZE", "0")))
-    Plan.of(cfg, processes)
+    slices = strategy.rows(processes)
+    plan = Plan.of(cfg, slices, processes // slices)
     _check_optimiser(cfg)
+    begun = origin.find(cfg.resume_from)
+    if begun and (cfg.force or not steps(folder_of(cfg)[0].checkpoints)):
+        origin.check(cfg, begun)
+    else:
+        begun = None
     if cfg.tracking.enabled:
         check_uri(cfg.tracking.uri)
     tokenizer = parts.part(cfg.tokenizer)
@@ -56,10 +65,12 @@ def preflight(cfg: DictConfig) -> tuple["Strategy", int, dict[str, Any]]:
     check_context(tokens, cfg.model.context)
     with torch.device("meta"):
         model = build(cfg, tokens.tokenizer.n_vocab)
+        strategy.check(model, processes, plan)
         price = cost(model, dtype)
+    if begun:
+        _check_model(cfg, begun, model)
     return (
         strategy,
-        processes,
         {
             "data": {"name": tokens.meta["corpus"], **tokens.meta},
             "hardware": hardware(device),
@@ -69,7 +80,8 @@ def preflight(cfg: DictConfig) -> tuple["Strategy", int, dict[str, Any]]:
             "flops_per_token": price.flops_per_token,
             "kv_bytes_per_token": price.kv_bytes_per_token,
             "tokenizer": tokens.tokenizer.to_json(),
-            "remarks": remarks(cfg, model) + _of_documents(cfg, tokens),
+            "remarks": remarks(cfg, model) + _of_documents(cfg, tokens) + (list(begun.remarks) if begun else []),
+            **({"origin": begun.record()} if begun else {}),
         },
     )
 
@@ -79,6 +91,15 @@ def _of_documents(cfg: DictConfig, tokens: "Tokens") -> list[str]:
     if separator is None or (tokens.train == separator).any():
         return []
     return [f"data={cfg.variant.data} is one document: data.document_mask=true hides nothing"]
+
+
+def _check_model(cfg: DictConfig, begun: origin.Origin, model: "GPT") -> None:
+    from gptx.checkpoint import check_model
+
+    try:
+        check_model(begun.path, model)
+    except CheckpointError as error:
+        raise ConfigError(f"resume_from={cfg.resume_from}: {error}") from None
 
 
 def _check_optimiser(cfg: DictConfig) -> None:

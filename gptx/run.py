@@ -5,11 +5,9 @@ Run again, the same command goes on with an interrupted run and shows the result
 
 import contextlib
 import os
-import shlex
 import signal
 import sys
 import traceback
-import uuid
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,21 +16,21 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from gptx.attempt import begin, resume, warn
 from gptx.cli import Parser
-from gptx.config import compose, conf_dir, explain, plain_dict, run_name
-from gptx.errors import GptxError
+from gptx.config import compose, conf_dir, explain, plain_dict
+from gptx.errors import GptxError, Interrupted
 from gptx.journal import Journal
 from gptx.preflight import folder_of, preflight
-from gptx.runfolder import RunFolder, write_json
+from gptx.processes import exit_code, hold_warnings
+from gptx.runfolder import RunFolder
 from gptx.tracking import Follower
 
 if TYPE_CHECKING:
     from gptx.strategy.base import Strategy
-
-EXIT_INTERRUPTED = 130
 
 
 def main() -> None:
@@ -49,6 +47,7 @@ def main() -> None:
 
 def _command() -> None:
     """Run the command line; every error meant for the user is one line and an exit code."""
+    hold_warnings()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them its own way
     try:
@@ -61,7 +60,7 @@ def _command() -> None:
     except OSError as error:  # a disk that is full or not writable
         _fail(f"{error}; the same command goes on from the last checkpoint", 1)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from the last checkpoint", EXIT_INTERRUPTED)
+        _fail("interrupted; the same command goes on from the last checkpoint", exit_code(signal.SIGINT))
 
 
 def _check_flags() -> None:
@@ -89,16 +88,16 @@ def _task(_: DictConfig) -> None:
 
 def run(cfg: DictConfig) -> int:
     """Train, resume or show one run; returns the exit code."""
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        cfg.force = False  # torchrun gives the whole command again: what it is to go on with was started afresh
     folder, name = folder_of(cfg)
-    if folder.finished() and not cfg.force:
+    if _finished(cfg, folder):
         if _rank() == 0:
             _summary(cfg, folder, "finished already")
         return 0
-    strategy, processes, facts = preflight(cfg)
+    strategy, facts = preflight(cfg)
     if _rank() > 0:  # another worker of torchrun: the first keeps the books
-        from gptx.train import worker
-
-        worker(plain_dict(cfg), str(folder.path))
+        _as_rank(cfg, folder)
         return 0
     with folder.lock():
         folder.settle()
@@ -106,10 +105,10 @@ def run(cfg: DictConfig) -> int:
             _summary(cfg, folder, "finished already")
             return 0
         replaced = folder.set_aside(Path(cfg.paths.outputs)) if cfg.force else None
-        _begin(cfg, folder, name, facts, replaced)
+        begin(cfg, folder, name, facts, replaced)
         follower = Follower.start([folder.path], plain_dict(cfg)["tracking"], Path(cfg.paths.outputs))
         try:
-            code = _train(cfg, folder, strategy, processes)
+            code = _train(cfg, folder, strategy, facts)
         finally:
             warning = follower.finish() if follower else None
     if warning:
@@ -119,82 +118,41 @@ def run(cfg: DictConfig) -> int:
     return code
 
 
+def _finished(cfg: DictConfig, folder: RunFolder) -> bool:
+    """Whether there is nothing to do. Of torchrun's workers the first one knows: else those that find nothing, for want
+    of a shared folder, would wait for it."""
+    here = folder.finished() and not cfg.force
+    if "RANK" not in os.environ:
+        return here
+    from gptx.strategy.workers import first_says
+
+    there = first_says("finished" if here else "not yet") == "finished"
+    if there and not here:
+        print(
+            f"gptx: the run is finished, but not in {folder.path}: let all machines share paths.outputs",
+            file=sys.stderr,
+        )
+    return there
+
+
 def _rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def _begin(cfg: DictConfig, folder: RunFolder, name: str, facts: dict[str, Any], replaced: str | None) -> None:
-    """Write down what the run is, or that it goes on."""
-    from gptx.provenance import git, versions
-
-    with Journal(folder.path) as book:
-        here = {"pid": os.getpid(), "host": os.uname().nodename}
-        _describe(cfg, folder, facts.pop("tokenizer"))
-        remarks = facts.pop("remarks")
-        if folder.start_record():
-            from gptx.checkpoint import set_damaged_aside, steps
-
-            set_damaged_aside(folder.checkpoints, lambda text: _warn(book, text))
-            saved = steps(folder.checkpoints)
-            (folder.path / "result.json").unlink(missing_ok=True)  # of the attempt before; the journal keeps it
-            _warn_of_other_hardware(folder, facts, book)
-            book.write("resume", step=int(saved[-1].name[5:]) if saved else 0, **here)
-            return
-        book.write(
-            "start",
-            uid=uuid.uuid4().hex,
-            identity=name,
-            name=run_name(cfg),
-            study=cfg.study,
-            variant=plain_dict(cfg)["variant"],
-            seed=cfg.seed,
-            config={key: value for key, value in plain_dict(cfg).items() if key != "variant"},
-            command=shlex.join(["python", "-m", "gptx.run", *(w for w in sys.argv[1:] if not w.startswith("force="))]),
-            git=git(),
-            versions=versions(),
-            replaces=replaced,
-            **facts,
-            **here,
-        )
-        for remark in remarks:
-            _warn(book, remark)
-
-
-def _describe(cfg: DictConfig, folder: RunFolder, tokenizer: dict[str, Any]) -> None:
-    """config.yaml and tokenizer.json: all that a run needs beside its weights. Written once."""
-    if not (folder.path / "config.yaml").exists():
-        write_json(folder.path / "tokenizer.json", tokenizer)
-        OmegaConf.save(cfg, folder.path / ".config.part", resolve=True)
-        (folder.path / ".config.part").rename(folder.path / "config.yaml")
-
-
-def _warn_of_other_hardware(folder: RunFolder, facts: dict[str, Any], book: Journal) -> None:
-    start = folder.start_record() or {}
-    before, now = ({**f["hardware"], "dtype": f["dtype"], "processes": f.get("processes")} for f in (start, facts))
-    watched = ("dtype", "name", "processes")
-    changed = [f"{key} {before.get(key)} -> {now[key]}" for key in watched if before.get(key) != now[key]]
-    if changed:
-        _warn(book, f"goes on otherwise than it began ({', '.join(changed)}): the result is not the same bit for bit")
-
-
-def _warn(book: Journal, text: str) -> None:
-    book.write("event", step=max(0, book.last_step), level="warning", text=text)
-    print(f"gptx: {text}", file=sys.stderr)
-
-
-def _train(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", processes: int) -> int:
+def _train(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: dict[str, Any]) -> int:
     """Train in this process or in workers; whatever happens, the journal says how it ended."""
-    from gptx.strategy import workers
-    from gptx.train import Interrupted, fit, threads, worker
+    from gptx.fit import fit
 
     number = 0
     try:
-        if workers.launched() or strategy.in_process:
+        if strategy.in_process:
             fit(cfg, str(folder.path))
+        elif "RANK" in os.environ:
+            _as_rank(cfg, folder)
         else:
-            number = workers.start(worker, (plain_dict(cfg), str(folder.path)), processes, threads(cfg, processes))
+            number = _in_workers(cfg, folder, strategy, facts)
     except (Interrupted, KeyboardInterrupt) as stop:
-        number = next((n for n in stop.args if n), signal.SIGINT)
+        number = next(iter(stop.args), signal.SIGINT)
     except (GptxError, OSError) as error:
         with contextlib.suppress(GptxError, OSError):  # on a full disk: the journal then has no end, and that says it
             folder.end("failed", error=str(error).splitlines()[-1])  # of a worker's traceback: what was raised
@@ -207,7 +165,36 @@ def _train(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", processes: 
         return 0
     folder.end("interrupted")
     print(f"gptx: interrupted; the same command goes on from the last checkpoint in {folder.path}", file=sys.stderr)
-    return 128 + (number or signal.SIGINT)
+    return exit_code(number)
+
+
+def _as_rank(cfg: DictConfig, folder: RunFolder) -> None:
+    """Train as one of torchrun's workers."""
+    from gptx.fit import worker
+    from gptx.strategy.workers import as_rank
+
+    as_rank(worker, (plain_dict(cfg), str(folder.path)), folder.path / "logs")
+
+
+def _in_workers(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: dict[str, Any]) -> int:
+    """Train in workers, started again from the last checkpoint when one is lost; returns the signal that stopped them,
+    or 0."""
+    from gptx.device import threads
+    from gptx.fit import worker
+    from gptx.strategy import workers
+
+    processes = facts["processes"]
+    for left in reversed(range(strategy.restarts + 1)):
+        args = (plain_dict(cfg), str(folder.path))
+        try:
+            return workers.start(worker, args, processes, threads(cfg.runtime.threads, processes), folder.path / "logs")
+        except workers.WorkerLost as lost:
+            if not left:
+                raise
+            with Journal(folder.path) as book:
+                warn(book, f"{lost}. Starting again from the last checkpoint (strategy.restarts: {left - 1} left)")
+                resume(folder, book, facts)
+    raise AssertionError("restarts are never negative")
 
 
 def _summary(cfg: DictConfig, folder: RunFolder, how: str) -> None:

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from gptx import journal
+from gptx import journal, kept
 from gptx.errors import ConfigError, RunFailed
 from gptx.journal import Journal
 
@@ -80,7 +80,7 @@ class RunFolder:
         aside = outputs / ".replaced" / self.path.parent.name / f"{self.path.name}-{time.time_ns()}"
         aside.mkdir(parents=True)
         for item in sorted(self.path.iterdir(), key=lambda item: item.name == journal.NAME):
-            if item.name != journal.LOCK:  # the lock is held by us
+            if item.name not in (journal.LOCK, "logs"):  # held by us; other ranks of torchrun may write already
                 item.rename(aside / item.name)
         return str(start["uid"])
 
@@ -124,13 +124,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     Raises:
         RunFailed: the disk is full or not writable.
     """
-    part = path.with_name(f".{path.name}.part")
     try:
-        with open(part, "w") as file:
-            json.dump(value, file, indent=1, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(path)
+        kept.write_json(path, value, indent=1)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise RunFailed(f"could not write {path}: {error}") from error

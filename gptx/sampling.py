@@ -60,7 +60,7 @@ def tokens(
             cache, fresh = Cache(context), seen
         given = torch.tensor([fresh if cached else seen], device=device)
         with autocast():
-            logits = model(given, cache=cache if cached else None)[:, -1, :n_vocab].float()
+            logits = model(given, memory=cache if cached else None)[:, -1, :n_vocab].float()
         token = int(pick(logits, temperature, top_k, top_p, stream))
         if token in stop:
             return

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from gptx import journal
-from gptx.processes import heeded_signals
+from gptx.processes import STOPS, heeded_signals
 from gptx.store import one_line, store_uri
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def main() -> int:
     parser.add_argument("--wait", type=float, default=30.0, help="seconds to go on after stdin has ended")
     args = parser.parse_args()
     os.nice(10)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (*STOPS, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a cluster signals the whole job; the last rows are yet to come
     runs = _Runs(args.run_dirs, args.outputs, args.uri, args.experiment, args.weights)
     return follow(runs, args.wait, sys.stdin.buffer)

@@ -3,53 +3,34 @@
 Reading path of one step: `Trainer.step` -> `gptx.model.GPT.forward` -> `gptx.view.View` -> one attention file.
 """
 
-import contextlib
 import math
 import os
-import statistics
 import time
 import zlib
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
-from gptx import checkpoint, journal, sampling
+from gptx import checkpoint
 from gptx.assembly import build
+from gptx.best import save_best
 from gptx.data.batches import train_batch
-from gptx.device import autocast, compute_dtype, cores, keep_freed_memory, peak_memory
-from gptx.errors import RunFailed
+from gptx.device import autocast, compute_dtype, keep_freed_memory, peak_memory, return_freed_memory, threads
+from gptx.errors import Interrupted, RunFailed
 from gptx.evaluate import Validation
 from gptx.journal import Journal
+from gptx.kept import steps
 from gptx.optim import decay_groups, update
+from gptx.origin import checkpoint_of
 from gptx.parts import part, separator, tokens
 from gptx.plan import Plan
-from gptx.processes import noted_signals
 from gptx.progress import Bar
 from gptx.runfolder import RunFolder
-from gptx.strategy.base import Strategy
+from gptx.strategy.base import Batch, Strategy
 from gptx.where import documents
-
-
-class Interrupted(Exception):
-    """A signal (its number is the argument, if known) asked the run to stop; it stands on the disk, ready to go on."""
-
-
-def fit(cfg: DictConfig, run_dir: str) -> None:
-    """Train one run in this process, which may be one of several, from its last checkpoint to its end."""
-    strategy: Strategy = part(cfg.strategy)
-    with strategy.open(cfg.device.type), contextlib.ExitStack() as stack:
-        first = strategy.rank == 0
-        book = stack.enter_context(Journal(Path(run_dir))) if first else None
-        stop = stack.enter_context(noted_signals())
-        trainer = Trainer(cfg, RunFolder(Path(run_dir)), strategy, book)
-        with Bar(f"{cfg.variant.model} {Path(run_dir).name}", cfg.trainer.max_steps, trainer.now, first) as bar:
-            trainer.run(stop, bar)
-        if first:
-            trainer.finish()
 
 
 class Trainer:
@@ -57,15 +38,15 @@ class Trainer:
 
     def __init__(self, cfg: DictConfig, folder: RunFolder, strategy: Strategy, book: Journal | None) -> None:
         self.cfg, self.folder, self.strategy, self.book = cfg, folder, strategy, book
-        torch.set_num_threads(threads(cfg, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        torch.set_num_threads(threads(cfg.runtime.threads, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
         if strategy.device.type == "cpu":
-            keep_freed_memory()
-        self.plan = Plan.of(cfg, strategy.size)
+            (return_freed_memory if strategy.frugal else keep_freed_memory)()
+        self.plan = Plan.of(cfg, strategy.data_size)
         self.tokens = tokens(cfg)
         self.model = build(cfg, self.tokens.tokenizer.n_vocab)
         self.placed = strategy.place(self.model)
         if cfg.compile:
-            self.placed = torch.compile(self.placed)  # type: ignore[assignment]
+            self.placed = strategy.compile(self.placed)
         groups = decay_groups(self.model, cfg.optim.get("weight_decay", 0.0))
         self.optim: torch.optim.Optimizer = part(cfg.optim)(groups)
         self.schedule = part(cfg.schedule)
@@ -81,22 +62,23 @@ class Trainer:
         self.told: dict[str, Tensor] = {}  # what the model's parts say of the last step, for the journal
         self.best = {"step": 0, "val/loss": float("inf"), "stale": 0}
         self.peak = 0  # bytes, the largest process of any attempt
+        self.before = 0, 0  # steps and tokens that this process found done
+        self.seen = 0  # checksum of the global batches since the journal's last record
+        self.ask_every = 1  # steps between two times that the processes agree on whether to stop
+        self.saver = checkpoint.Saver(folder.checkpoints, cfg.runtime.keep, strategy.saving, strategy.rank == 0)
         self._resume()
         self.clock = time.perf_counter(), self.now
 
     def step(self) -> Tensor:
         """One optimiser step on the global batch of this step; returns the gradient's norm, on the device."""
         if self.cfg.model.dropout:  # a pure function of (seed, step, rank): exact resume needs no generator's state
-            torch.manual_seed(zlib.crc32(f"{self.cfg.seed} {self.now} {self.strategy.rank}".encode()))
-        micro = self._batch()
+            torch.manual_seed(zlib.crc32(f"{self.cfg.seed} {self.now} {self.strategy.stream}".encode()))
+        micro = self._batches()
         loss = torch.zeros((), device=self.strategy.device)
         told: dict[str, Any] = {}
-        for i, (x, y) in enumerate(micro):
+        for i, batch in enumerate(micro):
             with self.strategy.sync(last=i == len(micro) - 1):
-                with self.autocast():
-                    part_loss = self.placed(x, y, documents=documents(x, self.separator)) / len(micro)
-                part_loss.backward()
-            loss += part_loss.detach()
+                loss += self.strategy.backward(self.placed, batch, 1 / len(micro), self.autocast)
             for name, value in self.model.metrics().items():
                 told[name] = told.get(name, 0.0) + value.detach() / len(micro)
         norm = self.strategy.clip(self.model, self.cfg.trainer.clip)
@@ -109,56 +91,66 @@ class Trainer:
     def autocast(self) -> AbstractContextManager[Any]:
         return autocast(self.strategy.device, self.dtype)
 
-    def _batch(self) -> list[tuple[Tensor, Tensor]]:
-        """This process's share of the global batch, as micro-batches of (x, y), each (B, T)."""
+    def _batches(self) -> list[Batch]:
+        """This process's share of the global batch, as micro-batches."""
         plan, data = self.plan, self.cfg
         rows = train_batch(self.tokens.train, data.data_seed, self.now, plan.batch_size, data.model.context)
-        mine = torch.from_numpy(rows[self.strategy.rank * plan.share :][: plan.share])
+        if self.book:
+            self.seen = zlib.crc32(rows.tobytes(), self.seen)
+        mine = torch.from_numpy(rows[self.strategy.data_rank * plan.share :][: plan.share])
         if self.strategy.device.type == "cuda":
             mine = mine.pin_memory()
         mine = mine.to(self.strategy.device, non_blocking=True)
-        return [(m[:, :-1], m[:, 1:]) for m in torch.split(mine, plan.micro_batch)]
+        cut = ((m[:, :-1], m[:, 1:]) for m in torch.split(mine, plan.micro_batch))
+        return [Batch(x, y, documents(x, self.separator)) for x, y in cut]
 
-    def run(self, stop: list[int], bar: Bar) -> None:
+    def run(self, stop: list[int], bar: Bar, end: int) -> None:
         """Steps until the end, early stopping or a signal; logs, validates and saves on the way."""
         trainer = self.cfg.trainer
-        while self.now < trainer.max_steps and not self._stale():
+        while self.now < end and not self._stale():
             norm = self.step()
             self.now += 1
             last = self.now == trainer.max_steps
             validate = last or self.now % trainer.eval_every == 0
-            halt = bool(stop) and self.strategy.size == 1
-            if validate or self.now % self.cfg.runtime.log_every == 0:
-                values, agreed = self._log(norm, bool(stop), bar)
+            log = validate or self.now % self.cfg.runtime.log_every == 0
+            if log:
+                values = self._log(norm, bar)
                 if validate:
                     values |= self._validate(bar)
                 if self.book:
-                    self.book.write("metrics", step=self.now, values=values)
-                halt = halt or agreed
-            if validate or halt:
+                    self.book.write("metrics", step=self.now, values=values, batch=f"{self.seen:08x}")
+                    self.seen = 0
+            halt = (log or self.now % self.ask_every == 0) and self.strategy.largest(bool(stop)) > 0
+            if validate or halt or self.now == end:
                 self._save()
                 self.clock = time.perf_counter(), self.now
             if halt and not last:
+                self.saver.wait()
                 raise Interrupted(*stop[:1])
+        self.saver.wait()
 
-    def _log(self, norm: Tensor, stop: bool, bar: Bar) -> tuple[dict[str, float], bool]:
-        """Read the device (all that is waited for), and let all processes agree on whether to stop."""
-        own = [torch.tensor(float(stop), device=self.tally.device), *self.told.values()]
-        loss, steps, skipped, stops, *rest = self.strategy.sum(torch.cat([self.tally, torch.stack(own)])).tolist()
+    def _log(self, norm: Tensor, bar: Bar) -> dict[str, float]:
+        """Read the device: all that is waited for."""
+        own = torch.cat([self.tally, torch.stack(list(self.told.values()))]) if self.told else self.tally
+        loss, steps, skipped, *rest = self.strategy.sum(own.clone()).tolist()
         then, since = self.clock
-        done = self.now - since
-        speed = done * self.plan.batch_size * self.cfg.model.context / (time.perf_counter() - then)
+        seconds = (time.perf_counter() - then) / (self.now - since)
         self.clock = time.perf_counter(), self.now
-        self._check_finite(int(skipped / self.strategy.size))
+        if self.strategy.size > 1:  # processes that wait for each other agree on a stop once a second
+            slowest = self.strategy.largest(round(1e6 * seconds)) / 1e6
+            self.ask_every = max(1, int(1 / max(slowest, 1e-6)))
+        speed = self.plan.batch_size * self.cfg.model.context / seconds
+        voices = self.strategy.voices
+        self._check_finite(round(skipped / voices))
         self.tally[:2] = 0
         values = {"train/lr": self.optim.param_groups[0]["lr"], "perf/tokens_per_s": speed}
-        values |= {f"train/{name}": value / self.strategy.size for name, value in zip(self.told, rest, strict=True)}
+        values |= {f"train/{name}": value / voices for name, value in zip(self.told, rest, strict=True)}
         if steps:  # else all of them were skipped
             values["train/loss"] = loss / steps
             bar.update(self.now, values["train/loss"], speed)
         if math.isfinite(size := norm.item()):
             values["train/grad_norm"] = size
-        return values, stops > 0
+        return values
 
     def _check_finite(self, skipped: int) -> None:
         allowed = self.cfg.trainer.max_skips
@@ -167,7 +159,7 @@ class Trainer:
             raise RunFailed(f"the gradient was not finite in {steps}. {self._advice()}")
 
     def _advice(self) -> str:
-        good = checkpoint.steps(self.folder.checkpoints)
+        good = steps(self.folder.checkpoints)
         return (
             f"The last good checkpoint is {good[-1].name if good else 'none yet'}; a lower optim.lr (now "
             f"{self.cfg.optim.lr}), a longer schedule.warmup or precision=fp32 usually helps"
@@ -181,8 +173,9 @@ class Trainer:
         self.best["stale"] = 0 if better else self.best["stale"] + 1
         if better:
             self.best |= values | {"step": self.now}
+            weights = self.strategy.weights(self.model)
             if self.book:
-                checkpoint.save_best(self.folder.checkpoints, self.now, self.model.state_dict(), values)
+                save_best(self.folder.checkpoints, self.now, weights, values)
         mark = " *" if better else ""
         bar.say(f"step {self.now:>6}   val loss {values['val/loss']:.4f}   {values['val/bpb']:.4f} bits/byte{mark}")
         return values
@@ -191,66 +184,42 @@ class Trainer:
         return bool(0 < self.cfg.trainer.patience <= self.best["stale"])
 
     def _save(self) -> None:
-        state = self.strategy.state(self.model, self.optim)
         self.peak = max(self.peak, self.strategy.largest(peak_memory(self.strategy.device)))
-        state |= {"step": self.now, "tally": self.tally.cpu(), "best": self.best, "peak": self.peak}
-        if self.book:
-            checkpoint.save_step(self.folder.checkpoints, self.now, state, self.cfg.runtime.keep)
+        tallies = torch.zeros(self.strategy.size, 3, device=self.strategy.device)
+        tallies[self.strategy.rank] = self.tally
+        facts = {
+            "tallies": self.strategy.sum(tallies).tolist(),
+            "best": self.best,
+            "peak": self.peak,
+            "tokens": self.trained(),
+            "batch": self.seen,
+            "torch": torch.__version__,
+        }
+        self.saver.save(self.now, checkpoint.tensors(self.model, self.optim), facts)
 
     def _resume(self) -> None:
-        state = checkpoint.latest(self.folder.checkpoints)
-        if state is not None:
-            self.strategy.load(state, self.model, self.optim)
-            self.now, self.best, self.peak = state["step"], state["best"], state["peak"]
-            self.tally.copy_(state["tally"])
+        """From the run's last checkpoint, else from the one of another run that it begins with."""
+        saved = steps(self.folder.checkpoints)
+        origin = None if saved else (self.folder.start_record() or {}).get("origin")
+        if origin:
+            saved = [checkpoint_of(self.cfg.resume_from, origin["step"])]
+        if saved:
+            facts = checkpoint.load(saved[-1], self.model, self.optim)
+            self.now, self.before, self.seen = facts["step"], (facts["step"], facts["tokens"]), facts["batch"]
+            tallies, mine = torch.tensor(facts["tallies"]), self.strategy.rank
+            same = len(tallies) == self.strategy.size and bool(tallies[mine].any())
+            self.tally.copy_(tallies[mine] if same else tallies.sum(0) / max(1, int(tallies.any(1).sum())))
+            if origin:
+                self.tally[2] = 0  # like the best so far, the steps skipped are counted anew
+            else:
+                self.best, self.peak = facts["best"], facts["peak"]
         if self.strategy.largest(self.now) != -self.strategy.largest(-self.now):
             raise RunFailed(
                 f"the processes found different checkpoints in {self.folder.path} (this one step {self.now}): "
                 "paths.outputs has to be one folder that all machines share"
             )
 
-    def finish(self) -> None:
-        """Sample, sum up, and write the result."""
-        assert self.book is not None
-        sample = self._sample()
-        rows = [r["values"] for r in journal.read(self.folder.path) if r["kind"] == "metrics"]
-        speeds = [values["perf/tokens_per_s"] for values in rows if "perf/tokens_per_s" in values]
-        train = [values["train/loss"] for values in rows if "train/loss" in values]
-        self.folder.end(
-            "finished",
-            {
-                **{f"val_{k}": self.best[f"val/{k}"] for k in ("loss", "bpb", "accuracy", "perplexity")},
-                "best_step": self.best["step"],
-                "train_loss": train[-1] if train else None,
-                "tokens_per_s": statistics.median(speeds),
-                "peak_memory_bytes": self.peak,
-                "steps": self.now,
-                "tokens": self.now * self.plan.batch_size * self.cfg.model.context,
-                "sample": sample,
-            },
-        )
-
-    def _sample(self) -> str:
-        count = self.cfg.runtime.sample_tokens
-        if not count:
-            return ""
-        text = "".join(
-            sampling.text(self.model, self.tokens.tokenizer, "", count, seed=self.cfg.seed, autocast=self.autocast)
-        )
-        samples = self.folder.path / "samples"
-        samples.mkdir(exist_ok=True)
-        (samples / f"step-{self.now:08d}.txt").write_text(text)
-        assert self.book is not None
-        self.book.write("sample", step=self.now, text=text)
-        return text
-
-
-def threads(cfg: DictConfig, processes: int) -> int:
-    """CPU threads of one of ``processes`` on this machine."""
-    return int(cfg.runtime.threads) or max(1, cores() // processes)
-
-
-def worker(cfg: dict[str, Any], run_dir: str) -> None:
-    """`fit` as a process of its own runs it: the config comes plain, and an interruption is no error."""
-    with contextlib.suppress(Interrupted):
-        fit(OmegaConf.create(cfg), run_dir)
+    def trained(self) -> int:
+        """Tokens, those of the run that this one began from included."""
+        steps, tokens = self.before
+        return int(tokens + (self.now - steps) * self.plan.batch_size * self.cfg.model.context)

@@ -10,7 +10,7 @@ import sys
 import termios
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,12 @@ import torch
 from safetensors.torch import load_file
 
 from gptx import journal
+from gptx.checkpoint import whole
 
 ROOT = Path(__file__).parents[1]
 OWN = Path(__file__).parent / "own"  # a user's own variants, outside the package
+OWN_CONF = ("--config-dir", str(OWN / "conf"))
+STEPS = 200
 DEADLINE = 240.0  # seconds; a guard against hanging for ever, on a machine however slow, and no expectation
 
 # A run that trains in a tenth of a second.
@@ -43,6 +46,25 @@ TINY = (
     "runtime.sample_tokens=8",
     "tracking=off",
 )
+
+
+def words(strategy: str, dropout: float = 0.1) -> list[str]:
+    """A run that can be held up at a step: 200 steps, a checkpoint after every tenth."""
+    return [
+        *OWN_CONF,
+        "kernel=fragile",
+        f"strategy={strategy}",
+        f"model.dropout={dropout}",
+        f"trainer.max_steps={STEPS}",
+    ]
+
+
+def pausing(gptx: "Gptx", at: int) -> dict[str, str]:
+    """An environment in which the run waits in the step ``at`` (of this process) for the file ``go``."""
+    (gptx.cwd / "go").unlink(missing_ok=True)
+    for left in gptx.cwd.glob("paused-*"):
+        left.unlink()
+    return {"PAUSE_AT": str(at), "PAUSE_IN": str(gptx.cwd), "SLOW": "0.01"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +104,11 @@ class Gptx:
 
     def start_under(self, command: str, *overrides: str, **env: str) -> "subprocess.Popen[str]":
         """The same, started by another command."""
-        return self._popen([command, sys.executable, "-m", "gptx.run", *self.tiny, *overrides], env)
+        return self.start_as([command, sys.executable, "-m", "gptx.run"], *overrides, **env)
+
+    def start_as(self, command: list[str], *overrides: str, **env: str) -> "subprocess.Popen[str]":
+        """The same; the command is all words but these."""
+        return self._popen([*command, *self.tiny, *overrides], env)
 
     def popen(self, module: str, *words: str, **env: str) -> "subprocess.Popen[str]":
         return self._popen([sys.executable, "-m", module, *words], env)
@@ -182,17 +208,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors that a run leaves: best model, last model, moments of the optimiser."""
     checkpoints = folder / "checkpoints"
     last = max(path for path in checkpoints.glob("step-*"))
-    state = torch.load(last / "state.pt", weights_only=True)
     best = load_file(checkpoints / "best" / "model.safetensors")
-    return {key: tensor for part in (best, state) for key, tensor in _tensors(part, last.name)}
-
-
-def _tensors(node: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-    if isinstance(node, torch.Tensor):
-        yield name, node
-    elif isinstance(node, dict | list):
-        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from _tensors(value, f"{name}.{key}")
+    return best | {f"{last.name}.{key}": tensor for key, tensor in whole(last).items()}
 
 
 def same(folder: Path, reference: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from command import Done, Gptx
+from command import Done, Gptx, words
 
 from gptx.data.text import Text
 from gptx.data.tokens import prepare
@@ -85,6 +85,22 @@ def make(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Iterator[Mak
     yield one
     for gptx in made:
         gptx.close()
+
+
+@pytest.fixture(scope="session")
+def reference(make: Maker) -> Callable[..., Path]:
+    """Folders of undisturbed runs."""
+    made: dict[tuple[str, float], Path] = {}
+
+    def one(strategy: str, dropout: float = 0.1) -> Path:
+        if (strategy, dropout) not in made:
+            gptx = make(f"reference-{strategy}-{dropout}")
+            done = gptx(*words(strategy, dropout))
+            assert done.code == 0, done.err
+            made[strategy, dropout] = gptx.folder
+        return made[strategy, dropout]
+
+    return one
 
 
 @pytest.fixture

@@ -114,7 +114,7 @@ def decode(model: GPT, tokens: Tensor, cuts: list[int], size: int) -> tuple[Tens
     """Logits of ``tokens`` given chunk by chunk."""
     cache = Cache(size)
     with torch.no_grad():
-        logits = torch.cat([model(chunk, cache=cache) for chunk in tokens.split(cuts, dim=1)], dim=1)
+        logits = torch.cat([model(chunk, memory=cache) for chunk in tokens.split(cuts, dim=1)], dim=1)
     return logits, cache
 
 

@@ -247,7 +247,7 @@ def test_sink_is_gpt_oss(dtype: torch.dtype, tolerance: float, window: str) -> N
         experts_implementation="eager",
     )
     state = hf.state_dict()
-    weights = renamed(state) | {f"{at}.sink": value for at, value in each_layer(state, "sinks")}
+    weights = renamed(state) | {f"{at}.sink.weight": value for at, value in each_layer(state, "sinks")}
     for layer in range(LAYERS):
         expert, at = f"model.layers.{layer}.mlp.experts", f"blocks.{layer}.ffn"
         for kind, suffix in (("weight", ""), ("bias", "_bias")):
@@ -321,7 +321,7 @@ def multi_head(model: GPT) -> GPT:
 @pytest.mark.parametrize(
     ("attention", "parameter", "limit", "other"),
     [
-        ("sink", "sink", -1e9, 1.0),
+        ("sink", "sink.weight", -1e9, 1.0),
         ("gated", "gate.bias", 60.0, 1.0),
         ("forgetting", "forget.bias", 60.0, 1.0),
     ],
@@ -338,7 +338,7 @@ def test_in_the_limit_it_is_multi_head_attention(attention: str, parameter: str,
 
 def test_what_looks_at_the_sink_alone_or_has_its_gates_shut_passes_nothing_on() -> None:
     x = torch.randn(1, CONTEXT, 16, dtype=torch.float64)
-    for attention, parameter, value in (("sink", "sink", 1e9), ("gated", "gate.bias", -1e9)):
+    for attention, parameter, value in (("sink", "sink.weight", 1e9), ("gated", "gate.bias", -1e9)):
         model = random_model(config_of(attention, {"bias": True}))
         layer = model.blocks[0].attention
         with torch.no_grad():
@@ -419,7 +419,7 @@ def test_latents_are_absorbed_where_that_is_cheaper(monkeypatch: pytest.MonkeyPa
     cache = Cache(CONTEXT)
     for count, expected in ((3, "expanded"), (1, "absorbed"), (3, "absorbed"), (4, "expanded")):
         at = cache.length
-        model(tokens[:, at : at + count], cache=cache)
+        model(tokens[:, at : at + count], memory=cache)
         assert taken[-LAYERS:] == [expected] * LAYERS
     model(tokens)
     assert taken[-LAYERS:] == ["expanded"] * LAYERS
@@ -470,7 +470,7 @@ def test_any_options_decode_as_they_were_trained(data: st.DataObject) -> None:
     chunks = [b - a for a, b in pairwise([0, *sorted(cuts), CONTEXT])]
     cache = Cache(CONTEXT)
     with torch.no_grad():
-        steps = torch.cat([model(chunk, cache=cache) for chunk in tokens.split(chunks, dim=1)], dim=1)
+        steps = torch.cat([model(chunk, memory=cache) for chunk in tokens.split(chunks, dim=1)], dim=1)
         torch.testing.assert_close(steps, model(tokens), rtol=0, atol=1e-10)
 
 
@@ -501,7 +501,7 @@ def test_bf16_autocast_is_close_to_fp32(attention: str) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         low, cache = model(row), Cache(CONTEXT)
         with torch.no_grad():
-            steps = torch.cat([model(token, cache=cache) for token in row.split(1, dim=1)], dim=1)
+            steps = torch.cat([model(token, memory=cache) for token in row.split(1, dim=1)], dim=1)
         model(row[:, :-1], row[:, 1:]).backward()
     assert low.dtype == torch.bfloat16
     for found in (low, steps):
@@ -616,11 +616,9 @@ def part_of(attention: Attention, rank: int, ranks: int) -> Attention:
     piece = copy.deepcopy(attention)
     for child, cut in piece.tp.items():
         found = getattr(piece, child)
-        if isinstance(found, nn.Parameter):
-            found.data = found.data.chunk(ranks, 0)[rank]
-        else:
+        if cut in ("col", "row"):
             found.weight.data = found.weight.data.chunk(ranks, 0 if cut == "col" else 1)[rank]
-            if found.bias is not None:
+            if getattr(found, "bias", None) is not None:
                 found.bias.data = found.bias.data.chunk(ranks, 0)[rank] if cut == "col" else found.bias.data / ranks
     return piece
 

@@ -17,9 +17,10 @@ from conftest import Maker, Trained
 from fake_runs import contents, database, rows_of, uid_of
 
 from gptx import compose, journal
-from gptx.checkpoint import load_best, steps
+from gptx.best import load_best
 from gptx.errors import GptxError
 from gptx.generate import main as generate
+from gptx.kept import steps
 from gptx.preflight import preflight
 
 OWN_CONF = ("--config-dir", str(OWN / "conf"))
@@ -148,6 +149,14 @@ def test_force_starts_afresh_and_keeps_the_old(gptx: Gptx) -> None:
     assert history(aside) == history(gptx.folder)
 
 
+def test_torchrun_that_starts_a_lost_round_again_does_not_force_again(gptx: Gptx) -> None:
+    """It gives the same words again, and what has been trained since they were first given is not thrown away."""
+    assert gptx().code == 0
+    done = gptx("force=true", TORCHELASTIC_RESTART_COUNT="1")
+    assert done.code == 0 and "finished already" in done.out
+    assert not (gptx.outputs / ".replaced").exists()
+
+
 # ------------------------------------------------------------------------------------- strategies
 
 
@@ -231,7 +240,7 @@ def test_torchrun_with_one_process_strategy_is_refused(gptx: Gptx) -> None:
 MISTAKES = [
     (["attention=mqq"], ["attention=mqq", "Did you mean 'mqa'?", "gqa, mha"]),
     (["model=gpt3"], ["model=gpt3", "'gpt2'", "nano"]),
-    (["strategy=dpp"], ["strategy=dpp", "'ddp'", "single"]),
+    (["strategy=ddpp"], ["strategy=ddpp", "'ddp'", "single"]),
     (["atention=mqa"], ["'atention'", "Did you mean 'attention'?"]),
     (["trainer.max_step=5"], ["trainer.max_step", "'trainer.max_steps'", "batch_size"]),
     (["+trainer.max_step=5"], ["trainer.max_step", "'trainer.max_steps'"]),
@@ -358,13 +367,16 @@ def test_help_and_the_config_can_be_seen(gptx: Gptx, without_torch: dict[str, st
 # ---------------------------------------------------------------------------------------- failures
 
 
-def test_an_exception_in_a_worker_is_one_traceback_and_the_mended_command_goes_on(gptx: Gptx) -> None:
+def test_an_exception_in_a_worker_is_one_line_and_the_mended_command_goes_on(gptx: Gptx) -> None:
     words = [*OWN_CONF, "kernel=fragile", "strategy=ddp"]
     broken = gptx(*words, RAISE_AT="25", RAISE_RANK="1")
     assert broken.code == 1
-    assert broken.err.count("Traceback (most recent call last)") == 1, broken.err
-    assert broken.err.count("RuntimeError: the kernel broke") == 1
-    assert "gptx: worker 1 failed:" in broken.err and "mine.py" in broken.err
+    assert "Traceback" not in broken.err
+    assert broken.err.splitlines()[-1].startswith(
+        "gptx: worker 1 (of 0..1) failed: RuntimeError: the kernel broke; see "
+    )
+    log = (gptx.folder / "logs" / "rank-0001.log").read_text()
+    assert log.count("Traceback (most recent call last)") == 1 and "mine.py" in log
     assert gptx.orphans() == []
     result = json.loads((gptx.folder / "result.json").read_text())
     assert result["status"] == "failed" and "the kernel broke" in result["error"]

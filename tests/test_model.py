@@ -135,9 +135,9 @@ def test_learned_positions_refuse_a_longer_input(kernel: str) -> None:
     with pytest.raises(ValueError, match=rf"ends at {CONTEXT} tokens, given {CONTEXT + 1}.*(rope|alibi)"):
         model(rows(1, CONTEXT + 1))
     cache = Cache(2 * CONTEXT)
-    model(rows(1, CONTEXT), cache=cache)
+    model(rows(1, CONTEXT), memory=cache)
     with pytest.raises(ValueError, match=f"given {CONTEXT + 1}"):
-        model(rows(1, 1), cache=cache)
+        model(rows(1, 1), memory=cache)
 
 
 @pytest.mark.parametrize("pos", [p for p in options("pos") if p != "learned"])
@@ -166,7 +166,7 @@ def test_patterns_give_each_layer_its_own_window_and_encoding() -> None:
     assert views[0] is views[2] and views[1] is views[3] and views[0] is not views[1]
     cache, tokens = Cache(CONTEXT), rows(2, CONTEXT)
     with torch.no_grad():
-        steps = torch.cat([mixed(chunk, cache=cache) for chunk in tokens.split([3, 1, 5, 3], 1)], 1)
+        steps = torch.cat([mixed(chunk, memory=cache) for chunk in tokens.split([3, 1, 5, 3], 1)], 1)
         torch.testing.assert_close(steps, mixed(tokens), rtol=0, atol=1e-10)
     assert [cache.rings[layer][0].shape[1] for layer in range(4)] == [CONTEXT, SIZE, CONTEXT, SIZE]
 
@@ -266,7 +266,7 @@ def held_bytes(model: GPT, context: int) -> int:
     cache = Cache(context)
     with torch.no_grad():
         for token in rows(1, context).split(1, dim=1):
-            model(token, cache=cache)
+            model(token, memory=cache)
     return cache.nbytes()
 
 
@@ -376,7 +376,7 @@ def test_bf16_autocast_is_close_to_fp32(kernel: str, pos: str) -> None:
         low_loss, low_logits = low(row[:, :-1], row[:, 1:]), low(row[:, :-1])
         cache = Cache(CONTEXT)
         with torch.no_grad():
-            steps = torch.cat([low(t, cache=cache) for t in row[:, :-1].split(1, dim=1)], dim=1)
+            steps = torch.cat([low(t, memory=cache) for t in row[:, :-1].split(1, dim=1)], dim=1)
     low_loss.backward()
     assert low_logits.dtype == torch.bfloat16
     assert abs(low_loss.item() / loss.item() - 1) < 0.02

@@ -180,6 +180,15 @@ def test_a_batch_that_cannot_be_split_is_told_what_could(batch: int, processes: 
     assert abs(use["trainer.batch_size"] - batch) <= max(processes / 2, processes - batch), "the nearest that would do"
 
 
+def test_processes_that_share_rows_are_counted_as_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    message = refused(Plan.of, default(batch_size=6), 4, 2)
+    assert "4 groups of 2 processes" in message
+    assert advice(message) == {"strategy.nproc": 6, "trainer.batch_size": 8}
+    monkeypatch.setenv("RANK", "0")  # torchrun has no such key
+    assert "use --nproc-per-node=6, or" in refused(Plan.of, default(batch_size=6), 4, 2)
+
+
 @settings(max_examples=100, deadline=None)
 @given(share=st.integers(1, 300), processes=st.integers(1, 8), micro=st.integers(1, 320))
 def test_a_micro_batch_that_does_not_divide_is_told_what_does(share: int, processes: int, micro: int) -> None:
@@ -226,7 +235,8 @@ def test_numbers_out_of_range_are_refused(key: str, value: float, least: int | N
 
 # Written out once more, and not taken from gptx.config: a key that slips out of the identity by mistake is to be seen.
 APART = {"tracking", "runtime", "sweep", "paths", "study", "force", "variant"}
-APART_KEYS = {"data.path", "tokenizer.path", "strategy.nproc", "strategy.timeout"}
+APART_KEYS = {"data.path", "tokenizer.path", "resume_from", "strategy.nproc", "strategy.timeout", "strategy.restarts"}
+APART_KEYS |= {"strategy.reshard", "strategy.prefetch", "strategy.offload", "activation_checkpointing"}
 
 
 def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -11,7 +11,7 @@ from command import OWN, Gptx
 from conftest import Trained
 
 import gptx as api
-from gptx.checkpoint import load_best
+from gptx.best import load_best
 from gptx.data.batches import val_windows, windows
 from gptx.data.tokens import prepare
 from gptx.errors import CheckpointError, ConfigError, GptxError

@@ -14,7 +14,7 @@ YAMLS = sorted(p for folder in ("conf", "experiments") for p in (ROOT / folder).
 
 # Who may use what from outside. Everything else may not.
 ONLY_USERS = {
-    "torch.distributed": {"gptx/strategy"},
+    "torch.distributed": {"gptx/strategy", "gptx/checkpoint.py"},  # and there its checkpoints alone
     "mlflow": {"gptx/replay.py", "gptx/store.py", "gptx/savedview.py", "gptx/ui.py", "gptx/compare"},
     "hydra": {"gptx/config.py", "gptx/parts.py", "gptx/run.py", "gptx/sweep"},
     "datasets": {"gptx/data"},

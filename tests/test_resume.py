@@ -11,54 +11,19 @@ from pathlib import Path
 
 import psutil
 import pytest
-from command import DEADLINE, OWN, Gptx, Terminal, records, same, until, unused_port
+from command import DEADLINE, OWN_CONF, STEPS, Gptx, Terminal, pausing, records, same, until, unused_port, words
 from conftest import Maker
 from fake_runs import ask, contents, database, rows_of, uid_of
 
 from gptx import journal
-from gptx.checkpoint import latest, load_best, set_damaged_aside, steps
+from gptx.best import load_best
 from gptx.errors import CheckpointError
+from gptx.kept import clear, meta, steps
+from gptx.processes import EXIT_RESUMABLE
 from gptx.store import Store, store_uri
 from gptx.ui import free_port, serve
 
-STEPS = 200
-OWN_CONF = ("--config-dir", str(OWN / "conf"))
 ENDED_BY_CTRL_C = (130, -signal.SIGINT)  # the last of many may meet an interpreter that is closing
-
-
-def words(strategy: str, dropout: float = 0.1) -> list[str]:
-    """A run that can be held up at a step: 200 steps, a checkpoint after every tenth."""
-    return [
-        *OWN_CONF,
-        "kernel=fragile",
-        f"strategy={strategy}",
-        f"model.dropout={dropout}",
-        f"trainer.max_steps={STEPS}",
-    ]
-
-
-@pytest.fixture(scope="session")
-def reference(make: Maker) -> Callable[..., Path]:
-    """Folders of undisturbed runs."""
-    made: dict[tuple[str, float], Path] = {}
-
-    def one(strategy: str, dropout: float = 0.1) -> Path:
-        if (strategy, dropout) not in made:
-            gptx = make(f"reference-{strategy}-{dropout}")
-            done = gptx(*words(strategy, dropout))
-            assert done.code == 0, done.err
-            made[strategy, dropout] = gptx.folder
-        return made[strategy, dropout]
-
-    return one
-
-
-def pausing(gptx: Gptx, at: int) -> dict[str, str]:
-    """An environment in which the run waits in the step ``at`` (of this process) for the file ``go``."""
-    (gptx.cwd / "go").unlink(missing_ok=True)
-    for left in gptx.cwd.glob("paused-*"):
-        left.unlink()
-    return {"PAUSE_AT": str(at), "PAUSE_IN": str(gptx.cwd), "SLOW": "0.01"}
 
 
 # ------------------------------------------------------------------------- stopped, one way after the other
@@ -74,7 +39,7 @@ class Life:
     def until(self, call: int) -> "subprocess.Popen[str]":
         """The command again, up to its so manieth step."""
         run = self.gptx.start(*words(self.strategy), **pausing(self.gptx, call))
-        everybody = range(2 if self.strategy == "ddp" else 1)
+        everybody = range(1 if self.strategy == "single" else 2)
         assert until(lambda: all(self.pid(rank) for rank in everybody), run), run.communicate()
         assert journal.status(self.gptx.folder) == "running"
         return run
@@ -100,7 +65,7 @@ class Life:
         return int(json.loads((self.gptx.folder / "result.json").read_text())["steps"])
 
 
-@pytest.mark.parametrize("strategy", ["single", "ddp"])
+@pytest.mark.parametrize("strategy", ["single", "ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_a_run_goes_on_whatever_stops_it(gptx: Gptx, reference: Callable[..., Path], strategy: str) -> None:
     life = Life(gptx, strategy)
 
@@ -116,29 +81,34 @@ def test_a_run_goes_on_whatever_stops_it(gptx: Gptx, reference: Callable[..., Pa
     assert life.err.splitlines()[-1].startswith("gptx: interrupted; the same command goes on")
     assert life.resumed() == [0]
     interrupted = life.steps()
-    assert interrupted == 17 or (strategy == "ddp" and 17 < interrupted < STEPS)  # the step in hand was finished
+    assert interrupted == 17 or (strategy != "single" and 17 < interrupted < STEPS)  # the step in hand was finished
 
     run = life.until(13)
     run.send_signal(signal.SIGTERM)
-    life.ends(run, 143, "interrupted")
+    life.ends(run, EXIT_RESUMABLE, "interrupted")
     assert life.resumed() == [0, interrupted]  # nothing was lost
     interrupted = life.steps()
 
-    if strategy == "ddp":
+    run = life.until(5)
+    for process in gptx.processes():  # a scheduler warns all of a job
+        process.send_signal(signal.SIGUSR2)
+    life.ends(run, EXIT_RESUMABLE, "interrupted")
+    assert life.resumed()[2:] == [interrupted]
+    interrupted = life.steps()
+
+    if strategy != "single":
         run = life.until(1)
         psutil.Process(life.pid(1)).kill()
         life.ends(run, 1, "failed")
-        assert "a worker died without a word" in life.err.splitlines()[-1]
-        assert life.resumed()[2:] == [interrupted]
+        assert "worker 1 (of 0..1) died without a word (SIGKILL)" in life.err.splitlines()[-1]
+        assert str(gptx.folder.name + "/logs/rank-0001.log") in life.err.splitlines()[-1]
+        assert life.resumed()[3:] == [interrupted]
 
     run = life.until(25)
     run.kill()
     life.ends(run, -signal.SIGKILL, "killed")
     before, newest = [int(path.name[5:]) for path in steps(gptx.folder / "checkpoints")[-2:]]
-    state = gptx.folder / f"checkpoints/step-{newest:08d}/state.pt"
-    data = bytearray(state.read_bytes())
-    data[len(data) // 2] ^= 4
-    state.write_bytes(data)
+    flip(gptx.folder / f"checkpoints/step-{newest:08d}/__0_0.distcp")
 
     done = gptx(*words(strategy))
     assert done.code == 0, done.err
@@ -146,6 +116,73 @@ def test_a_run_goes_on_whatever_stops_it(gptx: Gptx, reference: Callable[..., Pa
     assert f"step-{newest:08d} is damaged" in records(gptx.folder, "event")[-1]["text"]
     assert life.resumed()[-1] == before
     same(gptx.folder, reference(strategy))
+
+
+def flip(path: Path) -> None:
+    """One bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def deaf(process: psutil.Process) -> bool:
+    """Whether a scheduler's warning has to wait until the process listens."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
+    return bool(int(status["SigBlk"], 16) >> (signal.SIGUSR2 - 1) & 1)
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="only Linux tells what a process blocks")
+@pytest.mark.parametrize("strategy", ["single", "ddp"])
+def test_a_warning_before_the_first_step_kills_nobody(gptx: Gptx, strategy: str) -> None:
+    """Of the command, before torch is loaded; and of workers that are only starting."""
+    run = gptx.start(*words(strategy))
+    ready = (lambda: deaf(psutil.Process(run.pid))) if strategy == "single" else (lambda: len(gptx.workers()) == 2)
+    assert until(ready, run), run.communicate()
+    for process in gptx.processes():
+        process.send_signal(signal.SIGUSR2)
+    _, err = run.communicate(timeout=DEADLINE)
+    assert run.returncode == EXIT_RESUMABLE, err
+    assert err.splitlines()[-1].startswith("gptx: interrupted; the same command goes on")
+    assert journal.status(gptx.folder) == "interrupted"
+    if strategy == "single":
+        assert [path.name for path in steps(gptx.folder / "checkpoints")] == ["step-00000001"]
+
+
+@pytest.mark.parametrize(("strategy", "number"), [("ddp", signal.SIGKILL), ("fsdp", signal.SIGSEGV)])
+def test_a_lost_worker_is_started_again(
+    gptx: Gptx, reference: Callable[..., Path], strategy: str, number: signal.Signals
+) -> None:
+    run = gptx.start(*words(strategy), "strategy.restarts=2", **pausing(gptx, 17))
+    assert until(lambda: (gptx.cwd / "paused-1").exists(), run), run.communicate()
+    psutil.Process(int((gptx.cwd / "paused-1").read_text())).send_signal(number)
+    (gptx.cwd / "go").touch()
+    _, err = run.communicate(timeout=DEADLINE)
+    assert run.returncode == 0, err
+    [event] = records(gptx.folder, "event")
+    assert f"worker 1 (of 0..1) died without a word ({number.name})" in event["text"] and event["text"] in err
+    assert "strategy.restarts: 1 left" in event["text"]
+    assert [record["step"] for record in records(gptx.folder, "resume")] == [10]
+    log = (gptx.folder / "logs" / "rank-0001.log").read_text()
+    assert log.count("--- ") == 2  # a line for each attempt
+    assert ("Segmentation fault" in log) == (number == signal.SIGSEGV)
+    same(gptx.folder, reference(strategy))
+
+
+def test_restarts_are_for_lost_workers_and_not_for_ever(gptx: Gptx) -> None:
+    fragile = [*OWN_CONF, "kernel=fragile", "strategy=ddp", "strategy.restarts=1"]
+    done = gptx(*fragile, RAISE_AT="5", RAISE_RANK="1")
+    assert done.code == 1
+    first, last = done.err.splitlines()
+    assert "worker 1 (of 0..1) failed: RuntimeError: the kernel broke; see " in last
+    assert first.startswith(last.removesuffix(" ")) and "strategy.restarts: 0 left" in first
+    log = Path(last.partition("; see ")[2])
+    assert (gptx.cwd / log).read_text().count("Traceback") == 2
+    assert len(records(gptx.folder, "resume")) == 1
+    assert "the kernel broke" in str(records(gptx.folder, "end")[-1]["error"])
+
+    done = gptx(*fragile, "trainer.max_skips=0", "seed=1", NAN_AT="3")  # what gptx knows comes again
+    assert done.code == 1 and "the gradient was not finite" in done.err.splitlines()[-1]
+    assert "strategy.restarts" not in done.err and "Traceback" not in done.err
 
 
 @pytest.mark.parametrize("moment", ["while it trains", "while the workers start"])
@@ -169,7 +206,7 @@ def test_ctrl_c_on_a_terminal(gptx: Gptx, moment: str) -> None:
 @pytest.mark.parametrize("strategy", ["single", "ddp"])
 def test_ctrl_c_again_and_again_does_not_wait_for_the_step_in_hand(gptx: Gptx, strategy: str) -> None:
     terminal = Terminal(gptx, "gptx.run", *gptx.tiny, *words(strategy), **pausing(gptx, 17))
-    waiting = range(2 if strategy == "ddp" else 1)
+    waiting = range(1 if strategy == "single" else 2)
     assert terminal.until(lambda: all((gptx.cwd / f"paused-{rank}").exists() for rank in waiting)), terminal.shown
 
     def insist() -> bool:
@@ -184,11 +221,16 @@ def test_ctrl_c_again_and_again_does_not_wait_for_the_step_in_hand(gptx: Gptx, s
 
 
 @pytest.mark.parametrize("work", ["signalled_at_the_end", "leaves_again_and_again"])
-def test_a_worker_never_waits_for_ever(gptx: Gptx, work: str) -> None:
-    """The launcher would, for a worker that dies while it waits to be collected; and a worker itself, when it ends its
-    process group while one of gloo's threads is dropping a tensor."""
+def test_a_worker_ends_well(gptx: Gptx, work: str) -> None:
+    """Though a signal comes when its work is done; though one of gloo's threads is dropping a tensor."""
     done = gptx.run("launched", work, str(gptx.cwd))
     assert (done.code, done.out) == (0, "0\n"), done.err
+
+
+def test_a_worker_that_hangs_does_not_outlive_its_peer(gptx: Gptx) -> None:
+    done = gptx.run("launched", "hangs_when_its_peer_dies", str(gptx.cwd))
+    assert done.code == 1
+    assert "WorkerLost: worker 1 (of 0..1) died without a word (SIGKILL)" in done.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("strategy", ["single", "ddp"])
@@ -216,7 +258,7 @@ def test_an_interrupted_run_does_not_make_one_wait_for_mlflow(gptx: Gptx) -> Non
         return run.poll() is not None
 
     assert until(ended)
-    assert run.returncode in ENDED_BY_CTRL_C
+    assert run.returncode in (EXIT_RESUMABLE, *ENDED_BY_CTRL_C)
     _, err = run.communicate()
     assert "the same command goes on" in err and "run: python -m gptx.sync outputs --uri http://127.0.0.1:9" in err
     assert "Traceback" not in err
@@ -277,21 +319,20 @@ def test_damage_is_seen(reference: Callable[..., Path], tmp_path: Path, how: str
     """Of a checkpoint, and of the best model."""
     folder = Path(shutil.copytree(reference("single") / "checkpoints", tmp_path / "checkpoints"))
     before, newest = steps(folder)
-    for path in (newest / "state.pt", folder / "best" / "model.safetensors"):
+    for path in (newest / "__0_0.distcp", folder / "best" / "model.safetensors"):
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 4
         path.write_bytes({"a bit": data, "the end": data[:-9]}.get(how, path.read_bytes()))
     if how == "the checksum":
         (newest / "meta.json").unlink()
     if how == "all":
-        (newest / "state.pt").unlink()
+        (newest / "__0_0.distcp").unlink()
         (folder / "best" / "model.safetensors").unlink()
     told: list[str] = []
-    set_damaged_aside(folder, told.append)
+    clear(folder, told.append)
     assert len(told) == 1 and newest.name in told[0]
     assert [path.name for path in steps(folder)] == [before.name]
-    state = latest(folder)
-    assert state is not None and state["step"] == int(before.name[5:])
+    assert meta(before)["step"] == int(before.name[5:])
     if how != "the checksum":
         with pytest.raises(CheckpointError):
             load_best(folder)
@@ -301,7 +342,7 @@ def test_damage_is_seen(reference: Callable[..., Path], tmp_path: Path, how: str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["single", "ddp"])
+@pytest.mark.parametrize("strategy", ["single", "ddp", "fsdp"])
 def test_twenty_kills_at_random_moments(gptx: Gptx, reference: Callable[..., Path], strategy: str) -> None:
     """Kill -9 of the command, or of a worker, some records on, or while a checkpoint or the result is written.
 
@@ -361,7 +402,7 @@ class Struck:
         )
         run = self.gptx.start(*self.words(tracked))
         reached = until(moment, run)
-        workers = self.gptx.workers() if self.strategy == "ddp" else []
+        workers = self.gptx.workers() if self.strategy != "single" else []
         victim = rng.choice([psutil.Process(run.pid), *workers]) if reached and run.poll() is None else None
         if victim is not None:
             with contextlib.suppress(psutil.NoSuchProcess):

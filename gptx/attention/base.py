@@ -30,7 +30,11 @@ class Attention(nn.Module, ABC):
     """Its last layer is named ``out``: it joins the residual stream, and is initialised smaller.
 
     Attributes:
-        tp: how tensor parallelism may cut each child: col | row.
+        tp: how tensor parallelism may cut a child. "col": by its outputs, which are heads. "row": by its inputs; the
+            parts' results are added. "whole": not; its output goes to all heads. "shared": not; its weights are of one
+            head's size, and all heads use them. What is not named is computed alike everywhere.
+        kv_heads: heads of keys and values.
+        together: how many of these, neighbours, cannot be cut apart.
         rotary_dim: R, how many dims of each head go through `view.rotate`.
         rotary_heads: G, how many key heads do.
         pair_width: multiply-adds spent on one (query, visible key) pair, all heads together.
@@ -38,6 +42,8 @@ class Attention(nn.Module, ABC):
     """
 
     tp: ClassVar[dict[str, str]]
+    kv_heads: int
+    together: int = 1
     rotary_dim: int
     rotary_heads: int
     pair_width: int

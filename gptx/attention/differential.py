@@ -27,6 +27,9 @@ class Differential(GQA):
             reports that one number for all layers does about as well: an attention does not know its layer.
     """
 
+    tp = GQA.tp | dict.fromkeys(("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"), "shared")
+    together = 2
+
     def __init__(
         self, shape: Shape, *, n_kv_head: int, lambda_init: float, qk_norm: bool, softcap: float, bias: bool
     ) -> None:

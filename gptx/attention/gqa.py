@@ -37,7 +37,7 @@ class GQA(Attention):
         bias: whether the projections have one.
     """
 
-    tp = {"q": "col", "k": "col", "v": "col", "out": "row"}  # noqa: RUF012 - a ClassVar in the base
+    tp = {"q": "col", "k": "col", "v": "col", "q_norm": "shared", "k_norm": "shared", "out": "row"}  # noqa: RUF012
 
     def __init__(self, shape: Shape, *, n_kv_head: int, qk_norm: bool, softcap: float, bias: bool) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class GQA(Attention):
             )
         check_softcap(softcap)
         self.head_dim = self.rotary_dim = shape.head_dim
-        self.rotary_heads = n_kv_head
+        self.kv_heads = self.rotary_heads = n_kv_head
         self.pair_width = 2 * shape.n_head * self.head_dim
         self.softcap = softcap
         self.demands = frozenset({"softcap"}) if softcap else frozenset()

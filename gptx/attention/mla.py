@@ -26,7 +26,7 @@ class MLA(Attention):
         bias: whether the projections from and to the model's width have one.
     """
 
-    tp = {"q": "col", "kv": "col", "out": "row"}  # noqa: RUF012 - a ClassVar in the base; what is shared is not cut
+    tp = {"q": "col", "kv": "col", "k": "whole", "out": "row"}  # noqa: RUF012 - a ClassVar in the base
 
     def __init__(self, shape: Shape, *, kv_rank: int, q_rank: int, rope_dim: int, softcap: float, bias: bool) -> None:
         super().__init__()
@@ -36,7 +36,8 @@ class MLA(Attention):
         if not 0 <= rope_dim <= 2**20 or rope_dim % 2:
             raise ConfigError(f"attention.rope_dim={rope_dim}: expected an even number: attention.rope_dim=16 would do")
         check_softcap(softcap)
-        heads, self.head_dim = shape.n_head, shape.head_dim
+        self.kv_heads = heads = shape.n_head
+        self.head_dim = shape.head_dim
         self.rotary_dim, self.rotary_heads = rope_dim or max(2, self.head_dim // 4 * 2), 1
         self.key_dim, rank = self.head_dim + self.rotary_dim, kv_rank or 4 * self.head_dim
         self.pair_width = heads * (self.key_dim + self.head_dim)

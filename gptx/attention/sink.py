@@ -11,6 +11,17 @@ from gptx.attention.gqa import GQA
 from gptx.shape import Shape
 
 
+class PerHead(nn.Module):
+    """One learned number a head, (H,), from 0."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(heads))
+
+    def forward(self) -> Tensor:
+        return self.weight
+
+
 class Sink(GQA):
     """softmax over the keys and one more logit a head, which has no value: exp(l_j) / (exp(sink_h) + sum exp(l)).
 
@@ -22,11 +33,11 @@ class Sink(GQA):
     def __init__(self, shape: Shape, *, n_kv_head: int, qk_norm: bool, softcap: float, bias: bool) -> None:
         super().__init__(shape, n_kv_head=n_kv_head, qk_norm=qk_norm, softcap=softcap, bias=bias)
         self.demands |= {"sink"}
-        self.sink = nn.Parameter(torch.zeros(shape.n_head))
+        self.sink = PerHead(shape.n_head)
 
     def forward(self, x: Tensor, view: View, keep: Keep) -> Tensor:
         q, k, v = self.project(x, view)
         k, v = keep(k, v)
-        y = view.attend(q, k, v, self.head_dim**-0.5, self.softcap, sink=self.sink)  # (B, T, H, D)
+        y = view.attend(q, k, v, self.head_dim**-0.5, self.softcap, sink=self.sink())  # (B, T, H, D)
         out: Tensor = self.out(y.flatten(-2))
         return out

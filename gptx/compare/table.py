@@ -68,7 +68,9 @@ def _row(folder: Path) -> Row:
     status, result, problem = _result(folder)
     config, hardware = _dict(result.get("config")), _dict(result.get("hardware"))
     kept = {key: value for key, value in result_keys(config).items() if key not in _SEEDS}
-    row: Row = {"run": str(folder), "status": status, "problem": problem, "written": _written(folder)}
+    if origin := _dict(result.get("origin")):
+        kept["resume_from"] = f"{origin.get('identity')}@{origin.get('step')}"
+    row: Row = {"run": str(folder), "status": status, "problem": problem, "written": _written(folder), "config": kept}
     row |= {key: str(result.get(key) or "") for key in _FACTS}
     row["seed"] = _whole(result.get("seed"), _whole(config.get("seed"), 0))
     row["data_seed"] = _whole(config.get("data_seed"), row["seed"])
@@ -77,7 +79,6 @@ def _row(folder: Path) -> Row:
     cores = hardware.get("cores")
     row["hardware"] = ", ".join(str(x) for x in (row["device"], hardware.get("cpu"), cores and f"{cores} cores") if x)
     row["variant"] = {k: str(v) for k, v in _dict(result.get("variant")).items() if k not in NOT_RESULT}
-    row["config"] = kept
     return row
 
 

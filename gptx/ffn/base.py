@@ -4,6 +4,7 @@ Letters: B batch, T time, D model width, F hidden width.
 """
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -15,14 +16,19 @@ class FFN(nn.Module, ABC):
     """Each token by itself. Its last layer is named ``out``: it joins the residual stream, and is initialised smaller.
 
     Attributes:
+        tp: how tensor parallelism may cut a child: "col", by its outputs; "row", by its inputs, and the parts'
+            results are added. Without any, all of it is computed alike everywhere.
         matmul_weights: multiply-adds that one token costs in matrix products other than those of Linear layers.
         shares_rows: whether, in training, the tokens of a row compete with each other: then packed documents would.
+        whole_rows: whether, in training, it has to see all tokens of a row at once.
         balance: a side loss of the last forward in training, weighted; None: it has none. `GPT` adds the layers' mean
             to its loss, for the gradient alone; whoever makes a loss of the logits has to do so too.
     """
 
+    tp: ClassVar[dict[str, str]] = {}
     matmul_weights: int = 0
     shares_rows: bool = False
+    whole_rows: bool = False
     balance: Tensor | None = None
 
     @abstractmethod
@@ -36,6 +42,8 @@ class FFN(nn.Module, ABC):
 
 class Plain(FFN):
     """Two layers with a pointwise activation between: out(activate(up x)), F = ratio * D."""
+
+    tp: ClassVar[dict[str, str]] = {"up": "col", "out": "row"}
 
     def __init__(self, shape: Shape, *, ratio: float) -> None:
         super().__init__()
@@ -54,6 +62,8 @@ class Plain(FFN):
 
 class Gated(FFN):
     """A gated linear unit (Shazeer 2020): out(activate(gate x) * up x). Ratio 8/3 has the parameters of Plain's 4."""
+
+    tp: ClassVar[dict[str, str]] = {"gate": "col", "up": "col", "out": "row"}
 
     def __init__(self, shape: Shape, *, ratio: float, multiple_of: int) -> None:
         super().__init__()

@@ -62,6 +62,7 @@ class MoE(FFN):
         hidden = hidden_width(shape, ratio, multiple_of)
         self.n_expert, self.top_k, self.capacity, self.balance_weight = n_expert, top_k, capacity, balance
         self.shares_rows = capacity > 0
+        self.whole_rows = capacity > 0 or balance > 0
         self.matmul_weights = top_k * 3 * shape.d_model * hidden
         self.router = nn.Linear(shape.d_model, n_expert, bias=False)
         self.gate = nn.Parameter(torch.zeros(n_expert, shape.d_model, hidden))

@@ -44,6 +44,7 @@ class Kernel(nn.Module, ABC):
     serves: ClassVar[frozenset[str]] = frozenset({"softcap", "sink", "decay"})
     packs: ClassVar[bool] = True  # whether it can hide the documents of a row from one another
     fp32: ClassVar[bool] = True  # whether it computes in fp32 too
+    parts: ClassVar[bool] = True  # whether it is itself with fewer queries than keys too
 
     def __init__(self, shape: Shape, demands: frozenset[str]) -> None:
         super().__init__()

@@ -36,6 +36,7 @@ class Flex(Reference):
     their order is not fixed, and a run would not repeat bit for bit."""
 
     serves: ClassVar[frozenset[str]] = frozenset({"softcap", "sink"})
+    parts = False
 
     def __init__(self, shape: Shape, demands: frozenset[str]) -> None:
         super().__init__(shape, demands)

@@ -37,7 +37,8 @@ class PositionalEncoding(nn.Module):
         return x
 
     def table(self, pos: Tensor) -> object:
-        """What `rotate` needs for positions (B or 1, T); made once a forward and shared by the layers."""
+        """What `rotate` needs for positions (B or 1, T), made once a forward and shared by the layers: tensors
+        (B or 1, T, 1 or G, R), or nothing."""
         return None
 
     def rotate(self, q: Tensor, k: Tensor, table: object) -> tuple[Tensor, Tensor]:

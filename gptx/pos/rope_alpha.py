@@ -26,5 +26,5 @@ class RoPEAlpha(RoPE):
     def rotate(self, q: Tensor, k: Tensor, table: object) -> tuple[Tensor, Tensor]:
         assert isinstance(table, tuple)
         cos, sin = (half.to(q.dtype) for half in table)  # (B or 1, T, 1 or G, R)
-        group = 1 if len(self.alpha) == 1 else q.shape[2] // len(self.alpha)
+        group = 1 if cos.shape[2] == 1 else q.shape[2] // cos.shape[2]
         return turn(q, cos.repeat_interleave(group, 2), sin.repeat_interleave(group, 2)), turn(k, cos, sin)

@@ -1,10 +1,9 @@
 """What two workers of gptx's launcher do: ``python -m launched FUNCTION FOLDER`` prints what it says in the end."""
 
+import atexit
 import os
 import signal
 import sys
-import threading
-import time
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -18,27 +17,19 @@ from gptx.strategy.ddp import DDP
 
 
 def signalled_at_the_end(folder: str) -> None:
-    """Rank 0 has finished, and waits for its launcher, when it gets a signal; rank 1 goes on until it has."""
-    sent = Path(folder, "sent")
+    """Rank 0 has finished, and is on its way out, when it gets a signal."""
     with noted_signals():
         if os.environ["RANK"] == "0":
-            threading.Thread(target=_signal_when_waiting, args=(sent,), daemon=True).start()
-            return
-        while not sent.exists():
-            time.sleep(0.002)
+            atexit.register(os.kill, os.getpid(), signal.SIGTERM)
 
 
-def _signal_when_waiting(sent: Path) -> None:
-    main = threading.main_thread().ident or 0
-    while not _waits(sys._current_frames()[main]):
-        time.sleep(0.002)
-    os.kill(os.getpid(), signal.SIGINT)
-    sent.touch()
-
-
-def _waits(frame: object) -> bool:
-    code = getattr(frame, "f_code", None)
-    return code is not None and code.co_name == "wait" and code.co_filename.endswith("synchronize.py")
+def hangs_when_its_peer_dies(folder: str) -> None:
+    """Rank 1 dies; rank 0 is where no signal but the last reaches it."""
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    while True:
+        signal.pause()
 
 
 def leaves_again_and_again(folder: str) -> None:
@@ -53,11 +44,11 @@ def leaves_again_and_again(folder: str) -> None:
 
 
 def _one_step() -> None:
-    with DDP(nproc=2, timeout=30).open("cpu") as ddp:
+    with DDP(nproc=2, timeout=30, restarts=0).open("cpu") as ddp:
         replica = ddp.place(torch.nn.Linear(64, 64))
         replica(torch.ones(8, 64)).sum().backward()
         ddp.sum(torch.ones(1))
 
 
 if __name__ == "__main__":
-    print(workers.start(globals()[sys.argv[1]], (sys.argv[2],), 2, 1))
+    print(workers.start(globals()[sys.argv[1]], (sys.argv[2],), 2, 1, Path(sys.argv[2], "logs")))

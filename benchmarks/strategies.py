@@ -1,0 +1,261 @@
+"""How a run is spread must not change what it computes: every strategy beside one process.
+
+By default: the loss of each of 20 steps under every strategy, in fp32 and bf16, less that of one process, relative to
+it; shown is the largest over the steps. With --speed: tokens/s and memory of a larger model on two processes, each
+strategy in processes of its own. Both take gptx's real training step.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gptx.cli import Parser, exit_code
+from gptx.config import compose, conf_dir
+from gptx.errors import ConfigError, GptxError, RunFailed
+
+if TYPE_CHECKING:
+    from gptx.train import Trainer
+
+EXAMPLES = """examples:
+  python -m benchmarks.strategies                          all strategies on 2 and 4 processes
+  python -m benchmarks.strategies --strategy tp cp --processes 2
+  python -m benchmarks.strategies --speed                  tokens/s and memory on 2 processes
+"""
+BOUND = 1e-5  # of the relative difference, in fp32
+MODELS = {
+    "gqa, rope, sliding": ("attention=gqa", "attention.n_kv_head=4", "pos=rope", "window=sliding", "window.size=16"),
+    "mha, learned, full": ("attention=mha", "pos=learned", "window=full"),
+}
+SMALL = (
+    "model.n_layer=4",
+    "model.n_head=8",
+    "model.d_model=64",
+    "model.context=64",
+    "trainer.batch_size=8",
+    "runtime.threads=1",
+)
+LARGE = ("model.n_layer=8", "model.n_head=8", "model.d_model=768", "model.context=128", "trainer.batch_size=4")
+COMMON = ("tracking=off", "trainer.val_tokens=4096", "runtime.val_batch=8")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one group of processes trains, as the command line would say it."""
+
+    strategy: str
+    processes: int
+    model: str
+    dtype: str
+    also: str
+
+    @property
+    def overrides(self) -> list[str]:
+        spread = [f"strategy={self.strategy}", f"strategy.nproc={self.processes}"]
+        return [*COMMON, *MODELS[self.model], f"precision={self.dtype}", *spread, *self.also.split()]
+
+
+def strategies() -> list[str]:
+    """All that lie on disk, besides the one that the others are compared with."""
+    return sorted(path.stem for path in (conf_dir() / "strategy").glob("*.yaml") if path.stem != "single")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return exit_code(lambda: _bench(_parser().parse_args(argv)))
+
+
+def _parser() -> Parser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser("python -m benchmarks.strategies", description=__doc__, epilog=EXAMPLES, formatter_class=raw)
+    parser.add_argument("--strategy", nargs="+", choices=strategies(), default=strategies(), help="(default: all)")
+    parser.add_argument("--processes", nargs="+", type=int, default=[2, 4], metavar="N", help="(default: 2 4)")
+    parser.add_argument("--steps", type=int, default=20, help="(default %(default)s)")
+    parser.add_argument("--speed", action="store_true", help="tokens/s and memory instead, on 2 processes")
+    parser.add_argument("--also", default="", metavar="OVERRIDES", help="e.g. 'compile=true precision=bf16'")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="(default %(default)s)")
+    parser.add_argument("--markdown", action="store_true", help="print a markdown table, for a README")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure")
+    return parser
+
+
+def _bench(args: argparse.Namespace) -> None:
+    if args.steps < 1 or min(args.processes) < 1:
+        raise GptxError(f"--steps {args.steps} --processes {args.processes}: expected at least 1")
+    if args.json and not args.json.parent.is_dir():
+        raise GptxError(f"--json {args.json}: there is no folder {args.json.parent}")
+    table, figures = (_speeds if args.speed else _differences)(args)
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1))
+    if args.markdown:
+        _markdown(table)
+    else:
+        Console().print(table)
+    if wrong := [case for case in figures if case.get("difference", 0) > BOUND and case["dtype"] == "fp32"]:
+        arms = (f"strategy={case['strategy']} on {case['processes']} processes, {case['model']}" for case in wrong)
+        raise RunFailed(f"not the loss of one process, which is a bug of gptx: {'; '.join(arms)}")
+
+
+def _markdown(table: Table) -> None:
+    rows = zip(*(column.cells for column in table.columns), strict=True)
+    print("| " + " | ".join(str(column.header) for column in table.columns) + " |")
+    print("|" + "|".join(" --- " if i < 2 else " ---: " for i in range(len(table.columns))) + "|")
+    for row in rows:
+        print("| " + " | ".join(map(str, row)) + " |")
+
+
+# ------------------------------------------------------------------------------------ losses
+
+
+def _differences(args: argparse.Namespace) -> tuple[Table, Any]:
+    kinds = [(model, dtype, args.also) for model in MODELS for dtype in ("fp32", "bf16")]
+    table = Table("strategy", "processes", *(f"{model}: {dtype}" for model, dtype, _ in kinds))
+    alone = dict(zip(kinds, _losses([Case("single", 1, *kind) for kind in kinds], args), strict=True))
+    figures: list[dict[str, Any]] = []
+    for count in args.processes:
+        cases = [Case(strategy, count, *kind) for strategy in args.strategy for kind in kinds]
+        for case, losses in zip(cases, _losses(cases, args), strict=True):
+            figures.append({**asdict(case), **_compared(losses, alone[case.model, case.dtype, case.also])})
+    for strategy in args.strategy:
+        mine = [figure for figure in figures if figure["strategy"] == strategy]
+        cells = [[f["shown"] for f in mine if (f["model"], f["dtype"], f["also"]) == kind] for kind in kinds]
+        table.add_row(strategy, *(" / ".join(cell) for cell in (map(str, args.processes), *cells)))
+    return table, figures
+
+
+def _compared(losses: list[float] | str, alone: list[float]) -> dict[str, Any]:
+    """The largest relative difference; or why there is none, as the strategy has said it."""
+    if isinstance(losses, str):
+        return {"shown": losses}
+    worst = max(abs(a - b) / b for a, b in zip(losses, alone, strict=True))
+    return {"losses": losses, "single": alone, "difference": worst, "shown": f"{worst:.1e}"}
+
+
+def _losses(cases: list[Case], args: argparse.Namespace) -> list[Any]:
+    """Of each case, of each step; or why it was refused. All cases take turns in one group of processes."""
+    return _together(_train_all, cases, args)
+
+
+def _train_all(cases: list[Case], out: str, steps: int, device: str) -> None:
+    """What each process of a group does."""
+    import torch.distributed as dist
+
+    if cases[0].processes > 1:
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    found: list[Any] = []
+    for case in cases:
+        try:
+            with _trainer([*SMALL, f"trainer.max_steps={steps}", f"device={device}", *case.overrides]) as trainer:
+                found.append([_step(trainer) for _ in range(steps)])
+        except ConfigError as error:
+            found.append(str(error))
+    if os.environ.get("RANK", "0") == "0":
+        Path(out).write_text(json.dumps(found))
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _step(trainer: "Trainer") -> float:
+    """The loss of a step, of all processes together."""
+    trainer.step()
+    trainer.now += 1
+    loss, steps, _ = trainer.strategy.sum(trainer.tally.clone()).tolist()
+    trainer.tally.zero_()
+    return float(loss / steps)
+
+
+@contextmanager
+def _trainer(overrides: list[str]) -> Iterator["Trainer"]:
+    import torch
+
+    from gptx.assembly import build
+    from gptx.parts import part, tokens
+    from gptx.plan import Plan
+    from gptx.runfolder import RunFolder
+    from gptx.train import Trainer
+
+    cfg = compose(overrides)
+    strategy = part(cfg.strategy)
+    count = strategy.processes(cfg.device.type, int(os.environ.get("WORLD_SIZE", "0")))
+    plan = Plan.of(cfg, strategy.rows(count))
+    with torch.device("meta"):
+        strategy.check(build(cfg, tokens(cfg).tokenizer.n_vocab), count, plan)
+    with tempfile.TemporaryDirectory() as folder, strategy.open(cfg.device.type):
+        yield Trainer(cfg, RunFolder(Path(folder)), strategy, None)
+
+
+def _together(work: Callable[..., None], cases: list[Case], args: argparse.Namespace) -> Any:
+    """What the first process of a group has written."""
+    from gptx.device import cores
+    from gptx.parts import tokens
+    from gptx.strategy import workers
+
+    count = cases[0].processes
+    tokens(compose(cases[0].overrides))  # made once, before anybody looks for it
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "found.json"
+        workers.start(work, (cases, str(out), args.steps, args.device), count, max(1, cores() // count), Path(folder))
+        return json.loads(out.read_text())
+
+
+# ------------------------------------------------------------------------------------- speed
+
+
+def _speeds(args: argparse.Namespace) -> tuple[Table, Any]:
+    count = args.processes[0]
+    kind = ("mha, learned, full", "fp32", args.also)
+    cases = [Case("single", 1, *kind), *(Case(strategy, count, *kind) for strategy in args.strategy)]
+    table, figures = Table("strategy", "processes", "tokens/s", "weights and moments, MB", "at most, MB"), []
+    for case in cases:
+        try:
+            found = _together(_time, [case], args)
+        except GptxError as error:
+            table.add_row(case.strategy, str(case.processes), str(error))
+            continue
+        figures.append({**asdict(case), **found})
+        speed = f"{found['tokens_per_s']:,.0f}"
+        table.add_row(case.strategy, str(case.processes), speed, f"{found['held']:,.0f}", f"{found['peak']:,.0f}")
+    return table, figures
+
+
+def _time(cases: list[Case], out: str, steps: int, device: str) -> None:
+    from gptx.device import peak_memory
+
+    [case] = cases
+    with _trainer([*LARGE, f"trainer.max_steps={steps}", f"device={device}", *case.overrides]) as trainer:
+        strategy, before, times = trainer.strategy, peak_memory(trainer.strategy.device), []
+        for _ in range(steps):
+            then = time.perf_counter()
+            _step(trainer)
+            times.append(time.perf_counter() - then)
+        tokens = trainer.plan.batch_size * trainer.cfg.model.context
+        found = {
+            "tokens_per_s": tokens / statistics.median(times[2:] or times),
+            "held": strategy.largest(_held(trainer)) / 1e6,
+            "before": strategy.largest(before) / 1e6,
+            "peak": strategy.largest(peak_memory(strategy.device)) / 1e6,
+        }
+    if os.environ.get("RANK", "0") == "0":
+        Path(out).write_text(json.dumps(found))
+
+
+def _held(trainer: "Trainer") -> int:
+    """Bytes of weights and moments in this process."""
+    from gptx.checkpoint import tensors
+
+    own = (getattr(t, "_local_tensor", t) for t in tensors(trainer.model, trainer.optim).values())
+    return sum(t.nbytes for t in own)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
