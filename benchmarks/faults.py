@@ -237,18 +237,24 @@ def _check_told(life: Life) -> None:
 
 
 def _table(strategies: list[str], lives: list[Life]) -> Table:
-    kinds = list(dict.fromkeys(MOMENTS))
-    table = Table("strategy", "runs", "kills", *kinds, "of the command", "of a worker", "truncated", "bit-flipped")
-    for strategy in strategies:
-        mine = [life for life in lives if life.strategy == strategy]
-        kills = [kill for life in mine for kill in life.kills]
-        moments = Counter(kill["moment"] for kill in kills)
-        victims = Counter(kill["victim"] for kill in kills)
-        damage = Counter(kill["damage"]["how"] for kill in kills if "damage" in kill)
-        counts = [*(moments[kind] for kind in kinds), victims["command"], victims["worker"]]
-        counts += [damage["truncated"], damage["bit-flipped"]]
-        table.add_row(strategy, *map(str, (len(mine), len(kills), *counts)))
+    columns = [_counts([life for life in lives if life.strategy == strategy]) for strategy in strategies]
+    table = Table("", *strategies)
+    for what in columns[0]:
+        table.add_row(what, *(str(column[what]) for column in columns))
     return table
+
+
+def _counts(lives: list[Life]) -> dict[str, int]:
+    kills = [kill for life in lives for kill in life.kills]
+    moments, victims = (Counter(kill[key] for kill in kills) for key in ("moment", "victim"))
+    damage = Counter(kill["damage"]["how"] for kill in kills if "damage" in kill)
+    return {
+        "runs": len(lives),
+        "kills": len(kills),
+        **{f"while {moment}": moments[moment] for moment in dict.fromkeys(MOMENTS)},
+        **{f"of {victim}": victims[victim] for victim in ("command", "worker")},
+        **{f"checkpoints {how}": damage[how] for how in ("truncated", "bit-flipped")},
+    }
 
 
 if __name__ == "__main__":

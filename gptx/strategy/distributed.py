@@ -100,7 +100,7 @@ class Distributed(Strategy):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        # After an error the others may never come to this barrier: leave, and be ended by the launcher.
+        # After an error the others may wait in another collective: leave, and be ended by the launcher.
         if exc is None and self.begun:
             dist.destroy_process_group()
 
