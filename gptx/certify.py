@@ -20,12 +20,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from gptx import kept
 from gptx.cli import Parser
 from gptx.config import plain_dict
 from gptx.errors import ConfigError, GptxError, Interrupted
 from gptx.journal import Journal
-from gptx.kept import damage, number, steps
+from gptx.kept import damage, number, step_name, steps
 from gptx.runfolder import RunFolder, write_json
 
 INTERRUPTED = 130
@@ -111,7 +110,7 @@ def _stretch(folder: RunFolder, given: int | None) -> tuple[int, int]:
         ConfigError: there is none such.
     """
     found = {number(path): damage(path) for path in steps(folder.checkpoints)}
-    damaged = [f"{kept.step_name(step)} is damaged ({why})" for step, why in found.items() if why]
+    damaged = [f"{step_name(step)} is damaged ({why})" for step, why in found.items() if why]
     kept = [step for step, why in found.items() if why is None]
     if not kept:
         reason = "; ".join(damaged) or "it has to train to its first validation"
@@ -159,7 +158,7 @@ def _begin(folder: RunFolder, start: dict[str, Any], again: RunFolder, first: in
     with Journal(again.path) as book:
         book.write("start", origin=start.get("origin"))
     if first:
-        name = kept.step_name(first)
+        name = step_name(first)
         shutil.copytree(folder.checkpoints / name, again.checkpoints / name, copy_function=os.symlink)
 
 

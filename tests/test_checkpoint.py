@@ -171,7 +171,7 @@ def test_only_the_last_are_kept_and_none_is_half_removed(tmp_path: Path, monkeyp
     for step in (1, 2, 3):
         save(step)
     assert [kept.number(path) for path in kept.steps(tmp_path)] == [2, 3]
-    monkeypatch.setattr(kept.shutil, "rmtree", lambda path: path.joinpath("meta.json").unlink())  # and is killed
+    monkeypatch.setattr(kept.shutil, "rmtree", lambda path, **_: path.joinpath("meta.json").unlink())  # killed
     save(4)
     monkeypatch.undo()
     assert [kept.damage(path) for path in kept.steps(tmp_path)] == [None, None]
