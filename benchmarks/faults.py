@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from gptx import journal
-from gptx.cli import Parser, exit_code
-from gptx.config import conf_dir
+from gptx.cli import Parser, check_json, exit_code
+from gptx.config import options
 from gptx.errors import GptxError, RunFailed
 
 EXAMPLES = """examples:
@@ -50,10 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     raw = argparse.RawDescriptionHelpFormatter
-    known = sorted(path.stem for path in (conf_dir() / "strategy").glob("*.yaml"))
     parser = Parser("python -m benchmarks.faults", description=__doc__, epilog=EXAMPLES, formatter_class=raw)
     parser.add_argument("--kills", type=int, default=50, help="of all strategies together (default %(default)s)")
-    parser.add_argument("--strategy", nargs="+", choices=known, default=["ddp", "fsdp"], help="(default: ddp fsdp)")
+    parser.add_argument(
+        "--strategy", nargs="+", choices=options("strategy"), default=["ddp", "fsdp"], help="(default: ddp fsdp)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments and victims (default %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every kill")
     return parser
@@ -170,7 +171,7 @@ def differences(folder: Path, reference: Path) -> list[str]:
     from gptx.checkpoint import whole
     from gptx.kept import steps
 
-    found = [] if history(folder) == history(reference) else ["the journals' losses"]
+    found = [] if journal.computed(folder) == journal.computed(reference) else ["the journals' losses"]
     for side in ("last", "best"):
         if side == "last":
             ours, theirs = (whole(steps(place / "checkpoints")[-1]) for place in (folder, reference))
@@ -181,17 +182,10 @@ def differences(folder: Path, reference: Path) -> list[str]:
     return found
 
 
-def history(folder: Path) -> dict[tuple[int, str], float]:
-    """Every value that training computed, by step and key."""
-    records = (record for record in journal.read(folder) if record["kind"] == "metrics")
-    return {(r["step"], k): v for r in records for k, v in r["values"].items() if not k.startswith("perf/")}
-
-
 def _bench(args: argparse.Namespace) -> None:
     if args.kills < 1:
         raise GptxError(f"--kills {args.kills}: expected at least 1")
-    if args.json and not args.json.parent.is_dir():
-        raise GptxError(f"--json {args.json}: there is no folder {args.json.parent}")
+    check_json(args.json)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
     rng, console = random.Random(args.seed), Console(highlight=False)
     with tempfile.TemporaryDirectory(prefix="gptx-faults-") as place:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from gptx.cli import Parser, exit_code
+from gptx.cli import Parser, check_json, exit_code
 from gptx.errors import GptxError
 
 KERNELS = ("reference", "sdpa", "banded", "flex", "flash")
@@ -82,8 +82,7 @@ def _bench(args: argparse.Namespace) -> None:
         raise GptxError(
             f"--rounds {args.rounds} --tokens {args.tokens}: expected at least 1, contexts too; windows 0 or more"
         )
-    if args.json and not args.json.parent.is_dir():
-        raise GptxError(f"--json {args.json}: there is no folder {args.json.parent}")
+    check_json(args.json)
     import torch
 
     from gptx.device import hardware, keep_freed_memory, pick

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from gptx.cli import Parser, exit_code
-from gptx.config import compose, conf_dir
+from gptx.cli import Parser, check_json, exit_code
+from gptx.config import compose, options
 from gptx.errors import ConfigError, GptxError, RunFailed
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Case:
 
 def strategies() -> list[str]:
     """All that lie on disk, besides the one that the others are compared with."""
-    return sorted(path.stem for path in (conf_dir() / "strategy").glob("*.yaml") if path.stem != "single")
+    return [strategy for strategy in options("strategy") if strategy != "single"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,8 +92,7 @@ def _parser() -> Parser:
 def _bench(args: argparse.Namespace) -> None:
     if args.steps < 1 or min(args.processes) < 1:
         raise GptxError(f"--steps {args.steps} --processes {args.processes}: expected at least 1")
-    if args.json and not args.json.parent.is_dir():
-        raise GptxError(f"--json {args.json}: there is no folder {args.json.parent}")
+    check_json(args.json)
     table, figures = (_speeds if args.speed else _differences)(args)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1))

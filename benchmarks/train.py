@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.apart import apart
-from gptx.cli import Parser, exit_code
-from gptx.config import conf_dir
+from gptx.cli import Parser, check_json, exit_code
+from gptx.config import options
 from gptx.errors import GptxError
 
 if TYPE_CHECKING:
@@ -110,8 +110,7 @@ def _peer(text: str) -> tuple[str, Path]:
 def _bench(args: argparse.Namespace) -> None:
     if args.rounds < 1 or args.seconds < 0:
         raise GptxError(f"--rounds {args.rounds} --seconds {args.seconds:g}: expected at least 1 round and 0 seconds")
-    if args.json and not args.json.parent.is_dir():
-        raise GptxError(f"--json {args.json}: there is no folder {args.json.parent}")
+    check_json(args.json)
     import torch
 
     from gptx.device import hardware, pick
@@ -157,7 +156,7 @@ def _arms(args: argparse.Namespace, folder: Path) -> dict[str, tuple[Any, ...]]:
     ours: dict[str, tuple[str, ...]] = {"gptx": SAME_MODEL, "gptx fp32": (*SAME_MODEL, "precision=fp32")}
     ours |= {"gptx, own variant": ()}
     if args.all:
-        kernels = sorted(path.stem for path in (conf_dir() / "kernel").glob("*.yaml"))
+        kernels = options("kernel")
         named = {kernel: (*SAME_MODEL, f"kernel={kernel}") for kernel in kernels if serves(kernel, args)}
         ours |= {f"gptx kernel={kernel}": overrides for kernel, overrides in named.items()}
     ours |= {f"gptx {text}": tuple(text.split()) for text in args.arm}

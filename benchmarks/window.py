@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.apart import apart
-from gptx.cli import Parser, exit_code
+from gptx.cli import Parser, check_json, exit_code
 from gptx.errors import GptxError
 
 HEADS, DIM = 6, 64
@@ -76,8 +76,7 @@ def _bench(args: argparse.Namespace) -> None:
             f"--rounds {args.rounds} --window {args.window} --tokens {args.tokens} --longest {args.longest} "
             f"--seconds {args.seconds:g}: expected at least 1, 1, 1, 512 and 0"
         )
-    if args.json and not args.json.parent.is_dir():
-        raise GptxError(f"--json {args.json}: there is no folder {args.json.parent}")
+    check_json(args.json)
     import torch
 
     from gptx.device import compute_dtype, hardware, pick

@@ -17,11 +17,9 @@ from gptx.window.base import Window
 
 
 class Memory(Protocol):
-    """Attributes:
-    length: tokens of the row that are not in this forward.
-    """
-
-    length: int
+    @property
+    def length(self) -> int:
+        """Tokens of the row that are not in this forward."""
 
     def where(self, windows: Collection[Window], tokens: Tensor, documents: Tensor | None) -> dict[Window, Where]:
         """Where the tokens (B, T) of this forward stand, and those that a layer of each window sees besides."""

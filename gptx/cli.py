@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from gptx.errors import ConfigError, GptxError
@@ -13,6 +14,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; {self.prog} --help shows what there is")
+
+
+def check_json(path: Path | None) -> None:
+    """Of ``--json FILE``, before anything is measured."""
+    if path and not path.parent.is_dir():
+        raise GptxError(f"--json {path}: there is no folder {path.parent}")
 
 
 def exit_code(work: Callable[[], object]) -> int:

@@ -49,6 +49,11 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[1] / "conf"
 
 
+def options(group: str) -> list[str]:
+    """gptx's own options of a group, as they lie on disk."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """The checked config of a run, e.g. ``compose(["attention=gqa", "trainer.max_steps=100"])``.
 

@@ -93,6 +93,15 @@ def read(run_dir: Path) -> Iterator[Record]:
     yield from tail(run_dir)[0]
 
 
+def computed(run_dir: Path) -> dict[tuple[int, str], Any]:
+    """All that training computed, by step and key: losses and the like, and the checksum of the batches; no speeds."""
+    found: dict[tuple[int, str], Any] = {}
+    for record in (record for record in read(run_dir) if record["kind"] == "metrics"):
+        values = {**record["values"], **({"batch": record["batch"]} if "batch" in record else {})}
+        found |= {(record["step"], key): value for key, value in values.items() if not key.startswith("perf/")}
+    return found
+
+
 def runs(root: Path) -> Iterator[Path]:
     """Run folders at or below ``root``, sorted; dot folders (caches, stores, replaced runs) are not looked into."""
     if (root / NAME).exists():

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from gptx.assembly import build
 from gptx.cli import Parser
-from gptx.config import compose, conf_dir
+from gptx.config import compose, conf_dir, options
 from gptx.errors import ConfigError, GptxError
 from gptx.kernel.base import Kernel
 from gptx.measure import Cost, cost
@@ -101,10 +101,6 @@ def _row(base: DictConfig, axis: str, option: str, what: str, met: tuple[str, ..
     except ConfigError as refusal:
         return Row(axis, option, what, None, (str(refusal),))
     return Row(axis, option, what, price, (*_refused(base, axis, option), *met))
-
-
-def options(axis: str) -> list[str]:
-    return sorted(path.stem for path in (conf_dir() / axis).glob("*.yaml"))
 
 
 def exchanged(base: DictConfig, parts: dict[str, str], **model: int) -> DictConfig:

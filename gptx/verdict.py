@@ -69,13 +69,8 @@ def verdict(
 
 
 def _values(folder: RunFolder, first: int, last: int) -> Values:
-    """What the journal says of these steps, but for the speed."""
-    found: Values = {}
-    for record in journal.read(folder.path):
-        if record["kind"] == "metrics" and first < record["step"] <= last:
-            values = {**record["values"], **({"batch": record["batch"]} if "batch" in record else {})}
-            found |= {(record["step"], key): value for key, value in values.items() if not key.startswith("perf/")}
-    return found
+    """What the journal says of these steps."""
+    return {place: value for place, value in journal.computed(folder.path).items() if first < place[0] <= last}
 
 
 def _journals(run: Values, again: Values) -> dict[str, dict[str, Any]]:

@@ -204,6 +204,13 @@ def history(folder: Path) -> dict[tuple[str, int], float]:
     return found
 
 
+def flip(path: Path, at: float = 0.5) -> None:
+    """One bit of a file, so far in it."""
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * at)] ^= 4
+    path.write_bytes(data)
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors that a run leaves: best model, last model, moments of the optimiser."""
     checkpoints = folder / "checkpoints"

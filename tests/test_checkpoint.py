@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from command import DEADLINE, OWN, TINY, Done, Gptx, records, until
+from command import DEADLINE, OWN, TINY, Done, Gptx, flip, records, until
 from conftest import Maker, Trained
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 
@@ -56,12 +56,6 @@ def killed(gptx: Gptx, trained: Trained) -> Path:
     lines = [line for line in book.read_text().splitlines(True) if json.loads(line)["kind"] not in ("sample", "end")]
     book.write_text("".join(lines))
     return gptx.folder / "checkpoints"
-
-
-def flip(path: Path, at: float = 0.5) -> None:
-    data = bytearray(path.read_bytes())
-    data[int(len(data) * at)] ^= 4
-    path.write_bytes(data)
 
 
 # ------------------------------------------------------------------------------------ in the background

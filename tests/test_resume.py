@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from command import DEADLINE, OWN_CONF, STEPS, Gptx, Terminal, pausing, records, same, until, unused_port, words
+from command import DEADLINE, OWN_CONF, STEPS, Gptx, Terminal, flip, pausing, records, same, until, unused_port, words
 from conftest import Maker
 from fake_runs import ask, contents, database, rows_of, uid_of
 
@@ -116,13 +116,6 @@ def test_a_run_goes_on_whatever_stops_it(gptx: Gptx, reference: Callable[..., Pa
     assert f"step-{newest:08d} is damaged" in records(gptx.folder, "event")[-1]["text"]
     assert life.resumed()[-1] == before
     same(gptx.folder, reference(strategy))
-
-
-def flip(path: Path) -> None:
-    """One bit of a file."""
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 4
-    path.write_bytes(data)
 
 
 def deaf(process: psutil.Process) -> bool:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from command import OWN, ROOT
 
-from gptx.config import conf_dir
+from gptx.config import options
 
-STRATEGIES = {path.stem for path in (conf_dir() / "strategy").glob("*.yaml")} - {"single"}
+STRATEGIES = set(options("strategy")) - {"single"}
 MODULE = "import sys, benchmarks.{0} as bench; {1}; sys.exit(bench.main(sys.argv[1:]))"
 
 

@@ -17,6 +17,7 @@ from gptx.device import pick
 from gptx.errors import ConfigError
 
 if TYPE_CHECKING:
+    from gptx.cache import Memory
     from gptx.model import GPT
     from gptx.plan import Plan
 
@@ -116,18 +117,23 @@ class Strategy:
         """Round one micro-batch: gradients need to meet only in the last."""
         return contextlib.nullcontext()
 
+    def own(self, batch: Batch) -> tuple[Tensor, Tensor, "Memory | None", Tensor | None]:
+        """What of a batch this process computes, as `GPT.forward` takes it: tokens, targets, memory, documents."""
+        return batch.x, batch.y, None, batch.documents
+
     def backward(self, placed: nn.Module, batch: Batch, share: float, autocast: Autocast) -> Tensor:
         """Add ``share`` times the gradient of the batch's mean loss to the gradients; returns that part of the loss."""
         with autocast():
-            loss: Tensor = placed(batch.x, batch.y, documents=batch.documents) * share
+            loss: Tensor = placed(*self.own(batch)) * share
         loss.backward()
         return loss.detach()
 
     def predict(self, placed: nn.Module, batch: Batch, autocast: Autocast) -> tuple[Tensor, Tensor] | None:
         """Logits (B, T, V) and their targets (B, T), as far as they are this process's to tell: T may be a part of the
         row, and None is nothing."""
+        x, y, memory, documents = self.own(batch)
         with autocast():
-            return placed(batch.x, documents=batch.documents), batch.y
+            return placed(x, None, memory, documents), y
 
     def sum(self, x: Tensor) -> Tensor:
         """The sum of ``x`` over all processes that have a loss of their own, the same everywhere."""

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from gptx.attention.base import Keep
+from gptx.cache import Memory
 from gptx.errors import ConfigError, option
 from gptx.model import GPT
-from gptx.strategy.base import Autocast, Batch
+from gptx.strategy.base import Batch
 from gptx.strategy.distributed import degree
 from gptx.strategy.fsdp import FSDP
 from gptx.strategy.zigzag import Cut, Pieces, deal, join
@@ -79,22 +80,10 @@ class CP(FSDP):
         model.kernel = Pieces(model.shape, model.kernel, self.cut)
         return super().place(model)
 
-    def backward(self, placed: nn.Module, batch: Batch, share: float, autocast: Autocast) -> Tensor:
-        x, y = self.cut.take(batch.x), self.cut.take(batch.y)
-        with autocast():
-            loss: Tensor = placed(x, y, self._row(batch), batch.documents) * share
-        loss.backward()
-        return loss.detach()
-
-    def predict(self, placed: nn.Module, batch: Batch, autocast: Autocast) -> tuple[Tensor, Tensor]:
-        """Of this process's tokens: (B, T/n, V) and (B, T/n)."""
-        with autocast():
-            logits: Tensor = placed(self.cut.take(batch.x), None, self._row(batch), batch.documents)
-        return logits, self.cut.take(batch.y)
-
-    def _row(self, batch: Batch) -> "Row":
+    def own(self, batch: Batch) -> tuple[Tensor, Tensor, Memory, Tensor | None]:
         length = batch.x.shape[1]
-        return Row(length - length // self.cut.count, self.cut, self.group)
+        row = Row(length - length // self.cut.count, self.cut, self.group)
+        return self.cut.take(batch.x), self.cut.take(batch.y), row, batch.documents
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,18 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def add_up(gradients: list[Tensor], group: Any, device: torch.device) -> None:
+    """Make the sums of what the processes of a group have, in place; of weights that are sharded too, each shard by
+    itself. ``device`` is where the group talks."""
+    if not gradients:
+        return
+    own = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
+    total = torch.cat([one.flatten() for one in own]).to(device)
+    dist.all_reduce(total, group=group)
+    for one, added in zip(own, total.split([one.numel() for one in own]), strict=True):
+        one.copy_(added.view_as(one))
+
+
 def by_mesh(tensors: list[Tensor]) -> dict[Any, list[Tensor]]:
     """Tensors that lie on the same processes: torch computes with those at once, and with no others."""
     groups: dict[Any, list[Tensor]] = {}

@@ -12,16 +12,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
-from torch.distributed.tensor import DTensor
 
 from gptx.cache import Nothing
 from gptx.errors import ConfigError, option
 from gptx.ffn.base import FFN
 from gptx.model import GPT
 from gptx.plan import Plan
-from gptx.pos.base import PositionalEncoding
 from gptx.strategy.base import Autocast, Batch
-from gptx.strategy.distributed import degree, whole
+from gptx.strategy.cut import serves_heads
+from gptx.strategy.distributed import add_up, degree, whole
 from gptx.strategy.fsdp import DTYPES, FSDP
 from gptx.strategy.tp import mixed
 
@@ -128,7 +127,7 @@ class PP(FSDP):
     def place(self, model: GPT) -> nn.Module:
         """Keep what is this stage's: the rest has no weights here, and names stay as they are."""
         each, tied = model.shape.n_layer // self.stages, model.head is None
-        embeds = type(model.pos).embed is not PositionalEncoding.embed  # it works at the input, and nowhere else
+        embeds = not serves_heads(model.pos)  # it works at the input, and nowhere else
         model.layers = range(self.stage * each, (self.stage + 1) * each)
         model.ffns = tuple(model.ffns[layer] for layer in model.layers)
         elsewhere = [f"blocks.{layer}" for layer in range(model.shape.n_layer) if layer not in model.layers]
@@ -188,10 +187,7 @@ class PP(FSDP):
         for parameter, group in self.shared:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            grad = parameter.grad.to_local() if isinstance(parameter.grad, DTensor) else parameter.grad
-            total = grad.to(self.device)
-            dist.all_reduce(total, group=group)
-            grad.copy_(total)
+            add_up([parameter.grad], group, self.device)
         return super().clip(model, max_norm)
 
     def norm(self, gradients: list[Tensor]) -> Tensor:

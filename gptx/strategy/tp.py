@@ -4,17 +4,14 @@ output layer are whole in each of them, and computed alike."""
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from gptx.errors import ConfigError, option
 from gptx.ffn.base import Gated
 from gptx.model import GPT
 from gptx.pos.base import PositionalEncoding
 from gptx.strategy.cut import cut, serves_heads
-from gptx.strategy.distributed import Distributed
+from gptx.strategy.distributed import Distributed, add_up
 
 if TYPE_CHECKING:
     from gptx.plan import Plan
@@ -52,18 +49,9 @@ class TP(Distributed):
 
     def clip(self, model: nn.Module, max_norm: float) -> Tensor:
         named = dict(model.named_parameters())
-        self.add_up([gradient for name in self.parts if (gradient := named[name].grad) is not None])
+        gradients = [gradient for name in self.parts if (gradient := named[name].grad) is not None]
+        add_up(gradients, self.mesh.get_group("tp"), self.device)
         return super().clip(model, max_norm)
-
-    def add_up(self, gradients: list[Tensor]) -> None:
-        """Make sums of parts, in place; where the weights are sharded too, each shard by itself."""
-        if not gradients:
-            return
-        own = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
-        total = torch.cat([one.flatten() for one in own]).to(self.device)
-        dist.all_reduce(total, group=self.mesh.get_group("tp"))
-        for one, added in zip(own, total.split([one.numel() for one in own]), strict=True):
-            one.copy_(added.view_as(one))
 
 
 def uncut(model: GPT, count: int) -> tuple[str, ...] | None:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 import gptx
 from gptx.assembly import build
-from gptx.config import conf_dir
+from gptx.config import options
 from gptx.optim import decay_groups, update
 from gptx.parts import part
 from gptx.strategy import workers
@@ -63,7 +63,7 @@ def work(folder: str) -> None:
     dist.init_process_group("gloo")
     torch.compile.__kwdefaults__["backend"] = "aot_eager"  # what a strategy can break is the tracing
     found = {}
-    for strategy in sorted(path.stem for path in (conf_dir() / "strategy").glob("*.yaml")):
+    for strategy in options("strategy"):
         for name, words in WITH.items():
             for compiled in (False, True):
                 found[f"{strategy}, {name}{', compiled' * compiled}"] = losses(strategy, words, compiled)
