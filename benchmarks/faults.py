@@ -21,7 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
+try:
+    import psutil
+except ImportError:
+    raise SystemExit("error: benchmarks.faults needs psutil: pip install -e '.[test]' -c constraints.txt") from None
 from rich.console import Console
 from rich.table import Table
 
