@@ -18,12 +18,12 @@ from gptx.shape import Shape
 from gptx.window.base import Window
 
 
-def build(cfg: DictConfig, vocab_size: int, device: str | None = None) -> GPT:
+def build(cfg: DictConfig, vocab_size: int, device: str | torch.device | None = None) -> GPT:
     """The freshly initialised model of a config.
 
     Args:
         cfg: what `gptx.compose` returns.
-        device: the kind of device it is for, where that is not ``cfg.device``.
+        device: the device it is for, or its kind, where that is not ``cfg.device``.
         vocab_size: what the tokenizer has; checked against ``model.vocab_size``, or used where that is 0.
 
     Raises:

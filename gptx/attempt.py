@@ -8,7 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config import plain_dict, run_name
+from gptx.config import plain_dict
+from gptx.identity import run_name
 from gptx.journal import Journal
 from gptx.kept import clear, meta, number, steps
 from gptx.origin import checkpoint_of

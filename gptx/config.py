@@ -1,11 +1,10 @@
-"""Compose a config, check it against the YAML it came from, and name what it computes. Never imports torch.
+"""Compose a config and check it against the YAML it came from. Never imports torch.
 
 The YAML is the schema: a variant's file names every key it has, with a default whose type is the key's type. The same
 options composed without any value make the schema; whatever the config has beyond it, or of another type, is refused.
 """
 
 import difflib
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,25 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gptx.errors import ConfigError
 
-# What does not change the result. Identity is the hash of everything else, so nobody keeps a longer list.
-NOT_RESULT = ("tracking", "runtime", "sweep", "paths", "study", "force", "variant")
-# Nor does where a text or another run lies (its hash and its identity stand for it), how many do the work (but see
-# `result_keys`), or what saves memory: a run that has too little may go on with it.
-NOT_RESULT_KEYS = (
-    "data.path",
-    "tokenizer.path",
-    "resume_from",
-    "strategy.nproc",
-    "strategy.timeout",
-    "strategy.restarts",
-    "strategy.reshard",
-    "strategy.prefetch",
-    "strategy.offload",
-    "activation_checkpointing",
-)
+OF_SWEEPS = ("sweep", "match", "dry_run")
 SMALLEST, LARGEST = 1e-30, 1e15  # of numbers in a config
+OPEN = ("hydra.launcher.sbatch", "hydra.sweeper.params")  # groups that take any key
 SEEDS = ("seed", "data_seed")  # whose whole range is meant
-AXES = ("attention", "pos", "window", "strategy")  # the ones a run's name shows
 
 
 def conf_dir() -> Path:
@@ -82,6 +66,19 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
     return OmegaConf.create({**_checked(plain, known, ""), "variant": variant})
 
 
+def plugin_keys(group: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The checked keys of a ``hydra/launcher`` or ``hydra/sweeper``, against gptx's own YAML of it: a cluster's profile
+    has the keys of its launcher.
+
+    Raises:
+        ConfigError: an unknown key, or a value of the wrong type.
+    """
+    ours = [OmegaConf.to_container(OmegaConf.load(path)) for path in (conf_dir() / "hydra" / group).glob("*.yaml")]
+    known = next((one for one in ours if one.get("_target_") == given.get("_target_")), given)  # type: ignore[union-attr]
+    checked: dict[str, Any] = _checked(given, known, f"hydra.{group}")
+    return checked
+
+
 def _check_names(choices: Mapping[str, str]) -> None:
     """Refuse a choice that is both gptx's own and in a --config-dir: Hydra would silently take gptx's."""
     places = GlobalHydra.instance().config_loader().get_search_path().get_path()
@@ -94,7 +91,7 @@ def _check_names(choices: Mapping[str, str]) -> None:
 
 def _checked(value: Any, known: Any, path: str) -> Any:
     """``value`` with every leaf as the type that ``known`` has there (1 -> 1.0, 1e3 -> 1000), or ConfigError."""
-    if isinstance(known, dict):
+    if isinstance(known, dict) and path not in OPEN:
         if not isinstance(value, dict):
             raise ConfigError(f"{path}={value!r}: expected a group of keys: {', '.join(map(str, known))}")
         for key in value:
@@ -199,33 +196,25 @@ def _all_keys(overrides: Sequence[str]) -> Iterator[str]:
     choices = [word for word, file in files if any((place / file).exists() for place in (conf_dir(), *own))]
     choices += [f"hydra.searchpath=['{place}']" for place in own]
     if GlobalHydra.instance().is_initialized():
-        default = hydra_compose("config", choices)
+        default = hydra_compose("config", choices, return_hydra_config=True)
     else:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            default = hydra_compose("config", choices)
+            default = hydra_compose("config", choices, return_hydra_config=True)
+    for group in ("launcher", "sweeper"):
+        yield from _names(OmegaConf.to_container(default.hydra[group]), f"hydra.{group}")  # type: ignore[arg-type]
+    OmegaConf.set_struct(default, False)
+    del default["hydra"]
     yield from _names(OmegaConf.to_container(default, resolve=True))  # type: ignore[arg-type]
 
 
-def identity(cfg: DictConfig, corpus: str, origin: str = "") -> str:
-    """Ten hex digits that name what a config computes.
-
-    Args:
-        corpus: the corpus's fingerprint; it stands for ``data.path``: where a text lies does not change what it says.
-        origin: what stands for ``resume_from`` likewise: the identity of the run it begins from, and the step.
-    """
-    apart = {"corpus": corpus, **({"origin": origin} if origin else {})}
-    text = json.dumps({**result_keys(plain_dict(cfg)), **apart}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
+def key_of(word: str) -> str:
+    """``trainer.max_steps`` of the override ``++trainer.max_steps=3``."""
+    return word.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
-def result_keys(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a plain config decides the result, as {dotted key: value}.
-
-    With dropout the number of processes is part of it: each draws masks of its own.
-    """
-    leaves = {key: value for key, value in flat(plain) if not isinstance(value, dict)}
-    apart = set(NOT_RESULT_KEYS) - ({"strategy.nproc"} if leaves.get("model.dropout") else set())
-    return {k: v for k, v in leaves.items() if k.split(".")[0] not in NOT_RESULT and k not in apart}
+def about_sweeps(word: str) -> bool:
+    """Whether an override is about a whole sweep, and about none of its runs."""
+    return key_of(word).split(".")[0] in OF_SWEEPS
 
 
 def flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -242,8 +231,3 @@ def plain_dict(cfg: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
-
-
-def run_name(cfg: DictConfig) -> str:
-    """``gqa·rope·full·ddp·s0``."""
-    return "·".join([*(cfg.variant[axis] for axis in AXES), f"s{cfg.seed}"])

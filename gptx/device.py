@@ -5,6 +5,7 @@ import ctypes
 import os
 import platform
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,37 @@ import torch
 from gptx.errors import ConfigError
 
 
-def pick(kind: str) -> torch.device:
-    """``auto`` is cuda, else mps, else cpu.
+@dataclass(frozen=True)
+class Machine:
+    """Another machine than this one, such as a cluster's node: what is asked of this one is then said here.
+
+    Attributes:
+        device: "cuda" or "cpu".
+        per_node: processes that fit on it; as many GPUs as that, where it has any.
+        cores: of them, for each process.
+    """
+
+    device: str
+    per_node: int
+    cores: int
+
+
+def pick(kind: str | torch.device, there: Machine | None = None) -> torch.device:
+    """``auto`` is cuda, else mps, else cpu; on this machine, or on the one over ``there``. What is picked stays so.
 
     Raises:
         ConfigError: the device asked for is not there.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if isinstance(kind, torch.device):
+        return kind
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if there:
+        found = {there.device: True, "cpu": True}
     if kind == "auto":
-        kind = next(name for name, found in there.items() if found)
-    if not there.get(kind):
-        raise ConfigError(f"device={kind} is not there: this machine has {', '.join(n for n in there if there[n])}")
+        kind = next(name for name in found if found[name])
+    if not found.get(kind):
+        who = f"hydra.launcher.device={there.device} has" if there else "this machine has"
+        raise ConfigError(f"device={kind} is not there: {who} {', '.join(name for name in found if found[name])}")
     return torch.device(kind)
 
 
@@ -38,8 +59,8 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def _native_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cuda":  # of another machine's, which cannot be asked, it is taken for granted
+        return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
         flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
         return "avx512_bf16" in flags or "amx_bf16" in flags
@@ -87,8 +108,10 @@ def _mallopt(**options: int) -> None:
             ctypes.CDLL(None).mallopt(numbers[name], value)
 
 
-def hardware(device: torch.device) -> dict[str, Any]:
-    """What the result says it ran on."""
+def hardware(device: torch.device, there: Machine | None = None) -> dict[str, Any]:
+    """What the result says it ran on. What is not known of a machine over ``there`` is empty or 0."""
+    if there:
+        return {"device": device.type, "name": "", "cpu": "", "cores": there.cores, "memory_bytes": 0}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {"device": device.type, "name": name, "cpu": _cpu_name(), "cores": cores(), "memory_bytes": memory}

@@ -27,7 +27,7 @@ class Journal:
 
     def __init__(self, run_dir: Path) -> None:
         self.path = run_dir / NAME
-        _drop_torn_line(self.path)
+        drop_torn_line(self.path)
         self.last_step = max((r["step"] for r in read(run_dir) if r["kind"] == "metrics"), default=-1)
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - lives as long as the run
 
@@ -66,7 +66,7 @@ class Journal:
         self.close()
 
 
-def _drop_torn_line(path: Path) -> None:
+def drop_torn_line(path: Path) -> None:
     """Cut what a kill left behind the last newline, so that the next record starts on a line of its own."""
     if not path.exists():
         return

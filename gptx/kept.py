@@ -28,6 +28,11 @@ def number(path: Path) -> int:
     return int(path.name[5:])
 
 
+def newest(folder: Path) -> int:
+    """The step of the newest checkpoint; 0: there is none."""
+    return max(map(number, steps(folder)), default=0)
+
+
 def meta(path: Path) -> dict[str, Any]:
     """What a checkpoint says of itself: its step, the best so far, and the like."""
     found: dict[str, Any] = json.loads((path / META).read_text())

@@ -32,10 +32,20 @@ class Cost:
 def cost(model: GPT, dtype: torch.dtype) -> Cost:
     """The cost of a model at its trained context; ``dtype`` is what it computes in. Works on the meta device."""
     return Cost(
-        n_params=sum(p.numel() for p in model.parameters()),
-        flops_per_token=round(3 * 2 * (matmul_params(model) + pair_products(model))),
+        n_params=n_params(model),
+        flops_per_token=flops_per_token(model),
         kv_bytes_per_token=cache_bytes(model, dtype) / model.shape.context,
     )
+
+
+def n_params(model: GPT) -> int:
+    """Every number that is learned, counted once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def flops_per_token(model: GPT) -> int:
+    """Of one training step; forward and backward are three times the forward."""
+    return round(3 * 2 * (matmul_params(model) + pair_products(model)))
 
 
 def matmul_params(model: GPT) -> int:

@@ -61,6 +61,7 @@ def _check_ranges(cfg: DictConfig) -> None:
         "runtime.keep": 1,
         "runtime.threads": 0,
         "runtime.sample_tokens": 0,
+        "runtime.until": 0,
         "seed": 0,
         "data_seed": 0,
     }

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from gptx import origin, parts
-from gptx.config import identity, run_name
 from gptx.errors import CheckpointError, ConfigError
+from gptx.identity import identity, run_name
 from gptx.kept import steps
 from gptx.runfolder import RunFolder
 from gptx.store import check_uri
 
 if TYPE_CHECKING:
     from gptx.data.tokens import Tokens
+    from gptx.device import Machine
     from gptx.model import GPT
     from gptx.strategy.base import Strategy
 
@@ -28,8 +29,11 @@ def folder_of(cfg: DictConfig) -> tuple[RunFolder, str]:
     return RunFolder(Path(cfg.paths.outputs) / cfg.study / f"{run_name(cfg)}-{name}"), name
 
 
-def preflight(cfg: DictConfig) -> tuple["Strategy", dict[str, Any]]:
+def preflight(cfg: DictConfig, there: "Machine | None" = None) -> tuple["Strategy", dict[str, Any]]:
     """Let every part that knows refuse, before any process is started.
+
+    Args:
+        there: the machine that the run is for, where that is not this one.
 
     Returns:
         The strategy, and the facts that the journal's first record holds.
@@ -42,10 +46,10 @@ def preflight(cfg: DictConfig) -> tuple["Strategy", dict[str, Any]]:
     from gptx.measure import cost
     from gptx.plan import Plan
 
-    device = pick(cfg.device.type)
+    device = pick(cfg.device.type, there)
     dtype = compute_dtype(cfg.precision.dtype, device)
     strategy = parts.part(cfg.strategy)
-    processes = strategy.processes(cfg.device.type, int(os.environ.get("WORLD_SIZE", "0")))
+    processes = strategy.processes(device, int(os.environ.get("WORLD_SIZE", "0")), there and there.per_node)
     slices = strategy.rows(processes)
     plan = Plan.of(cfg, slices, processes // slices)
     _check_optimiser(cfg)
@@ -59,12 +63,12 @@ def preflight(cfg: DictConfig) -> tuple["Strategy", dict[str, Any]]:
     tokenizer = parts.part(cfg.tokenizer)
     parts.separator(cfg, tokenizer)
     with torch.device("meta"):
-        build(cfg, cfg.model.vocab_size or (1 if tokenizer.needs_fit else tokenizer.n_vocab))
+        build(cfg, cfg.model.vocab_size or (1 if tokenizer.needs_fit else tokenizer.n_vocab), device)
     # The token cache is the one thing made before all is known: how long a text is in tokens only its tokens tell.
     tokens = parts.tokens(cfg, quiet=int(os.environ.get("RANK", "0")) > 0)
     check_context(tokens, cfg.model.context)
     with torch.device("meta"):
-        model = build(cfg, tokens.tokenizer.n_vocab)
+        model = build(cfg, tokens.tokenizer.n_vocab, device)
         strategy.check(model, processes, plan)
         price = cost(model, dtype)
     if begun:
@@ -73,7 +77,7 @@ def preflight(cfg: DictConfig) -> tuple["Strategy", dict[str, Any]]:
         strategy,
         {
             "data": {"name": tokens.meta["corpus"], **tokens.meta},
-            "hardware": hardware(device),
+            "hardware": hardware(device, there),
             "processes": processes,
             "dtype": str(dtype).removeprefix("torch."),
             "n_params": price.n_params,

@@ -1,10 +1,13 @@
 """Where a result comes from: the commit and the versions it was made with."""
 
+import json
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+COMMIT = ".commit.json"  # beside a copy of the package: what it was copied from
 
 
 def git() -> dict[str, Any]:
@@ -15,6 +18,9 @@ def git() -> dict[str, Any]:
         done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
 
+    if (root / COMMIT).exists():
+        found: dict[str, Any] = json.loads((root / COMMIT).read_text())
+        return found
     if not (root / ".git").exists():
         return {"commit": "", "dirty": False}
     return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}

@@ -15,6 +15,7 @@ from gptx.errors import GptxError
 from gptx.journal import Record
 from gptx.store import Store, flocked, one_line
 
+_NOTE = "mlflow.note.content"  # a run's description
 _STATUS = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED"}  # else KILLED
 _BATCH = 900  # MLflow takes at most 1000 values a call
 
@@ -42,7 +43,9 @@ class Replay:
         self._offset = 0  # bytes of the journal that were read
         self._pending: list[Record] = []  # read, but not known to have arrived
         self._synced = 0  # records that have arrived
-        self._shown: tuple[str, int | None] | None = None  # status and end time in MLflow; None: not looked up
+        self._shown: tuple[str, int | None, str | None] | None = (
+            None  # status, end, note in MLflow; None: not looked up
+        )
 
     def push(self) -> None:
         """Send every record that has not arrived.
@@ -106,7 +109,7 @@ class Replay:
             if self._synced == 0:
                 self._send_start()
         self._pending = self._pending[self._synced :]
-        self._shown = (run.info.status, run.info.end_time or None)
+        self._shown = (run.info.status, run.info.end_time or None, run.data.tags.get(_NOTE))
 
     def _find(self, uid: str) -> Any:
         from mlflow.entities import ViewType
@@ -210,10 +213,11 @@ class Replay:
         else:
             self.status = "running" if journal.locked(self.run_dir) else "killed"
         status = _STATUS.get(self.status, "KILLED")
-        wanted = (status, None if status == "RUNNING" else self._time)
+        note = rows.note(self._start, self._last, self.status, self.folder)
+        wanted = (status, None if status == "RUNNING" else self._time, note)
         if wanted == self._shown and self._synced:
             return
-        self._tag({"mlflow.note.content": rows.note(self._start, self._last, self.status, self.folder)})
+        self._tag({_NOTE: note})
         # 0 is MLflow's "no end time"; its public set_terminated would put the present time there
         store = self.client._tracking_client.store
         store.update_run_info(self.run_id, RunStatus.from_string(status), wanted[1] or 0, None)

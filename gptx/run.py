@@ -19,10 +19,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from gptx import kept
 from gptx.attempt import begin, resume, warn
 from gptx.cli import Parser
-from gptx.config import compose, conf_dir, explain, plain_dict
-from gptx.errors import GptxError, Interrupted
+from gptx.config import about_sweeps, compose, conf_dir, explain, plain_dict
+from gptx.errors import ConfigError, GptxError, Interrupted
 from gptx.journal import Journal
 from gptx.preflight import folder_of, preflight
 from gptx.processes import exit_code, hold_warnings
@@ -59,8 +60,9 @@ def _command() -> None:
         _fail(str(error), error.exit_code)
     except OSError as error:  # a disk that is full or not writable
         _fail(f"{error}; the same command goes on from the last checkpoint", 1)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from the last checkpoint", exit_code(signal.SIGINT))
+    except (Interrupted, KeyboardInterrupt) as stop:
+        number = next(iter(stop.args), signal.SIGINT)
+        _fail("interrupted; the same command goes on from the last checkpoint", exit_code(number))
 
 
 def _check_flags() -> None:
@@ -80,10 +82,37 @@ def _fail(text: str, code: int) -> NoReturn:
 def _task(_: DictConfig) -> None:
     """One run. Hydra's own composition is not used: ours is checked."""
     try:
-        code = run(compose(HydraConfig.get().overrides.task))
+        words = HydraConfig.get().overrides.task
+        if of_sweep := [word for word in words if about_sweeps(word) and not word.startswith("dry_run=")]:
+            raise ConfigError(f"{of_sweep[0]} is about a sweep: give -m")
+        cfg = compose(words)
+        _say_what_is_left(cfg)
+        code = _dry(words) if cfg.dry_run else run(cfg)
     except GptxError as error:  # not left to Hydra, which would add a line of its own
         _fail(str(error), error.exit_code)
     raise SystemExit(code)
+
+
+def _say_what_is_left(cfg: DictConfig) -> None:
+    """A study brings them along, and each run of its sweep has them solved already."""
+    asked = {"match": cfg.variant.match != "none", "sweep.lr": cfg.sweep.lr, "sweep.halving": cfg.sweep.halving}
+    left = [key for key, given in asked.items() if given]
+    if left and not cfg.runtime.brief:
+        print(f"gptx: this is one run, without the study's {', '.join(left)}, which is for -m", file=sys.stderr)
+
+
+def _dry(words: list[str]) -> int:
+    """Check a run and show what it takes."""
+    from gptx.sweep.base import survey
+    from gptx.sweep.cell import cells, check
+    from gptx.sweep.launcher import make
+
+    cfg = HydraConfig.get()
+    found = cells([[word for word in words if not about_sweeps(word)]])
+    launcher = make(cfg.launcher)
+    check(found, launcher.there)
+    survey(found, launcher, found[0].cfg)
+    return 2 if found[0].refusal else 0
 
 
 def run(cfg: DictConfig) -> int:
@@ -113,7 +142,7 @@ def run(cfg: DictConfig) -> int:
             warning = follower.finish() if follower else None
     if warning:
         print(f"gptx: {warning}", file=sys.stderr)
-    if code == 0:
+    if folder.finished():
         _summary(cfg, folder, "finished")
     return code
 
@@ -146,7 +175,7 @@ def _train(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: dict
     number = 0
     try:
         if strategy.in_process:
-            fit(cfg, str(folder.path))
+            fit(cfg, str(folder.path), until(cfg))
         elif "RANK" in os.environ:
             _as_rank(cfg, folder)
         else:
@@ -164,6 +193,9 @@ def _train(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: dict
     if folder.finished():  # a signal in the last moment comes too late
         return 0
     folder.end("interrupted")
+    if until(cfg) and kept.newest(folder.checkpoints) >= until(cfg):
+        print(f"stopped at step {until(cfg)}, as runtime.until asks; without it the same command goes on")
+        return 0
     print(f"gptx: interrupted; the same command goes on from the last checkpoint in {folder.path}", file=sys.stderr)
     return exit_code(number)
 
@@ -173,7 +205,12 @@ def _as_rank(cfg: DictConfig, folder: RunFolder) -> None:
     from gptx.fit import worker
     from gptx.strategy.workers import as_rank
 
-    as_rank(worker, (plain_dict(cfg), str(folder.path)), folder.path / "logs")
+    as_rank(worker, (plain_dict(cfg), str(folder.path), until(cfg)), folder.path / "logs")
+
+
+def until(cfg: DictConfig) -> int:
+    """The step at which the run is left without a result; 0: none."""
+    return int(cfg.runtime.until) if cfg.runtime.until < cfg.trainer.max_steps else 0
 
 
 def _in_workers(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: dict[str, Any]) -> int:
@@ -185,7 +222,7 @@ def _in_workers(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts:
 
     processes = facts["processes"]
     for left in reversed(range(strategy.restarts + 1)):
-        args = (plain_dict(cfg), str(folder.path))
+        args = (plain_dict(cfg), str(folder.path), until(cfg))
         try:
             return workers.start(worker, args, processes, threads(cfg.runtime.threads, processes), folder.path / "logs")
         except workers.WorkerLost as lost:

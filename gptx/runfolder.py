@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,35 +39,9 @@ class RunFolder:
         """The journal's first record: what the run is."""
         return next((r for r in journal.read(self.path) if r["kind"] == "start"), None)
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run; the kernel lets go when this process ends, however it ends.
-
-        Raises:
-            ConfigError: another living process trains this run.
-            RunFailed: the folder cannot be written.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            opened = open(self.path / journal.LOCK, "a+")  # noqa: SIM115 - closed below
-        except OSError as error:
-            raise RunFailed(f"could not write {self.path}: {error.strerror or error}") from error
-        with opened as file:
-            deadline = time.monotonic() + 1.0  # `journal.status` takes the lock for an instant to look
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        file.seek(0)
-                        raise ConfigError(f"{self.path} is being trained already, by {file.read().strip()}") from None
-                    time.sleep(0.01)
-            with contextlib.suppress(OSError):  # on a full disk the lock holds as well, without a name
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {os.uname().nodename}")
-                file.flush()
-            yield
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the run: see `held`."""
+        return held(self.path, "trained")
 
     def set_aside(self, outputs: Path) -> str | None:
         """Move an earlier attempt out of the way (force=true) and return its uid; nothing computed is deleted.
@@ -108,6 +82,37 @@ class RunFolder:
         last = next((r for r in reversed(list(journal.read(self.path))) if r["kind"] in ("resume", "end")), None)
         if last is not None and last["kind"] == "end" and self.result() is None:
             write_json(self.path / "result.json", last["result"])
+
+
+@contextmanager
+def held(folder: Path, doing: str) -> Iterator[None]:
+    """Hold a folder, which is made; the kernel lets go when this process ends, however it ends. ``doing``: trained, ...
+
+    Raises:
+        ConfigError: another living process holds it.
+        RunFailed: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = open(folder / journal.LOCK, "a+")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise RunFailed(f"could not write {folder}: {error.strerror or error}") from error
+    with opened as file:
+        deadline = time.monotonic() + 1.0  # `journal.status` takes the lock for an instant to look
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    file.seek(0)
+                    raise ConfigError(f"{folder} is being {doing} already, by {file.read().strip()}") from None
+                time.sleep(0.01)
+        with contextlib.suppress(OSError):  # on a full disk the lock holds as well, without a name
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {os.uname().nodename}")
+            file.flush()
+        yield
 
 
 def _seconds(records: list[journal.Record]) -> float:

@@ -34,13 +34,16 @@ def outputs_of(root: Path) -> Path:
 
 def sync(root: Path, uri: str = "", *, show: bool = True) -> tuple[int, list[str]]:
     """Replay every run at or below ``root``. Returns the number of runs and one line for each that failed."""
+    return send(list(journal.runs(root)), outputs_of(root), uri, show=show)
+
+
+def send(run_dirs: list[Path], outputs: Path, uri: str = "", *, show: bool = True) -> tuple[int, list[str]]:
+    """The same of these runs, below ``outputs``."""
     from rich.console import Console
     from rich.progress import track
 
-    run_dirs = list(journal.runs(root))
     if not run_dirs:
         return 0, []
-    outputs = outputs_of(root)
     store = Store(outputs, uri)
     from gptx.replay import Replay
 

@@ -5,13 +5,14 @@ the side process reads end-of-file, replays the journal a last time, sets the ru
 """
 
 import argparse
+import contextlib
 import os
 import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -53,7 +54,7 @@ class Follower:
             str(tracking["wait"]),
         ]
         command += ["--weights" if tracking["weights"] else "--no-weights"]
-        log = outputs / ".logs" / f"tracking-{os.getpid()}-{run_dirs[0].name}.log"
+        log = outputs / ".logs" / f"tracking-{os.getpid()}{f'-{run_dirs[0].name}' if run_dirs else ''}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as stderr:
             process = subprocess.Popen(
@@ -67,6 +68,12 @@ class Follower:
         again = f"python -m gptx.sync {outputs}" + (f" --uri {uri}" if uri else "")
         hint = f"MLflow at {store_uri(outputs, uri)} lacks rows (see {log}); none is lost, run: {again}"
         return cls(process, log, float(tracking["wait"]), hint)
+
+    def add(self, run_dir: Path) -> None:
+        """Follow this one, too."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has died: `finish` says so
+            os.write(self._process.stdin.fileno(), os.fsencode(f"{run_dir}\n"))
 
     def finish(self) -> str | None:
         """Let it send the rest, until Ctrl-C or for ``wait`` seconds at most; a line for the user if not all came."""
@@ -120,6 +127,13 @@ class _Runs:
         self._failures = 0 if arrived else self._failures
         return arrived
 
+    def add(self, run_dirs: Iterable[Path]) -> None:
+        """More of them."""
+        new = [run_dir for run_dir in run_dirs if run_dir not in self._run_dirs]
+        self._run_dirs = [*self._run_dirs, *new]
+        if self._replays:
+            self._replays += map(self._make, new)
+
     def _open(self) -> None:
         from gptx.replay import Replay
         from gptx.store import Store
@@ -150,7 +164,7 @@ def follow(runs: _Runs, wait: float, leash: IO[bytes]) -> int:
     Returns 0 when everything has arrived, else 1. A store that is away is asked less and less often.
     """
     arrived = runs.push()
-    while not _ended(leash, runs.pause()):
+    while not _ended(leash, runs):
         arrived = runs.push()
     ended = time.monotonic()
     arrived = runs.push()
@@ -161,10 +175,12 @@ def follow(runs: _Runs, wait: float, leash: IO[bytes]) -> int:
     return 0 if arrived else 1
 
 
-def _ended(leash: IO[bytes], seconds: float) -> bool:
-    """Wait at most ``seconds`` for the other end of the pipe to go away. Nothing is ever written to it."""
-    ready, _, _ = select.select([leash], [], [], seconds)
-    return bool(ready) and not os.read(leash.fileno(), 1)
+def _ended(leash: IO[bytes], runs: _Runs) -> bool:
+    """Wait for the next push, or for the other end of the pipe to go away. What comes through it are more runs."""
+    ready, _, _ = select.select([leash], [], [], runs.pause())
+    said = os.read(leash.fileno(), 65536) if ready else b""
+    runs.add(map(Path, os.fsdecode(said).splitlines()))
+    return bool(ready) and not said
 
 
 def main() -> int:
@@ -172,7 +188,7 @@ def main() -> int:
         prog="python -m gptx.tracking",
         description="Follow runs into MLflow until stdin ends. gptx.run starts it; by hand use gptx.sync.",
     )
-    parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
+    parser.add_argument("run_dirs", nargs="*", type=Path, metavar="RUN_DIR")
     parser.add_argument("--outputs", type=Path, required=True, help="the folder that holds the studies")
     parser.add_argument("--uri", default="", help="MLflow server or database; empty: the store under OUTPUTS")
     parser.add_argument("--experiment", default="", help="name of the experiment; empty: the run's study")

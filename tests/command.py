@@ -1,6 +1,7 @@
 """What the command-line tests share: real processes of the command, in a folder of their own, and what they leave."""
 
 import contextlib
+import csv
 import os
 import pty
 import select
@@ -228,6 +229,23 @@ def same(folder: Path, reference: Path) -> None:
     assert (folder / "checkpoints/best/meta.json").read_text() == (reference / "checkpoints/best/meta.json").read_text()
     for samples in (reference / "samples").glob("*"):
         assert (folder / "samples" / samples.name).read_text() == samples.read_text()
+
+
+def equal_sweeps(ours: Gptx, theirs: Gptx, runs: int) -> None:
+    """Every run was begun once and is what the undisturbed sweep has; the comparison is the same but for speeds."""
+    assert len(ours.folders()) == len(theirs.folders()) == runs
+    for folder in ours.folders():
+        assert len(records(folder, "start")) == 1
+        assert [record["status"] for record in records(folder, "end")].count("finished") == 1
+        same(folder, theirs.outputs / folder.parent.name / folder.name)
+    tables = []
+    for one in (ours, theirs):
+        assert one.run("gptx.compare", "--csv", "table.csv").code == 0
+        with open(one.cwd / "table.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        measured = ("tokens_per_s", "seconds", "peak_memory", "runs")
+        tables.append([{k: v for k, v in row.items() if not k.startswith(measured)} for row in rows])
+    assert tables[0] == tables[1]
 
 
 class Terminal:

@@ -5,14 +5,13 @@ import math
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import DEADLINE, OWN, ROOT, Done, Gptx, Terminal, history, records, until, unused_port, weights
+from command import DEADLINE, OWN, ROOT, Done, Gptx, Terminal, history, records, unused_port, weights
 from conftest import Maker, Trained
 from fake_runs import contents, database, rows_of, uid_of
 
@@ -482,89 +481,6 @@ def test_the_default_command(gptx: Gptx) -> None:
     result = json.loads((gptx.folder / "result.json").read_text())
     assert result["val_loss"] < 1.4
     assert all(part in out for part in ("sample after 800 steps", "python -m gptx.generate", "gptx.compare"))
-
-
-# ------------------------------------------------------------------------------------------ sweeps
-
-
-def uids(gptx: Gptx) -> dict[str, str]:
-    return {folder.name: records(folder, "start")[0]["uid"] for folder in gptx.folders()}
-
-
-def test_a_sweep_survives_its_failures_and_repeats_only_what_is_missing(gptx: Gptx) -> None:
-    grid = ["-m", *OWN_CONF, *gptx.tiny, "kernel=reference,fragile"]
-    first = gptx.run("gptx.run", *grid, "model.n_head=4,3", RAISE_AT="15")
-    assert first.code == 1
-    assert "4 combinations: 0 finished already, 2 refused" in first.out
-    assert first.out.count("finished: val loss") == 1
-    assert first.err.count("Traceback (most recent call last)") == 1  # of the one that crashes
-    listed = first.err[first.err.index("3 of 4 failed:") :].splitlines()
-    failures = dict(zip(listed[1::2], listed[2::2], strict=True))
-    assert "the kernel broke" in failures["  model.n_head=4 kernel=fragile"]
-    for kernel in ("reference", "fragile"):
-        assert "model.d_model=16 is not divisible" in failures[f"  model.n_head=3 kernel={kernel}"]
-    assert "val loss" in first.out and "bits/byte" in first.out  # the table
-    assert sorted(journal.status(folder) for folder in gptx.folders()) == ["failed", "finished"]
-    before = uids(gptx)
-
-    second = gptx.run("gptx.run", *grid, "model.n_head=4,3")
-    assert second.code == 1
-    assert "4 combinations: 1 finished already, 2 refused" in second.out
-    assert second.out.count("finished: val loss") == 1  # the one that had failed, and it goes on
-    assert "2 of 4 failed:" in second.err
-    assert uids(gptx) == before
-
-    third = gptx.run("gptx.run", *grid)
-    assert third.code == 0, third.err
-    assert "2 combinations: 2 finished already, 0 refused" in third.out
-    assert uids(gptx) == before
-
-
-def test_a_part_that_breaks_when_it_is_built_is_one_failure_of_the_sweep(gptx: Gptx) -> None:
-    done = gptx.run("gptx.run", "-m", *OWN_CONF, *gptx.tiny, "attention=scaled", "attention.gain=1,-1")
-    assert done.code == 1
-    assert "2 combinations: 0 finished already, 1 refused" in done.out
-    assert "finished: val loss" in done.out
-    assert done.err.splitlines()[-2:] == ["  attention.gain=-1", "    ArithmeticError: a gain below nothing"]
-
-
-def test_an_interrupted_sweep_leaves_nothing_running(gptx: Gptx) -> None:
-    pause = {"PAUSE_AT": "15", "PAUSE_IN": str(gptx.cwd)}
-    sweep = gptx.popen("gptx.run", "-m", *OWN_CONF, *gptx.tiny, "kernel=fragile", "seed=0,1", **pause)
-    assert until(lambda: (gptx.cwd / "paused-0").exists(), sweep), sweep.communicate()
-    sweep.send_signal(signal.SIGINT)
-    (gptx.cwd / "go").touch()
-    _, err = sweep.communicate(timeout=DEADLINE)
-    assert sweep.returncode == 130, err
-    assert "Traceback" not in err
-    assert gptx.orphans() == []
-    assert journal.status(gptx.folder) == "interrupted"  # and the second one was not begun
-
-
-@pytest.mark.slow
-def test_the_grid_of_the_readme(gptx: Gptx) -> None:
-    """12 combinations; Ctrl-C on the terminal in the third; the same command does the rest; compare shows all."""
-    grid = ["-m", *gptx.tiny, "attention=mha,gqa,mqa", "pos=learned,rope", "window=full,sliding"]
-    terminal = Terminal(gptx, "gptx.run", *grid)
-    assert terminal.until(lambda: "[3/12]" in terminal.shown)
-    terminal.press(b"\x03")
-    assert terminal.end() == 130, terminal.shown
-    assert "Traceback" not in terminal.shown
-    assert gptx.orphans() == []
-    before = {
-        name: uid for name, uid in uids(gptx).items() if (gptx.outputs / "default" / name / "result.json").exists()
-    }
-    done = gptx.run("gptx.run", *grid)
-    assert done.code == 0, done.err
-    assert len(gptx.folders()) == 12
-    assert before.items() <= uids(gptx).items()
-    table = gptx.cwd / "table.json"
-    assert gptx.run("gptx.compare", "outputs", "--json", str(table)).code == 0
-    variants = json.loads(table.read_text())["variants"]
-    seen = {(row["attention"], row["pos"], row["window"]) for row in variants}
-    assert len(seen) == len(variants) == 12
-    cache = {row["attention"]: row["kv_bytes_per_token_mean"] for row in variants if row["window"] == "full"}
-    assert cache["mha"] == 2 * cache["gqa"] == 4 * cache["mqa"]
 
 
 # ---------------------------------------------------------------------- what is done with the runs

@@ -27,8 +27,9 @@ from torch import Tensor
 
 import gptx
 from gptx.assembly import build, remarks
-from gptx.config import conf_dir, identity
+from gptx.config import conf_dir
 from gptx.errors import ConfigError
+from gptx.identity import identity
 from gptx.model import GPT
 from gptx.parts import part
 from gptx.plan import Plan
@@ -234,7 +235,7 @@ def test_numbers_out_of_range_are_refused(key: str, value: float, least: int | N
 # Identity
 
 # Written out once more, and not taken from gptx.config: a key that slips out of the identity by mistake is to be seen.
-APART = {"tracking", "runtime", "sweep", "paths", "study", "force", "variant"}
+APART = {"tracking", "runtime", "sweep", "paths", "study", "about", "force", "dry_run", "match", "variant"}
 APART_KEYS = {"data.path", "tokenizer.path", "resume_from", "strategy.nproc", "strategy.timeout", "strategy.restarts"}
 APART_KEYS |= {"strategy.reshard", "strategy.prefetch", "strategy.offload", "activation_checkpointing"}
 
@@ -253,7 +254,7 @@ def flip(value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, list):
-        return [flip(value[0]), *value[1:]]
+        return [flip(value[0]), *value[1:]] if value else [1]
     return value + "x" if isinstance(value, str) else value + 1
 
 

@@ -37,7 +37,9 @@ def test_compose_gives_the_config_that_was_asked_for() -> None:
     assert "hydra" not in cfg
 
 
-@pytest.mark.parametrize("wrong", ["attention=gqq", "model.n_layers=3", "+foo=1", "seed=x", "seed=0,1", "attention"])
+@pytest.mark.parametrize(
+    "wrong", ["attention=gqq", "model.n_layers=3", "+foo=1", "seed=x", "seed=0,1", "attention", "+match.target=5"]
+)
 def test_compose_refuses_in_one_line(wrong: str) -> None:
     with pytest.raises(ConfigError) as refused:
         api.compose([wrong])

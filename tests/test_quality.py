@@ -17,6 +17,7 @@ ONLY_USERS = {
     "torch.distributed": {"gptx/strategy", "gptx/checkpoint.py"},  # and there its checkpoints alone
     "mlflow": {"gptx/replay.py", "gptx/store.py", "gptx/savedview.py", "gptx/ui.py", "gptx/compare"},
     "hydra": {"gptx/config.py", "gptx/parts.py", "gptx/run.py", "gptx/sweep"},
+    "optuna": {"gptx/sweep"},
     "datasets": {"gptx/data"},
     "tiktoken": {"gptx/tokenizer"},
     "rustbpe": {"gptx/tokenizer"},

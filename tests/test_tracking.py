@@ -27,7 +27,7 @@ from fake_runs import (
     uid_of,
     write_steps,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gptx import journal
@@ -161,6 +161,7 @@ RECORD = st.sampled_from(["metrics", "metrics", "metrics", "sample", "event", "s
     cuts=st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=4),
     finished=st.booleans(),
 )
+@example(kinds=["metrics", "stop", *5 * ["metrics"], "stop"], cuts=[(0.3125, False)], finished=False)
 def test_prefix_after_prefix_equals_the_whole(
     store: Store, outputs: Path, kinds: list[str], cuts: list[tuple[float, bool]], finished: bool
 ) -> None:
@@ -328,6 +329,25 @@ def test_a_run_is_followed_while_it_trains(tmp_path: Path) -> None:
     assert found["status"] == "FINISHED"
     assert {(key, step, t) for key, _, _, t, step in found["metrics"] if "final" not in key} == rows_of(run_dir)
     assert not list((outputs / ".logs").iterdir())  # an empty log is not kept
+
+
+def test_runs_can_be_added_to_those_that_are_followed(tmp_path: Path) -> None:
+    """As a search does it; each of them twice."""
+    there, outputs = "select 1 from tags where value = ?", tmp_path / "outputs"
+    uids = [os.urandom(16).hex() for _ in range(3)]
+    follower = Follower.start([], TRACKING, outputs)
+    assert follower is not None
+    for uid in uids:
+        run_dir = folder(outputs, uid)
+        with Journal(run_dir) as book:
+            book.write("start", **start(uid))
+            follower.add(run_dir)
+            follower.add(run_dir)
+            write_steps(book, 1, 5)
+            until(lambda uid=uid: database(outputs).exists() and bool(ask(database(outputs), there, uid)))
+            book.write("end", status="finished", step=5, error=None, result=result(2.0))
+    assert follower.finish() is None
+    assert [contents(database(outputs), uid)["status"] for uid in uids] == ["FINISHED"] * 3
 
 
 TRAINER = """

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from gptx import journal
-from gptx.config import NOT_RESULT, result_keys
+from gptx.identity import NOT_RESULT, result_keys
 
 Row = dict[str, Any]
 
@@ -44,9 +44,9 @@ METRICS = (
 )
 ALWAYS = ("attention", "pos", "window", "strategy")
 _SEEDS = {"seed", "data_seed"}
-_CURVES = {"val_loss": "val/loss", "val_bpb": "val/bpb", "val_accuracy": "val/accuracy"}
-_CURVES |= {"val_perplexity": "val/perplexity", "train_loss": "train/loss"}
-_CURVES |= {"tokens_per_s": "perf/tokens_per_s"}
+CURVES = {"val_loss": "val/loss", "val_bpb": "val/bpb", "val_accuracy": "val/accuracy"}
+CURVES |= {"val_perplexity": "val/perplexity", "train_loss": "train/loss"}
+CURVES |= {"tokens_per_s": "perf/tokens_per_s"}
 _FACTS = ("uid", "identity", "name", "study", "corpus_hash", "tokenizer_hash", "dtype")
 _COLUMNS = ["run", "status", "problem", "written", *_FACTS, "seed", "data_seed", "steps", "tokens"]
 _COLUMNS += ["hardware", "device", "variant", "config", *(m.key for m in METRICS)]
@@ -119,7 +119,7 @@ def _journaled(folder: Path) -> tuple[str, Row]:
             return "finished", {**result, **_dict(record.get("result"))}
     if not result:
         return "missing", {}
-    return journal.status(folder), result | {key: values.get(name) for key, name in _CURVES.items()}
+    return journal.status(folder), result | {key: values.get(name) for key, name in CURVES.items()}
 
 
 def summarise(frame: pd.DataFrame, *, all_keys: bool = False, include_unfinished: bool = False) -> pd.DataFrame:

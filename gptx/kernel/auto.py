@@ -33,7 +33,7 @@ class Auto(Kernel):
 
     def choose(self, where: Where, window: Window, pos: PositionalEncoding) -> str:
         """The name of a kernel: a function of shapes and types alone, so that all ranks and a resumed run agree."""
-        device, pairs = where.q_pos.device.type, where.q_pos.shape[1] * where.k_pos.shape[1]
+        device, pairs = self.device or where.q_pos.device.type, where.q_pos.shape[1] * where.k_pos.shape[1]
         fits = [name for name, kernel in self.named().items() if kernel.refuses(window, pos, device) is None]
         if device != "cpu":
             return preferred(fits, causal(where, window, pos))

@@ -45,6 +45,7 @@ class Kernel(nn.Module, ABC):
     packs: ClassVar[bool] = True  # whether it can hide the documents of a row from one another
     fp32: ClassVar[bool] = True  # whether it computes in fp32 too
     parts: ClassVar[bool] = True  # whether it is itself with fewer queries than keys too
+    device: str = ""  # the kind that it is to choose for; "": the one that the tensors are on
 
     def __init__(self, shape: Shape, demands: frozenset[str]) -> None:
         super().__init__()

@@ -68,9 +68,9 @@ class Strategy:
         self.nproc = nproc
         self.device = torch.device("cpu")
 
-    def processes(self, device: str, launched: int) -> int:
+    def processes(self, device: str | torch.device, launched: int, gpus: int | None = None) -> int:
         """How many processes the run has: ``launched`` where torchrun has started them (else 0), or how many the
-        command is to start on this machine.
+        command is to start; ``gpus``: a node's, where that is not this machine.
 
         Raises:
             ConfigError: not with so many.

@@ -91,7 +91,7 @@ def cut(model: GPT, mesh: DeviceMesh) -> list[str]:
             parallelize_module(module, mesh, plan, src_data_rank=None)  # None: nothing is sent
             weights = ((key, module.tp.get(key.partition(".")[0])) for key, _ in module.named_parameters())
             parts += [f"{name}.{key}" for key, how in weights if how == "shared"]
-    _show_own_heads(model, mesh)
+    show_own_heads(model, mesh)
     return parts
 
 
@@ -107,7 +107,7 @@ def serves_heads(pos: PositionalEncoding) -> bool:
     return type(pos).embed is PositionalEncoding.embed
 
 
-def _show_own_heads(model: GPT, mesh: DeviceMesh) -> None:
+def show_own_heads(model: GPT, mesh: DeviceMesh) -> None:
     """To the kernels, which ask for biases by the head, and to the encodings. That attention weights are dropped at
     the same places in each process is no harm: they are other heads'."""
     rank, ranks = mesh.get_local_rank(), mesh.size()

@@ -52,19 +52,22 @@ class Distributed(Strategy):
         """
         return {"data": processes}
 
-    def processes(self, device: str, launched: int) -> int:
+    def processes(self, device: str | torch.device, launched: int, gpus: int | None = None) -> int:
         kind = pick(device).type
         if kind == "mps":
             raise ConfigError(
                 f"strategy={option(self)} knows no collectives on mps: use device=cpu, or strategy=single"
             )
-        here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", launched)), torch.cuda.device_count()
-        if kind == "cuda" and max(here, self.nproc) > gpus:
-            raise ConfigError(
-                f"{processes_as(max(here, self.nproc))}: this machine has {gpus} GPUs; use at most that, or device=cpu"
-            )
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", launched))
+        if gpus is None:
+            gpus = torch.cuda.device_count()
+            wanted = here or self.nproc
+            if kind == "cuda" and wanted > gpus:
+                raise ConfigError(
+                    f"{processes_as(wanted)}: this machine has {gpus} GPUs; use at most that, or device=cpu"
+                )
         if launched:
-            if self.nproc not in (0, here):
+            if self.nproc not in (0, here, launched):
                 raise ConfigError(f"strategy.nproc={self.nproc}, but torchrun started {here} here: leave it out")
             if self.restarts:
                 raise ConfigError(

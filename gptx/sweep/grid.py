@@ -1,144 +1,108 @@
-"""The grid: every combination of a multirun command line, one process a run.
+"""The grid: every combination of a multirun command line, checked whole before any is started, one process a run.
 
-A run in its own process cannot take its neighbours with it, whatever it dies of. There is no ledger besides the run
-folders: what is finished is shown by its result and not run again.
+What is finished is shown by its run folder and not run again: the same command goes on with a sweep.
 """
 
-import sys
-from dataclasses import dataclass
-from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from gptx.config import compose, explain, plain_dict
-from gptx.errors import ConfigError, GptxError
-from gptx.preflight import folder_of, preflight
-from gptx.processes import run_child
-from gptx.runfolder import RunFolder
-from gptx.tracking import Follower
+from gptx.errors import ConfigError
+from gptx.journal import Journal
+from gptx.sweep import halving, match, rates
+from gptx.sweep.base import Base, close, survey
+from gptx.sweep.board import Board
+from gptx.sweep.cell import Cell, cells, check, refit
+from gptx.sweep.drive import Listed
+from gptx.sweep.halving import Halving
+from gptx.sweep.launcher import Launcher, make
+from gptx.sweep.ledger import Sweep, name_of
+
+if TYPE_CHECKING:
+    from gptx.device import Machine
 
 
-@dataclass
-class Cell:
-    """One combination: its overrides, what of them sets it apart, its config, its run folder, and why it failed."""
+class GridSweeper(Base):
+    """`python -m gptx.run -m attention=mha,gqa seed=0,1`."""
 
-    overrides: list[str]
-    title: str
-    cfg: DictConfig
-    folder: RunFolder | None
-    failure: str = ""
+    kind = "grid"
 
+    def _run(self, words: list[str], whole: list[str]) -> int:
+        """Check all cells, run those that can be, compare what is finished and list the failures."""
+        combinations = self._combinations(words)
+        options = self._options(combinations[0], whole)
+        if options.sweep.lr:
+            combinations = rates.spread(combinations, options.sweep.lr)
+        launcher = make(self.hydra.launcher)
+        found = self._matched(cells(combinations), options, launcher.there)
+        check(found, launcher.there)
+        meant = [cell.folder.path.name if cell.folder else " ".join(cell.overrides) for cell in found]
+        sweep = Sweep(Path(options.paths.outputs), name_of(options.study, meant))
+        launcher.open(sweep, options.sweep, len(found))
+        if options.sweep.halving:
+            if launcher.detached:
+                raise ConfigError("sweep.halving decides while runs go on: hydra.launcher.wait=true stays and watches")
+            halving.check([cell for cell in found if not cell.refusal], options.sweep.factor)
+        seconds = survey(found, launcher, options)
+        refused = [cell for cell in found if cell.refusal]
+        if options.dry_run:
+            return 2 if refused and not options.sweep.skip_invalid else 0
+        _explain(len(refused), len(found), options)
+        with sweep.work(self._plan(found, options), any(cell.cfg.get("force") for cell in found)) as book:
+            for cell in refused:
+                book.write("refused", title=cell.title, reason=cell.refusal)
+            failed, left_out = self._train(found, options, launcher, book, seconds)
+        done = [cell.folder.path for cell in found if cell.folder and cell.folder.finished()]
+        if options.sweep.lr:
+            done = rates.chosen(sweep.plan["cells"], sweep.outputs, left_out)
+        return close(done, found, failed, left_out)
 
-class GridSweeper(Sweeper):
-    """`python -m gptx.run -m attention=mha,gqa seed=0,1`. Hydra calls `setup`, then `sweep`."""
+    @staticmethod
+    def _matched(found: list[Cell], options: DictConfig, there: "Machine | None") -> list[Cell]:
+        """All arms with the same budget, where that is asked for."""
+        if options.variant.match == "none":
+            return found
+        able = [cell for cell in found if not cell.refusal]
+        solved = match.solve([cell.cfg for cell in able], options, there) if able else []
+        fits = dict(zip(map(id, able), solved, strict=True))
+        for i, cell in enumerate(found):
+            fit = fits.get(id(cell))
+            if isinstance(fit, str):
+                cell.refusal = fit
+            elif fit:
+                found[i] = refit(cell, fit.words, fit.note)
+        return found
 
-    def __init__(self) -> None:
-        self.config: DictConfig | None = None
-        self.context: HydraContext | None = None
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.context, self.config = hydra_context, config
-
-    def sweep(self, arguments: list[str]) -> Any:
-        assert self.context is not None and self.config is not None
-        combinations = self._combinations(arguments)
-        varied = [len(set(column)) > 1 for column in zip(*combinations, strict=True)]
-        cells = [_cell(overrides, " ".join(compress(overrides, varied))) for overrides in combinations]
-        raise SystemExit(_run_all(cells, self._config_dir()))
-
-    def _combinations(self, arguments: list[str]) -> list[list[str]]:
-        assert self.context is not None
-        parsed = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(overrides=arguments)
-        try:
-            batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-        except Exception as error:  # Hydra raises what it likes for a malformed sweep
-            raise ConfigError(explain(error)) from error
-        return [list(overrides) for batch in batches for overrides in batch]
-
-    def _config_dir(self) -> list[str]:
-        """A user's own --config-dir, handed on to each run."""
-        assert self.config is not None
-        sources = self.config.hydra.runtime.config_sources
-        return [word for s in sources if s.provider == "command-line" for word in ("--config-dir", s.path)]
-
-
-def _cell(overrides: list[str], title: str) -> Cell:
-    """Composed and named. A typo is refused here, for the whole grid: no other run would mend it."""
-    cfg = compose(overrides)
-    try:
-        return Cell(overrides, title, cfg, folder_of(cfg)[0])
-    except ConfigError:
-        raise
-    except Exception as error:  # a text that is not there, a corpus whose code breaks: the others may be well
-        return Cell(overrides, title, cfg, None, _reason(error))
-
-
-def _run_all(cells: list[Cell], config_dir: list[str]) -> int:
-    """Check all cells, run those that can be, list the failures and compare what is finished; the exit code."""
-    for cell in cells:
-        cell.failure = cell.failure or ("" if _done(cell) else _refusal(cell))
-    folders = [cell.folder.path for cell in cells if cell.folder and not cell.failure]
-    print(f"{len(cells)} combinations: {sum(map(_done, cells))} finished already, {len(cells) - len(folders)} refused")
-    if folders:
-        cfg = cells[0].cfg
-        follower = Follower.start(folders, plain_dict(cfg)["tracking"], Path(cfg.paths.outputs))
-        try:
-            for number, cell in enumerate(cells, 1):
-                if not cell.failure and not _done(cell):
-                    print(f"\n[{number}/{len(cells)}] {cell.title or 'the only one'}", flush=True)
-                    cell.failure = _run(cell, config_dir)
-        finally:
-            warning = follower.finish() if follower else None
-            if warning:
-                print(f"gptx: {warning}", file=sys.stderr)
-    return _close(cells)
+    def _train(
+        self, found: list[Cell], options: DictConfig, launcher: Launcher, book: Journal, seconds: float
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        """By title: why cells failed, and why others were left out."""
+        able = [cell for cell in found if not cell.refusal]
+        todo = [cell for cell in able if not cell.done]
+        if not todo:
+            return {}, {}
+        tasks = [cell.task(self._words()) for cell in todo]
+        if launcher.detached:
+            with launcher:
+                launcher.submit(tasks)
+            print(f"python -m gptx.sweep status {launcher.sweep.name} tells how they stand")
+            return {}, {}
+        rungs = list(launcher.sweep.records("begin", "rung"))
+        halves = Halving(able, self._words(), options.sweep.factor, book, rungs) if options.sweep.halving else None
+        steps = {task.folder: cell.cfg.trainer.max_steps for task, cell in zip(tasks, todo, strict=True)}
+        board = Board(len(able), len(able) - len(todo), steps, seconds)
+        folders = [cell.folder.path for cell in able if cell.folder]
+        failed = self._drive(halves or Listed(tasks), launcher, book, board, options, folders)
+        return {task.title: why for task, why in failed.items()}, halves.left_out() if halves else {}
 
 
-def _refusal(cell: Cell) -> str:
-    try:
-        preflight(cell.cfg)
-    except Exception as error:  # a part's own code may break in any way: that is its cell's end, not the grid's
-        return _reason(error)
-    return ""
-
-
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, GptxError) else f"{type(error).__name__}: {error}"
-
-
-def _done(cell: Cell) -> bool:
-    return bool(cell.folder and cell.folder.finished() and not cell.cfg.force)
-
-
-def _run(cell: Cell, config_dir: list[str]) -> str:
-    """Run one cell in a process of its own; returns why it failed, or nothing."""
-    # One process replays all journals of the sweep into MLflow; the runs need not start one each.
-    overrides = [*cell.overrides, "tracking.follow=false", "runtime.brief=true"]
-    code = run_child([sys.executable, "-m", "gptx.run", *config_dir, *overrides])
-    if code == 0:
-        return ""
-    result = (cell.folder.result() if cell.folder else None) or {}
-    died = f"its process was ended by signal {-code}" if code < 0 else f"its process ended with code {code} (see above)"
-    return str(result.get("error") or died)
-
-
-def _close(cells: list[Cell]) -> int:
-    """The comparison of what is finished, then every failure with its reason."""
-    from gptx.compare.render import show
-
-    done = [cell.folder.path for cell in cells if cell.folder and cell.folder.finished()]
-    if done:
-        print()
-        show(done)
-    failed = [cell for cell in cells if cell.failure]
-    if failed:
-        print(f"\n{len(failed)} of {len(cells)} failed:", file=sys.stderr)
-    for cell in failed:
-        print(f"  {cell.title}\n    {cell.failure}", file=sys.stderr)
-    return 1 if failed else 0
+def _explain(refused: int, of: int, options: DictConfig) -> None:
+    """Nothing is started while a refusal stands, unless that is allowed."""
+    if refused == of:
+        raise ConfigError(f"all {of} combinations are refused (see above)")
+    if refused and not options.sweep.skip_invalid:
+        raise ConfigError(
+            f"{refused} of {of} combinations are refused (see above), so nothing was started: mend them, or "
+            "sweep.skip_invalid=true runs the rest"
+        )

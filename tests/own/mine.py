@@ -1,6 +1,9 @@
 """Variants of a user's own, outside the package: one that works, and one that misbehaves where a test tells it to."""
 
+import ctypes
 import os
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -18,6 +21,8 @@ class Scaled(GQA):
 
     def __init__(self, shape: Shape, *, gain: float) -> None:
         super().__init__(shape, n_kv_head=shape.n_head, qk_norm=False, softcap=0.0, bias=shape.bias)
+        if gain < -1:
+            sys.exit(0)
         if gain < 0:
             raise ArithmeticError("a gain below nothing")
         self.gain = gain
@@ -29,7 +34,8 @@ class Scaled(GQA):
 class Fragile(Reference):
     """The reference kernel. In training it may raise, give NaN, wait or be slow, at calls counted from 1.
 
-    RAISE_AT (in process RAISE_RANK), NAN_AT (a list), PAUSE_AT (until the file PAUSE_IN/go is there), SLOW (seconds).
+    RAISE_AT (in process RAISE_RANK), NAN_AT (a list), PAUSE_AT (until the file PAUSE_IN/go is there), SLOW (seconds),
+    EXIT_AT (the process is gone, without a word).
     """
 
     def __init__(self, shape: Shape, demands: frozenset[str]) -> None:
@@ -44,9 +50,56 @@ class Fragile(Reference):
         time.sleep(float(os.environ.get("SLOW", "0")))
         if os.environ.get("PAUSE_AT") == str(self.calls):
             _pause(Path(os.environ["PAUSE_IN"]))
+        if os.environ.get("EXIT_AT") == str(self.calls):
+            os._exit(3)
         if os.environ.get("RAISE_AT") == str(self.calls) and _rank() == os.environ.get("RAISE_RANK", _rank()):
             raise RuntimeError("the kernel broke")
         return y * float("nan") if str(self.calls) in os.environ.get("NAN_AT", "").split(",") else y
+
+
+class Troubled(Fragile):
+    """A fragile kernel that comes to grief in its 15th call, in a way of its own: ``how`` is a key."""
+
+    def __init__(self, shape: Shape, demands: frozenset[str], *, how: str) -> None:
+        super().__init__(shape, demands)
+        self.grief = getattr(self, f"_{how}")
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, score: Score) -> Tensor:
+        y = super().forward(q, k, v, mask, score)
+        if self.calls == 15 and self.training:
+            self.grief()
+        return y
+
+    def _none(self) -> None:
+        pass
+
+    def _raise(self) -> None:
+        raise RuntimeError("the kernel broke")
+
+    def _once(self) -> None:
+        mark = Path(os.environ["PAUSE_IN"], "broken once")
+        if not mark.exists():
+            mark.touch()
+            self._raise()
+
+    def _exit(self) -> None:
+        os._exit(7)
+
+    def _segfault(self) -> None:
+        ctypes.string_at(0)
+
+    def _kill(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _hang(self) -> None:
+        while True:
+            signal.pause()
+
+    def _memory(self) -> None:
+        hoard = []
+        while True:
+            hoard.append(bytearray(os.urandom(2**20)) * 64)
+            time.sleep(0.05)
 
 
 def _rank() -> str:
@@ -54,7 +107,7 @@ def _rank() -> str:
 
 
 def _pause(folder: Path) -> None:
-    part = folder / f"part-{_rank()}"
+    part = folder / f"part-{os.getpid()}"
     part.write_text(str(os.getpid()))
     part.rename(folder / f"paused-{_rank()}")
     while not (folder / "go").exists():

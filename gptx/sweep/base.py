@@ -1,0 +1,156 @@
+"""What every sweep has, whatever it tries: its words, its launcher, its plan, the loop, and how it ends."""
+
+import shlex
+import sys
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from gptx.config import about_sweeps, compose, explain, key_of, plain_dict
+from gptx.errors import ConfigError
+from gptx.journal import Journal
+from gptx.sweep.board import Board
+from gptx.sweep.cell import Cell
+from gptx.sweep.drive import Source, drive
+from gptx.sweep.launcher import Launcher, Task
+from gptx.tracking import Follower
+
+
+class Base(Sweeper):
+    """Hydra calls `setup`, then `sweep`. ``params``: the YAML's."""
+
+    kind = ""  # as the sweep's plan has it
+
+    def __init__(self, *, params: DictConfig) -> None:
+        self.params = params
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context, self.hydra = hydra_context, config.hydra
+
+    def sweep(self, arguments: list[str]) -> Any:
+        for parsed in self._parsed([word for word in arguments if key_of(word) == "experiment"]):
+            if parsed.is_sweep_override():
+                raise ConfigError(f"{parsed.input_line}: a study is a sweep of its own, give one")
+        given = [*self._of_study(arguments), *arguments]
+        whole = [word for word in given if about_sweeps(word)]
+        raise SystemExit(self._run([word for word in given if not about_sweeps(word)], whole))
+
+    @abstractmethod
+    def _run(self, words: list[str], whole: list[str]) -> int:
+        """Sweep; the exit code. ``whole``: the words that are about none of the runs."""
+
+    def _options(self, words: Sequence[str], whole: Sequence[str]) -> DictConfig:
+        """The config that says how to sweep. ``words``: of any of its runs."""
+        for parsed in self._parsed(list(whole)):
+            if parsed.is_sweep_override():
+                raise ConfigError(f"{parsed.input_line} is about the whole sweep: give it one value")
+        options = compose([*words, *whole])
+        for key in ("jobs", "retry", "timeout", "grace", "memory"):
+            if options.sweep[key] < 0:
+                raise ConfigError(f"sweep.{key}={options.sweep[key]}: expected at least 0")
+        return options
+
+    def _of_study(self, arguments: Sequence[str]) -> list[str]:
+        """What the study sweeps itself, but for what the command line has."""
+        typed = {key_of(word) for word in arguments}
+        return [f"{key}={value}" for key, value in plain_dict(self.params).items() if key not in typed]
+
+    def _parsed(self, words: list[str]) -> list[Override]:
+        return OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(overrides=words)
+
+    def _combinations(self, words: list[str]) -> list[list[str]]:
+        parsed = self._parsed(words)
+        try:
+            batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+        except Exception as error:  # Hydra raises what it likes for a malformed sweep
+            raise ConfigError(explain(error)) from error
+        combinations = [list(overrides) for batch in batches for overrides in batch]
+        if not combinations:
+            raise ConfigError(f"{' '.join(words)} means no combination at all: a glob or a range in it is empty")
+        return combinations
+
+    def _own(self) -> list[str]:
+        """A user's own --config-dir, for each run."""
+        sources = self.hydra.runtime.config_sources
+        return [word for s in sources if s.provider == "command-line" for word in ("--config-dir", s.path)]
+
+    def _words(self) -> list[str]:
+        """What every run gets besides its own words: the sweep follows for all."""
+        return [*self._own(), "tracking.follow=false", "runtime.brief=true"]
+
+    def _plan(self, found: Sequence[Cell], options: DictConfig) -> dict[str, Any]:
+        return {
+            "study": options.study,
+            "command": shlex.join(["python", "-m", "gptx.run", *sys.argv[1:]]),
+            "kind": self.kind,
+            "launcher": self.hydra.runtime.choices["hydra/launcher"],
+            "lr": bool(options.sweep.lr),
+            "factor": options.sweep.factor if options.sweep.halving else 0,
+            "cells": [cell.record() for cell in found],
+        }
+
+    @staticmethod
+    def _drive(
+        source: Source, launcher: Launcher, book: Journal, board: Board, options: DictConfig, folders: list[Path]
+    ) -> dict[Task, str]:
+        """Run all that the source has, and show it in MLflow; why tasks failed."""
+        with following(options, folders):
+            return drive(source, launcher, book, board, options.sweep.retry)
+
+
+@contextmanager
+def following(options: DictConfig, folders: Sequence[Path]) -> Iterator[Callable[[Path], None]]:
+    """Show runs in MLflow while they train; what is yielded adds one."""
+    follower = Follower.start(folders, plain_dict(options)["tracking"], Path(options.paths.outputs))
+    try:
+        yield follower.add if follower else lambda folder: None
+    finally:
+        warning = follower.finish() if follower else None
+        if warning:
+            print(f"gptx: {warning}", file=sys.stderr)
+
+
+def survey(found: Sequence[Cell], launcher: Launcher, options: DictConfig) -> float:
+    """Show what will run, what it takes and what is refused, and let no more run at once than this machine can hold.
+
+    Returns:
+        The seconds that all of it is thought to take.
+    """
+    from gptx.sweep.pace import Pace
+    from gptx.sweep.room import check_memory
+    from gptx.sweep.survey import show
+
+    pace = Pace(Path(options.paths.outputs), launcher.slots, launcher.here)  # the cores are shared so, come what may
+    launcher.slots, note = check_memory(found, launcher.slots, launcher.here)
+    return show(found, launcher.slots, pace, options.about, [note] if note else [])
+
+
+def close(
+    done: Sequence[Path], found: Sequence[Cell], failed: Mapping[str, str], left_out: Mapping[str, str] | None = None
+) -> int:
+    """The comparison of the finished runs, then with its reason each that is not among them; the exit code."""
+    from gptx.compare.render import show
+
+    if done:
+        print()
+        show(done)
+    refused = {cell.title: cell.refusal for cell in found if cell.refusal}
+    for what, why in (("left out", left_out or {}), ("refused", refused), ("failed", failed)):
+        listed(what, why, len(found))
+    return 1 if failed else 0
+
+
+def listed(what: str, why: Mapping[str, str], of: int) -> None:
+    """Every title with its reason."""
+    if why:
+        lines = (f"  {title}\n    {reason}" for title, reason in why.items())
+        print(f"\n{len(why)} of {of} {what}:", *lines, sep="\n", file=sys.stderr)

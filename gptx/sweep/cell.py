@@ -1,0 +1,127 @@
+"""The cells of a sweep: each is one plain command, composed, named and checked before any of them is started."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import compress
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from gptx.config import compose, key_of
+from gptx.errors import ConfigError, GptxError
+from gptx.preflight import folder_of, preflight
+from gptx.runfolder import RunFolder
+from gptx.sweep.launcher import Task
+
+if TYPE_CHECKING:
+    from gptx.device import Machine
+
+SEEDS = ("seed", "data_seed")
+
+
+@dataclass
+class Cell:
+    """One combination.
+
+    Attributes:
+        overrides: ``python -m gptx.run *overrides`` is this run.
+        title: the words that set it apart from the others; the whole of them where it is the only one.
+        arm: the same without seeds: cells of one arm are repeats.
+        cfg: composed and checked; empty where it could not be.
+        folder: its run's; None: not even that could be found out.
+        refusal: why it cannot be.
+        facts: what preflight has found, and ``memory_bytes`` where that was estimated.
+        note: what was solved for it.
+    """
+
+    overrides: list[str]
+    title: str
+    arm: str
+    cfg: DictConfig
+    folder: RunFolder | None
+    refusal: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def done(self) -> bool:
+        return bool(self.folder and self.folder.finished() and not self.cfg.force)
+
+    def task(self, words: Sequence[str]) -> Task:
+        """As a launcher takes it; ``words`` come first."""
+        assert self.folder is not None
+        processes, device = self.facts["processes"], self.facts["hardware"]["device"]
+        restarts = self.cfg.strategy.get("restarts", 0)
+        return Task(self.title, self.folder.path, (*words, *self.overrides), processes, device, restarts)
+
+    def record(self) -> dict[str, Any]:
+        """As a sweep's plan has it."""
+        return {
+            "title": self.title,
+            "arm": self.arm,
+            "run": f"{self.cfg.study}/{self.folder.path.name}" if self.folder else None,
+            "words": self.overrides,
+            "refusal": self.refusal,
+            "note": self.note,
+            "processes": self.facts.get("processes"),
+            "steps": self.cfg.trainer.max_steps if self.cfg else 0,
+        }
+
+
+def cells(combinations: Sequence[Sequence[str]]) -> list[Cell]:
+    """Composed and named; one that cannot be composed is refused. Combinations that mean one and the same run are one
+    cell.
+
+    Raises:
+        ConfigError: none of them can be composed: what is wrong with the first.
+    """
+    titles = _titles(combinations)
+    found = [_cell(list(words), *title) for words, title in zip(combinations, titles, strict=True)]
+    if found and not any(cell.cfg for cell in found):
+        raise ConfigError(found[0].refusal)
+    return list({cell.folder.path if cell.folder else id(cell): cell for cell in reversed(found)}.values())[::-1]
+
+
+def _titles(combinations: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
+    """Title and arm of each. They all have the same keys, in the same order."""
+    varied = [len(set(column)) > 1 for column in zip(*combinations, strict=True)]
+    shown = [list(compress(words, varied)) for words in combinations]
+    arms = [" ".join(word for word in words if key_of(word) not in SEEDS) for words in shown]
+    return [(" ".join(words) or "the only one", arm) for words, arm in zip(shown, arms, strict=True)]
+
+
+def _cell(words: list[str], title: str, arm: str) -> Cell:
+    cfg = OmegaConf.create()
+    try:
+        cfg = compose(words)
+        return Cell(words, title, arm, cfg, folder_of(cfg)[0])
+    except (Exception, SystemExit) as error:  # a text that is not there, a corpus whose code breaks: others may be well
+        return Cell(words, title, arm, cfg, None, reason(error))
+
+
+def refit(cell: Cell, words: Sequence[str], note: str) -> Cell:
+    """The same cell with what was solved for it."""
+    again = _cell([*cell.overrides, *words], cell.title, cell.arm)
+    again.note = note
+    return again
+
+
+def check(found: Iterable[Cell], there: "Machine | None") -> None:
+    """Let every part that knows refuse; cells of one arm are asked once. ``there``: see `Launcher`."""
+    asked: dict[str, Cell] = {}
+    for cell in found:
+        if cell.refusal or cell.done:
+            continue
+        first = asked.setdefault(cell.arm, cell)
+        if first is not cell:
+            cell.refusal, cell.facts = first.refusal, first.facts
+            continue
+        try:
+            cell.facts = preflight(cell.cfg, there)[1]
+        except (Exception, SystemExit) as error:  # a part's own code may do anything: its cell's end, not the grid's
+            cell.refusal = reason(error)
+
+
+def reason(error: BaseException) -> str:
+    """One line of an error."""
+    return str(error) if isinstance(error, GptxError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,145 @@
+"""A search: optuna proposes points of a space, runs try them, as many at once as there is room for.
+
+The same command goes on with it, and with more trials where ``n_trials`` is larger.
+"""
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from gptx.config import plain_dict, plugin_keys
+from gptx.errors import ConfigError
+from gptx.sweep.base import Base, following, listed
+from gptx.sweep.board import Board
+from gptx.sweep.cell import cells
+from gptx.sweep.drive import drive
+from gptx.sweep.launcher import Launcher, make
+from gptx.sweep.ledger import Sweep, name_of
+from gptx.sweep.space import Space
+
+if TYPE_CHECKING:  # optuna is loaded when it is searched, and not by every command
+    import optuna
+
+    from gptx.sweep.study import Keys
+
+
+class SearchSweeper(Base):
+    """`python -m gptx.run -m hydra/sweeper=optuna 'optim.lr=tag(log,interval(1e-4,1e-2))' attention=mha,gqa`."""
+
+    kind = "optuna"
+
+    def __init__(self, *, params: DictConfig, **keys: Any) -> None:
+        super().__init__(params=params)  # the keys are read when they are checked
+
+    def _run(self, words: list[str], whole: list[str]) -> int:
+        """Check the space, search it, and show what was found."""
+        keys = self._keys()
+        space = Space.of(self._parsed(words))
+        corners = cells(space.corners())
+        if wrong := [cell.refusal for cell in corners if not cell.cfg]:  # a typo
+            raise ConfigError(wrong[0])
+        first = corners[0]
+        if first.folder is None:
+            raise ConfigError(first.refusal)
+        options = self._options(first.overrides, whole)
+        _check(options, keys, space)
+        launcher = make(self.hydra.launcher)
+        if launcher.detached:
+            raise ConfigError("a search has to see how its runs end: hydra.launcher.wait=true, or hydra/launcher=local")
+        meant = [first.folder.path.name, str(space), *(f"best {metric}" for metric in keys.metrics)]
+        sweep = Sweep(Path(options.paths.outputs), name_of(options.study, meant))
+        launcher.open(sweep, options.sweep, keys.n_trials)
+        _show(keys, space, sweep)
+        return 0 if options.dry_run else self._search(keys, space, options, launcher, sweep)
+
+    def _keys(self) -> "Keys":
+        from gptx.sweep.study import Keys
+
+        given = plugin_keys("sweeper", plain_dict(self.hydra.sweeper))
+        keys = Keys(**{key: value for key, value in given.items() if key not in ("_target_", "params")})
+        keys.check()
+        return keys
+
+    def _search(self, keys: "Keys", space: Space, options: DictConfig, launcher: Launcher, sweep: Sweep) -> int:
+        from gptx.sweep.study import open_study, pruner
+        from gptx.sweep.trials import Trials, refused
+
+        known = sweep.plan["cells"] if (sweep.path / "plan.json").exists() else []
+        with sweep.work(self._plan([], options) | {"cells": known}) as book:
+            study = open_study(sweep.path, keys, pruner(keys, options.trainer.eval_every))
+            ended = [
+                trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished() and not refused(trial)
+            ]
+            board = Board(keys.n_trials, len(ended), {}, 0.0)
+            with following(options, [sweep.outputs / cell["run"] for cell in known]) as follow:
+                trials = Trials(study, keys, space, self._words(), launcher, sweep, book, board, follow)
+                drive(trials, launcher, book, board, options.sweep.retry)
+        code = _close(study, keys, sweep, self._own())
+        if trials.given_up:
+            raise ConfigError(f"the search was given up: {trials.given_up}")
+        return code
+
+
+def _check(options: DictConfig, keys: "Keys", space: Space) -> None:
+    """Refuse what goes with a grid, and not with a search."""
+    if options.force:
+        raise ConfigError("force=true: a search takes finished runs as they are; another study= begins afresh")
+    grids = {"match": options.variant.match != "none", "sweep.lr": options.sweep.lr}
+    if given := [key for key, value in (grids | {"sweep.halving": options.sweep.halving}).items() if value]:
+        raise ConfigError(f"{given[0]} is of a grid, and a search has none: leave it out, or hydra/sweeper=grid")
+    if options.runtime.until:
+        raise ConfigError(f"runtime.until={options.runtime.until}: the trials of a search are whole runs; leave it out")
+    for key in ("trainer.max_steps", "trainer.eval_every"):
+        if keys.curve and key in (axis.key for axis in space.axes):
+            raise ConfigError(
+                f"hydra.sweeper.pruner={keys.pruner} compares runs step by step, so {key} cannot be searched"
+            )
+
+
+def _show(keys: "Keys", space: Space, sweep: Sweep) -> None:
+    best = ", ".join(f"{m} ({way.name.lower()})" for m, way in zip(keys.metrics, keys.directions, strict=True))
+    pruned = f", pruned by {keys.pruner}" if keys.curve else ""
+    print(f"{keys.n_trials} trials by {keys.sampler}{pruned}, for {best}, in {sweep.path}")
+    print(space)
+
+
+def _close(study: "optuna.Study", keys: "Keys", sweep: Sweep, own: Sequence[str]) -> int:
+    """The comparison of the finished runs, the best trials, and why others came to nothing; the exit code."""
+    from gptx.compare.render import show
+    from gptx.sweep.study import importances
+    from gptx.sweep.trials import refused
+
+    trials = study.get_trials(deepcopy=False)
+    done = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    if done:
+        print()
+        show(sorted({sweep.outputs / trial.user_attrs["run"] for trial in done}))
+        _best(study, keys, own)
+    if found := importances(study):
+        print(f"\nwhat decides it, as far as {len(done)} trials tell: ", end="")
+        print(", ".join(f"{key} {value:.2f}" for key, value in found.items()))
+    never = {trial.user_attrs["title"]: why for trial in trials if (why := refused(trial))}
+    counts = Counter(trial.state.name for trial in trials if not refused(trial))
+    said = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "not ended"}
+    parts = [f"{counts[state]} {word}" for state, word in said.items() if counts[state]]
+    print(f"\n{', '.join([*parts, *([f'{len(never)} points refused'] if never else [])])}")
+    listed("refused", never, len(trials))
+    failed = {t.user_attrs["title"]: t.user_attrs["reason"] for t in trials if t.state.name == "FAIL"}
+    listed("failed", failed, len(trials))
+    return 1 if failed else 0
+
+
+def _best(study: "optuna.Study", keys: "Keys", own: Sequence[str]) -> None:
+    best = {trial.user_attrs["run"]: trial for trial in reversed(study.best_trials)}
+    if len(keys.metrics) == 1:
+        print("\nthe best:")
+    else:
+        print(f"\nno other trial is better in {' and '.join(keys.metrics)} than each of these {len(best)}:")
+    for trial in sorted(best.values(), key=lambda trial: trial.values):
+        values = ", ".join(f"{m} {value:,.6g}" for m, value in zip(keys.metrics, trial.values, strict=True))
+        print(f"  {trial.user_attrs['title']}: {values}")
+        print(f"    {shlex.join(['python', '-m', 'gptx.run', *own, *trial.user_attrs['words']])}")

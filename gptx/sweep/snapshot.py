@@ -1,0 +1,74 @@
+"""The code and the YAML that a sweep's jobs run: a copy, so that what is edited later touches no job in the queue."""
+
+import hashlib
+import os
+import shutil
+import site
+import sys
+import sysconfig
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from gptx.config import conf_dir
+from gptx.provenance import COMMIT, git
+from gptx.runfolder import write_json
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+def freeze(folder: Path, words: Sequence[str]) -> tuple[Path, dict[str, str]]:
+    """Copy gptx, its YAML, the --config-dir among ``words``, and what was loaded from a user's own modules.
+
+    Returns:
+        ``folder/<hash>``, which the same code always gets, and where a --config-dir of the words lies in it.
+    """
+    part = folder / f".part-{os.getpid()}"
+    shutil.rmtree(part, ignore_errors=True)
+    for source in (_PACKAGE, *([] if conf_dir().is_relative_to(_PACKAGE) else [conf_dir()])):
+        _copy(source, part / source.name)
+    for name, source in _own_modules():
+        _copy(source, part.joinpath(*name.split(".")[:-1], source.name))
+    for plugin in (_PACKAGE.parent / "hydra_plugins").glob("gptx_*.py"):
+        _copy(plugin, part / "hydra_plugins" / plugin.name)
+    own = dict.fromkeys(value for flag, value in pairwise(words) if flag == "--config-dir")
+    for number, given in enumerate(own):
+        _copy(Path(given), part / f"config-{number}")
+    write_json(part / COMMIT, git())
+    place = folder / _hash(part)
+    if place.exists():
+        shutil.rmtree(part)
+    else:
+        part.rename(place)
+    return place, {given: str(place / f"config-{number}") for number, given in enumerate(own)}
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".git"))
+    else:
+        shutil.copy2(source, target)
+
+
+def _own_modules() -> Iterator[tuple[str, Path]]:
+    """By name, files and packages that were imported from elsewhere than an environment: a user's variants among them.
+    Of a namespace package, which is nobody's folder, what was imported of it."""
+    library = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    places = (*library, *site.getsitepackages(), site.getusersitepackages(), str(_PACKAGE))
+    environments = [Path(place).resolve() for place in places]
+    for name, module in sorted(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        package = sys.modules.get(name.rpartition(".")[0])
+        if not file or not file.endswith(".py") or getattr(package, "__file__", None):
+            continue
+        place = Path(file).resolve()
+        if not any(place.is_relative_to(environment) for environment in environments):
+            yield name, place.parent if place.name == "__init__.py" else place
+
+
+def _hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:10]
