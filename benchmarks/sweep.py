@@ -2,7 +2,7 @@
 
 Both train the same grid into folders of their own, from the same token files; the sweep has its defaults (one run for
 each core, one thread each), the loop gives each run all cores, as a person would. What a run costs besides its steps is
-measured with runs of one step.
+measured with some runs of one step.
 """
 
 import argparse
@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -22,10 +23,25 @@ from gptx.cli import Parser, check_json, exit_code
 from gptx.errors import RunFailed
 
 GRID = {"attention": "mha,gqa,mqa", "pos": "learned,rope", "window": "full,sliding", "seed": "0,1"}
+SOME = ("attention", "pos")  # for what a run of one step takes
 EXAMPLES = """examples:
-  python -m benchmarks.sweep                     the README's 24 runs, 300 steps each: about 20 minutes on 2 cores
+  python -m benchmarks.sweep                     the README's 24 runs, 300 steps each: some 20 minutes on 2 cores
   python -m benchmarks.sweep --steps 50 tracking=off
 """
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds that so many runs took, one after another and in a sweep."""
+
+    name: str
+    runs: int
+    loop: float
+    sweep: float
+
+    @property
+    def ratio(self) -> float:
+        return self.loop / self.sweep
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,22 +56,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _compare(args: argparse.Namespace) -> None:
     check_json(args.json)
-    values = [[f"{key}={value}" for value in given.split(",")] for key, given in GRID.items()]
-    runs = [list(words) for words in itertools.product(*values)]
-    grid = [f"{key}={value}" for key, value in GRID.items()]
-    seconds: dict[str, dict[str, float]] = {}
+    long = {"trainer.max_steps": args.steps}
+    short = {"trainer.max_steps": 1, "trainer.val_tokens": 128}
     with tempfile.TemporaryDirectory(prefix="gptx-") as folder:
         shared = [*args.words, "runtime.brief=true", f"paths.data={folder}/tokens"]
-        _timed(folder, "warm", [[*shared, "trainer.max_steps=1", "trainer.val_tokens=128"]])
-        for name, steps in (("1 step", 1), (f"{args.steps} steps", args.steps)):
-            words = [*shared, f"trainer.max_steps={steps}", *(["trainer.val_tokens=128"] if steps == 1 else [])]
-            seconds[name] = {
-                "shell loop": _timed(folder, f"loop-{steps}", [[*words, *one] for one in runs]),
-                "sweep": _timed(folder, f"sweep-{steps}", [["-m", *words, *grid]]),
-            }
-    _show(seconds, len(runs))
+        _timed(folder, "warm", [[*shared, *_words(short)]])
+        ways = {"1 step": (short, {key: GRID[key] for key in SOME}), f"{args.steps} steps": (long, GRID)}
+        found = [_both(folder, name, [*shared, *_words(words)], grid) for name, (words, grid) in ways.items()]
+    _show(found)
     if args.json:
-        args.json.write_text(json.dumps({"runs": len(runs), "seconds": seconds}, indent=1))
+        args.json.write_text(json.dumps([asdict(timing) for timing in found], indent=1))
+
+
+def _words(keys: Mapping[str, object]) -> list[str]:
+    return [f"{key}={value}" for key, value in keys.items()]
+
+
+def _both(folder: str, name: str, words: list[str], grid: dict[str, str]) -> Timing:
+    runs = list(itertools.product(*([f"{key}={value}" for value in given.split(",")] for key, given in grid.items())))
+    loop = _timed(folder, f"{name}, loop", [[*words, *one] for one in runs])
+    return Timing(name, len(runs), loop, _timed(folder, f"{name}, sweep", [["-m", *words, *_words(grid)]]))
 
 
 def _timed(folder: str, name: str, commands: list[list[str]]) -> float:
@@ -69,16 +89,17 @@ def _timed(folder: str, name: str, commands: list[list[str]]) -> float:
     return time.perf_counter() - began
 
 
-def _show(seconds: dict[str, dict[str, float]], runs: int) -> None:
-    table = Table("", "shell loop, s", "sweep, s", "loop/sweep", "runs an hour: loop", "sweep", title=f"{runs} runs")
-    for name, found in seconds.items():
-        loop, sweep = found["shell loop"], found["sweep"]
-        hourly = [f"{3600 * runs / took:,.0f}" for took in (loop, sweep)]
-        table.add_row(name, f"{loop:.1f}", f"{sweep:.1f}", f"{loop / sweep:.2f}x", *hourly)
+def _show(found: list[Timing]) -> None:
+    table = Table("a run", "runs", "shell loop, s", "sweep, s", "loop / sweep", "runs an hour: loop", "sweep")
+    for one in found:
+        hourly = (f"{3600 * one.runs / seconds:,.0f}" for seconds in (one.loop, one.sweep))
+        table.add_row(one.name, str(one.runs), f"{one.loop:.1f}", f"{one.sweep:.1f}", f"{one.ratio:.2f}", *hourly)
     console = Console(highlight=False)
     console.print(table)
-    each = {way: took / runs for way, took in next(iter(seconds.values())).items()}
-    console.print("a run of one step: " + ", ".join(f"{took:.1f} s ({way})" for way, took in each.items()))
+    first = found[0]
+    console.print(
+        f"a run of one step: {first.loop / first.runs:.1f} s in a loop, {first.sweep / first.runs:.1f} s in a sweep"
+    )
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def test_a_dry_run_starts_nothing_and_leaves_nothing(gptx: Gptx) -> None:
 
 
 def test_what_cannot_be_composed_or_built_is_one_refusal(gptx: Gptx) -> None:
-    words = sweep(gptx, "attention=scaled,mha", "attention.gain=1,-1,-2")
+    words = sweep(gptx, "attention=mha,scaled", "attention.gain=1,-1,-2")
     done = gptx.run("gptx.run", *words)
     assert done.code == 2 and gptx.folders() == []
     assert "ArithmeticError: a gain below nothing" in done.out and "SystemExit: 0" in done.out

@@ -31,11 +31,12 @@ class GridSweeper(Base):
     def _run(self, words: list[str], whole: list[str]) -> int:
         """Check all cells, run those that can be, compare what is finished and list the failures."""
         combinations = self._combinations(words)
-        options = self._options(combinations[0], whole)
+        found = cells(combinations)
+        options = self._options(next(cell.overrides for cell in found if cell.cfg), whole)
         if options.sweep.lr:
-            combinations = rates.spread(combinations, options.sweep.lr)
+            found = cells(rates.spread(combinations, options.sweep.lr))
         launcher = make(self.hydra.launcher)
-        found = self._matched(cells(combinations), options, launcher.there)
+        found = self._matched(found, options, launcher.there)
         check(found, launcher.there)
         meant = [cell.folder.path.name if cell.folder else " ".join(cell.overrides) for cell in found]
         sweep = Sweep(Path(options.paths.outputs), name_of(options.study, meant))

@@ -41,19 +41,17 @@ class Local(Launcher):
         self._told: set[Task] = set()
         self._before: dict[Path, str] = {}  # what lay in a run's folder before its first attempt
         self._gpus = _visible_gpus()
-        most = len(self._gpus) or cores()
-        self.slots = min(options.jobs or most, len(self._gpus) or runs, runs)
-        self._threads = max(
-            1, cores() // self.slots
-        )  # of all runs alike: whatever is left to do, the sums are the same
+        self.slots = min(options.jobs or len(self._gpus) or cores(), runs)
+        # The same for all runs, however few are left to do: else a sum would depend on when the sweep was stopped.
+        self._threads = max(1, cores() // self.slots)
         return self
 
     def submit(self, tasks: Sequence[Task]) -> None:
         self._queue.extend(tasks)
 
     def wait(self) -> list[End]:
-        for task in [task for task in self._queue if len(self._running) < self.slots]:
-            if len(self._running) < self.slots and self._free(task) and self._fits(task):
+        for task in list(self._queue):
+            if len(self._running) < self.slots and self._fits(task) and self._free(task):
                 self._queue.remove(task)
                 self._start(task)
         ready = connection.wait(list(self._running), _PAUSE)
