@@ -74,8 +74,10 @@ def _words(keys: Mapping[str, object]) -> list[str]:
 
 def _both(folder: str, name: str, words: list[str], grid: dict[str, str]) -> Timing:
     runs = list(itertools.product(*([f"{key}={value}" for value in given.split(",")] for key, given in grid.items())))
-    loop = _timed(folder, f"{name}, loop", [[*words, *one] for one in runs])
-    return Timing(name, len(runs), loop, _timed(folder, f"{name}, sweep", [["-m", *words, *_words(grid)]]))
+    loop = _timed(folder, f"{name} loop".replace(" ", "-"), [[*words, *one] for one in runs])
+    return Timing(
+        name, len(runs), loop, _timed(folder, f"{name} sweep".replace(" ", "-"), [["-m", *words, *_words(grid)]])
+    )
 
 
 def _timed(folder: str, name: str, commands: list[list[str]]) -> float:

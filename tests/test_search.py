@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -456,7 +457,7 @@ def test_a_search_killed_with_its_runs_goes_on_and_further(gptx: Gptx) -> None:
     assert len(gptx.folders()) == 3
     assert uids.items() <= {folder.name: records(folder, "start")[0]["uid"] for folder in gptx.folders()}.items()
     lines = done.out.splitlines()
-    best = lines[lines.index("the best:") + 2].split()
+    best = shlex.split(lines[lines.index("the best:") + 2])
     assert best[:3] == ["python", "-m", "gptx.run"]
     alone = gptx.run("gptx.run", *best[3:])
     assert alone.code == 0 and "finished already" in alone.out, alone.err

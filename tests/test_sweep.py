@@ -179,7 +179,7 @@ def test_every_way_to_fail_is_one_failure_with_its_reason(gptx: Gptx) -> None:
     assert why[at("exit", 4)] == "its process ended without a word (exit code 7)"
     assert why[at("segfault", 4)] == "its process ended without a word (SIGSEGV)"
     assert "SIGKILL" in why[at("kill", 4)] and "out of memory is the usual reason" in why[at("kill", 4)]
-    assert why[at("hang", 4)].startswith("took longer than sweep.timeout=0.4 minutes (it stands at step ")
+    assert why[at("hang", 4)].startswith("took longer than sweep.timeout=0.4 minutes (it goes on from step 10)")
     assert "more than sweep.memory=1.5" in why[at("memory", 4)]
     assert {record["title"] for record in book(gptx, "refused")} == {at(way, 3) for way in ways.split(",")}
     assert [record["title"] for record in book(gptx, "end") if not record["reason"]] == [at("none", 4)]
