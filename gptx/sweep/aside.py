@@ -2,6 +2,7 @@
 
 import multiprocessing
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
@@ -39,6 +40,7 @@ def _child(work: Callable[[Any], Any], items: Sequence[Any], telling: Connection
     for item in items:
         try:
             found = work(item)
-        except Exception:  # the run itself will say what is wrong
+        except Exception as error:  # the run itself may do better
+            print(f"gptx: no estimate: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             found = None
         telling.send(found)

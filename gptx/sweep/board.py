@@ -114,7 +114,11 @@ class Board:
             bar = ProgressBar(total=max(1, total), completed=pulse.step, width=24)
             loss = f"val loss {pulse.loss}" if pulse.loss else ""
             table.add_row(
-                Text(task.title, overflow="ellipsis", no_wrap=True), bar, steps, loss, _clock(self._age(pulse))
+                Text(task.title, overflow="ellipsis", no_wrap=True),
+                bar,
+                steps,
+                loss,
+                _clock(time.monotonic() - pulse.began),
             )
         return table
 
@@ -131,10 +135,6 @@ class Board:
         behind, ahead = self._ended + part, to_come + len(self._pulses) - part
         passed = time.monotonic() - self._began
         return ahead * passed / behind if behind >= 1 else max(0.0, self._seconds - passed)
-
-    @staticmethod
-    def _age(pulse: Pulse) -> float:
-        return time.monotonic() - pulse.began
 
 
 def _clock(seconds: float) -> str:

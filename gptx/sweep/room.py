@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from gptx.config import conf_dir, plain_dict
+from gptx.errors import GptxError
 from gptx.memory import BASE, estimate, machine_memory
 from gptx.parts import tokens
 from gptx.sweep.aside import each
@@ -106,7 +107,7 @@ def ways_out(given: tuple[dict[str, Any], dict[str, Any], int]) -> list[str]:
             OmegaConf.update(cfg, key, value, merge=False)
         try:
             return _of_run({**facts, "memory_bytes": _size(cfg, facts)})
-        except Exception:  # it cannot be so: a pipeline that is not filled
+        except GptxError:  # it cannot be so: a pipeline that is not filled
             return float("inf")
 
     rows = plain["trainer"]["micro_batch"] or plain["trainer"]["batch_size"]

@@ -21,12 +21,11 @@ from gptx.config import key_of
 from gptx.device import Machine
 from gptx.errors import ConfigError, RunFailed
 from gptx.journal import Journal
-from gptx.runfolder import RunFolder
 from gptx.sweep import cluster
 from gptx.sweep.cluster import State
 from gptx.sweep.job import Job
 from gptx.sweep.jobs import FOLDER, cancelled_in, jobs_of, judge, run_of
-from gptx.sweep.launcher import End, Launcher, Task
+from gptx.sweep.launcher import End, Launcher, Task, uid
 from gptx.sweep.ledger import Sweep
 from gptx.sweep.snapshot import freeze
 
@@ -171,7 +170,7 @@ class Slurm(Launcher):
         run = [moved.get(word, word) for word in task.words]
         if not any(key_of(word) == "runtime.threads" for word in run):
             run.append(f"runtime.threads={self.keys.cpus}")
-        replaces = str((RunFolder(task.folder).start_record() or {}).get("uid", ""))
+        replaces = uid(task.folder)
         options = OmegaConf.to_container(self.options)
         retry = self.options.retry if self.detached else 0  # else this command tries again
         task = replace(task, folder=task.folder.resolve())

@@ -9,6 +9,7 @@ from typing import Any
 from gptx import journal
 from gptx.runfolder import RunFolder
 from gptx.sweep import cluster
+from gptx.sweep.board import Pulse
 from gptx.sweep.cluster import State
 from gptx.sweep.jobs import FOLDER, cancelled_in, jobs_of, judge
 from gptx.sweep.launcher import Task
@@ -136,13 +137,10 @@ def _here(cell: dict[str, Any], folder: Path, reason: str, alive: bool) -> tuple
 
 
 def _pulse(cell: dict[str, Any], folder: Path) -> str:
-    step, loss = 0, ""
-    for record in journal.read(folder):
-        if record["kind"] == "metrics":
-            step = record["step"]
-            if "val/loss" in record["values"]:
-                loss = f", val loss {record['values']['val/loss']:.4f}"
-    return f"step {step:,} of {cell['steps']:,}{loss}"
+    pulse = Pulse(folder)
+    pulse.look()
+    loss = f", val loss {pulse.loss}" if pulse.loss else ""
+    return f"step {pulse.step:,} of {cell['steps']:,}{loss}"
 
 
 def _well(cell: dict[str, Any], folder: Path) -> tuple[str, str]:

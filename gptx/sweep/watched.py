@@ -107,10 +107,11 @@ class Watched:
 def last_word(folder: Path) -> str:
     """What a run that ended badly said last, where it said why."""
     log = folder / "logs" / LOG
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    said = [line.removeprefix("gptx: ") for line in lines[-1:] if line.startswith("gptx: ")]
-    errors = [line for line in lines[-1:] if line.partition(":")[0].endswith(("Error", "Exception"))]
-    return next(iter(said + errors), "")
+    last = log.read_text(errors="replace").splitlines()[-1:] if log.exists() else []
+    for line in last:
+        if line.startswith("gptx: ") or line.partition(":")[0].endswith(("Error", "Exception")):
+            return line.removeprefix("gptx: ")
+    return ""
 
 
 def _stands(folder: Path) -> str:
