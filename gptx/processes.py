@@ -93,9 +93,10 @@ def noted_signals() -> Iterator[list[int]]:
     worker = "RANK" in os.environ
 
     def note(number: int, frame: object) -> None:
-        seen.append(number)
-        if not worker and number not in WARNINGS and insisted(seen) == 2:
-            raise KeyboardInterrupt(seen[0])
+        if insisted(seen) < 2:  # a held Ctrl-C comes faster than a list that grows with it is counted
+            seen.append(number)
+            if not worker and insisted(seen) == 2:
+                raise KeyboardInterrupt(seen[0])
 
     saved = {number: signal.signal(number, note) for number in STOPS}
     if worker:

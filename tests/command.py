@@ -83,7 +83,7 @@ class Gptx:
     def __init__(self, cwd: Path, corpus: Path, tokens: Path) -> None:
         self.cwd, self.outputs = cwd, cwd / "outputs"
         self.mark = uuid.uuid4().hex
-        self._started: list[subprocess.Popen[str]] = []
+        self.started: list[subprocess.Popen[Any]] = []
         self.tiny = [*TINY, "data=text", f"data.path={corpus}", f"paths.data={tokens}"]
         paths = os.pathsep.join([str(ROOT), str(OWN)])
         inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "COLUMNS")}
@@ -117,7 +117,7 @@ class Gptx:
     def _popen(self, command: list[str], env: dict[str, str]) -> "subprocess.Popen[str]":
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         process = subprocess.Popen(command, cwd=self.cwd, env=self.env | env, text=True, **pipes)  # type: ignore[call-overload]
-        self._started.append(process)
+        self.started.append(process)
         return process  # type: ignore[no-any-return]
 
     def folders(self) -> list[Path]:
@@ -148,7 +148,7 @@ class Gptx:
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        for started in self._started:
+        for started in self.started:
             started.wait(DEADLINE)
             for pipe in (started.stdout, started.stderr):
                 if pipe is not None:
@@ -269,6 +269,7 @@ os.execv(sys.argv[1], sys.argv[1:])
         self.process = subprocess.Popen(
             command, cwd=gptx.cwd, env=gptx.env | size | env, stdin=slave, stdout=slave, stderr=slave
         )
+        gptx.started.append(self.process)
         os.close(slave)
         self.shown = ""
 

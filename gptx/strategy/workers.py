@@ -184,8 +184,9 @@ def _handing_on(crew: Sequence[SpawnProcess]) -> Iterator[list[int]]:
     got: list[int] = []
 
     def hand_on(number: int, frame: object) -> None:
-        got.append(number)
-        _send(crew, signal.SIGTERM if insisted(got) < 2 else signal.SIGKILL)
+        if insisted(got) < 2:
+            got.append(number)
+            _send(crew, signal.SIGTERM if insisted(got) < 2 else signal.SIGKILL)
 
     heard = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
     saved = {number: signal.signal(number, hand_on) for number in heard}
