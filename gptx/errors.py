@@ -31,6 +31,11 @@ class Interrupted(Exception):
     """A signal (its number is the argument, if known) asked the run to stop; it stands on the disk, ready to go on."""
 
 
+def reason(error: BaseException) -> str:
+    """One line of an error."""
+    return str(error) if isinstance(error, GptxError) else f"{type(error).__name__}: {error}"
+
+
 def processes_as(count: int) -> str:
     """How so many processes are asked for: of the command, or of torchrun where that started this one."""
     return f"--nproc-per-node={count}" if "RANK" in os.environ else f"strategy.nproc={count}"

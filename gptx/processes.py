@@ -34,6 +34,11 @@ def exit_code(number: int) -> int:
     return 128 + number if number in (signal.SIGINT, signal.SIGHUP) else EXIT_RESUMABLE
 
 
+def ending(code: int) -> str:
+    """What a process ended with, as multiprocessing and subprocess have it."""
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
 def insisted(seen: Sequence[int]) -> int:
     """How often a stop was asked for; a warning is none."""
     return sum(number not in WARNINGS for number in seen)

@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from gptx import kept
 from gptx.attempt import begin, resume, warn
 from gptx.cli import Parser
-from gptx.config import about_sweeps, compose, conf_dir, explain, plain_dict
+from gptx.config import UNREADABLE, about_sweeps, compose, conf_dir, explain, plain_dict
 from gptx.errors import ConfigError, GptxError, Interrupted
 from gptx.journal import Journal
 from gptx.preflight import folder_of, preflight
@@ -54,7 +52,7 @@ def _command() -> None:
     try:
         _check_flags()
         hydra.main(str(conf_dir()), "config", version_base="1.3")(_task)()
-    except (HydraException, OmegaConfBaseException) as error:
+    except UNREADABLE as error:
         _fail(explain(error, sys.argv[1:]), 2)
     except GptxError as error:
         _fail(str(error), error.exit_code)

@@ -285,6 +285,13 @@ def one_line(done: Done, *parts: str) -> None:
         assert part in line
 
 
+def test_a_yaml_that_cannot_be_read_gets_one_line(gptx: Gptx, without_torch: dict[str, str]) -> None:
+    file = gptx.cwd / "mine" / "attention" / "odd.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("a: b: c")
+    one_line(gptx.run("gptx.run", "--config-dir", "mine", "attention=odd", **without_torch), str(file), "line 1")
+
+
 @pytest.mark.parametrize(("words", "parts"), named(MISTAKES))
 def test_a_mistake_gets_one_line_before_torch_is_imported(
     words: list[str], parts: list[str], gptx: Gptx, without_torch: dict[str, str]

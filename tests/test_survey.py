@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,11 +110,19 @@ def breaking(number: int) -> int:
         os._exit(3)
     if number == 2:
         raise ArithmeticError
+    if number == 3:
+        signal.pause()
+    if number == 4:
+        raise SystemExit
     return 10 * number
 
 
-def test_a_part_that_breaks_takes_nothing_with_it() -> None:
-    assert list(each(breaking, range(5), 60.0)) == [0, None, None, 30, 40]
+@pytest.mark.parametrize("many", [1, 3])
+def test_a_part_that_breaks_takes_nothing_with_it(many: int, capfd: pytest.CaptureFixture[str]) -> None:
+    assert each(breaking, range(7), 10.0, many) == [0, None, None, None, None, 50, 60]
+    said = capfd.readouterr().err
+    for why in ("(exit code 3)", "ArithmeticError: ", "no answer within 10 s", "SystemExit: "):
+        assert why in said, said
 
 
 # --- time
@@ -208,7 +217,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(room, "machine_memory", lambda kind: 1000 * MB)
     monkeypatch.setattr(room, "_size", size)
-    monkeypatch.setattr(room, "each", lambda work, items, seconds: map(work, items))
+    monkeypatch.setattr(room, "each", lambda work, items, *_, **__: list(map(work, items)))
 
 
 @pytest.mark.usefixtures("small")

@@ -64,11 +64,12 @@ def test_a_dry_run_starts_nothing_and_leaves_nothing(gptx: Gptx) -> None:
 
 
 def test_what_cannot_be_composed_or_built_is_one_refusal(gptx: Gptx) -> None:
-    words = sweep(gptx, "attention=mha,scaled", "attention.gain=1,-1,-2")
+    words = sweep(gptx, "attention=mha,scaled", "attention.gain=1,-1,-2,-3")
     done = gptx.run("gptx.run", *words)
     assert done.code == 2 and gptx.folders() == []
     assert "ArithmeticError: a gain below nothing" in done.out and "SystemExit: 0" in done.out
-    assert "3 combinations: unknown key 'attention.gain'" in done.out
+    assert "it ends the process that tries it (SIGSEGV)" in done.out
+    assert "4 combinations: unknown key 'attention.gain'" in done.out
     done = gptx.run("gptx.run", *words, "sweep.skip_invalid=true")
     assert done.code == 0, done.err
     assert len(gptx.folders()) == 1

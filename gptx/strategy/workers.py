@@ -24,7 +24,7 @@ from typing import Any
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from gptx.errors import GptxError, RunFailed
-from gptx.processes import STOPS, die_with, insisted, listening
+from gptx.processes import STOPS, die_with, ending, insisted, listening
 from gptx.ranklog import rank_log
 
 CUT = re.compile(r"Connection (closed|reset|refused)|Broken pipe|gloo|NCCL")  # what a dead worker's peers report
@@ -127,10 +127,9 @@ def _first_error(folder: Path, failed: dict[int, int], nproc: int, logs: Path) -
     if first is not None:
         return (WorkerLost if first["lost"] else RunFailed)(first["text"])
     rank, code = silent[0], failed[silent[0]]
-    how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     memory = ": out of memory is the usual reason" if code == -signal.SIGKILL else ""
     log = logs / f"rank-{rank:04d}.log"
-    return WorkerLost(f"worker {rank} (of 0..{nproc - 1}) died without a word ({how}){memory}; see {log}")
+    return WorkerLost(f"worker {rank} (of 0..{nproc - 1}) died without a word ({ending(code)}){memory}; see {log}")
 
 
 def _begin(crew: Sequence[SpawnProcess], got: list[int]) -> None:

@@ -95,7 +95,8 @@ def _status(sweep: Sweep) -> int:
     console.print(f"{sweep.name} ({plan['kind']} on {plan['launcher']}): {_counts(found)}", markup=False)
     console.print(_table(found))
     if not any(one.open for one in found):
-        if any(one.state in ("failed", "stopped", "not started") for one in found):
+        again = {"stopped", "not started", "" if plan["kind"] == "optuna" else "failed"}  # a search tries nothing twice
+        if any(one.state in again for one in found):
             console.print(f"again, for what is not finished: {plan['command']}", markup=False)
         console.print(f"python -m gptx.sweep collect {sweep.name}", markup=False)
     return 0

@@ -17,11 +17,9 @@ from omegaconf import DictConfig
 
 from gptx.config import about_sweeps, compose, explain, key_of, plain_dict
 from gptx.errors import ConfigError
-from gptx.journal import Journal
-from gptx.sweep.board import Board
+from gptx.sweep import forks
 from gptx.sweep.cell import Cell
-from gptx.sweep.drive import Source, drive
-from gptx.sweep.launcher import Launcher, Task
+from gptx.sweep.launcher import Launcher
 from gptx.tracking import Follower
 
 
@@ -37,6 +35,7 @@ class Base(Sweeper):
         self.context, self.hydra = hydra_context, config.hydra
 
     def sweep(self, arguments: list[str]) -> Any:
+        forks.stock()
         for parsed in self._parsed([word for word in arguments if key_of(word) == "experiment"]):
             if parsed.is_sweep_override():
                 raise ConfigError(f"{parsed.input_line}: a study is a sweep of its own, give one")
@@ -98,14 +97,6 @@ class Base(Sweeper):
             "cells": [cell.record() for cell in found],
         }
 
-    @staticmethod
-    def _drive(
-        source: Source, launcher: Launcher, book: Journal, board: Board, options: DictConfig, folders: list[Path]
-    ) -> dict[Task, str]:
-        """Run all that the source has, and show it in MLflow; why tasks failed."""
-        with following(options, folders):
-            return drive(source, launcher, book, board, options.sweep.retry)
-
 
 @contextmanager
 def following(options: DictConfig, folders: Sequence[Path]) -> Iterator[Callable[[Path], None]]:
@@ -129,7 +120,9 @@ def survey(found: Sequence[Cell], launcher: Launcher, options: DictConfig) -> fl
     from gptx.sweep.room import check_memory
     from gptx.sweep.survey import show
 
-    pace = Pace(Path(options.paths.outputs), launcher.slots, launcher.here)  # the cores are shared so, come what may
+    runs = 0 if options.dry_run else sum(not (cell.refusal or cell.done) for cell in found)
+    outputs = Path(options.paths.outputs)
+    pace = Pace(outputs, launcher.slots, launcher.here, runs)  # the cores are shared so, whatever memory has to say
     launcher.slots, note = check_memory(found, launcher.slots, launcher.here)
     return show(found, launcher.slots, pace, options.about, [note] if note else [])
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config import compose, key_of
-from gptx.errors import ConfigError, GptxError
+from gptx.config import compose, key_of, plain_dict
+from gptx.errors import ConfigError, reason
 from gptx.preflight import folder_of, preflight
 from gptx.runfolder import RunFolder
+from gptx.sweep.aside import each
 from gptx.sweep.launcher import Task
 
 if TYPE_CHECKING:
@@ -108,20 +109,18 @@ def refit(cell: Cell, words: Sequence[str], note: str) -> Cell:
 
 def check(found: Iterable[Cell], there: "Machine | None") -> None:
     """Let every part that knows refuse; cells of one arm are asked once. ``there``: see `Launcher`."""
-    asked: dict[str, Cell] = {}
+    from gptx.device import cores
+
+    asked: dict[str, list[Cell]] = {}
     for cell in found:
-        if cell.refusal or cell.done:
-            continue
-        first = asked.setdefault(cell.arm, cell)
-        if first is not cell:
-            cell.refusal, cell.facts = first.refusal, first.facts
-            continue
-        try:
-            cell.facts = preflight(cell.cfg, there)[1]
-        except (Exception, SystemExit) as error:  # a part's own code may do anything: its cell's end, not the grid's
-            cell.refusal = reason(error)
+        if not cell.refusal and not cell.done:
+            asked.setdefault(cell.arm, []).append(cell)
+    given = [(plain_dict(alike[0].cfg), there) for alike in asked.values()]
+    told = each(_facts, given, many=cores(), lost=lambda why: (why, {}))
+    for alike, answer in zip(asked.values(), told, strict=True):
+        for cell in alike:
+            cell.refusal, cell.facts = answer
 
 
-def reason(error: BaseException) -> str:
-    """One line of an error."""
-    return str(error) if isinstance(error, GptxError) else f"{type(error).__name__}: {error}"
+def _facts(given: tuple[dict[str, Any], "Machine | None"]) -> tuple[str, dict[str, Any]]:
+    return "", preflight(OmegaConf.create(given[0]), given[1])[1]

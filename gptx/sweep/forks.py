@@ -4,7 +4,8 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
@@ -13,16 +14,30 @@ from typing import Any
 from gptx.processes import die_with
 
 
+def stock() -> None:
+    """Let the one in store begin to load, which takes seconds, while something else is done."""
+    if isinstance(_context(), ForkServerContext):
+        with _one_thread():
+            forkserver.ensure_running()
+
+
 def start(target: Callable[..., None], *args: Any, daemon: bool = False) -> BaseProcess:
     """``target(*args)`` in a process of its own. ``daemon``: it is ended with this one, and starts none itself."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # threads that a library starts when it is loaded would not survive the fork
-    try:
+    with _one_thread():
         process = _context().Process(target=target, args=args, daemon=daemon)
         process.start()
+    return process
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Threads that a library starts when it is loaded would not survive the fork."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
     finally:
         os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
-    return process
 
 
 def _context() -> ForkServerContext | SpawnContext:

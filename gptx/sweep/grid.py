@@ -11,10 +11,10 @@ from omegaconf import DictConfig
 from gptx.errors import ConfigError
 from gptx.journal import Journal
 from gptx.sweep import halving, match, rates
-from gptx.sweep.base import Base, close, survey
+from gptx.sweep.base import Base, close, following, survey
 from gptx.sweep.board import Board
 from gptx.sweep.cell import Cell, cells, check, refit
-from gptx.sweep.drive import Listed
+from gptx.sweep.drive import Listed, drive
 from gptx.sweep.halving import Halving
 from gptx.sweep.launcher import Launcher, make
 from gptx.sweep.ledger import Sweep, name_of
@@ -94,7 +94,8 @@ class GridSweeper(Base):
         steps = {task.folder: cell.cfg.trainer.max_steps for task, cell in zip(tasks, todo, strict=True)}
         board = Board(len(able), len(able) - len(todo), steps, seconds)
         folders = [cell.folder.path for cell in able if cell.folder]
-        failed = self._drive(halves or Listed(tasks), launcher, book, board, options, folders)
+        with following(options, folders):
+            failed = drive(halves or Listed(tasks), launcher, book, board, options.sweep.retry)
         return {task.title: why for task, why in failed.items()}, halves.left_out() if halves else {}
 
 

@@ -23,6 +23,7 @@ STARTUP, STARTUP_OF_MANY = 2.0, 8.0  # seconds: composing, the data, the model; 
 AXES = ("attention", "pos", "window", "ffn", "kernel", "placement")  # what else than size a rate depends on
 FAR = log(10)  # runs that differ by more say nothing of each other
 TIMING = 20.0  # seconds that steps are timed for; the arms that are left go by the nearest that was
+WORTH = 0.02  # of what is thought to be to do: no more is spent on knowing it, where it is done thereafter
 PATIENCE = 60.0  # seconds for one of them
 FLOPS = 3e10  # of a step that is timed, about
 
@@ -47,13 +48,16 @@ class Pace:
     outputs: where the finished runs lie.
     jobs: how many runs share the cores.
     here: whether they will run on this machine, so that a step can be timed.
+    runs: how many will run thereafter; 0: none, to know is all.
     """
 
     outputs: Path
     jobs: int
     here: bool = True
+    runs: int = 0
     known: list[Rate] = field(default_factory=list)
     spent: float = 0.0
+    most: float = TIMING
 
     def __post_init__(self) -> None:
         for path in journal.runs(self.outputs):
@@ -64,7 +68,7 @@ class Pace:
         """Of what is left of a cell, and by what that is known; None: by nothing."""
         where, flops, axes = _place(cell.cfg, cell.facts, self.jobs), cell.facts["flops_per_token"], _axes(cell.cfg)
         near = self._near(where, flops, axes)
-        if self.here and self.spent < TIMING and (not near or (near[0].timed and near[0].axes != axes)):
+        if self.here and self.spent < self.most and (not near or (near[0].timed and near[0].axes != axes)):
             began = time.monotonic()
             [rate] = each(timed, [(plain_dict(cell.cfg), cell.facts, where[-1])], PATIENCE)
             self.spent += time.monotonic() - began
@@ -75,6 +79,8 @@ class Pace:
             return None, ""
         startup = STARTUP if cell.facts["processes"] == 1 else STARTUP_OF_MANY
         seconds = startup + work(cell) / statistics.median(rate.rate for rate in near)
+        if self.runs:
+            self.most = min(TIMING, WORTH * seconds * self.runs / self.jobs)
         return seconds, "a timed step" if near[0].timed else f"{len(near)} finished run{'s' * (len(near) > 1)}"
 
     def _near(self, where: tuple[Any, ...], flops: float, axes: tuple[str, ...]) -> list[Rate]:

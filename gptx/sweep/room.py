@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from gptx.config import conf_dir, plain_dict
+from gptx.device import cores
 from gptx.errors import GptxError
 from gptx.memory import BASE, estimate, machine_memory
 from gptx.parts import tokens
@@ -35,7 +36,7 @@ def check_memory(cells: Sequence[Cell], jobs: int, here: bool = True) -> tuple[i
     todo = [cell for cell in cells if not cell.refusal and not cell.done]
     alike = {_what_counts(cell): cell for cell in todo}
     given = [(plain_dict(cell.cfg), cell.facts) for cell in alike.values()]
-    found = dict(zip(alike, each(_bytes, given, PATIENCE), strict=True))
+    found = dict(zip(alike, each(_bytes, given, PATIENCE, many=cores()), strict=True))
     for cell in todo:
         if (size := found[_what_counts(cell)]) is not None:
             cell.facts["memory_bytes"] = size

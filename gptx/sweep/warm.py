@@ -1,5 +1,16 @@
 """What a process that is kept in store has loaded before it is forked: all that every run needs. It starts no thread
 and touches no device: neither would survive the fork."""
 
+import torch
+
+import gptx.attempt
 import gptx.fit
-import gptx.preflight  # noqa: F401
+import gptx.preflight
+import gptx.sampling
+import gptx.summary
+import gptx.sweep.grid
+import gptx.tracking  # noqa: F401
+from gptx.config import compose
+
+compose()  # Hydra looks through all packages for plugins, once
+torch.optim.SGD([torch.zeros(1)])  # torch loads its compiler with the first optimiser

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from gptx import journal
 from gptx.kept import newest
-from gptx.processes import EXIT_RESUMABLE, exit_code
+from gptx.processes import EXIT_RESUMABLE, ending, exit_code
 from gptx.runfolder import RunFolder
 from gptx.sweep.launcher import End, Task, uid
 
@@ -100,8 +100,7 @@ class Watched:
             return (
                 f"killed (SIGKILL): {'the system was out of memory' if sure else 'out of memory is the usual reason'}"
             )
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return last_word(folder.path) or f"its process ended without a word ({how})"
+        return last_word(folder.path) or f"its process ended without a word ({ending(code)})"
 
 
 def last_word(folder: Path) -> str:

@@ -21,6 +21,8 @@ class Scaled(GQA):
 
     def __init__(self, shape: Shape, *, gain: float) -> None:
         super().__init__(shape, n_kv_head=shape.n_head, qk_norm=False, softcap=0.0, bias=shape.bias)
+        if gain < -2:
+            ctypes.string_at(0)  # a segfault
         if gain < -1:
             sys.exit(0)
         if gain < 0:
