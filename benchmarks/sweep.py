@@ -20,28 +20,37 @@ from rich.console import Console
 from rich.table import Table
 
 from gptx.cli import Parser, check_json, exit_code
+from gptx.device import cores
 from gptx.errors import RunFailed
 
 GRID = {"attention": "mha,gqa,mqa", "pos": "learned,rope", "window": "full,sliding", "seed": "0,1"}
 SOME = ("attention", "pos")  # for what a run of one step takes
 EXAMPLES = """examples:
-  python -m benchmarks.sweep                     the README's 24 runs, 300 steps each: some 20 minutes on 2 cores
-  python -m benchmarks.sweep --steps 50 tracking=off
+  python -m benchmarks.sweep                     24 runs of 60 steps: some 10 minutes on 2 cores
+  python -m benchmarks.sweep --steps 300         those that the README draws: some 25 minutes
+  python -m benchmarks.sweep tracking=off        without MLflow, which each run of the loop has to load
 """
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that so many runs took, one after another and in a sweep."""
+    """Seconds that so many runs took, one after another and in a sweep; and those of all their steps."""
 
     name: str
     runs: int
     loop: float
     sweep: float
+    loop_steps: float
+    sweep_steps: float
 
     @property
     def ratio(self) -> float:
         return self.loop / self.sweep
+
+    @property
+    def limit(self) -> float:
+        """What the ratio comes to where runs have ever more steps."""
+        return cores() * self.loop_steps / self.sweep_steps
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser("python -m benchmarks.sweep", description=__doc__, epilog=EXAMPLES, formatter_class=raw)
     parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="for all runs, such as tracking=off")
-    parser.add_argument("--steps", type=int, default=300, help="of each run (300)")
+    parser.add_argument("--steps", type=int, default=60, help="of each run (60)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the figures, raw")
     return exit_code(lambda: _compare(parser.parse_args(argv)))
 
@@ -60,7 +69,7 @@ def _compare(args: argparse.Namespace) -> None:
     short = {"trainer.max_steps": 1, "trainer.val_tokens": 128}
     with tempfile.TemporaryDirectory(prefix="gptx-") as folder:
         shared = [*args.words, "runtime.brief=true", f"paths.data={folder}/tokens"]
-        _timed(folder, "warm", [[*shared, *_words(short)]])
+        _timed(Path(folder, "warm"), [[*shared, *_words(short)]])
         ways = {"1 step": (short, {key: GRID[key] for key in SOME}), f"{args.steps} steps": (long, GRID)}
         found = [_both(folder, name, [*shared, *_words(words)], grid) for name, (words, grid) in ways.items()]
     _show(found)
@@ -74,17 +83,23 @@ def _words(keys: Mapping[str, object]) -> list[str]:
 
 def _both(folder: str, name: str, words: list[str], grid: dict[str, str]) -> Timing:
     runs = list(itertools.product(*([f"{key}={value}" for value in given.split(",")] for key, given in grid.items())))
-    loop = _timed(folder, f"{name} loop".replace(" ", "-"), [[*words, *one] for one in runs])
-    return Timing(
-        name, len(runs), loop, _timed(folder, f"{name} sweep".replace(" ", "-"), [["-m", *words, *_words(grid)]])
-    )
+    loops, sweeps = (Path(folder, f"{name} {way}") for way in ("loop", "sweep"))
+    loop = _timed(loops, [[*words, *one] for one in runs])
+    sweep = _timed(sweeps, [["-m", *words, *_words(grid)]])
+    return Timing(name, len(runs), loop, sweep, _in_steps(loops), _in_steps(sweeps))
 
 
-def _timed(folder: str, name: str, commands: list[list[str]]) -> float:
+def _in_steps(outputs: Path) -> float:
+    """Seconds that the runs which lie there spent in their steps."""
+    results = [json.loads(path.read_text()) for path in outputs.glob("*/*/result.json")]
+    return sum(result["tokens"] / result["tokens_per_s"] for result in results)
+
+
+def _timed(outputs: Path, commands: list[list[str]]) -> float:
     """Wall-clock seconds of the commands, one after another."""
     began = time.perf_counter()
     for words in commands:
-        command = [sys.executable, "-m", "gptx.run", *words, f"paths.outputs={folder}/{name}"]
+        command = [sys.executable, "-m", "gptx.run", *words, f"paths.outputs='{outputs}'"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RunFailed(f"{' '.join(command)} ended with code {done.returncode}: {done.stderr.strip()[-500:]}")
@@ -100,7 +115,8 @@ def _show(found: list[Timing]) -> None:
     console.print(table)
     first = found[0]
     console.print(
-        f"a run of one step: {first.loop / first.runs:.1f} s in a loop, {first.sweep / first.runs:.1f} s in a sweep"
+        f"a run of one step: {first.loop / first.runs:.1f} s in a loop, {first.sweep / first.runs:.1f} s in a sweep; "
+        f"their steps alone make {found[-1].limit:.2f} times, which ever longer runs come to"
     )
 
 

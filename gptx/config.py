@@ -8,7 +8,6 @@ import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -59,10 +58,11 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
         choices = {g: c for g, c in cfg.hydra.runtime.choices.items() if c and not g.startswith("hydra")}
         variant = {g: c for g, c in choices.items() if g != "experiment"}
         _check_names(choices)
-        known = _known(tuple(f"{g}={c}" for g, c in variant.items()), _places())
+        schema = hydra_compose("config", [f"{g}={c}" for g, c in variant.items()])
         OmegaConf.set_struct(cfg, False)
         del cfg["hydra"]
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        known = OmegaConf.to_container(schema, resolve=True)
     except UNREADABLE as error:
         raise ConfigError(explain(error, overrides)) from None
     return OmegaConf.create({**_checked(plain, known, ""), "variant": variant})
@@ -81,21 +81,10 @@ def plugin_keys(group: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
-@lru_cache
-def _known(choices: tuple[str, ...], places: tuple[Path, ...]) -> Any:
-    """The config that these options make without any value; ``places``: what else decides it."""
-    return OmegaConf.to_container(hydra_compose("config", list(choices)), resolve=True)
-
-
-def _places() -> tuple[Path, ...]:
-    """The user's own --config-dir."""
-    places = GlobalHydra.instance().config_loader().get_search_path().get_path()
-    return tuple(Path(place.path.removeprefix("file://")) for place in places if place.provider == "command-line")
-
-
 def _check_names(choices: Mapping[str, str]) -> None:
     """Refuse a choice that is both gptx's own and in a --config-dir: Hydra would silently take gptx's."""
-    own = _places()
+    places = GlobalHydra.instance().config_loader().get_search_path().get_path()
+    own = [Path(place.path.removeprefix("file://")) for place in places if place.provider == "command-line"]
     for group, option in choices.items():
         file = Path(group) / f"{option}.yaml"
         if found := [place / file for place in own if (place / file).exists() and (conf_dir() / file).exists()]:

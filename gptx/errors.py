@@ -17,6 +17,10 @@ class DataError(GptxError):
     """A corpus or a tokenizer that is missing, empty, unreadable or not what its hash says."""
 
 
+class NotTokenised(DataError):
+    """A corpus whose tokens would have to be made first."""
+
+
 class RunFailed(GptxError):
     """Training stopped for a reason the user can act on (loss not finite, a worker died, a disk that is full)."""
 

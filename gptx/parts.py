@@ -50,11 +50,11 @@ def corpus(cfg: DictConfig) -> "Corpus":
     return found
 
 
-def tokens(cfg: DictConfig, quiet: bool = True) -> "Tokens":
-    """The tokenised corpus of a config, from the cache, or made now."""
+def tokens(cfg: DictConfig, quiet: bool = True, make: bool = True) -> "Tokens":
+    """The tokenised corpus of a config, from the cache, or made now. ``quiet``, ``make``: see `prepare`."""
     from gptx.data.tokens import prepare
 
-    return prepare(corpus(cfg), part(cfg.tokenizer), Path(cfg.paths.data), quiet=quiet)
+    return prepare(corpus(cfg), part(cfg.tokenizer), Path(cfg.paths.data), quiet, make)
 
 
 def separator(cfg: DictConfig, tokenizer: "Tokenizer") -> int | None:

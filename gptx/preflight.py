@@ -29,11 +29,12 @@ def folder_of(cfg: DictConfig) -> tuple[RunFolder, str]:
     return RunFolder(Path(cfg.paths.outputs) / cfg.study / f"{run_name(cfg)}-{name}"), name
 
 
-def preflight(cfg: DictConfig, there: "Machine | None" = None) -> tuple["Strategy", dict[str, Any]]:
+def preflight(cfg: DictConfig, there: "Machine | None" = None, make: bool = True) -> tuple["Strategy", dict[str, Any]]:
     """Let every part that knows refuse, before any process is started.
 
     Args:
         there: the machine that the run is for, where that is not this one.
+        make: whether tokens that are not there are made, which may take hours; else `NotTokenised` is raised.
 
     Returns:
         The strategy, and the facts that the journal's first record holds.
@@ -65,7 +66,7 @@ def preflight(cfg: DictConfig, there: "Machine | None" = None) -> tuple["Strateg
     with torch.device("meta"):
         build(cfg, cfg.model.vocab_size or (1 if tokenizer.needs_fit else tokenizer.n_vocab), device)
     # The token cache is the one thing made before all is known: how long a text is in tokens only its tokens tell.
-    tokens = parts.tokens(cfg, quiet=int(os.environ.get("RANK", "0")) > 0)
+    tokens = parts.tokens(cfg, int(os.environ.get("RANK", "0")) > 0, make)
     check_context(tokens, cfg.model.context)
     with torch.device("meta"):
         model = build(cfg, tokens.tokenizer.n_vocab, device)

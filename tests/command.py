@@ -133,9 +133,9 @@ class Gptx:
         """All living processes that descend from this command, whoever their parent is by now."""
         return [p for p in psutil.process_iter() if p.pid != os.getpid() and _environment(p) == self.mark]
 
-    def workers(self) -> list[psutil.Process]:
-        """The processes that a strategy started."""
-        return [p for p in self.processes() if "multiprocessing.spawn" in _command(p)]
+    def workers(self, kind: str = "spawn") -> list[psutil.Process]:
+        """The processes that a strategy started; ``forkserver``: what a sweep keeps in store, and its helpers."""
+        return [p for p in self.processes() if f"multiprocessing.{kind}" in _command(p)]
 
     def orphans(self) -> list[str]:
         """Command lines of what is still there, after what is dying has died."""

@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -166,8 +166,8 @@ class Pretended(Launcher):
         write_json(task.folder / "result.json", result | {"n_params": 4 if values["attention"] == "mha" else 2})
         return End(task, "")
 
-    def stop(self, task: Task) -> None:
-        self.stopped.add(task)
+    def stop(self, tasks: Collection[Task]) -> None:
+        self.stopped.update(tasks)
 
     def running(self) -> list[Task]:
         return self.tasks
@@ -184,7 +184,7 @@ class Search:
         self.sweep = Sweep(outputs, "study-0")
         monkeypatch.setattr(module, "cells", lambda combinations: [self.cell(*combinations)])
         monkeypatch.setattr(module, "check", lambda cells, there: None)
-        monkeypatch.setattr(module, "check_memory", lambda cells, jobs, here: (jobs, ""))
+        monkeypatch.setattr(module, "check_memory", lambda cells, jobs, here, rooms: (jobs, ""))
         self.followed: list[Path] = []
 
     def cell(self, words: list[str]) -> Cell:

@@ -36,7 +36,7 @@ from gptx.sweep.jobs import judge
 from gptx.sweep.launcher import Launcher, Task, make
 from gptx.sweep.ledger import Sweep
 from gptx.sweep.slurm import Slurm
-from gptx.sweep.snapshot import freeze
+from gptx.sweep.snapshot import freeze, own_modules
 
 TESTCLUSTER = str(ROOT / "launch" / "testcluster")
 LAUNCHER = {"device": "cpu", "per_node": 1, "cpus": 1, "mem_gb": 1, "requeues": 3}
@@ -195,6 +195,7 @@ def test_cancelled_and_taken_up_again(gptx: Gptx, slurm: Cluster, reference: Cal
     before = jobs(gptx)
     submit(gptx, slurm, *words("single"), *launcher())
     assert jobs(gptx) == before  # it is in the queue already
+    assert list(gptx.outputs.glob(".sweeps/*/code/*/mine.py"))  # what the kernel's module was when it was checked
     status(gptx, slurm, "cancel")
     (gptx.cwd / "go").touch()
     assert until(over(slurm, gptx))
@@ -443,7 +444,7 @@ def test_a_users_own_modules_go_with_the_jobs(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
     for name in ("one", "two", "own.space.three"):
         importlib.import_module(name)
-    code, _ = freeze(tmp_path / "code", [])
+    code, _ = freeze(tmp_path / "code", [], own_modules())
     for name in ("one", "two", "own", "own.space", "own.space.three"):
         del sys.modules[name]
     copied = {str(path.relative_to(code)) for path in code.rglob("*.py")}

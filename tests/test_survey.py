@@ -117,12 +117,12 @@ def breaking(number: int) -> int:
     return 10 * number
 
 
-@pytest.mark.parametrize("many", [1, 3])
-def test_a_part_that_breaks_takes_nothing_with_it(many: int, capfd: pytest.CaptureFixture[str]) -> None:
-    assert each(breaking, range(7), 10.0, many) == [0, None, None, None, None, 50, 60]
-    said = capfd.readouterr().err
-    for why in ("(exit code 3)", "ArithmeticError: ", "no answer within 10 s", "SystemExit: "):
-        assert why in said, said
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_part_that_breaks_takes_nothing_with_it(alone: bool) -> None:
+    found = each(breaking, range(7), str, seconds=10.0, alone=alone)
+    assert (found[0], *found[5:]) == (0, 50, 60)
+    assert "(exit code 3)" in found[1]
+    assert found[2:5] == ["ArithmeticError: ", "no answer within 10 s", "SystemExit: "]
 
 
 # --- time
@@ -205,6 +205,27 @@ def test_time_is_timed_where_nothing_is_known(tmp_path: Path, corpus: Path) -> N
     assert source == "a timed step"
 
 
+@given(st.integers(1, 500), st.floats(1, 1e5))
+def test_what_is_timed_is_worth_it(runs: int, seconds: float) -> None:
+    """Where the runs follow, timing takes a small part of them, but for the first; where to know is all, its bound."""
+    first, before = pace.Pace(Path("nowhere"), 2, runs=runs), pace.Pace(Path("nowhere"), 2)
+    assert first._may_time() and before._may_time()
+    for one in (first, before):
+        one.spent = min(pace.TIMING, pace.WORTH * seconds * runs / 2)
+        one.told.append(seconds)
+    assert not first._may_time()
+    assert before._may_time() == (before.spent < pace.TIMING)
+    first.spent *= 0.99
+    assert first._may_time()
+
+
+def test_what_cannot_be_timed_is_tried_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    never = cell(tmp_path, "data=text", "data.path=nowhere.txt", f"paths.data={tmp_path}")
+    one = pace.Pace(tmp_path, 1)
+    assert one.seconds(never) == one.seconds(never) == (None, "")
+    assert capfd.readouterr().err.count(f"no estimate of {never.title}: ") == 1
+
+
 # --- memory of a sweep
 
 
@@ -217,7 +238,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(room, "machine_memory", lambda kind: 1000 * MB)
     monkeypatch.setattr(room, "_size", size)
-    monkeypatch.setattr(room, "each", lambda work, items, *_, **__: list(map(work, items)))
+    monkeypatch.setattr(room, "each", lambda work, items, lost: list(map(work, items)))
 
 
 @pytest.mark.usefixtures("small")
@@ -277,7 +298,7 @@ def test_survey_says_all_before_anything_starts(tmp_path: Path) -> None:
         "refused: 2 combinations: it cannot be (attention=mqa pos=rope seed=0, attention=mqa pos=rope seed=1)" in text
     )
     assert "a note" in lines
-    assert lines[-1] == "8 combinations: 5 will run, 2 at once, about 37 s (by 1 finished run); 1 is done; 2 refused"
+    assert lines[-1] == "8 combinations: 5 will run, 2 at once, about 36 s (by 1 finished run); 1 is done; 2 refused"
 
 
 def test_survey_without_anything_known(tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ import signal
 import subprocess
 from pathlib import Path
 
-import psutil
 import pytest
 from command import DEADLINE, OWN_CONF, Gptx, Terminal, equal_sweeps, history, records, same, until
 from conftest import Maker
 
 from gptx import journal
+from gptx.device import cores
 
 GRID = ["attention=mha,gqa", "pos=rope,learned,none"]
 
@@ -70,6 +70,8 @@ def test_what_cannot_be_composed_or_built_is_one_refusal(gptx: Gptx) -> None:
     assert "ArithmeticError: a gain below nothing" in done.out and "SystemExit: 0" in done.out
     assert "it ends the process that tries it (SIGSEGV)" in done.out
     assert "4 combinations: unknown key 'attention.gain'" in done.out
+    done = gptx.run("gptx.run", *words, "match=params", "dry_run=true")
+    assert "ArithmeticError: a gain below nothing" in done.out and "(SIGSEGV)" in done.out
     done = gptx.run("gptx.run", *words, "sweep.skip_invalid=true")
     assert done.code == 0, done.err
     assert len(gptx.folders()) == 1
@@ -164,7 +166,7 @@ def test_so_many_run_at_once_and_share_the_cores(gptx: Gptx) -> None:
     assert running.returncode == 0, err
     assert len(gptx.folders()) == 3
     threads = {records(folder, "start")[0]["config"]["runtime"]["threads"] for folder in gptx.folders()}
-    assert threads == {max(1, (psutil.cpu_count() or 1) // 2)}
+    assert threads == {max(1, cores() // 2)}
 
 
 def test_every_way_to_fail_is_one_failure_with_its_reason(gptx: Gptx) -> None:
@@ -223,6 +225,17 @@ def test_ctrl_c_leaves_checkpoints_and_nothing_running(gptx: Gptx) -> None:
     assert journal.status(gptx.folder) == "interrupted"  # and the second one was not begun
 
 
+def test_ctrl_c_before_anything_runs_is_one_line(gptx: Gptx) -> None:
+    terminal = Terminal(gptx, "gptx.run", *sweep(gptx, *GRID, "seed=0,1"))
+    assert terminal.until(lambda: gptx.workers("forkserver")), terminal.shown
+    terminal.press(b"\x03")
+    assert terminal.end() == 130, terminal.shown
+    assert [line for line in terminal.shown.splitlines() if line] == [
+        "^Cgptx: interrupted; the same command goes on from the last checkpoint"
+    ]
+    assert gptx.orphans() == [] and gptx.folders() == []
+
+
 def test_runs_end_with_their_sweep_and_go_on_with_it(gptx: Gptx) -> None:
     """Killed with -9 alone, it leaves runs that write a checkpoint and end; the same command waits for that."""
     pause = {"PAUSE_AT": "15", "PAUSE_IN": str(gptx.cwd)}
@@ -271,8 +284,12 @@ def test_a_second_command_is_refused_while_the_first_is_at_work(gptx: Gptx) -> N
 def kill_some(gptx: Gptx, words: list[str], rng: random.Random, folders: int) -> None:
     """Start the sweep, and kill it with all that it has started once so many runs have begun and one trains on."""
     running = gptx.popen("gptx.run", *words, SLOW="0.01")
-    step = rng.randrange(1, 30)
-    until(lambda: len(gptx.folders()) > folders and any(_step(f) == step for f in gptx.folders()), running)
+    step = rng.randrange(1, 20)
+
+    def trains_on(folder: Path) -> bool:
+        return _step(folder) >= step and journal.status(folder) == "running"
+
+    assert until(lambda: len(gptx.folders()) > folders and any(map(trains_on, gptx.folders())), running)
     victims = gptx.processes()
     rng.shuffle(victims)
     for process in victims:

@@ -18,7 +18,7 @@ import numpy as np
 
 from gptx.data.base import Corpus, digest, file_hash
 from gptx.data.split import SIDES, Room
-from gptx.errors import DataError
+from gptx.errors import DataError, NotTokenised
 from gptx.tokenizer.base import Tokenizer, load
 
 FORMAT = 1  # to be raised whenever the same corpus and tokenizer would give other files
@@ -38,10 +38,16 @@ class Tokens:
     meta: dict[str, Any]
 
 
-def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, quiet: bool = False) -> Tokens:
-    """The tokens of ``corpus``, from ``folder``, made now if they are not there. DataError if that cannot be.
+def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, quiet: bool = False, make: bool = True) -> Tokens:
+    """The tokens of ``corpus``, from ``folder``, made now if they are not there. Any number of processes may ask at
+    once.
 
-    Any number of processes may ask at once. ``quiet``: neither bar nor lines on stderr.
+    Args:
+        quiet: neither bar nor lines on stderr.
+        make: False: they are not to be made.
+
+    Raises:
+        DataError: they cannot be made; `NotTokenised`: they would have to be.
     """
     from filelock import FileLock
 
@@ -57,6 +63,8 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, quiet: bool = Fa
     home = folder / digest([json.dumps(spec)])[:16]
     if tokens := _open(home):
         return tokens
+    if not make:
+        raise NotTokenised(f"{corpus.name} is not tokenised with {tokenizer.name} yet")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(home.with_suffix(".lock")):

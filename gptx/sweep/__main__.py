@@ -8,6 +8,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -169,14 +170,15 @@ def _uri(folder: Path) -> str | None:
 
 
 def _cancel(sweep: Sweep) -> int:
+    holder = _holder(sweep)
+    if holder:  # first, for it would try again what is cancelled under its hands
+        with suppress(ProcessLookupError):
+            os.kill(holder, signal.SIGTERM)
     jobs = [one.job for one in standings(sweep) if one.open and one.job] if jobs_of(sweep) else []
     cluster.cancel(jobs)
     if jobs:
         with journal.Journal(sweep.path) as book:
             book.write("cancelled", jobs=jobs)
-    holder = _holder(sweep)
-    if holder:
-        os.kill(holder, signal.SIGTERM)
     if not jobs and not holder:
         print(f"{sweep.name}: nothing waits or runs")
         return 0

@@ -1,7 +1,6 @@
 """What computes with a run's own parts before the run: in processes apart, because a part may break in any way."""
 
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -11,28 +10,29 @@ from gptx.errors import reason
 from gptx.processes import ending
 from gptx.sweep import forks
 
-
-def no_estimate(why: str) -> None:
-    """The run itself may do better."""
-    print(f"gptx: no estimate: {why}", file=sys.stderr)
+PATIENCE = 120.0  # seconds for what takes about one
+MOST = 8  # processes, each of which holds torch
 
 
 def each(
     work: Callable[[Any], Any],
     items: Sequence[Any],
-    seconds: float | None = None,
-    many: int = 1,
-    lost: Callable[[str], Any] = no_estimate,
+    lost: Callable[[str], Any],
+    seconds: float = PATIENCE,
+    alone: bool = False,
 ) -> list[Any]:
-    """``work`` of each item.
+    """``work`` of each item, some side by side.
 
     Args:
-        seconds: the most that one may take; None: as long as it likes.
-        many: how many processes work side by side.
-        lost: makes the result of one that raised, took too long or took its process with it, from a line that says so.
+        lost: makes the result of an item that raised, had no answer in time or took its process with it, from a line
+            that says so.
+        seconds: how long an answer is waited for.
+        alone: one at a time, with nothing beside it.
     """
-    many = min(many, len(items))
-    shares = [_Share(work, list(items[first::many]), seconds, lost) for first in range(many)]
+    from gptx.device import cores  # and with it torch
+
+    many = 1 if alone else min(len(items), cores(), MOST)
+    shares = [_Share(work, list(items[first::many]), lost, seconds) for first in range(many) if items]
     try:
         return [shares[i % many].next() for i in range(len(items))]
     finally:
@@ -44,9 +44,9 @@ class _Share:
     """Items that a process works off in order; where it breaks, a new one goes on with the next."""
 
     def __init__(
-        self, work: Callable[[Any], Any], items: list[Any], seconds: float | None, lost: Callable[[str], Any]
+        self, work: Callable[[Any], Any], items: list[Any], lost: Callable[[str], Any], seconds: float
     ) -> None:
-        self.work, self.left, self.seconds, self.lost = work, items, seconds, lost
+        self.work, self.left, self.lost, self.seconds = work, items, lost, seconds
         self._begin()
 
     def _begin(self) -> None:
@@ -62,7 +62,7 @@ class _Share:
                 del self.left[0]
                 return result if done else self.lost(result)
             why = f"no answer within {self.seconds:g} s"
-        except EOFError:
+        except (EOFError, OSError):  # the other end is gone, maybe in the midst of a message
             self.process.join()
             why = f"it ends the process that tries it ({ending(self.process.exitcode or 0)})"
         self.end()
@@ -78,8 +78,8 @@ class _Share:
 
 
 def _child(work: Callable[[Any], Any], items: Sequence[Any], telling: Connection) -> None:
-    forks.leash()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's is for the sweep, which ends this process
+    forks.leash()
     for item in items:
         try:
             told = True, work(item)

@@ -36,12 +36,18 @@ class Base(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         forks.stock()
+        try:
+            raise SystemExit(self._swept(arguments))
+        finally:
+            forks.clear()
+
+    def _swept(self, arguments: list[str]) -> int:
         for parsed in self._parsed([word for word in arguments if key_of(word) == "experiment"]):
             if parsed.is_sweep_override():
                 raise ConfigError(f"{parsed.input_line}: a study is a sweep of its own, give one")
         given = [*self._of_study(arguments), *arguments]
         whole = [word for word in given if about_sweeps(word)]
-        raise SystemExit(self._run([word for word in given if not about_sweeps(word)], whole))
+        return self._run([word for word in given if not about_sweeps(word)], whole)
 
     @abstractmethod
     def _run(self, words: list[str], whole: list[str]) -> int:

@@ -1,23 +1,27 @@
 """The cells of a sweep: each is one plain command, composed, named and checked before any of them is started."""
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from gptx import parts
 from gptx.config import compose, key_of, plain_dict
-from gptx.errors import ConfigError, reason
+from gptx.errors import ConfigError, NotTokenised, reason
 from gptx.preflight import folder_of, preflight
 from gptx.runfolder import RunFolder
 from gptx.sweep.aside import each
 from gptx.sweep.launcher import Task
+from gptx.sweep.snapshot import own_modules
 
 if TYPE_CHECKING:
     from gptx.device import Machine
 
 SEEDS = ("seed", "data_seed")
+_LATE = "its text is not tokenised"
 
 
 @dataclass
@@ -31,7 +35,7 @@ class Cell:
         cfg: composed and checked; empty where it could not be.
         folder: its run's; None: not even that could be found out.
         refusal: why it cannot be.
-        facts: what preflight has found, and ``memory_bytes`` where that was estimated.
+        facts: what preflight has found, the user's own ``modules``, and ``memory_bytes`` where that was estimated.
         note: what was solved for it.
     """
 
@@ -53,7 +57,8 @@ class Cell:
         assert self.folder is not None
         processes, device = self.facts["processes"], self.facts["hardware"]["device"]
         restarts = self.cfg.strategy.get("restarts", 0)
-        return Task(self.title, self.folder.path, (*words, *self.overrides), processes, device, restarts)
+        modules = tuple(self.facts.get("modules", {}).items())
+        return Task(self.title, self.folder.path, (*words, *self.overrides), processes, device, restarts, modules)
 
     def record(self) -> dict[str, Any]:
         """As a sweep's plan has it."""
@@ -100,6 +105,11 @@ def _cell(words: list[str], title: str, arm: str) -> Cell:
         return Cell(words, title, arm, cfg, None, reason(error))
 
 
+def no_estimate(title: str) -> Callable[[str], None]:
+    """Says why nothing is known of a cell beforehand; its run may do better."""
+    return lambda why: print(f"gptx: no estimate of {title}: {why}", file=sys.stderr)
+
+
 def refit(cell: Cell, words: Sequence[str], note: str) -> Cell:
     """The same cell with what was solved for it."""
     again = _cell([*cell.overrides, *words], cell.title, cell.arm)
@@ -109,18 +119,40 @@ def refit(cell: Cell, words: Sequence[str], note: str) -> Cell:
 
 def check(found: Iterable[Cell], there: "Machine | None") -> None:
     """Let every part that knows refuse; cells of one arm are asked once. ``there``: see `Launcher`."""
-    from gptx.device import cores
-
-    asked: dict[str, list[Cell]] = {}
+    arms: dict[str, list[Cell]] = {}
     for cell in found:
         if not cell.refusal and not cell.done:
-            asked.setdefault(cell.arm, []).append(cell)
-    given = [(plain_dict(alike[0].cfg), there) for alike in asked.values()]
-    told = each(_facts, given, many=cores(), lost=lambda why: (why, {}))
-    for alike, answer in zip(asked.values(), told, strict=True):
-        for cell in alike:
-            cell.refusal, cell.facts = answer
+            arms.setdefault(cell.arm, []).append(cell)
+    _ask(list(arms.values()), there)
+    late = [arm for arm in arms.values() if arm[0].refusal == _LATE]
+    for arm in late:
+        refusal = _tokenise(arm[0].cfg)
+        for cell in arm:
+            cell.refusal = refusal
+    _ask([arm for arm in late if not arm[0].refusal], there)
+
+
+def _ask(arms: Sequence[list[Cell]], there: "Machine | None") -> None:
+    """Refusal and facts of each arm, for all of its cells."""
+    given = [(plain_dict(arm[0].cfg), there) for arm in arms]
+    for arm, told in zip(arms, each(_facts, given, lost=lambda why: (why, {})), strict=True):
+        for cell in arm:
+            cell.refusal, cell.facts = told
 
 
 def _facts(given: tuple[dict[str, Any], "Machine | None"]) -> tuple[str, dict[str, Any]]:
-    return "", preflight(OmegaConf.create(given[0]), given[1])[1]
+    plain, there = given
+    try:
+        facts = preflight(OmegaConf.create(plain), there, make=False)[1]
+    except NotTokenised:
+        return _LATE, {}
+    return "", facts | {"modules": own_modules()}
+
+
+def _tokenise(cfg: DictConfig) -> str:
+    """Here, and with a bar: it may take hours. Why it cannot be, if so."""
+    try:
+        parts.tokens(cfg, quiet=False)
+    except (Exception, SystemExit) as error:
+        return reason(error)
+    return ""

@@ -81,13 +81,12 @@ def drive(source: Source, launcher: Launcher, book: Journal, board: Board, retry
                 return failed
             for end in launcher.wait():
                 ended(end)
-            for task in source.look():
-                halted.add(task)
-                launcher.stop(task)
+            if found := list(source.look()):
+                halted.update(found)
+                launcher.stop(found)
             board.draw(launcher.running())
         board.say("stopping: what runs has its checkpoint to write; once more, and it is killed")
-        for task in in_hand:
-            launcher.stop(task)
+        launcher.stop(in_hand)
         while launcher.running():
             for end in launcher.wait():
                 ended(end)

@@ -93,8 +93,8 @@ class Job:
         run = ["-m", "gptx.run", *self.run_words()]
         if self.nodes == 1:
             return [sys.executable, *run]
-        # The rendezvous is static, for rank 0 is to be where the books are kept; a port that a former attempt, or what
-        # is left of it, still holds is never used again.
+        # The rendezvous is static, for rank 0 is to be where the books are kept; a job that is put back into the queue
+        # gets another port, for what was left of it may hold the old one still.
         port = _FIRST_PORT + (int(os.environ["SLURM_JOB_ID"]) * 8 + attempt()) % _PORTS
         where = [f"--nnodes={self.nodes}", f"--node-rank={node}", f"--master-addr={_first_node()}"]
         where += [f"--master-port={port}", f"--nproc-per-node={self.task.processes // self.nodes}"]

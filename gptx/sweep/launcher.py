@@ -1,7 +1,7 @@
 """The contract of a launcher: where the runs of a sweep are started. One file and one YAML (in launch/) each."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,7 @@ class Task:
         processes: how many its strategy has.
         device: "cpu", "cuda" or "mps".
         restarts: how often it starts lost processes again.
+        modules: the user's own that it loads, by name, and where they lie.
     """
 
     title: str
@@ -36,6 +37,7 @@ class Task:
     processes: int
     device: str
     restarts: int = 0
+    modules: tuple[tuple[str, str], ...] = ()
 
     @property
     def forced(self) -> bool:
@@ -109,8 +111,8 @@ class Launcher(ABC):
         """What has ended; blocks for a second at most."""
 
     @abstractmethod
-    def stop(self, task: Task) -> None:
-        """It is to end after a checkpoint, and comes back from `wait`; one that has not begun never will."""
+    def stop(self, tasks: Collection[Task]) -> None:
+        """They are to end after a checkpoint, and come back from `wait`; one that has not begun never will."""
 
     @abstractmethod
     def running(self) -> list[Task]:

@@ -8,7 +8,7 @@ import os
 import runpy
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -96,11 +96,10 @@ class Local(Launcher):
         process = forks.start(_child, words, log, environment)
         self._running[process.sentinel] = process, Watched(task, process, self.options, before), gpus
 
-    def stop(self, task: Task) -> None:
-        if task in self._queue:
-            self._queue.remove(task)
+    def stop(self, tasks: Collection[Task]) -> None:
+        self._queue = deque(task for task in self._queue if task not in tasks)
         for _, watched, _ in self._running.values():
-            if watched.task == task:
+            if watched.task in tasks:
                 watched.stop()
 
     def running(self) -> list[Task]:
@@ -116,8 +115,8 @@ class Local(Launcher):
 
 def _child(words: list[str], log: Path, environment: Mapping[str, str]) -> None:
     """``python -m gptx.run *words``, with what it says in a log."""
-    forks.leash()
     os.setsid()  # a terminal's Ctrl-C is for the sweep, which hands it on
+    forks.leash()
     if Path("/proc/self/oom_score_adj").exists():
         Path("/proc/self/oom_score_adj").write_text(_KILL_FIRST)
     with open(log, "ab", buffering=0) as file:

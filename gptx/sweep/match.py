@@ -4,15 +4,16 @@ What was found are ordinary words (``ffn.ratio=4.1796875``), so that a matched c
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from gptx.config import SEEDS, flat, plain_dict
-from gptx.errors import ConfigError, GptxError
+from gptx.errors import ConfigError
 from gptx.sweep import rates
+from gptx.sweep.aside import each
 from gptx.sweep.widths import UNITS, Goal, attempt, named
 
 if TYPE_CHECKING:
@@ -55,35 +56,29 @@ def solve(cfgs: Sequence[DictConfig], options: DictConfig, there: "Machine | Non
     goal = replace(_goal(cfgs, options.variant.match, options.match), there=there)
     found: dict[str, Fit | str] = {}
     if not goal.target:
-        first = _tried(goal.price, cfgs[0])
+        [first] = each(_price, [(plain_dict(cfgs[0]), goal)], lost=str)
         if isinstance(first, str):
             lost = f"match.target=0 is what the first combination has, which cannot be ({first}): set match.target"
             return [first if _arm(cfg) == _arm(cfgs[0]) else lost for cfg in cfgs]
         goal = replace(goal, target=first)
         found[_arm(cfgs[0])] = Fit((), first, first, f"the target: {goal.amount(first)}")
-    for cfg in cfgs:
-        if _arm(cfg) not in found:
-            found[_arm(cfg)] = _tried(_fit, cfg, goal)
+    todo = {_arm(cfg): (plain_dict(cfg), goal) for cfg in cfgs if _arm(cfg) not in found}
+    found |= zip(todo, each(_fit, list(todo.values()), lost=str), strict=True)
     return [found[_arm(cfg)] for cfg in cfgs]
 
 
-def _fit(cfg: DictConfig, goal: Goal) -> Fit:
+def _price(given: tuple[dict[str, Any], Goal]) -> int:
+    return given[1].price(OmegaConf.create(given[0]))
+
+
+def _fit(given: tuple[dict[str, Any], Goal]) -> Fit:
+    cfg, goal = OmegaConf.create(given[0]), given[1]
     found = attempt(cfg, goal)
     if found.refusal:
         raise ConfigError(found.refusal)
     keys = {key: value for key, value in found.keys.items() if OmegaConf.select(cfg, key) != value}
     note = f"{named(cfg, keys) or 'as it is'}: {goal.amount(found.value)}, {goal.off(found.value)}"
     return Fit(tuple(f"{key}={value!r}" for key, value in keys.items()), int(found.value), goal.target, note)
-
-
-def _tried(do: Callable[..., Any], *args: Any) -> Any:
-    """What it returns, or in one line why it cannot."""
-    try:
-        return do(*args)
-    except GptxError as error:
-        return str(error)
-    except (Exception, SystemExit) as error:  # a part's own code may do anything: its arm's end, not the sweep's
-        return f"{type(error).__name__}: {error}"
 
 
 def _goal(cfgs: Sequence[DictConfig], kind: str, match: DictConfig) -> Goal:

@@ -17,14 +17,13 @@ from gptx import journal, kept
 from gptx.config import plain_dict
 from gptx.runfolder import RunFolder
 from gptx.sweep.aside import each
-from gptx.sweep.cell import Cell
+from gptx.sweep.cell import Cell, no_estimate
 
-STARTUP, STARTUP_OF_MANY = 2.0, 8.0  # seconds: composing, the data, the model; and workers, which import torch
+STARTUP, STARTUP_OF_MANY = 1.5, 8.0  # seconds: composing, the model, a sample; and workers, which import torch
 AXES = ("attention", "pos", "window", "ffn", "kernel", "placement")  # what else than size a rate depends on
 FAR = log(10)  # runs that differ by more say nothing of each other
 TIMING = 20.0  # seconds that steps are timed for; the arms that are left go by the nearest that was
-WORTH = 0.02  # of what is thought to be to do: no more is spent on knowing it, where it is done thereafter
-PATIENCE = 60.0  # seconds for one of them
+WORTH = 0.02  # of what there is to do, as far as is known: where it is done thereafter, no more is spent on knowing it
 FLOPS = 3e10  # of a step that is timed, about
 
 
@@ -57,7 +56,8 @@ class Pace:
     runs: int = 0
     known: list[Rate] = field(default_factory=list)
     spent: float = 0.0
-    most: float = TIMING
+    told: list[float] = field(default_factory=list)
+    failed: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for path in journal.runs(self.outputs):
@@ -68,20 +68,27 @@ class Pace:
         """Of what is left of a cell, and by what that is known; None: by nothing."""
         where, flops, axes = _place(cell.cfg, cell.facts, self.jobs), cell.facts["flops_per_token"], _axes(cell.cfg)
         near = self._near(where, flops, axes)
-        if self.here and self.spent < self.most and (not near or (near[0].timed and near[0].axes != axes)):
+        if self._may_time() and cell.arm not in self.failed and (not near or (near[0].timed and near[0].axes != axes)):
             began = time.monotonic()
-            [rate] = each(timed, [(plain_dict(cell.cfg), cell.facts, where[-1])], PATIENCE)
+            [rate] = each(timed, [(plain_dict(cell.cfg), cell.facts, where[-1])], no_estimate(cell.title), alone=True)
             self.spent += time.monotonic() - began
             if rate:
                 self.known.append(Rate(where, flops, axes, rate, timed=True))
                 near = self._near(where, flops, axes)
+            else:
+                self.failed.add(cell.arm)
         if not near:
             return None, ""
         startup = STARTUP if cell.facts["processes"] == 1 else STARTUP_OF_MANY
         seconds = startup + work(cell) / statistics.median(rate.rate for rate in near)
-        if self.runs:
-            self.most = min(TIMING, WORTH * seconds * self.runs / self.jobs)
+        self.told.append(seconds)
         return seconds, "a timed step" if near[0].timed else f"{len(near)} finished run{'s' * (len(near) > 1)}"
+
+    def _may_time(self) -> bool:
+        most = TIMING
+        if self.told and self.runs:
+            most = min(TIMING, WORTH * statistics.mean(self.told) * self.runs / self.jobs)
+        return self.here and self.spent < most
 
     def _near(self, where: tuple[Any, ...], flops: float, axes: tuple[str, ...]) -> list[Rate]:
         """The three nearest, of the same kind as the nearest of all."""

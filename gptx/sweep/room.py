@@ -10,25 +10,26 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from gptx.config import conf_dir, plain_dict
-from gptx.device import cores
 from gptx.errors import GptxError
 from gptx.memory import BASE, estimate, machine_memory
 from gptx.parts import tokens
 from gptx.sweep.aside import each
-from gptx.sweep.cell import Cell
+from gptx.sweep.cell import Cell, no_estimate
 
-PATIENCE = 120.0  # seconds for one combination; then nothing is said of its memory
 COMPUTES = (
     "model attention pos window ffn norm placement kernel strategy tokenizer data compile activation_checkpointing"
 )
 
 
-def check_memory(cells: Sequence[Cell], jobs: int, here: bool = True) -> tuple[int, str]:
+def check_memory(
+    cells: Sequence[Cell], jobs: int, here: bool = True, rooms: dict[str, int] | None = None
+) -> tuple[int, str]:
     """Estimate ``facts["memory_bytes"]`` of what is to run; refuse what is too large for this machine.
 
     Args:
         jobs: how many are to run at once.
         here: whether they will run on this machine; elsewhere nothing is refused.
+        rooms: by device, what this machine had free before runs of the sweep took of it; what is not in it is added.
 
     Returns:
         How many fit side by side, at most ``jobs``; and where that is less, a line that says so.
@@ -36,11 +37,16 @@ def check_memory(cells: Sequence[Cell], jobs: int, here: bool = True) -> tuple[i
     todo = [cell for cell in cells if not cell.refusal and not cell.done]
     alike = {_what_counts(cell): cell for cell in todo}
     given = [(plain_dict(cell.cfg), cell.facts) for cell in alike.values()]
-    found = dict(zip(alike, each(_bytes, given, PATIENCE, many=cores()), strict=True))
+    found = dict(zip(alike, each(_bytes, given, no_estimate("what a combination holds")), strict=True))
     for cell in todo:
         if (size := found[_what_counts(cell)]) is not None:
             cell.facts["memory_bytes"] = size
-    return _against_machine([cell for cell in todo if "memory_bytes" in cell.facts], jobs) if here else (jobs, "")
+    if not here:
+        return jobs, ""
+    known = [cell for cell in todo if "memory_bytes" in cell.facts]
+    rooms = {} if rooms is None else rooms
+    rooms |= {kind: machine_memory(kind) for kind in set(map(_kind, known)) - rooms.keys()}
+    return _against_machine(known, jobs, rooms)
 
 
 def _what_counts(cell: Cell) -> str:
@@ -51,15 +57,14 @@ def _what_counts(cell: Cell) -> str:
     return json.dumps([[plain[key] for key in COMPUTES.split()], batch, where])
 
 
-def _against_machine(cells: Sequence[Cell], jobs: int) -> tuple[int, str]:
-    rooms = {kind: machine_memory(kind) for kind in set(map(_kind, cells))}
+def _against_machine(cells: Sequence[Cell], jobs: int, rooms: Mapping[str, int]) -> tuple[int, str]:
     advised: dict[str, str] = {}
     for cell in cells:
         room = rooms[_kind(cell)]
         if _of_run(cell.facts) > room:
             key = _what_counts(cell)
             if key not in advised:
-                [ways] = each(ways_out, [(plain_dict(cell.cfg), cell.facts, room)], PATIENCE)
+                [ways] = each(ways_out, [(plain_dict(cell.cfg), cell.facts, room)], no_estimate("what would do"))
                 advised[key] = " or ".join(ways or ["a smaller model.d_model or model.n_layer"])
             cell.refusal = f"{_too_large(cell, room)}: {advised[key]} would do"
     room = min((room for kind, room in rooms.items() if kind != "cuda"), default=0)

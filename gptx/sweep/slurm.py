@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import replace
 from io import StringIO
@@ -89,9 +89,9 @@ class Slurm(Launcher):
                 ends.append(end)
         return ends
 
-    def stop(self, task: Task) -> None:
-        self._waiting = [one for one in self._waiting if one != task]
-        cluster.cancel([job for job, one in self._jobs.items() if one == task])
+    def stop(self, tasks: Collection[Task]) -> None:
+        self._waiting = [task for task in self._waiting if task not in tasks]
+        cluster.cancel([job for job, task in self._jobs.items() if task in tasks])
 
     def running(self) -> list[Task]:
         at_work = ("RUNNING", "COMPLETING")
@@ -133,7 +133,8 @@ class Slurm(Launcher):
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         folder = self.sweep.path.resolve() / FOLDER
-        code, moved = freeze(self.sweep.path.resolve() / "code", [word for task in tasks for word in task.words])
+        words, modules = [w for task in tasks for w in task.words], dict(m for task in tasks for m in task.modules)
+        code, moved = freeze(self.sweep.path.resolve() / "code", words, modules)
         executor = SlurmExecutor(folder, python=self.keys.python or shlex.quote(sys.executable))
         executor.update_parameters(**self._parameters(nodes, each, device, code))
         jobs = [self._job(task, nodes, folder, moved) for task in tasks]

@@ -6,7 +6,7 @@ import shutil
 import site
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from gptx.runfolder import write_json
 _PACKAGE = Path(__file__).parents[1]
 
 
-def freeze(folder: Path, words: Sequence[str]) -> tuple[Path, dict[str, str]]:
-    """Copy gptx, its YAML, the --config-dir among ``words``, and what was loaded from a user's own modules.
+def freeze(folder: Path, words: Sequence[str], modules: Mapping[str, str]) -> tuple[Path, dict[str, str]]:
+    """Copy gptx, its YAML, the --config-dir among ``words``, and the user's own modules.
 
     Returns:
         ``folder/<hash>``, which the same code always gets, and where a --config-dir of the words lies in it.
@@ -27,8 +27,8 @@ def freeze(folder: Path, words: Sequence[str]) -> tuple[Path, dict[str, str]]:
     shutil.rmtree(part, ignore_errors=True)
     for source in (_PACKAGE, *([] if conf_dir().is_relative_to(_PACKAGE) else [conf_dir()])):
         _copy(source, part / source.name)
-    for name, source in _own_modules():
-        _copy(source, part.joinpath(*name.split(".")[:-1], source.name))
+    for name, module in modules.items():
+        _copy(Path(module), part.joinpath(*name.split(".")[:-1], Path(module).name))
     for plugin in (_PACKAGE.parent / "hydra_plugins").glob("gptx_*.py"):
         _copy(plugin, part / "hydra_plugins" / plugin.name)
     own = dict.fromkeys(value for flag, value in pairwise(words) if flag == "--config-dir")
@@ -51,9 +51,10 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-def _own_modules() -> Iterator[tuple[str, Path]]:
-    """By name, files and packages that were imported from elsewhere than an environment: a user's variants among them.
-    Of a namespace package, which is nobody's folder, what was imported of it."""
+def own_modules() -> dict[str, str]:
+    """By name, files and packages that this process has imported from elsewhere than an environment: a user's variants
+    among them. Of a namespace package, which is nobody's folder, what was imported of it."""
+    found = {}
     library = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     places = (*library, *site.getsitepackages(), site.getusersitepackages(), str(_PACKAGE))
     environments = [Path(place).resolve() for place in places]
@@ -64,7 +65,8 @@ def _own_modules() -> Iterator[tuple[str, Path]]:
             continue
         place = Path(file).resolve()
         if not any(place.is_relative_to(environment) for environment in environments):
-            yield name, place.parent if place.name == "__init__.py" else place
+            found[name] = str(place.parent if place.name == "__init__.py" else place)
+    return found
 
 
 def _hash(folder: Path) -> str:

@@ -72,6 +72,7 @@ class Trials:
         self._study, self._keys, self._space, self._words = study, keys, space, words
         self._sweep, self._book, self._board = sweep, book, board
         self._there, self._here, self._follow = launcher.there, launcher.here, follow
+        self._rooms: dict[str, int] = {}
         self._left = deque(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
         self._count = sum(not refused(trial) for trial in study.get_trials(deepcopy=False))
         self._runs: dict[Path, _Run] = {}
@@ -114,7 +115,7 @@ class Trials:
         trial.set_user_attr("words", words)
         [cell] = cells([words])
         check([cell], self._there)
-        check_memory([cell], 1, self._here)
+        check_memory([cell], 1, self._here, self._rooms)
         if cell.refusal or cell.folder is None:
             raise ConfigError(cell.refusal)
         cell.title = cell.arm = title
