@@ -32,6 +32,7 @@ from gptx.sweep.study import STORE, Keys, importances, open_study, pruner
 from gptx.sweep.trials import Trials
 
 STEPS, EVERY = 40, 10
+GB = 10**9
 KEYS = Keys(12, ("val_loss",), "tpe", 4, 0, "none", 0)
 LR = "optim.lr=tag(log,interval(1e-4,1e-2))"
 
@@ -252,6 +253,23 @@ def test_as_many_at_once_as_there_is_room_for(search: Search) -> None:
     )
     assert [record["number"] for record in records(search.sweep.path, "trial")] != []
     assert set(importances(search.study)) == {"attention", "optim.lr"}
+
+
+@pytest.mark.parametrize(("here", "most"), [(True, 2), (False, 3)])
+def test_no_more_at_once_than_memory_has_room_for(
+    search: Search, monkeypatch: pytest.MonkeyPatch, here: bool, most: int
+) -> None:
+    """A point waits until it fits beside what runs, and is not refused for that; elsewhere it is not known."""
+
+    def estimated(cells: list[Cell], jobs: int, _: bool, rooms: dict[str, int]) -> None:
+        rooms |= {"cpu": 10 * GB} if here else {}
+        cells[0].facts["memory_bytes"] = 4 * GB
+
+    monkeypatch.setattr(module, "check_memory", estimated)
+    launcher = Pretended(loss_of, slots=3)
+    search(launcher)
+    assert launcher.most == most
+    assert search.states() == ["COMPLETE"] * 12
 
 
 def test_more_trials_go_on_with_what_there_is(search: Search) -> None:

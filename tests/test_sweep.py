@@ -63,6 +63,17 @@ def test_a_dry_run_starts_nothing_and_leaves_nothing(gptx: Gptx) -> None:
     assert not gptx.outputs.exists()
 
 
+def test_a_text_is_tokenised_once_and_one_that_cannot_be_is_a_refusal(gptx: Gptx) -> None:
+    for name, data in {"good.txt": b"It is so. " * 2000, "bad.txt": b"\xff\xfe\xfd" * 9000}.items():
+        (gptx.cwd / name).write_bytes(data)
+    words = sweep(gptx, "data.path=good.txt,bad.txt", "pos=rope,none", "paths.data=fresh", "dry_run=true")
+    done = gptx.run("gptx.run", *words)
+    assert done.code == 2, done.err
+    assert done.err.splitlines() == ["tokenising text with byte"] * 3  # one of them, and twice in vain
+    assert "2 combinations: bad.txt" in done.out and "2 will run" in done.out
+    assert gptx.run("gptx.run", *words).err.splitlines() == ["tokenising text with byte"] * 2
+
+
 def test_what_cannot_be_composed_or_built_is_one_refusal(gptx: Gptx) -> None:
     words = sweep(gptx, "attention=mha,scaled", "attention.gain=1,-1,-2,-3")
     done = gptx.run("gptx.run", *words)

@@ -49,6 +49,13 @@ def check_memory(
     return _against_machine(known, jobs, rooms)
 
 
+def fit(cells: Sequence[Cell], rooms: Mapping[str, int]) -> bool:
+    """Whether they may run side by side, as far as is known. ``rooms``: see `check_memory`; a GPU is one run's own."""
+    sizes = [_of_run(cell.facts) for cell in cells if "memory_bytes" in cell.facts and _kind(cell) != "cuda"]
+    free = [room for kind, room in rooms.items() if kind != "cuda"]
+    return len(sizes) < 2 or not free or sum(sizes) <= min(free)
+
+
 def _what_counts(cell: Cell) -> str:
     """Of a config, for memory: combinations that differ in a rate or a seed need as much."""
     plain, facts = plain_dict(cell.cfg), cell.facts

@@ -21,7 +21,7 @@ from gptx.sweep.board import Board
 from gptx.sweep.cell import Cell, cells, check
 from gptx.sweep.launcher import End, Launcher, Task
 from gptx.sweep.ledger import Sweep
-from gptx.sweep.room import check_memory
+from gptx.sweep.room import check_memory, fit
 from gptx.sweep.space import Space
 from gptx.sweep.study import Keys, sampler
 
@@ -38,12 +38,13 @@ class _Run:
     """One on its way, for one trial or for several that try the same.
 
     Attributes:
+        cell: what it is.
         offset: how far its journal was read.
         pruned: it was told to stop.
     """
 
     task: Task
-    steps: int
+    cell: Cell
     trials: list[optuna.Trial] = field(default_factory=list)
     offset: int = 0
     pruned: bool = False
@@ -73,6 +74,7 @@ class Trials:
         self._sweep, self._book, self._board = sweep, book, board
         self._there, self._here, self._follow = launcher.there, launcher.here, follow
         self._rooms: dict[str, int] = {}
+        self._held: list[tuple[optuna.Trial, Cell, Path]] = []  # at most one: it waits until there is memory for it
         self._left = deque(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
         self._count = sum(not refused(trial) for trial in study.get_trials(deepcopy=False))
         self._runs: dict[Path, _Run] = {}
@@ -81,18 +83,23 @@ class Trials:
 
     @property
     def done(self) -> bool:
-        return bool(self.given_up) or not (self._left or self._count < self._keys.n_trials)
+        more = self._left or self._count < self._keys.n_trials
+        return not self._held and (bool(self.given_up) or not more)
 
     def more(self, room: int) -> list[Task]:
         """One at most, so that the loop heeds what happens between two."""
         if room <= 0 or self.done:
             return []
-        trial = self._ask()
-        try:
-            return self._begin(trial, *self._cell(trial))
-        except ConfigError as error:
-            self._refuse(trial, str(error))
+        if not self._held:
+            trial = self._ask()
+            try:
+                self._held = [(trial, *self._cell(trial))]
+            except ConfigError as error:
+                self._refuse(trial, str(error))
+                return []
+        if not fit([self._held[0][1], *(run.cell for run in self._runs.values())], self._rooms):
             return []
+        return self._begin(*self._held.pop())
 
     def _ask(self) -> optuna.Trial:
         if self._left:
@@ -134,7 +141,7 @@ class Trials:
             return []
         self._follow(folder)
         self._board.expect(folder, cell.cfg.trainer.max_steps)
-        run = self._runs[folder] = _Run(cell.task(self._words), cell.cfg.trainer.max_steps, [trial])
+        run = self._runs[folder] = _Run(cell.task(self._words), cell, [trial])
         self._report(run)  # what it did before it was interrupted: it is not stopped by that before it goes on
         return [run.task]
 
@@ -179,7 +186,7 @@ class Trials:
     def _hopeless(self, run: _Run) -> bool:
         """Whether a new validation, not the last one, says that the run is to be stopped."""
         new = self._report(run)
-        if not new or new[0] >= run.steps or not run.trials[0].should_prune():
+        if not new or new[0] >= run.cell.cfg.trainer.max_steps or not run.trials[0].should_prune():
             return False
         run.pruned = True
         self._board.say(f"{run.task.title}: pruned at step {new[0]:,} with {self._keys.curve} {new[1]:.4f}")
