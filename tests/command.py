@@ -5,13 +5,14 @@ import csv
 import os
 import pty
 import select
+import signal
 import socket
 import subprocess
 import sys
 import termios
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,14 +146,19 @@ class Gptx:
         return [_command(p) for p in self.processes()]
 
     def close(self) -> None:
-        for process in self.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        send(self.processes(), signal.SIGKILL)
         for started in self.started:
             started.wait(DEADLINE)
             for pipe in (started.stdout, started.stderr):
                 if pipe is not None:
                     pipe.close()
+
+
+def send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    """A signal to each that is still there: what was listed may be gone, such as a command that asks for a version."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
 def _environment(process: psutil.Process) -> str:
@@ -166,10 +172,15 @@ def _environment(process: psutil.Process) -> str:
 
 
 def _command(process: psutil.Process) -> str:
+    return " ".join(words_of(process))
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    """Of its command line; none of one that is gone."""
     try:
-        return " ".join(process.cmdline())
+        return process.cmdline()  # type: ignore[no-any-return]
     except psutil.Error:
-        return ""
+        return []
 
 
 def until(true: Callable[[], Any], process: "subprocess.Popen[Any] | None" = None) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from command import DEADLINE, Gptx, pausing, records, same, until, unused_port, words
+from command import DEADLINE, Gptx, pausing, records, same, send, until, unused_port, words
 from conftest import Maker
 
 from gptx import journal
@@ -64,8 +64,7 @@ class Machine:
     def off(self) -> None:
         """All at once: torchrun, and what it started."""
         agent = psutil.Process(self.torchrun.pid)
-        for process in (agent, *agent.children(recursive=True)):
-            process.kill()
+        send((agent, *agent.children(recursive=True)), signal.SIGKILL)
         self.torchrun.communicate(timeout=DEADLINE)
 
     def end(self) -> tuple[int, str]:

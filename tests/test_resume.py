@@ -11,7 +11,21 @@ from pathlib import Path
 
 import psutil
 import pytest
-from command import DEADLINE, OWN_CONF, STEPS, Gptx, Terminal, flip, pausing, records, same, until, unused_port, words
+from command import (
+    DEADLINE,
+    OWN_CONF,
+    STEPS,
+    Gptx,
+    Terminal,
+    flip,
+    pausing,
+    records,
+    same,
+    send,
+    until,
+    unused_port,
+    words,
+)
 from conftest import Maker
 from fake_runs import ask, contents, database, rows_of, uid_of
 
@@ -90,8 +104,7 @@ def test_a_run_goes_on_whatever_stops_it(gptx: Gptx, reference: Callable[..., Pa
     interrupted = life.steps()
 
     run = life.until(5)
-    for process in gptx.processes():  # a scheduler warns all of a job
-        process.send_signal(signal.SIGUSR2)
+    send(gptx.processes(), signal.SIGUSR2)  # a scheduler warns all of a job
     life.ends(run, EXIT_RESUMABLE, "interrupted")
     assert life.resumed()[2:] == [interrupted]
     interrupted = life.steps()
@@ -131,8 +144,7 @@ def test_a_warning_before_the_first_step_kills_nobody(gptx: Gptx, strategy: str)
     run = gptx.start(*words(strategy))
     ready = (lambda: deaf(psutil.Process(run.pid))) if strategy == "single" else (lambda: len(gptx.workers()) == 2)
     assert until(ready, run), run.communicate()
-    for process in gptx.processes():
-        process.send_signal(signal.SIGUSR2)
+    send(gptx.processes(), signal.SIGUSR2)
     _, err = run.communicate(timeout=DEADLINE)
     assert run.returncode == EXIT_RESUMABLE, err
     assert err.splitlines()[-1].startswith("gptx: interrupted; the same command goes on")
@@ -230,8 +242,7 @@ def test_a_worker_that_hangs_does_not_outlive_its_peer(gptx: Gptx) -> None:
 def test_nohup_outlives_the_terminal(gptx: Gptx, reference: Callable[..., Path], strategy: str) -> None:
     run = gptx.start_under("nohup", *words(strategy), **pausing(gptx, 17))
     assert until(lambda: (gptx.cwd / "paused-0").exists(), run), run.communicate()
-    for process in gptx.processes():
-        process.send_signal(signal.SIGHUP)
+    send(gptx.processes(), signal.SIGHUP)
     (gptx.cwd / "go").touch()
     assert run.wait(DEADLINE) == 0, run.communicate()
     same(gptx.folder, reference(strategy))

@@ -14,7 +14,7 @@ from pathlib import Path
 import fake_runs
 import psutil
 import pytest
-from command import ROOT, Gptx, equal_sweeps, history, pausing, records, same, until, words
+from command import ROOT, Gptx, equal_sweeps, history, pausing, records, same, send, until, words, words_of
 from conftest import Maker, Trained
 from fake_runs import contents, database, uid_of
 from hydra import compose as hydra_compose
@@ -89,8 +89,7 @@ class Cluster:
             if f"slurmstepd: [{number}." in " ".join(p.info["cmdline"] or [])
         ]
         assert daemons and steps, job
-        for process in (*daemons, *steps, *gptx.processes()):
-            process.kill()
+        send((*daemons, *steps, *gptx.processes()), signal.SIGKILL)
         self.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=power")
 
     def mend(self, node: str) -> None:
@@ -218,12 +217,11 @@ def test_a_job_that_dies_hard_is_named(gptx: Gptx, slurm: Cluster) -> None:
         return bool(runs) and any(record["step"] == 11 for record in records(runs[0], "metrics"))
 
     assert until(lambda: all(map(stands, range(3))), sweep), sweep.communicate()
-    runs = {word: p for p in gptx.processes() for word in p.cmdline() if "-m" not in p.cmdline()[3:]}
+    runs = {word: p for p in gptx.processes() for word in words_of(p) if "-m" not in words_of(p)[3:]}
     task = runs["seed=1"].parent()
     assert task is not None and "submitit.core._submit" in task.cmdline()
     runs["seed=0"].kill()
-    for process in (task, *task.children(recursive=True)):
-        process.kill()
+    send((task, *task.children(recursive=True)), signal.SIGKILL)
     runs["seed=2"].send_signal(signal.SIGSEGV)
     _, err = sweep.communicate()
     assert sweep.returncode == 1

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from command import DEADLINE, OWN_CONF, Gptx, Terminal, equal_sweeps, history, records, same, until
+from command import DEADLINE, OWN_CONF, Gptx, Terminal, equal_sweeps, history, records, same, send, until
 from conftest import Maker
 
 from gptx import journal
@@ -303,8 +303,7 @@ def kill_some(gptx: Gptx, words: list[str], rng: random.Random, folders: int) ->
     assert until(lambda: len(gptx.folders()) > folders and any(map(trains_on, gptx.folders())), running)
     victims = gptx.processes()
     rng.shuffle(victims)
-    for process in victims:
-        process.kill()
+    send(victims, signal.SIGKILL)
     running.communicate(timeout=DEADLINE)
 
 
