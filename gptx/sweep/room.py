@@ -51,9 +51,15 @@ def check_memory(
 
 def fit(cells: Sequence[Cell], rooms: Mapping[str, int]) -> bool:
     """Whether they may run side by side, as far as is known. ``rooms``: see `check_memory`; a GPU is one run's own."""
-    sizes = [_of_run(cell.facts) for cell in cells if "memory_bytes" in cell.facts and _kind(cell) != "cuda"]
-    free = [room for kind, room in rooms.items() if kind != "cuda"]
-    return len(sizes) < 2 or not free or sum(sizes) <= min(free)
+    sizes, room = _shared([cell for cell in cells if "memory_bytes" in cell.facts], rooms)
+    return len(sizes) < 2 or not room or sum(sizes) <= room
+
+
+def _shared(cells: Sequence[Cell], rooms: Mapping[str, int]) -> tuple[list[int], int]:
+    """What runs hold of the memory that all of them share, the largest first, and how much of it is free; 0: that is
+    not known."""
+    sizes = sorted((_of_run(cell.facts) for cell in cells if _kind(cell) != "cuda"), reverse=True)
+    return sizes, min((room for kind, room in rooms.items() if kind != "cuda"), default=0)
 
 
 def _what_counts(cell: Cell) -> str:
@@ -74,12 +80,14 @@ def _against_machine(cells: Sequence[Cell], jobs: int, rooms: Mapping[str, int])
                 [ways] = each(ways_out, [(plain_dict(cell.cfg), cell.facts, room)], no_estimate("what would do"))
                 advised[key] = " or ".join(ways or ["a smaller model.d_model or model.n_layer"])
             cell.refusal = f"{_too_large(cell, room)}: {advised[key]} would do"
-    room = min((room for kind, room in rooms.items() if kind != "cuda"), default=0)
-    sizes = sorted((_of_run(c.facts) for c in cells if not c.refusal and _kind(c) != "cuda"), reverse=True)
+    sizes, room = _shared([cell for cell in cells if not cell.refusal], rooms)
     if sum(sizes[:jobs]) <= room:
         return jobs, ""
-    fit = bisect.bisect_right(list(accumulate(sizes)), room)
-    return fit, f"{fit} at once instead of {jobs}: the largest would hold about {human(sizes[0])} of {human(room)} free"
+    most = bisect.bisect_right(list(accumulate(sizes)), room)
+    return (
+        most,
+        f"{most} at once instead of {jobs}: the largest would hold about {human(sizes[0])} of {human(room)} free",
+    )
 
 
 def _kind(cell: Cell) -> str:
