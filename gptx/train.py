@@ -159,6 +159,7 @@ class Trainer:
             raise RunFailed(f"the gradient was not finite in {steps}. {self._advice()}")
 
     def _advice(self) -> str:
+        self.saver.wait()  # the newest may still be on its way to the disk
         good = steps(self.folder.checkpoints)
         return (
             f"The last good checkpoint is {good[-1].name if good else 'none yet'}; a lower optim.lr (now "

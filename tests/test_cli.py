@@ -396,21 +396,21 @@ def test_an_exception_in_a_worker_is_one_line_and_the_mended_command_goes_on(gpt
 
 def test_bad_steps_are_skipped_up_to_a_number_and_then_the_last_good_checkpoint_is_kept(gptx: Gptx) -> None:
     words = [*OWN_CONF, "kernel=fragile"]
-    stopped = gptx(*words, "trainer.max_skips=1", NAN_AT="7,25")
+    stopped = gptx(*words, "trainer.max_skips=1", NAN_AT="7,21")  # step 20 is on its way to the disk
     assert stopped.code == 1
     assert "Traceback" not in stopped.err
-    for part in ("not finite in 2 of 25 steps", "trainer.max_skips=1", "step-00000020", "optim.lr"):
+    for part in ("not finite in 2 of 21 steps", "trainer.max_skips=1", "step-00000020", "optim.lr"):
         assert part in stopped.err.splitlines()[-1]
     assert json.loads((gptx.folder / "result.json").read_text())["status"] == "failed"
     assert [path.name for path in steps(gptx.folder / "checkpoints")] == ["step-00000010", "step-00000020"]
     assert load_best(gptx.folder / "checkpoints")[1]["step"] == "20"
 
-    skipped = gptx(*words, "trainer.max_skips=2", NAN_AT="7,25")
+    skipped = gptx(*words, "trainer.max_skips=2", NAN_AT="7,21")
     assert skipped.code == 0, skipped.err
     folder = next(folder for folder in gptx.folders() if journal.status(folder) == "finished")
     assert all(tensor.isfinite().all() for tensor in weights(folder).values())
     bad = {(key, step) for (key, step), value in history(folder).items() if not math.isfinite(value)}
-    assert bad <= {("train/grad_norm", 7), ("train/grad_norm", 25)}
+    assert bad <= {("train/grad_norm", 7), ("train/grad_norm", 21)}
 
 
 def test_it_stops_early_when_nothing_gets_better(gptx: Gptx) -> None:
