@@ -4,6 +4,9 @@ A checkpoint is a folder in the format of torch.distributed.checkpoint: every pr
 background, and what was written by some processes under one strategy is read by others under another.
 """
 
+import contextlib
+import errno
+import os
 import shutil
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import barrier
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -21,6 +25,9 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from gptx.errors import CheckpointError
 from gptx.kept import finish, meta, remove, step_name, steps
+
+FULL = 2**20  # bytes free on a disk that took no more
+PATIENCE = 60.0  # seconds that a process which fails waits until the others have what was saved on the disk
 
 
 class Saver:
@@ -53,7 +60,7 @@ class Saver:
         self.pending = self.thread.submit(self._seal, written, part, final, {"step": step, **facts})
 
     def wait(self) -> None:
-        """Until all that was saved is on the disk.
+        """Until all that was saved, by whatever process, is on the disk.
 
         Raises:
             CheckpointError: it could not be written.
@@ -63,25 +70,36 @@ class Saver:
             pending.result()
 
     def close(self) -> None:
-        """No more is saved. What is in hand is waited for, so that nobody writes when the run is left; but other
-        processes are not: they may be gone."""
-        if self.group is None and self.pending is not None:
-            all_done([self.pending])
+        """No more is saved. What is in hand is waited for: the run that fails is to go on from it, and nobody writes
+        when it is left. Other processes may hang: they are not waited for without end."""
+        if self.pending is not None:
+            all_done([self.pending], None if self.group is None else PATIENCE)
         self.thread.shutdown(wait=self.group is None)
 
     def _seal(self, written: "Future[Any]", part: Path, final: Path, facts: dict[str, Any]) -> None:
+        why = self._finish(written, part, final, facts)
+        if self.group is not None:
+            with contextlib.suppress(RuntimeError):  # one is gone: whoever trains with it will say so
+                barrier(self.group)
+        if why:
+            shutil.rmtree(part, ignore_errors=True)
+            raise CheckpointError(f"could not save the checkpoint {final.name} in {self.folder}: {why}")
+
+    def _finish(self, written: "Future[Any]", part: Path, final: Path, facts: dict[str, Any]) -> str:
+        """Why it could not be; "": it is on the disk, as far as this process has to see to it."""
         try:
             metadata = written.result()
-            if not self.first:
-                return
-            _check_files(part, metadata)
-            finish(part, final, facts)
-            for old in steps(self.folder)[: -self.keep]:
-                remove(old)
+            if self.first:
+                _check_files(part, metadata)
+                finish(part, final, facts)
+                for old in steps(self.folder)[: -self.keep]:
+                    remove(old)
+            return ""
         except (OSError, RuntimeError, CheckpointException) as error:
-            shutil.rmtree(part, ignore_errors=True)
-            text = f"could not save the checkpoint {final.name} in {self.folder}: {_cause(error)}"
-            raise CheckpointError(text) from None
+            cause = _cause(error)
+            if "inline_container" in cause and shutil.disk_usage(self.folder).free < FULL:
+                return os.strerror(errno.ENOSPC)  # which torch's own writer does not say
+            return cause
 
 
 def _check_files(part: Path, metadata: Any) -> None:

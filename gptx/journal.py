@@ -23,11 +23,16 @@ LOCK = "run.lock"
 
 
 class Journal:
-    """Appends records to ``run_dir/journal.jsonl``; a metrics step that is already there is not written again."""
+    """Appends records to ``run_dir/journal.jsonl``; a metrics step that is already there is not written again.
 
-    def __init__(self, run_dir: Path) -> None:
+    Args:
+        shared: another process may be writing to it just now.
+    """
+
+    def __init__(self, run_dir: Path, shared: bool = False) -> None:
         self.path = run_dir / NAME
-        drop_torn_line(self.path)
+        if not shared:
+            drop_torn_line(self.path)
         self.last_step = max((r["step"] for r in read(run_dir) if r["kind"] == "metrics"), default=-1)
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - lives as long as the run
 
@@ -127,10 +132,10 @@ def locked(run_dir: Path) -> bool:
 
 def status(run_dir: Path) -> str:
     """``finished``, ``failed``, ``interrupted``, ``running``, or ``killed``: no end written and nobody at work."""
-    last = None
+    alive, last = locked(run_dir), None  # in this order: what it writes before it lets go is read
     for record in read(run_dir):
         if record["kind"] in ("start", "resume", "end"):
             last = record
     if last is not None and last["kind"] == "end":
         return str(last["status"])
-    return "running" if locked(run_dir) else "killed"
+    return "running" if alive else "killed"

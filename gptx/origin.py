@@ -55,6 +55,8 @@ def find(given: str) -> Origin | None:
         why = damage(path)
         if why is None:
             return Origin(path, start["identity"], start["uid"], tuple(remarks))
+        if not path.exists():  # that run goes on, and keeps but the newest
+            return find.__wrapped__(given)
         remarks.append(f"resume_from: {path} is damaged ({why}): going back to the one before it")
     reason = f"none of its checkpoints is whole ({why})" if remarks else "it has no checkpoint"
     raise ConfigError(f"resume_from={given}: {reason}")

@@ -33,6 +33,7 @@ class Replay:
         self.run_dir = run_dir
         self.folder = str(run_dir.resolve().relative_to(outputs.resolve().parent))
         self.status = "running"  # as last pushed
+        self._alive = True
         self.rows = 0  # values in the journal
         self.new_rows = 0  # of them, those that this object sent
         self._experiment, self._weights = experiment, weights
@@ -53,6 +54,7 @@ class Replay:
         Raises GptxError for a file that is no journal, and what MLflow raises; the next call tries again.
         """
         with flocked(self.run_dir / journal.NAME):  # two replayers at once would both create what neither finds
+            self._alive = journal.locked(self.run_dir)  # in this order: what it writes before it lets go is read
             self._read()
             if self._shown is None:
                 self._attach()
@@ -211,7 +213,7 @@ class Replay:
         if self._last["kind"] == "end":
             self.status = self._last["status"]
         else:
-            self.status = "running" if journal.locked(self.run_dir) else "killed"
+            self.status = "running" if self._alive else "killed"
         status = _STATUS.get(self.status, "KILLED")
         note = rows.note(self._start, self._last, self.status, self.folder)
         wanted = (status, None if status == "RUNNING" else self._time, note)

@@ -181,6 +181,8 @@ def _train(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: dict
     except (Interrupted, KeyboardInterrupt) as stop:
         number = next(iter(stop.args), signal.SIGINT)
     except (GptxError, OSError) as error:
+        if folder.finished():  # by the first worker; another one was lost after that
+            return 0
         with contextlib.suppress(GptxError, OSError):  # on a full disk: the journal then has no end, and that says it
             folder.end("failed", error=str(error).splitlines()[-1])  # of a worker's traceback: what was raised
         raise

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from gptx import journal, kept
 from gptx.errors import ConfigError, RunFailed
@@ -98,13 +98,13 @@ def held(folder: Path, doing: str) -> Iterator[None]:
     except OSError as error:
         raise RunFailed(f"could not write {folder}: {error.strerror or error}") from error
     with opened as file:
-        deadline = time.monotonic() + 1.0  # `journal.status` takes the lock for an instant to look
+        deadline = time.monotonic() + 1.0  # a process that was killed may take a moment to die
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline and not _only_looked_at(file):
                     file.seek(0)
                     raise ConfigError(f"{folder} is being {doing} already, by {file.read().strip()}") from None
                 time.sleep(0.01)
@@ -113,6 +113,16 @@ def held(folder: Path, doing: str) -> Iterator[None]:
             file.write(f"process {os.getpid()} on {os.uname().nodename}")
             file.flush()
         yield
+
+
+def _only_looked_at(file: IO[str]) -> bool:
+    """Whether those who keep us from the lock share it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return True
 
 
 def _seconds(records: list[journal.Record]) -> float:

@@ -83,8 +83,10 @@ class Follower:
             with heeded_signals():
                 arrived = self._process.wait(self._wait) == 0
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more would take the hint away
             self._process.kill()  # the journal has everything: a sync sends what is missing
             self._process.wait()
+            signal.signal(signal.SIGINT, before)
             arrived = False
         if arrived and not self._log.stat().st_size:
             self._log.unlink()

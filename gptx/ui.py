@@ -10,8 +10,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from gptx import journal, savedview
 from gptx.cli import Parser
@@ -69,23 +71,34 @@ def serve(outputs: Path, uri: str, host: str, port: int) -> Iterator[tuple[str, 
         )
     try:
         base = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
-        _await(server, base, log)
+        _await(server, base, port, log)
         yield base, server
     finally:
         _end(server)
 
 
-def _await(server: "subprocess.Popen[bytes]", base: str, log: Path) -> None:
+def _await(server: "subprocess.Popen[bytes]", base: str, port: int, log: Path) -> None:
     deadline = time.monotonic() + _START
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise RunFailed(f"the MLflow server ended with code {server.returncode}; see {log}")
-        try:
-            with urllib.request.urlopen(f"{base}/health", timeout=5):
+        with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(f"{base}/health", timeout=5):
+            if _listens(server, port):  # else another one had the same port in mind, and was faster
                 return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
+        time.sleep(0.1)
     raise RunFailed(f"the MLflow server did not answer within {_START:.0f} s; see {log}")
+
+
+def _listens(server: "subprocess.Popen[bytes]", port: int) -> bool:
+    """Whether it is this server that listens on the port, or one of its workers."""
+    try:
+        first = psutil.Process(server.pid)
+        family = [first, *first.children(recursive=True)]
+        return any(c.status == "LISTEN" and c.laddr.port == port for p in family for c in p.net_connections("tcp"))
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:  # not on every system may one ask
+        return True
 
 
 def _end(server: "subprocess.Popen[bytes]") -> None:

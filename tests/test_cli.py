@@ -394,8 +394,11 @@ def test_an_exception_in_a_worker_is_one_line_and_the_mended_command_goes_on(gpt
     assert (result["status"], result["error"], result["steps"]) == ("finished", None, 30)
 
 
-def test_bad_steps_are_skipped_up_to_a_number_and_then_the_last_good_checkpoint_is_kept(gptx: Gptx) -> None:
-    words = [*OWN_CONF, "kernel=fragile"]
+@pytest.mark.parametrize("strategy", ["single", "ddp"])
+def test_bad_steps_are_skipped_up_to_a_number_and_then_the_last_good_checkpoint_is_kept(
+    gptx: Gptx, strategy: str
+) -> None:
+    words = [*OWN_CONF, "kernel=fragile", f"strategy={strategy}"]
     stopped = gptx(*words, "trainer.max_skips=1", NAN_AT="7,21")  # step 20 is on its way to the disk
     assert stopped.code == 1
     assert "Traceback" not in stopped.err

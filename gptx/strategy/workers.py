@@ -123,7 +123,8 @@ def _first_error(folder: Path, failed: dict[int, int], nproc: int, logs: Path) -
     records = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     told = {int(record.stem): json.loads(record.read_text()) for record in records}
     silent = [rank for rank in failed if rank not in told]
-    first = next((one for one in told.values() if not (one["cut"] and silent)), None)
+    causes = [one for one in told.values() if not one["cut"]]
+    first = next(iter(causes or ([] if silent else told.values())), None)
     if first is not None:
         return (WorkerLost if first["lost"] else RunFailed)(first["text"])
     rank, code = silent[0], failed[silent[0]]

@@ -177,7 +177,7 @@ def _cancel(sweep: Sweep) -> int:
     jobs = [one.job for one in standings(sweep) if one.open and one.job] if jobs_of(sweep) else []
     cluster.cancel(jobs)
     if jobs:
-        with journal.Journal(sweep.path) as book:
+        with journal.Journal(sweep.path, shared=bool(holder)) as book:
             book.write("cancelled", jobs=jobs)
     if not jobs and not holder:
         print(f"{sweep.name}: nothing waits or runs")

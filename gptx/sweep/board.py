@@ -80,10 +80,10 @@ class Board:
 
     def ended(self, end: End, again: bool) -> None:
         """A run has ended; ``again``: it is tried once more."""
-        pulse = self._pulses.pop(end.task, None)
-        if pulse:
-            pulse.look()
-        took = f" ({_clock(time.monotonic() - pulse.began)})" if pulse else ""
+        seen = self._pulses.pop(end.task, None)
+        took = f" ({_clock(time.monotonic() - seen.began)})" if seen else ""
+        pulse = seen or Pulse(end.task.folder)
+        pulse.look()
         result = RunFolder(end.task.folder).result() or {}
         if result.get("status") == "finished":
             self._done, self._ended = self._done + 1, self._ended + 1
@@ -91,7 +91,7 @@ class Board:
             told = f"val loss {loss:.4f}, {result['val_bpb']:.4f} bits/byte"
             self._best = min(self._best or (loss, end.task.title), (loss, end.task.title))
         elif not end.reason:
-            told = f"as far as asked, step {pulse.step if pulse else 0:,}"
+            told = f"as far as asked, step {pulse.step:,}"
         else:
             self._failed += not again
             told = f"{'tried again' if again else 'failed'}: {end.reason}"

@@ -85,8 +85,8 @@ def drive(source: Source, launcher: Launcher, book: Journal, board: Board, retry
                 halted.update(found)
                 launcher.stop(found)
             board.draw(launcher.running())
-        board.say("stopping: what runs has its checkpoint to write; once more, and it is killed")
         launcher.stop(in_hand)
+        board.say("stopping: what runs has its checkpoint to write; once more, and it is killed")
         while launcher.running():
             for end in launcher.wait():
                 ended(end)

@@ -120,12 +120,13 @@ def _of_job(cell: dict[str, Any], folder: Path, job: str, state: State, notes: P
 
 def _here(cell: dict[str, Any], folder: Path, reason: str, alive: bool) -> tuple[str, str]:
     """State, and more, of a run of a process pool."""
+    begun = (folder / journal.NAME).exists()
+    running = begun and journal.locked(folder)  # in this order: its result comes before it lets go
     if RunFolder(folder).finished():
         return "finished", _result(folder)
-    begun = (folder / journal.NAME).exists()
-    status = journal.status(folder) if begun else ""
-    if status == "running":
+    if running:
         return "running", _pulse(cell, folder)
+    status = journal.status(folder) if begun else ""
     stopped = status == "interrupted" and reason.startswith("stopped")  # by whoever stopped the sweep, not by a bound
     if reason and not stopped:
         return "failed", reason

@@ -57,7 +57,7 @@ class Watched:
             return
         limit = self._options.timeout
         if limit and now - self._began > 60 * limit:
-            self.stop(f"took longer than sweep.timeout={limit:g} minutes ({_stands(self.task.folder)})")
+            self.stop(f"took longer than sweep.timeout={limit:g} minutes")
         elif self._options.memory and (held := _held(self.pid)) > self._options.memory * 1e9:
             self.stop(f"held {held / 1e9:.2f} GB, more than sweep.memory={self._options.memory:g}")
             self.kill()
@@ -86,7 +86,8 @@ class Watched:
         begun = not self._replaces or uid(folder.path) != self._replaces
         if begun and (folder.finished() or (code == 0 and journal.status(folder.path) == "interrupted")):
             return End(self.task, "")
-        return End(self.task, self.why or self._reason(code, folder), final=code == 2)
+        why = f"{self.why} ({_stands(folder.path)})" if self.why else self._reason(code, folder)
+        return End(self.task, why, final=code == 2)
 
     def _reason(self, code: int, folder: RunFolder) -> str:
         if code in _INTERRUPTED and self._stopping is not None:
