@@ -13,7 +13,7 @@ from gptx.identity import run_name
 from gptx.journal import Journal
 from gptx.kept import clear, meta, number, steps
 from gptx.origin import checkpoint_of
-from gptx.provenance import git, versions
+from gptx.provenance import changed, git, versions
 from gptx.runfolder import RunFolder, write_json
 
 
@@ -26,6 +26,7 @@ def begin(cfg: DictConfig, folder: RunFolder, name: str, facts: dict[str, Any], 
         if folder.start_record():
             (folder.path / "result.json").unlink(missing_ok=True)  # of the attempt before; the journal keeps it
             _warn_of_other_hardware(folder, facts, book)
+            _warn_of_other_code(folder, book)
             resume(folder, book, facts)
             return
         book.write(
@@ -85,6 +86,11 @@ def _warn_of_other_hardware(folder: RunFolder, facts: dict[str, Any], book: Jour
     changed = [f"{key} {before.get(key)} -> {now[key]}" for key in watched if before.get(key) != now[key]]
     if changed:
         warn(book, f"goes on otherwise than it began ({', '.join(changed)}): the result is not the same bit for bit")
+
+
+def _warn_of_other_code(folder: RunFolder, book: Journal) -> None:
+    if names := changed((folder.start_record() or {}).get("code", {})):
+        warn(book, f"goes on with other code than it began with ({', '.join(names)}): force=true begins afresh")
 
 
 def _warn_of_other_torch(path: Any, book: Journal) -> None:

@@ -10,6 +10,7 @@ from gptx import origin, parts
 from gptx.errors import CheckpointError, ConfigError
 from gptx.identity import identity, run_name
 from gptx.kept import steps
+from gptx.provenance import own_code
 from gptx.runfolder import RunFolder
 from gptx.store import check_uri
 
@@ -87,6 +88,7 @@ def preflight(cfg: DictConfig, there: "Machine | None" = None, make: bool = True
             "tokenizer": tokens.tokenizer.to_json(),
             "remarks": remarks(cfg, model) + _of_documents(cfg, tokens) + (list(begun.remarks) if begun else []),
             **({"origin": begun.record()} if begun else {}),
+            **({"code": code} if (code := own_code()) else {}),
         },
     )
 

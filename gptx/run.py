@@ -25,6 +25,7 @@ from gptx.errors import ConfigError, GptxError, Interrupted
 from gptx.journal import Journal
 from gptx.preflight import folder_of, preflight
 from gptx.processes import exit_code, hold_warnings
+from gptx.provenance import changed
 from gptx.runfolder import RunFolder
 from gptx.tracking import Follower
 
@@ -121,6 +122,7 @@ def run(cfg: DictConfig) -> int:
     if _finished(cfg, folder):
         if _rank() == 0:
             _summary(cfg, folder, "finished already")
+            _say_of_other_code(folder)
         return 0
     strategy, facts = preflight(cfg)
     if _rank() > 0:  # another worker of torchrun: the first keeps the books
@@ -160,6 +162,13 @@ def _finished(cfg: DictConfig, folder: RunFolder) -> bool:
             file=sys.stderr,
         )
     return there
+
+
+def _say_of_other_code(folder: RunFolder) -> None:
+    if names := changed((folder.result() or {}).get("code", {})):
+        print(
+            f"gptx: made by other code than is here ({', '.join(names)}): force=true makes it afresh", file=sys.stderr
+        )
 
 
 def _rank() -> int:

@@ -370,6 +370,34 @@ def test_help_and_the_config_can_be_seen(gptx: Gptx, without_torch: dict[str, st
     assert list(gptx.cwd.iterdir()) == []
 
 
+def test_a_users_code_that_was_changed_is_told_of(gptx: Gptx) -> None:
+    """A run is named by its config alone; what the code of the user's own variants says may be edited under it."""
+    (gptx.cwd / "own" / "attention").mkdir(parents=True)
+    shutil.copy(OWN / "conf/attention/scaled.yaml", gptx.cwd / "own/attention/edited.yaml")
+    yaml, code = gptx.cwd / "own/attention/edited.yaml", gptx.cwd / "edited.py"
+    yaml.write_text(yaml.read_text().replace("mine.", "edited."))
+    shutil.copy(OWN / "mine.py", code)
+    words = ["--config-dir", "own", "attention=edited", "attention.gain=0.5"]
+    assert gptx(*words, "seed=0").code == gptx(*words, "seed=1", "runtime.until=10").code == 0
+    again = gptx(*words, "seed=0")
+    assert (again.code, again.err) == (0, "")
+
+    code.write_text(code.read_text().replace("* self.gain", "* self.gain * 2"))
+    again = gptx(*words, "seed=0")
+    assert again.code == 0 and "finished already" in again.out
+    assert again.err == "gptx: made by other code than is here (edited): force=true makes it afresh\n"
+    survey = gptx("-m", *words, "seed=0,1,2", "dry_run=true")
+    assert "2 made or begun by other code than is here (edited): force=true begins them afresh" in survey.out
+    on = gptx(*words, "seed=1")
+    told = "goes on with other code than it began with (edited): force=true begins afresh"
+    assert f"gptx: {told}\n" in on.err
+    [begun] = [folder for folder in gptx.folders() if "·s1-" in folder.name]
+    assert [record["text"] for record in records(begun, "event")] == [told]
+    forced = gptx(*words, "seed=0", "force=true")
+    assert forced.code == 0 and "other code" not in forced.err
+    assert gptx(*words, "seed=0").err == ""
+
+
 # ---------------------------------------------------------------------------------------- failures
 
 

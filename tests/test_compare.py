@@ -307,11 +307,12 @@ def test_fair_runs_are_not_warned_of(tmp_path: Path) -> None:
         ({"hardware": {**CPU, "cpu": "Xeon"}}, "tokens/s does not compare"),
         ({"hardware": {"device": "cuda"}}, "tokens/s and peak memory do not compare"),
         ({"keys": {"trainer": {"val_tokens": 1}}}, "not the same validation set (trainer.val_tokens)"),
+        ({"code": {"mine": "a", "other": "a"}}, "not the same code: mine was changed between runs (1 and 1 of them)"),
         ({"corpus_hash": "abcdef"}, "different corpora (sotu 9f8e7d6c, sotu abcdef)"),
     ],
 )
 def test_unfair_comparisons_are_warned_of(tmp_path: Path, over: dict[str, Any], warning: str) -> None:
-    runs = [put(tmp_path, result()), put(tmp_path, result(**{"attention": "gqa", **over}))]
+    runs = [put(tmp_path, result(code={"mine": "b"})), put(tmp_path, result(**{"attention": "gqa", **over}))]
     assert warning in said(*runs)
     assert warning[:40] in " ".join(cli(tmp_path, width=300).stdout.split())
 

@@ -27,6 +27,7 @@ from gptx.device import Machine
 from gptx.errors import ConfigError
 from gptx.journal import Journal
 from gptx.preflight import preflight
+from gptx.provenance import own_modules
 from gptx.runfolder import RunFolder
 from gptx.sweep import cluster
 from gptx.sweep.cell import Cell
@@ -36,7 +37,7 @@ from gptx.sweep.jobs import judge
 from gptx.sweep.launcher import Launcher, Task, make
 from gptx.sweep.ledger import Sweep
 from gptx.sweep.slurm import Slurm
-from gptx.sweep.snapshot import freeze, own_modules
+from gptx.sweep.snapshot import freeze
 
 TESTCLUSTER = str(ROOT / "launch" / "testcluster")
 LAUNCHER = {"device": "cpu", "per_node": 1, "cpus": 1, "mem_gb": 1, "requeues": 3}

@@ -1,6 +1,7 @@
 """What makes the rows of a comparison not comparable, or not to be believed."""
 
 import math
+from collections import Counter
 from collections.abc import Hashable
 
 import pandas as pd
@@ -28,13 +29,27 @@ def warnings(frame: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
         where = f"{part['data'].iloc[0]}: " if len(parts) > 1 else ""
         named = titled(part, str(part["corpus_hash"].iloc[0]))[0] if len(parts) > 1 else part
         out += [where + line for line in (*_budgets(part), *_seed_sets(named), *_measures(part))]
-    return out + _gaps(t.chosen(frame)) + _strategies(t.chosen(frame))
+    rows = t.chosen(frame)
+    return out + _gaps(rows) + _codes(rows) + _strategies(rows)
 
 
 def _gaps(rows: list[Row]) -> list[str]:
     """A figure that some runs lack: its means are over fewer runs than n says."""
     lacks = {m.head: sum(math.isnan(row[m.key]) for row in rows) for m in SHOWN}
     return [f"{head} is missing in {n} of {count(len(rows), 'run')}" for head, n in lacks.items() if n]
+
+
+def _codes(rows: list[Row]) -> list[str]:
+    """The user's own modules that said one thing when some runs began, and another when others did."""
+    said: dict[str, Counter[str]] = {}
+    for row in rows:
+        for name, digest in row["code"].items():
+            said.setdefault(name, Counter())[digest] += 1
+    return [
+        f"not the same code: {name} was changed between runs ({' and '.join(map(str, found.values()))} of them)"
+        for name, found in sorted(said.items())
+        if len(found) > 1
+    ]
 
 
 def _budgets(part: pd.DataFrame) -> list[str]:

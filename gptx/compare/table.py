@@ -49,7 +49,7 @@ CURVES |= {"val_perplexity": "val/perplexity", "train_loss": "train/loss"}
 CURVES |= {"tokens_per_s": "perf/tokens_per_s"}
 _FACTS = ("uid", "identity", "name", "study", "corpus_hash", "tokenizer_hash", "dtype")
 _COLUMNS = ["run", "status", "problem", "written", *_FACTS, "seed", "data_seed", "steps", "tokens"]
-_COLUMNS += ["hardware", "device", "variant", "config", *(m.key for m in METRICS)]
+_COLUMNS += ["hardware", "device", "code", "variant", "config", *(m.key for m in METRICS)]
 
 
 def table(run_dirs: Iterable[Path]) -> pd.DataFrame:
@@ -78,6 +78,7 @@ def _row(folder: Path) -> Row:
     row["device"] = str(hardware.get("device") or "")
     cores = hardware.get("cores")
     row["hardware"] = ", ".join(str(x) for x in (row["device"], hardware.get("cpu"), cores and f"{cores} cores") if x)
+    row["code"] = _dict(result.get("code"))
     row["variant"] = {k: str(v) for k, v in _dict(result.get("variant")).items() if k not in NOT_RESULT}
     return row
 

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from gptx.config import about_sweeps, compose, explain, key_of, plain_dict
 from gptx.errors import ConfigError
+from gptx.provenance import changed
 from gptx.sweep import forks
 from gptx.sweep.cell import Cell
 from gptx.sweep.launcher import Launcher
@@ -130,7 +131,18 @@ def survey(found: Sequence[Cell], launcher: Launcher, options: DictConfig) -> fl
     outputs = Path(options.paths.outputs)
     pace = Pace(outputs, launcher.slots, launcher.here, runs)  # the cores are shared so, whatever memory has to say
     launcher.slots, note = check_memory(found, launcher.slots, launcher.here)
-    return show(found, launcher.slots, pace, options.about, [note] if note else [])
+    return show(found, launcher.slots, pace, options.about, [*([note] if note else []), *_of_other_code(found)])
+
+
+def _of_other_code(found: Sequence[Cell]) -> list[str]:
+    """A line where runs were made, or begun, by what the user's own modules said then."""
+    begun = [cell for cell in found if cell.folder and not (cell.refusal or cell.cfg.force)]
+    names = [changed((cell.folder.start_record() or {}).get("code", {})) for cell in begun if cell.folder]
+    if not any(names):
+        return []
+    what = ", ".join(sorted({name for some in names for name in some}))
+    count = sum(map(bool, names))
+    return [f"{count} made or begun by other code than is here ({what}): force=true begins them afresh"]
 
 
 def close(

@@ -12,10 +12,10 @@ from gptx import parts
 from gptx.config import compose, key_of, plain_dict
 from gptx.errors import ConfigError, NotTokenised, reason
 from gptx.preflight import folder_of, preflight
+from gptx.provenance import own_modules
 from gptx.runfolder import RunFolder
 from gptx.sweep.aside import each
 from gptx.sweep.launcher import Task
-from gptx.sweep.snapshot import own_modules
 
 if TYPE_CHECKING:
     from gptx.device import Machine

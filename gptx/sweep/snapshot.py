@@ -3,9 +3,6 @@
 import hashlib
 import os
 import shutil
-import site
-import sys
-import sysconfig
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -49,24 +46,6 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".git"))
     else:
         shutil.copy2(source, target)
-
-
-def own_modules() -> dict[str, str]:
-    """By name, files and packages that this process has imported from elsewhere than an environment: a user's variants
-    among them. Of a namespace package, which is nobody's folder, what was imported of it."""
-    found = {}
-    library = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    places = (*library, *site.getsitepackages(), site.getusersitepackages(), str(_PACKAGE))
-    environments = [Path(place).resolve() for place in places]
-    for name, module in sorted(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        package = sys.modules.get(name.rpartition(".")[0])
-        if not file or not file.endswith(".py") or getattr(package, "__file__", None):
-            continue
-        place = Path(file).resolve()
-        if not any(place.is_relative_to(environment) for environment in environments):
-            found[name] = str(place.parent if place.name == "__init__.py" else place)
-    return found
 
 
 def _hash(folder: Path) -> str:
