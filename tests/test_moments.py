@@ -120,7 +120,7 @@ def test_the_error_of_a_worker_comes_before_what_its_peers_make_of_it(tmp_path: 
     for rank, cut, text in ((0, True, "lost another one"), (1, False, "the kernel broke")):
         record = tmp_path / f"{rank}.json"
         record.write_text(json.dumps({"lost": True, "cut": cut, "text": text}))
-        os.utime(record, (100.0, 100.0))
+        os.utime(record, (100.0 + rank, 100.0 + rank))
     assert str(_first_error(tmp_path, {0: 1, 1: 1}, 2, tmp_path)) == "the kernel broke"
     (tmp_path / "1.json").unlink()
     said = _first_error(tmp_path, {0: 1, 1: -9}, 2, tmp_path)
