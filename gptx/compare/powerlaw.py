@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize, nnls
 from scipy.special import huber, logsumexp, softmax
+from threadpoolctl import threadpool_limits
 
 from gptx.errors import GptxError
 
@@ -54,12 +55,13 @@ def fit(sizes: Floats, tokens: Floats, losses: Floats, start: Law | None = None)
     """
     n0, d0 = np.exp(np.log(sizes).mean()), np.exp(np.log(tokens).mean())  # logs round 0 are well conditioned
     logs = np.stack([np.log(sizes / n0), np.log(tokens / d0)])
-    points = sorted(_starts(logs, losses), key=lambda point: _objective(point, logs, losses)[0])[:8]
-    if start:  # of a bootstrap: it is near, and the best of the grid is there in case it is not
-        a_term, b_term = start.A * n0**-start.a, start.B * d0**-start.b
-        points = [np.array([*np.log([start.E, a_term, b_term]), start.a, start.b]), points[0]]
-    bounds = [(-20.0, 20.0)] * 3 + [EXPONENTS] * 2
-    found = [minimize(_objective, p, (logs, losses), "L-BFGS-B", jac=True, bounds=bounds) for p in points]
+    with threadpool_limits(limits=1):  # BLAS's threads would wait for one another far longer than such sums take
+        points = sorted(_starts(logs, losses), key=lambda point: _objective(point, logs, losses)[0])[:8]
+        if start:  # of a bootstrap: it is near, and the best of the grid is there in case it is not
+            a_term, b_term = start.A * n0**-start.a, start.B * d0**-start.b
+            points = [np.array([*np.log([start.E, a_term, b_term]), start.a, start.b]), points[0]]
+        bounds = [(-20.0, 20.0)] * 3 + [EXPONENTS] * 2
+        found = [minimize(_objective, p, (logs, losses), "L-BFGS-B", jac=True, bounds=bounds) for p in points]
     e, log_a, log_b, a, b = map(float, min(found, key=lambda result: float(result.fun)).x)
     return Law(float(np.exp(e)), float(np.exp(log_a) * n0**a), float(np.exp(log_b) * d0**b), a, b)
 
