@@ -4,6 +4,7 @@ import contextlib
 import csv
 import os
 import pty
+import random
 import select
 import signal
 import socket
@@ -21,7 +22,7 @@ import psutil
 import torch
 from safetensors.torch import load_file
 
-from gptx import journal
+from gptx import journal, kept
 from gptx.checkpoint import whole
 
 ROOT = Path(__file__).parents[1]
@@ -62,9 +63,9 @@ def words(strategy: str, dropout: float = 0.1) -> list[str]:
 
 
 def pausing(gptx: "Gptx", at: int) -> dict[str, str]:
-    """An environment in which the run waits in the step ``at`` (of this process) for the file ``go``."""
-    (gptx.cwd / "go").unlink(missing_ok=True)
-    for left in gptx.cwd.glob("paused-*"):
+    """An environment in which the run waits in the step ``at`` (of this process) for the file ``go``; or for the file
+    ``go-when-told`` and a signal, which whoever hands it on may be slow to do."""
+    for left in (*gptx.cwd.glob("go*"), *gptx.cwd.glob("paused-*")):
         left.unlink()
     return {"PAUSE_AT": str(at), "PAUSE_IN": str(gptx.cwd), "SLOW": "0.01"}
 
@@ -94,10 +95,10 @@ class Gptx:
         """The tiny run with these overrides, to its end."""
         return self.run("gptx.run", *self.tiny, *overrides, **env)
 
-    def run(self, module: str, *words: str, **env: str) -> Done:
+    def run(self, module: str, *words: str, timeout: float = DEADLINE, **env: str) -> Done:
         """Any module, to its end."""
         process = self.popen(module, *words, **env)
-        out, err = process.communicate(timeout=DEADLINE)
+        out, err = process.communicate(timeout=timeout)
         return Done(process.returncode, out, err)
 
     def start(self, *overrides: str, **env: str) -> "subprocess.Popen[str]":
@@ -195,10 +196,19 @@ def until(true: Callable[[], Any], process: "subprocess.Popen[Any] | None" = Non
 
 
 def unused_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of this machine that nobody has; nor gets it by chance, for the system gives away others."""
+    for port in random.SystemRandom().sample(range(30000, 32768), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
+    raise AssertionError("100 ports are taken")
+
+
+def the_first(gptx: Gptx) -> Path:
+    """The checkpoint of step 10, when it is there: it is written while the run goes on."""
+    assert until(lambda: kept.steps(gptx.folder / "checkpoints"))
+    [path] = kept.steps(gptx.folder / "checkpoints")
+    return path
 
 
 def records(folder: Path, kind: str) -> list[dict[str, Any]]:
@@ -286,8 +296,9 @@ os.execv(sys.argv[1], sys.argv[1:])
 
     def read(self) -> bool:
         """Take in what was printed; False at the end."""
+        ended = self.process.poll() is not None  # asked first: what it says before it ends is read
         if not select.select([self.master], [], [], 0.01)[0]:
-            return self.process.poll() is None
+            return not ended
         try:
             data = os.read(self.master, 65536)
         except OSError:  # how Linux says that nobody holds the other end any more

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 from command import Done, Gptx, words
+from hypothesis import HealthCheck, settings
 
 from gptx.data.text import Text
 from gptx.data.tokens import prepare
 from gptx.tokenizer.byte import Byte
+
+# No test is about how fast this machine is.
+settings.register_profile("gptx", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("gptx")
 
 WORDS = [
     "the",

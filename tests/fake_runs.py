@@ -91,7 +91,7 @@ def database(outputs: Path) -> Path:
 
 
 def ask(db: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:
-    with sqlite3.connect(f"file:{db}?mode=ro", uri=True) as connection:
+    with sqlite3.connect(f"file:{db}?mode=ro", uri=True, timeout=60) as connection:
         rows = connection.execute(query, values).fetchall()
     connection.close()
     return rows

@@ -387,7 +387,7 @@ def test_lambda_begins_near_lambda_init() -> None:
 # Latents
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_absorbed_and_expanded_latents_are_the_same(data: st.DataObject) -> None:
     draw = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731
@@ -462,7 +462,7 @@ def drawn(data: st.DataObject) -> DictConfig:
     return cfg
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_options_decode_as_they_were_trained(data: st.DataObject) -> None:
     model, tokens = random_model(drawn(data)), rows(2, CONTEXT)

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from command import DEADLINE, OWN, TINY, Done, Gptx, flip, records, until
+from command import DEADLINE, OWN, TINY, Done, Gptx, flip, records, the_first, until
 from conftest import Maker, Trained
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 
@@ -112,8 +112,8 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     fit(cfg, str(run), 20)
     fit(cfg, str(undisturbed), 10)
     assert alike(then, undisturbed / "checkpoints/step-00000010")
-    left = [thread.name for thread in threading.enumerate() if "heckpoint" in thread.name]
-    assert left == []  # so that an interpreter does not wait for them at its end
+    # None of its threads stays, so that an interpreter does not wait for them at its end.
+    assert until(lambda: not [thread for thread in threading.enumerate() if "heckpoint" in thread.name])
 
 
 def test_what_was_copied_is_given_free(held: type[Held], tmp_path: Path) -> None:
@@ -125,8 +125,12 @@ def test_what_was_copied_is_given_free(held: type[Held], tmp_path: Path) -> None
     held.let.set()
     saver.wait()
     saver.close()
-    gc.collect()
-    assert held.staged() is None
+
+    def free() -> bool:  # soon: the thread that wrote it lets go of it after it has said that it is written
+        gc.collect()
+        return held.staged() is None
+
+    assert until(free)
     assert whole(tmp_path / "step-00000001")["model.a"].sum() == 1000
 
 
@@ -242,13 +246,6 @@ def paused(gptx: Gptx, strategy: str, at: int) -> "tuple[subprocess.Popen[str], 
     count = 1 if strategy == "single" else 2
     assert until(lambda: len(list(gptx.cwd.glob("paused-*"))) == count, run), run.communicate()
     return run, [psutil.Process(int((gptx.cwd / f"paused-{rank}").read_text())) for rank in range(count)]
-
-
-def the_first(gptx: Gptx) -> Path:
-    """The checkpoint of step 10, when it is there."""
-    assert until(lambda: kept.steps(gptx.folder / "checkpoints"))
-    [path] = kept.steps(gptx.folder / "checkpoints")
-    return path
 
 
 def fragile(strategy: str) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from command import OWN, ROOT, Done, Gptx, records
 from conftest import Maker
 from helpers_model import VOCAB, advice, arm, model_of, refused, yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from own.shared_rows import CASES, SHARING
 from torch import Tensor
@@ -62,7 +62,6 @@ class Asked(Kernel):
         return mask.k_pos.new_full(q.shape, k.shape[1])
 
 
-@settings(deadline=None)
 @given(SIZES, st.sampled_from(["full", "sliding", "chunked", "sliding_sink"]))
 def test_a_kernel_is_asked_for_the_keys_that_end_with_a_piece_and_are_within_reach(
     sizes: tuple[int, int], option: str
@@ -96,7 +95,8 @@ def found(make: Maker) -> Callable[[int], Found]:
     def one(processes: int) -> Found:
         if processes not in launched:
             gptx = make(f"rows-shared-by-{processes}")
-            launched[processes] = gptx, gptx.run("shared_rows", str(processes), str(gptx.cwd), PYTHONPATH=paths)
+            done = gptx.run("shared_rows", str(processes), str(gptx.cwd), timeout=900, PYTHONPATH=paths)
+            launched[processes] = gptx, done
         gptx, done = launched[processes]
         assert (done.code, done.out) == (0, "0\n"), done.err
         told: Found = json.loads((gptx.cwd / "found.json").read_text())

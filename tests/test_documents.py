@@ -26,7 +26,7 @@ from gptx.parts import part
 from gptx.where import Where, documents
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=20), min_size=1, max_size=3))
 def test_a_separator_begins_its_document_and_positions_begin_with_it(text: list[list[int]]) -> None:
     """Token 0 separates. The same in plain Python, token by token."""

@@ -109,7 +109,7 @@ def test_the_better_half_goes_on_from_where_it_stands(tmp_path: Path) -> None:
     assert len(left) == 14 and "a7 seed=0" not in left
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 7), st.integers(1, 2), st.integers(2, 4), st.lists(st.integers(0, 9), max_size=5), st.integers())
 def test_a_killed_sweep_decides_the_same(arms: int, seeds: int, factor: int, kills: list[int], luck: int) -> None:
     def loss(folder: Path, step: int) -> float:

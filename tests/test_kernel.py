@@ -192,7 +192,7 @@ windows = st.one_of(
 # banded
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(given_=problems(), window=windows, pos=st.sampled_from(["none", "alibi", "distance", "places"]))
 def test_banded_equals_the_reference(given_: Problem, window: Window, pos: str) -> None:
     n_head = given_.inputs["q"].shape[2]
@@ -295,7 +295,7 @@ def test_flex_forward_equals_the_reference(
         same(fast, slow, 1e-6)  # inside, it takes float64 for float32
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(queries=st.integers(1, 19))
 def test_flex_behind_a_cache_is_the_reference(queries: int) -> None:
     given_ = problem((4, 2), (queries, 20), more=("sink",))
@@ -505,7 +505,7 @@ def test_auto_off_the_cpu_prefers_what_makes_no_square() -> None:
     assert chosen(packed, window("full")) == "sdpa"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(given_=problems(), window=windows, pos=st.sampled_from(["none", "alibi"]), low=st.booleans())
 def test_auto_equals_the_reference_whatever_it_takes(given_: Problem, window: Window, pos: str, low: bool) -> None:
     n_head = given_.inputs["q"].shape[2]

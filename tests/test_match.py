@@ -116,7 +116,7 @@ def sized(n_layer: int, n_head: int, head_dim: int, ffn: str, attention: str, **
 
 
 @pytest.mark.slow
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.fixed_dictionaries(SIZES))
 def test_what_is_refused_has_no_better_width(drawn: dict[str, Any]) -> None:
     words, kind = sized(**drawn), drawn["kind"]
@@ -142,7 +142,7 @@ def test_what_is_refused_has_no_better_width(drawn: dict[str, Any]) -> None:
     assert abs(nearest - target) == best, "the nearest that it can have"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(1, 60), st.integers(-5, 400))
 def test_numbers_come_nearest_first(steps: list[int], own: int, target: int) -> None:
     """Whatever rises: straight, bent, in steps; beyond its end nothing can be built."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from command import DEADLINE, Gptx, pausing, records, same, send, until, unused_port, words
+from command import DEADLINE, Gptx, pausing, records, same, send, the_first, until, unused_port, words
 from conftest import Maker
 
 from gptx import journal
@@ -82,6 +82,7 @@ def test_a_machine_is_lost_and_both_are_started_again(gptx: Gptx, nodes: Nodes, 
     for machine in (first, second):
         machine.start(*words("ddp"), **pausing(gptx, 17))
     assert until(lambda: everybody(gptx), first.torchrun), first.end()
+    the_first(gptx)
     second.off()
     (gptx.cwd / "go").touch()
     code, err = first.end()
@@ -109,6 +110,7 @@ def test_a_machine_is_lost_and_comes_back(gptx: Gptx, nodes: Nodes, reference: C
     for machine in (first, second):
         machine.start(*words("fsdp"), **fresh, **pausing(gptx, 17))
     assert until(lambda: everybody(gptx), first.torchrun), first.end()
+    the_first(gptx)
     second.off()
     (gptx.cwd / "go").touch()
     second.start(*words("fsdp"), **fresh)
@@ -127,7 +129,7 @@ def test_a_signal_to_torchrun_leaves_a_run_that_goes_on(
     run = gptx.start_as([*torchrun, "-m", "gptx.run"], *words("ddp"), **pausing(gptx, 17))
     assert until(lambda: everybody(gptx), run), run.communicate()
     run.send_signal(number)
-    (gptx.cwd / "go").touch()
+    (gptx.cwd / "go-when-told").touch()
     _, err = run.communicate(timeout=DEADLINE)
     assert run.returncode != 0 and "gptx: interrupted; the same command goes on" in err
     assert gptx.orphans() == []

@@ -54,7 +54,7 @@ every_schedule = pytest.mark.parametrize("name", options("schedule"))
 
 
 @every_schedule
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     data=st.data(), max_steps=st.integers(1, 3000), warmup=st.floats(0, 1), decay=st.floats(0, 1), final=st.floats(0, 1)
 )
@@ -69,7 +69,7 @@ def test_a_schedule_is_a_fraction_of_the_peak(
 
 
 @every_schedule
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(max_steps=st.integers(1, 300), warmup=FRACTIONS, decay=FRACTIONS, final=st.floats(0, 1))
 def test_a_schedule_rises_then_never_rises_again(
     name: str, max_steps: int, warmup: float, decay: float, final: float
@@ -85,7 +85,7 @@ def test_a_schedule_rises_then_never_rises_again(
     assert all(a >= b - 1e-12 for a, b in pairwise(rest))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(max_steps=st.integers(2, 3000), warmup=FRACTIONS, decay=FRACTIONS, final=st.floats(0, 1))
 def test_schedules_end_where_they_say(max_steps: int, warmup: float, decay: float, final: float) -> None:
     for name in ("cosine", "wsd"):
@@ -94,7 +94,7 @@ def test_schedules_end_where_they_say(max_steps: int, warmup: float, decay: floa
     assert schedule("constant", warmup=warmup)(max_steps, max_steps) == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(max_steps=st.integers(100, 3000), warmup=FRACTIONS, decay=FRACTIONS, final=st.floats(0, 1), way=st.floats(0, 1))
 def test_schedules_follow_their_formulas(max_steps: int, warmup: float, decay: float, final: float, way: float) -> None:
     cosine = schedule("cosine", warmup=warmup, final=final)
@@ -113,7 +113,7 @@ def test_schedules_follow_their_formulas(max_steps: int, warmup: float, decay: f
 
 
 @every_schedule
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), warmup=st.floats(0.02, 0.5), decay=st.floats(0.02, 0.5), final=st.floats(0, 1))
 def test_a_schedule_has_no_jump(name: str, data: st.DataObject, warmup: float, decay: float, final: float) -> None:
     """Over a million steps, two neighbours differ by next to nothing, also where one phase meets the next."""
@@ -154,7 +154,7 @@ def default(**trainer: Any) -> DictConfig:
 BATCHES = st.integers(1, 600)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(batch=BATCHES, processes=st.integers(1, 80), micro=st.integers(0, 80))
 def test_the_global_batch_stays_whole(batch: int, processes: int, micro: int) -> None:
     cfg = default(batch_size=batch, micro_batch=micro)
@@ -168,7 +168,7 @@ def test_the_global_batch_stays_whole(batch: int, processes: int, micro: int) ->
     assert plan.micro_batch == (micro or plan.share)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(batch=BATCHES, processes=st.integers(2, 80))
 def test_a_batch_that_cannot_be_split_is_told_what_could(batch: int, processes: int) -> None:
     assume(batch % processes)
@@ -190,7 +190,7 @@ def test_processes_that_share_rows_are_counted_as_groups(monkeypatch: pytest.Mon
     assert "use --nproc-per-node=6, or" in refused(Plan.of, default(batch_size=6), 4, 2)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(share=st.integers(1, 300), processes=st.integers(1, 8), micro=st.integers(1, 320))
 def test_a_micro_batch_that_does_not_divide_is_told_what_does(share: int, processes: int, micro: int) -> None:
     assume(share % micro)
@@ -284,7 +284,7 @@ def test_every_key_but_those_apart_is_part_of_the_identity() -> None:
     assert len(set(loud)) == len(loud), "two different runs share a folder"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_keys_apart_never_change_the_identity(data: st.DataObject) -> None:
     values, cfg = all_leaves(), default()
@@ -336,7 +336,7 @@ def some_logits(seed: int, batch: int = 8, vocab: int = 20) -> Tensor:
     return 3 * torch.randn(batch, vocab, generator=stream(seed))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=SEEDS, draw=SEEDS, temperature=st.floats(0.05, 5), top_p=st.floats(0.01, 1), top_k=st.integers(0, 30))
 def test_greedy_is_greedy_in_all_its_spellings(
     seed: int, draw: int, temperature: float, top_p: float, top_k: int
@@ -349,7 +349,7 @@ def test_greedy_is_greedy_in_all_its_spellings(
     assert torch.equal(pick(logits, 1e-6, top_k, top_p, stream(draw)), best)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=SEEDS, draw=SEEDS, top_k=st.integers(1, 30), top_p=st.floats(0.01, 0.999), temperature=st.floats(0.1, 5))
 def test_top_k_and_top_p_keep_the_likeliest(seed: int, draw: int, top_k: int, top_p: float, temperature: float) -> None:
     logits = some_logits(seed)
@@ -396,7 +396,7 @@ def generator(pos: str, window: str = "full", context: int = CONTEXT) -> GPT:
 
 @pytest.mark.parametrize("window", options("window"))
 @pytest.mark.parametrize("pos", options("pos"))
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(prompt=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=2 * CONTEXT), seed=SEEDS)
 def test_the_cache_changes_no_token(pos: str, window: str, prompt: list[int], seed: int) -> None:
     """Also past the trained context, where the newest half is taken up again, and for a prompt longer than it."""
@@ -464,7 +464,7 @@ def with_model(**model: Any) -> DictConfig:
     return tiny(arm(attention="mha", pos="none"), **model)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(n_head=st.integers(1, 12), groups=st.integers(-1, 14))
 def test_kv_heads_that_do_not_divide(n_head: int, groups: int) -> None:
     cfg = tiny(arm(attention="gqa"), n_head=n_head, d_model=2 * n_head)
@@ -481,7 +481,7 @@ def test_kv_heads_that_do_not_divide(n_head: int, groups: int) -> None:
         build(cfg, VOCAB)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(d_model=st.integers(1, 40), n_head=st.integers(2, 9))
 def test_a_width_that_is_not_divisible_by_the_heads(d_model: int, n_head: int) -> None:
     assume(d_model % n_head)
@@ -493,7 +493,7 @@ def test_a_width_that_is_not_divisible_by_the_heads(d_model: int, n_head: int) -
     build(cfg, VOCAB)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(half=st.integers(0, 5), n_head=st.integers(1, 6))
 def test_an_odd_head_under_rope(half: int, n_head: int) -> None:
     cfg = tiny(arm(attention="mqa", pos="rope"), d_model=(2 * half + 1) * n_head, n_head=n_head)

@@ -33,7 +33,7 @@ BF16_WEIGHTS = {"gradients": 5e-2, "told first": 1e-2, "told": 2e-2, "validation
 
 def launched(make: Maker, work: str, processes: int) -> Found:
     gptx = make(work)
-    done = gptx.run("pipelined", work, str(processes), str(gptx.cwd))
+    done = gptx.run("pipelined", work, str(processes), str(gptx.cwd), timeout=900)
     assert (done.code, done.out) == (0, "0\n"), done.err
     assert gptx.orphans() == []
     return [json.loads((gptx.cwd / f"{rank}.json").read_text()) for rank in range(processes)]
@@ -113,7 +113,7 @@ def test_it_goes_on_after_sigterm_as_if_nothing_had_been(make: Maker) -> None:
     run = stopped.start(*words, PAUSE_AT="131", PAUSE_IN=str(stopped.cwd), SLOW="0.01")
     assert until((stopped.cwd / "paused-0").exists, run), run.communicate()  # the second stage waits for the first
     run.send_signal(signal.SIGTERM)
-    (stopped.cwd / "go").touch()
+    (stopped.cwd / "go-when-told").touch()
     _, err = run.communicate()
     assert run.returncode == 75, err  # EX_TEMPFAIL: try again
     assert journal.status(stopped.folder) == "interrupted"

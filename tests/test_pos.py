@@ -103,7 +103,7 @@ def scaled(option: str, theta: float, factor: float, original: int) -> tuple[dic
 
 
 @pytest.mark.parametrize("option", PARAMETERS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     theta=st.sampled_from([20.0, 1e4, 5e5]),
     factor=st.floats(1.5, 64),
@@ -228,7 +228,7 @@ def test_gpt_neox_equals_transformers(fraction: float, dtype: torch.dtype, toler
                 same_logits(model, hf, 1e-3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(half=st.integers(1, 32), fraction=st.floats(0.01, 1), seed=st.integers(0, 9))
 def test_partial_rotary_turns_the_first_dims_alone(half: int, fraction: float, seed: int) -> None:
     dim, n = 2 * half, round(fraction * 2 * half)
@@ -382,7 +382,7 @@ def torchscale(x: Tensor, downscale: bool, theta: float, scale_base: float, gamm
     return x * cos + every_two * sin
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(half=st.integers(1, 16), scale_base=st.floats(5, 600), gamma=st.floats(0.1, 2), seed=st.integers(0, 99))
 def test_xpos_is_torchscales(half: int, scale_base: float, gamma: float, seed: int) -> None:
     pos = encoding("xpos", n_head=1, head_dim=2 * half, scale_base=scale_base, gamma=gamma)
@@ -416,7 +416,7 @@ def test_xpos_refuses_a_context_that_would_overflow() -> None:
 # Biases
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(buckets=st.integers(2, 64), factor=st.floats(1.5, 40))
 def test_t5s_buckets_are_t5s(buckets: int, factor: float) -> None:
     from transformers.models.t5.modeling_t5 import T5Attention
@@ -615,7 +615,7 @@ def test_sinusoids_are_exact_far_away(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("option", [*ROPES, *BIASES])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(far=st.integers(1, 200), to=st.integers(0, 2000), shift=st.integers(10, 10_000), seed=st.integers(0, 99))
 def test_what_claims_to_be_relative_knows_the_distance_alone(
     option: str, far: int, to: int, shift: int, seed: int

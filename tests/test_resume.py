@@ -22,6 +22,7 @@ from command import (
     records,
     same,
     send,
+    the_first,
     until,
     unused_port,
     words,
@@ -65,7 +66,7 @@ class Life:
 
     def ends(self, run: "subprocess.Popen[str]", code: int, status: str) -> None:
         """What everybody waits for is there: the run ends, like this, and leaves no process."""
-        (self.gptx.cwd / "go").touch()
+        (self.gptx.cwd / ("go-when-told" if status == "interrupted" else "go")).touch()
         _, self.err = run.communicate(timeout=DEADLINE)
         assert run.returncode == code, self.err
         assert "Traceback" not in self.err and "elastic" not in self.err, self.err
@@ -141,10 +142,16 @@ def deaf(process: psutil.Process) -> bool:
 @pytest.mark.parametrize("strategy", ["single", "ddp"])
 def test_a_warning_before_the_first_step_kills_nobody(gptx: Gptx, strategy: str) -> None:
     """Of the command, before torch is loaded; and of workers that are only starting."""
-    run = gptx.start(*words(strategy))
-    ready = (lambda: deaf(psutil.Process(run.pid))) if strategy == "single" else (lambda: len(gptx.workers()) == 2)
+    run = gptx.start(*words(strategy), **pausing(gptx, 1))
+
+    def ready() -> bool:
+        if strategy == "ddp":
+            return len(gptx.workers()) == 2
+        return deaf(psutil.Process(run.pid)) or (gptx.cwd / "paused-0").exists()
+
     assert until(ready, run), run.communicate()
     send(gptx.processes(), signal.SIGUSR2)
+    (gptx.cwd / "go").touch()
     _, err = run.communicate(timeout=DEADLINE)
     assert run.returncode == EXIT_RESUMABLE, err
     assert err.splitlines()[-1].startswith("gptx: interrupted; the same command goes on")
@@ -159,6 +166,7 @@ def test_a_lost_worker_is_started_again(
 ) -> None:
     run = gptx.start(*words(strategy), "strategy.restarts=2", **pausing(gptx, 17))
     assert until(lambda: (gptx.cwd / "paused-1").exists(), run), run.communicate()
+    the_first(gptx)
     psutil.Process(int((gptx.cwd / "paused-1").read_text())).send_signal(number)
     (gptx.cwd / "go").touch()
     _, err = run.communicate(timeout=DEADLINE)
@@ -194,12 +202,12 @@ def test_restarts_are_for_lost_workers_and_not_for_ever(gptx: Gptx) -> None:
 def test_ctrl_c_on_a_terminal(gptx: Gptx, moment: str) -> None:
     """The terminal sends SIGINT to every process of the group: workers get it twice, from it and from their parent."""
     starts = moment == "while the workers start"
-    environment = {} if starts else pausing(gptx, 17)
+    environment = pausing(gptx, 1 if starts else 17)
     terminal = Terminal(gptx, "gptx.run", *OWN_CONF, *gptx.tiny, *words("ddp")[2:], **environment)
     ready = (lambda: len(gptx.workers()) == 2) if starts else (lambda: (gptx.cwd / "paused-0").exists())
     assert terminal.until(ready), terminal.shown
     terminal.press(b"\x03")
-    (gptx.cwd / "go").touch()
+    (gptx.cwd / ("go" if starts else "go-when-told")).touch()
     assert terminal.end() == 130, terminal.shown
     shown = terminal.shown.replace("\r", "")
     assert "interrupted; the same command goes on" in shown
@@ -274,7 +282,7 @@ def test_machines_that_share_no_folder_are_told_so(make: Maker) -> None:
     run = first.start(*words("ddp", 0.0), "strategy.nproc=1", **pausing(first, 17))
     assert until(lambda: (first.cwd / "paused-0").exists(), run), run.communicate()
     run.send_signal(signal.SIGINT)
-    (first.cwd / "go").touch()
+    (first.cwd / "go-when-told").touch()
     _, err = run.communicate(timeout=DEADLINE)
     assert run.returncode == 130, err
 

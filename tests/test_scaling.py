@@ -34,7 +34,7 @@ def grid(true: Law, noise: float = 0.0, seeds: int = 1) -> tuple[Floats, Floats,
 
 
 @given(EXPONENT, EXPONENT)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_law_comes_back_from_its_losses(a: float, b: float) -> None:
     true = law(a, b)
     found = fit(*grid(true))

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -14,7 +15,20 @@ from pathlib import Path
 import fake_runs
 import psutil
 import pytest
-from command import ROOT, Gptx, equal_sweeps, history, pausing, records, same, send, until, words, words_of
+from command import (
+    ROOT,
+    Gptx,
+    equal_sweeps,
+    history,
+    pausing,
+    records,
+    same,
+    send,
+    the_first,
+    until,
+    words,
+    words_of,
+)
 from conftest import Maker, Trained
 from fake_runs import contents, database, uid_of
 from hydra import compose as hydra_compose
@@ -197,7 +211,7 @@ def test_cancelled_and_taken_up_again(gptx: Gptx, slurm: Cluster, reference: Cal
     assert jobs(gptx) == before  # it is in the queue already
     assert list(gptx.outputs.glob(".sweeps/*/code/*/mine.py"))  # what the kernel's module was when it was checked
     status(gptx, slurm, "cancel")
-    (gptx.cwd / "go").touch()
+    (gptx.cwd / "go-when-told").touch()
     assert until(over(slurm, gptx))
     assert journal.status(gptx.folder) == "interrupted"
     shown = status(gptx, slurm)
@@ -226,7 +240,7 @@ def test_a_job_that_dies_hard_is_named(gptx: Gptx, slurm: Cluster) -> None:
     runs["seed=2"].send_signal(signal.SIGSEGV)
     _, err = sweep.communicate()
     assert sweep.returncode == 1
-    assert "killed (SIGKILL): out of memory is the usual reason" in err
+    assert re.search(r"killed \(SIGKILL\): .*out of memory", err)  # the system's, if it killed anybody meanwhile
     assert "its job died without a word on 127." in err and "(Slurm: FAILED)" in err
     assert "SIGSEGV" in err
     shown = status(gptx, slurm)
@@ -248,14 +262,14 @@ def test_a_process_that_leaves_is_tried_again_in_its_job(
 @pytest.mark.slow
 def test_the_bounds_of_a_sweep_hold_in_a_job(gptx: Gptx, slurm: Cluster) -> None:
     """It hangs; and what is cancelled before it has begun is no failure."""
-    bounds = ["sweep.timeout=0.1", "sweep.grace=1"]
+    bounds = ["sweep.timeout=0.5", "sweep.grace=1"]
     submit(gptx, slurm, *words("single"), *launcher(array_parallelism=1), *bounds, "seed=0,1", **pausing(gptx, 3))
     assert until(lambda: slurm.ask("squeue", "-h", "-r", "-t", "PENDING", "-o", "%i", "-n", plan(gptx).name))
     slurm.ask("scancel", list(jobs(gptx).values())[1])
     assert until(over(slurm, gptx))
     shown = status(gptx, slurm)
     assert "1 failed, 1 stopped" in shown and "before it began" in shown
-    assert "took longer than sweep.timeout=0.1 minutes" in shown
+    assert "took longer than sweep.timeout=0.5 minutes" in shown
 
 
 @pytest.mark.slow
@@ -264,7 +278,7 @@ def test_preempted_and_requeued(gptx: Gptx, slurm: Cluster, reference: Callable[
     assert until(lambda: paused(gptx) and (gptx.cwd / "paused-1").exists())
     slurm.ask("sbatch", "-p", "high", "-N2", "--exclusive", "--output=/dev/null", "--wrap=true")
     assert until(lambda: slurm.job(gptx)["PreemptTime"] != "None")
-    (gptx.cwd / "go").touch()
+    (gptx.cwd / "go-when-told").touch()
     assert until(lambda: finished(gptx))
     assert until(over(slurm, gptx))
     assert slurm.job(gptx)["Restarts"] == "1"
@@ -276,10 +290,12 @@ def test_preempted_and_requeued(gptx: Gptx, slurm: Cluster, reference: Callable[
 def test_the_time_limit_is_met_and_requeued(gptx: Gptx, slurm: Cluster, reference: Callable[..., Path]) -> None:
     """A minute is Slurm's least limit, and it looks at limits every half minute. Without a requeue left it says so."""
     limit = {"minutes": 1, "signal_delay": 30}
-    submit(gptx, slurm, *words("single"), *launcher(requeues=0, **limit), SLOW="0.4")
+    submit(gptx, slurm, *words("single"), *launcher(requeues=0, **limit), **pausing(gptx, 60))
+    (gptx.cwd / "go-when-told").touch()
     assert until(over(slurm, gptx))
     assert "met its time limit, and hydra.launcher.requeues=0 is used up" in status(gptx, slurm)
-    submit(gptx, slurm, *words("single"), *launcher(requeues=20, **limit), SLOW="0.2")
+    submit(gptx, slurm, *words("single"), *launcher(requeues=20, **limit), **pausing(gptx, 100))
+    (gptx.cwd / "go-when-told").touch()
     assert until(over(slurm, gptx))
     assert any(word.get("limit") for word in attempts(gptx))
     assert len(records(gptx.folder, "resume")) >= 2
@@ -290,6 +306,7 @@ def test_the_time_limit_is_met_and_requeued(gptx: Gptx, slurm: Cluster, referenc
 def test_a_node_fails(gptx: Gptx, slurm: Cluster, reference: Callable[..., Path]) -> None:
     submit(gptx, slurm, *words("single"), *launcher(), **pausing(gptx, 17))
     assert until(lambda: paused(gptx))
+    the_first(gptx)
     node = slurm.job(gptx)["NodeList"]
     slurm.lose(node, gptx)
     (gptx.cwd / "go").touch()
@@ -459,7 +476,7 @@ def test_a_process_pool_is_cancelled_too(gptx: Gptx) -> None:
     assert "1 running, 1 waiting" in done.out and "step 16 of 200" in done.out
     done = gptx.run("gptx.sweep", "cancel")
     assert f"the command, process {sweep.pid} told to end" in done.out
-    (gptx.cwd / "go").touch()
+    (gptx.cwd / "go-when-told").touch()
     sweep.communicate()
     assert sweep.returncode == 75
     done = gptx.run("gptx.sweep", "status")

@@ -56,7 +56,7 @@ def measure(make: Maker) -> Measure:
     def one(function: str, strategy: str, words: list[str]) -> Told:
         if (function, strategy) not in told:
             gptx = make(f"{function}-{strategy}")
-            done = gptx.run("tensor_parallel", function, str(gptx.cwd), strategy, *words)
+            done = gptx.run("tensor_parallel", function, str(gptx.cwd), strategy, *words, timeout=900)
             assert done.code == 0, done.err
             told[function, strategy] = json.loads((gptx.cwd / "told.json").read_text())
         return told[function, strategy]

@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from command import DEADLINE
 from fake_runs import make_run
 
 from gptx.ui import main as ui_main
@@ -46,9 +47,9 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     started = psutil.Process(ui.pid).children(recursive=True)
     assert len(started) == 2
     ui.send_signal(signal.SIGINT)
-    assert ui.wait(30) == 0
+    assert ui.wait(DEADLINE) == 0
     ui.stdout.close()
-    assert psutil.wait_procs(started, timeout=1)[1] == []
+    assert psutil.wait_procs(started, timeout=30)[1] == []
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def shows(browser: Any, url: str, script: str, expected: Any) -> None:
     if browser.current_url != url:
         browser.get(url)
     try:
-        WebDriverWait(browser, 60).until(lambda b: b.execute_script(f"return {script}") == expected)
+        WebDriverWait(browser, DEADLINE).until(lambda b: b.execute_script(f"return {script}") == expected)
     except TimeoutException:
         assert browser.execute_script(f"return {script}") == expected
 

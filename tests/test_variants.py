@@ -65,7 +65,7 @@ def test_a_combination_stands_every_proof(arm: Arm, record_property: Callable[[s
     record_property("kernels", len(kernels(model)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_size_of_any_combination_stands_the_proofs(data: st.DataObject) -> None:
     """Other widths, heads, groups, layers, window sizes and options than the defaults, drawn together."""
@@ -175,7 +175,7 @@ def windows_of(option: str) -> list[Window]:
 
 
 @pytest.mark.parametrize("option", options("window"))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(q=st.integers(0, 2000), k=st.integers(0, 2000))
 def test_window_convention(option: str, q: int, k: int) -> None:
     for window in windows_of(option):
@@ -190,7 +190,7 @@ def test_window_convention(option: str, q: int, k: int) -> None:
 
 
 @pytest.mark.parametrize("option", options("window"))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(length=st.integers(1, 40))
 def test_a_window_that_covers_a_row_is_plain_causal_attention(option: str, length: int) -> None:
     causal = torch.ones(length, length, dtype=torch.bool).tril()
@@ -204,7 +204,7 @@ def test_a_window_that_covers_a_row_is_plain_causal_attention(option: str, lengt
     assert [hash(window) for window in again] == [hash(window) for window in windows_of(option)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(size=st.integers(1, 50), q=st.integers(0, 200), k=st.integers(0, 200), length=st.integers(1, 60))
 def test_a_sliding_window_of_size_sees_size_tokens(size: int, q: int, k: int, length: int) -> None:
     cfg = tiny(arm(window="sliding")).window
@@ -217,7 +217,7 @@ def test_a_sliding_window_of_size_sees_size_tokens(size: int, q: int, k: int, le
     assert (window.reach, window.covers(length)) == (size, length <= size)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(size=st.integers(1, 12), reach=st.none() | st.integers(1, 20), chunks=st.lists(st.integers(1, 9), max_size=9))
 def test_the_cache_keeps_the_newest_tokens_and_knows_where_they_stood(
     size: int, reach: int | None, chunks: list[int]
@@ -266,7 +266,7 @@ def logit(pos: PositionalEncoding, q: Tensor, k: Tensor, at: int, to: int) -> Te
 
 
 @pytest.mark.parametrize("option", [option for option in options("pos") if encoding(option).relative])
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(far=st.integers(0, 300), to=st.integers(0, 5000), shift=st.integers(1, 100_000), seed=st.integers(0, 99))
 def test_relative_encodings_know_the_distance_alone(option: str, far: int, to: int, shift: int, seed: int) -> None:
     pos = encoding(option)
@@ -279,7 +279,7 @@ def test_relative_encodings_know_the_distance_alone(option: str, far: int, to: i
         assert (one - two).abs().max() > 1e-6, "and they do know it"
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(at=st.integers(0, 100_000), seed=st.integers(0, 99))
 def test_rope_is_a_rotation_of_each_pair(at: int, seed: int) -> None:
     pos = encoding("rope")
@@ -302,7 +302,7 @@ def test_alibi_slopes_are_the_papers() -> None:
     assert math.isclose(first, -(2**-0.5), rel_tol=1e-6), "for 16 heads, 2^(-1/2) is the first and the ratio"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(at=st.integers(0, 50_000), theta=st.floats(10, 1e6), scale=st.floats(0.01, 2))
 def test_sinusoidal_is_the_papers_formula(at: int, theta: float, scale: float) -> None:
     cfg = tiny(arm(pos="sinusoidal"))

@@ -83,7 +83,7 @@ def test_every_window_is_proven() -> None:
 
 
 @pytest.mark.parametrize("option", PAPERS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data(), length=st.integers(1, 60))
 def test_a_window_lets_through_the_papers_keys(option: str, data: st.DataObject, length: int) -> None:
     paper, keys = PAPERS[option]
@@ -98,7 +98,7 @@ def test_a_window_lets_through_the_papers_keys(option: str, data: st.DataObject,
 
 
 @pytest.mark.parametrize("option", PAPERS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_the_reach_is_tight(option: str, data: st.DataObject) -> None:
     """A ring of the cache is as long as that: shorter would lose something, longer would be in vain."""
@@ -112,7 +112,7 @@ def test_the_reach_is_tight(option: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("option", PAPERS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_windows_compare_by_value(option: str, data: st.DataObject) -> None:
     """Layers that agree share one mask, and layers that do not must never."""
@@ -126,7 +126,7 @@ def test_windows_compare_by_value(option: str, data: st.DataObject) -> None:
 # Patterns of layers
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(size=st.integers(1, 20), pattern=st.text("LG", min_size=1, max_size=7), more=st.integers(0, 9))
 def test_a_pattern_is_repeated_over_the_layers(size: int, pattern: str, more: int) -> None:
     n_layer = len(pattern) + more

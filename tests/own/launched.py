@@ -44,7 +44,7 @@ def leaves_again_and_again(folder: str) -> None:
 
 
 def _one_step() -> None:
-    with DDP(nproc=2, timeout=30, restarts=0).open("cpu") as ddp:
+    with DDP(nproc=2, timeout=120, restarts=0).open("cpu") as ddp:
         replica = ddp.place(torch.nn.Linear(64, 64))
         replica(torch.ones(8, 64)).sum().backward()
         ddp.sum(torch.ones(1))

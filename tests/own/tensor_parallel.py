@@ -148,6 +148,6 @@ def work(function: str, folder: str, arm: dict[str, Any], cases: dict[str, Any])
 if __name__ == "__main__":
     name, home, arm, *given = sys.argv[1:]
     composed = {case: plain_dict(gptx.compose([*TINY, f"strategy={arm}", *case.split(",")])) for case in given}
-    [strategy, *_] = [cfg["strategy"] | {"timeout": 60} for cfg in composed.values()]
+    [strategy, *_] = [cfg["strategy"] | {"timeout": 120} for cfg in composed.values()]
     count = {"tp": 2, "fsdp_tp": 4}[arm]
     assert workers.start(work, (name, home, strategy, composed), count, 1, Path(home, "logs")) == 0
