@@ -122,6 +122,7 @@ def survey(found: Sequence[Cell], launcher: Launcher, options: DictConfig) -> fl
     Returns:
         The seconds that all of it is thought to take.
     """
+    from gptx.sweep.halving import Course
     from gptx.sweep.pace import Pace
     from gptx.sweep.room import check_memory
     from gptx.sweep.survey import show
@@ -130,7 +131,8 @@ def survey(found: Sequence[Cell], launcher: Launcher, options: DictConfig) -> fl
     outputs = Path(options.paths.outputs)
     pace = Pace(outputs, launcher.slots, launcher.here, runs)  # the cores are shared so, whatever memory has to say
     launcher.slots, note = check_memory(found, launcher.slots, launcher.here)
-    return show(found, launcher.slots, pace, options.about, [note] if note else [])
+    course = Course.ahead(found, options.sweep.factor, launcher.sweep) if options.sweep.halving else None
+    return show(found, launcher.slots, pace, options.about, [note] if note else [], course)
 
 
 def close(
