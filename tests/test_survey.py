@@ -241,6 +241,17 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "each", lambda work, items, lost: list(map(work, items)))
 
 
+def test_what_is_not_known_is_told_of_its_combination(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(room, "each", lambda work, items, lost: [100, lost("no answer within 120 s")])
+    good, hangs = cell(tmp_path, "attention=mha"), cell(tmp_path, "attention=mqa")
+    room.check_memory([good, hangs], 2)
+    assert good.facts["memory_bytes"] == 100 and "memory_bytes" not in hangs.facts
+    said = "gptx: no estimate of what attention=mqa seed=0 holds: no answer within 120 s\n"
+    assert capsys.readouterr().err == said
+
+
 @pytest.mark.usefixtures("small")
 def test_what_is_too_large_is_refused_with_what_would_do(tmp_path: Path) -> None:
     good, large = cell(tmp_path, "trainer.batch_size=8"), cell(tmp_path, "trainer.batch_size=64")
