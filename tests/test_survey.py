@@ -2,7 +2,9 @@
 
 import io
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from gptx.runfolder import RunFolder, write_json
 from gptx.sweep import pace, room, survey
 from gptx.sweep.aside import each
 from gptx.sweep.cell import Cell
+from gptx.sweep.launcher import Task
+from gptx.sweep.watched import Watched
 
 MB = 10**6
 SERVED = {"banded": "sliding"}  # kernels that not every window will do for
@@ -264,6 +268,20 @@ def test_what_is_too_large_is_refused_with_what_would_do(tmp_path: Path) -> None
     )
 
 
+def test_a_silent_end_on_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = subprocess.Popen(["false"], start_new_session=True)
+    options = OmegaConf.create({"timeout": 0, "memory": 0, "grace": 0})
+    ended = Watched(Task("it", tmp_path, (), 1, "cpu"), child, options, "")
+    assert child.wait() == 1
+    assert ended.end(1).reason == "its process ended without a word (exit code 1)"
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=4096))
+    assert ended.end(1).reason == (
+        f"its process ended without a word (exit code 1): No space left on device in {tmp_path}: free some, and the "
+        "same command goes on"
+    )
+
+
 @pytest.mark.usefixtures("small")
 def test_elsewhere_nothing_is_refused(tmp_path: Path) -> None:
     large = cell(tmp_path, "trainer.batch_size=64")
@@ -333,7 +351,7 @@ def test_survey_fits_the_terminal(tmp_path: Path) -> None:
     for width in (60, 80, 120, 200):
         text = shown(cells, tmp_path, width)
         assert max(map(len, text.splitlines())) <= width
-        assert all(word in text for word in ("differential", "rope_partial", "sliding_sink")), width
+        assert all(word in text for word in ("differential", "rope_partial", "sliding_sink", " state")), width
 
 
 def test_survey_says_once_what_was_solved_for_all_rates(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def _table(rows: Sequence[Row], split: bool) -> Table:
         table.add_column("arm", min_width=max(len(word) for row in rows for word in ["", *row.arm.split()]))
     for name in ("runs", "parameters", "FLOPs/\ntoken", "memory", "a run"):
         table.add_column(Text(name, justify="right"), justify="right", no_wrap=True)
-    table.add_column("state")
+    table.add_column("state", min_width=len("state"))
     for row, words in zip(rows, pairs, strict=True):
         named = [value for _, _, value in words] if split else [row.arm or "the only one"]
         cells = [*named, str(len(row.cells)), *row.figures(), row.state()]
