@@ -112,8 +112,8 @@ def _whole(runs: Sequence[tuple[float, int]], jobs: int, course: "Course | None"
     return whole
 
 
-def _table(rows: Sequence[Row], split: bool) -> Table:
-    """``split``: a column for each key that names the arms; else they are in one."""
+def _table(rows: Sequence[Row], split: bool, sizes: bool = True) -> Table:
+    """``split``: a column for each key that names the arms; else they are in one. ``sizes``: of the models, too."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True)
     pairs = [[word.partition("=") for word in row.arm.split()] for row in rows]
     if split:
@@ -121,12 +121,12 @@ def _table(rows: Sequence[Row], split: bool) -> Table:
             table.add_column(Text(key.replace(".", ".\n")), no_wrap=True)
     else:
         table.add_column("arm", min_width=max(len(word) for row in rows for word in ["", *row.arm.split()]))
-    for name in ("runs", "parameters", "FLOPs/\ntoken", "memory", "a run"):
+    for name in ("runs", *(("parameters", "FLOPs/\ntoken") if sizes else ()), "memory", "a run"):
         table.add_column(Text(name, justify="right"), justify="right", no_wrap=True)
     table.add_column("state", min_width=len("state"))
     for row, words in zip(rows, pairs, strict=True):
         named = [value for _, _, value in words] if split else [row.arm or "the only one"]
-        cells = [*named, str(len(row.cells)), *row.figures(), row.state()]
+        cells = [*named, str(len(row.cells)), *row.figures()[0 if sizes else 2 :], row.state()]
         table.add_row(*map(Text, cells), style="dim" if row.state() != "run" else "")
     return table
 
@@ -138,7 +138,9 @@ def _fitting(rows: Sequence[Row], console: Console) -> Table:
         table = _table(rows, split=True)
         if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
             return table
-    return _table(rows, split=False)
+    table = _table(rows, split=False)
+    tight = Measurement.get(console, console.options.update(max_width=10_000), table).minimum > console.width
+    return _table(rows, split=False, sizes=False) if tight else table
 
 
 def _solved(rows: Sequence[Row]) -> Table | None:
