@@ -5,8 +5,6 @@ background, and what was written by some processes under one strategy is read by
 """
 
 import contextlib
-import errno
-import os
 import shutil
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,9 +22,8 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from gptx.errors import CheckpointError
-from gptx.kept import finish, meta, remove, step_name, steps
+from gptx.kept import finish, meta, no_space, remove, step_name, steps
 
-FULL = 2**20  # bytes free on a disk that took no more
 PATIENCE = 60.0  # seconds that a process which fails waits until the others have what was saved on the disk
 
 
@@ -97,9 +94,9 @@ class Saver:
             return ""
         except (OSError, RuntimeError, CheckpointException) as error:
             cause = _cause(error)
-            if "inline_container" in cause and shutil.disk_usage(self.folder).free < FULL:
-                return os.strerror(errno.ENOSPC)  # which torch's own writer does not say
-            return cause
+            return (
+                "inline_container" in cause and no_space(self.folder)
+            ) or cause  # torch's own writer does not say it
 
 
 def _check_files(part: Path, metadata: Any) -> None:

@@ -26,6 +26,7 @@ UNREADABLE = (HydraException, OmegaConfBaseException, YAMLError)  # what composi
 OF_SWEEPS = ("sweep", "match", "dry_run")
 SMALLEST, LARGEST = 1e-30, 1e15  # of numbers in a config
 OPEN = ("hydra.launcher.sbatch", "hydra.sweeper.params")  # groups that take any key
+Schemas = dict[tuple[str, ...], Any]  # by the options that they are of
 SEEDS = ("seed", "data_seed")  # whose whole range is meant
 
 
@@ -40,32 +41,36 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
-def compose(overrides: Sequence[str] = ()) -> DictConfig:
+def compose(overrides: Sequence[str] = (), schemas: Schemas | None = None) -> DictConfig:
     """The checked config of a run, e.g. ``compose(["attention=gqa", "trainer.max_steps=100"])``.
+
+    Args:
+        schemas: those that are known, which this adds to: of many configs, each is composed once.
 
     Raises:
         ConfigError: an unknown option or key, or a value of the wrong type; one line that says what would work.
     """
     if GlobalHydra.instance().is_initialized():  # inside the command: its --config-dir counts too
-        return _compose(overrides)
+        return _compose(overrides, {} if schemas is None else schemas)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return _compose(overrides)
+        return _compose(overrides, {} if schemas is None else schemas)
 
 
-def _compose(overrides: Sequence[str]) -> DictConfig:
+def _compose(overrides: Sequence[str], schemas: Schemas) -> DictConfig:
     try:
         cfg = hydra_compose("config", list(overrides), return_hydra_config=True)
         choices = {g: c for g, c in cfg.hydra.runtime.choices.items() if c and not g.startswith("hydra")}
         variant = {g: c for g, c in choices.items() if g != "experiment"}
         _check_names(choices)
-        schema = hydra_compose("config", [f"{g}={c}" for g, c in variant.items()])
+        named = tuple(f"{g}={c}" for g, c in variant.items())
         OmegaConf.set_struct(cfg, False)
         del cfg["hydra"]
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-        known = OmegaConf.to_container(schema, resolve=True)
+        if named not in schemas:
+            schemas[named] = OmegaConf.to_container(hydra_compose("config", list(named)), resolve=True)
     except UNREADABLE as error:
         raise ConfigError(explain(error, overrides)) from None
-    return OmegaConf.create({**_checked(plain, known, ""), "variant": variant})
+    return OmegaConf.create({**_checked(plain, schemas[named], ""), "variant": variant})
 
 
 def plugin_keys(group: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What lies in a run's folder of checkpoints, and whether it is whole. Without torch."""
 
+import errno
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ from typing import Any
 
 META = "meta.json"
 NAME = re.compile(r"step-\d{8}")
+FULL = 2**20  # bytes free on a disk that took no more
 
 
 def steps(folder: Path) -> list[Path]:
@@ -121,6 +123,11 @@ def sync_folder(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def no_space(folder: Path) -> str:
+    """The system's words where the disk of a folder has no space left; "" where it has."""
+    return os.strerror(errno.ENOSPC) if shutil.disk_usage(folder).free < FULL else ""
 
 
 def write_json(path: Path, value: dict[str, Any], indent: int | None = None) -> None:

@@ -1,5 +1,6 @@
 """Successive halving: who goes on, from where, and that a killed sweep decides the same. Training is played."""
 
+import io
 import json
 import math
 import random
@@ -12,14 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from gptx import journal
 from gptx.errors import ConfigError
 from gptx.journal import Journal
 from gptx.runfolder import RunFolder
+from gptx.sweep import survey
 from gptx.sweep.cell import Cell
-from gptx.sweep.halving import Halving, rungs
+from gptx.sweep.halving import Course, Halving, rungs
 from gptx.sweep.launcher import End, Task
+from gptx.sweep.ledger import Sweep
 
 STEPS, EVERY = 800, 100
 Loss = Callable[[Path, int], float]
@@ -107,6 +111,37 @@ def test_the_better_half_goes_on_from_where_it_stands(tmp_path: Path) -> None:
     assert left["a0 seed=0"] == "left out at step 100: 8th of 8"
     assert left["a6 seed=0"] == "left out at step 400: 2nd of 2"
     assert len(left) == 14 and "a7 seed=0" not in left
+
+
+class Steady:
+    """A pace: each run takes 80 s, and its start."""
+
+    def seconds(self, cell: Cell) -> tuple[float, str]:
+        return 81.5, "a guess"
+
+
+def test_the_survey_knows_what_is_decided_on_the_way(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "it")
+    sweep.path.parent.mkdir()
+    world, found = World(sweep.path), cells(sweep.path)
+
+    def said() -> list[str]:
+        out = io.StringIO()
+        survey.show(found, 2, Steady(), course=Course.ahead(found, 2, sweep), console=Console(file=out, width=100))  # type: ignore[arg-type]
+        return [line.strip() for line in out.getvalue().splitlines()]
+
+    assert said()[-2:] == [
+        "halving: at steps 100, 200, 400 the better half of the arms goes on",
+        "8 combinations: 8 will run, 2 at once, about 2.2 min (by a guess)",  # 4 x 11.5 + 2 x 11.5 + 21.5 + 41.5 s
+    ]
+    world.command(found, ends=12)
+    assert said()[-2:] == [
+        "halving: at step 400 the better half of the arms goes on",
+        "8 combinations: 2 will run, 2 at once, about 83 s (by a guess); 6 are left out",
+    ]
+    world.command(found)
+    assert said()[-3].endswith("left out") and said()[-2].endswith("done")
+    assert said()[-1] == "8 combinations: 1 is done; 7 are left out"
 
 
 @settings(max_examples=60)

@@ -27,6 +27,7 @@ from gptx.sweep.cell import Cell
 from gptx.sweep.drive import drive
 from gptx.sweep.launcher import End, Launcher, Task
 from gptx.sweep.ledger import Sweep
+from gptx.sweep.search import _forecast, _show
 from gptx.sweep.space import Space
 from gptx.sweep.study import STORE, Keys, importances, open_study, pruner
 from gptx.sweep.trials import Trials
@@ -200,7 +201,8 @@ class Search:
         return Cell(words, "", "", cfg, RunFolder(folder), refusal, facts)
 
     def __call__(self, launcher: Pretended, keys: Keys = KEYS, where: Space | None = None) -> Trials:
-        plan = {"command": "", "cells": self.sweep.plan["cells"] if self.sweep.path.exists() else []}
+        known = self.sweep.plan["cells"] if self.sweep.path.exists() else []
+        plan = {"command": "", "study": "study", "kind": "optuna", "cells": known}
         with self.sweep.work(plan) as book:
             study = open_study(self.sweep.path, keys, pruner(keys, EVERY))
             board = Board(keys.n_trials, 0, {}, 0.0)
@@ -270,6 +272,19 @@ def test_no_more_at_once_than_memory_has_room_for(
     search(launcher)
     assert launcher.most == most
     assert search.states() == ["COMPLETE"] * 12
+
+
+def test_what_there_is_already_is_told(search: Search, capsys: pytest.CaptureFixture[str]) -> None:
+    launcher, where = Pretended(loss_of), space("attention=mha,gqa", LR)
+    search(launcher, replace(KEYS, n_trials=3))
+    launcher.sweep = search.sweep
+    _forecast(3, [], launcher, OmegaConf.create())
+    assert capsys.readouterr().out == "3 trials: 3 are done\n"
+    _show(KEYS, where, Sweep(search.sweep.outputs, "study-1"), "study")
+    new = "a new search; study-0 of study=study goes on by the space and metrics that it began with"
+    assert capsys.readouterr().out.splitlines()[-1] == new
+    _show(KEYS, where, search.sweep, "study")
+    assert "a new search" not in capsys.readouterr().out
 
 
 def test_more_trials_go_on_with_what_there_is(search: Search) -> None:
@@ -457,6 +472,9 @@ def test_a_search_killed_with_its_runs_goes_on_and_further(gptx: Gptx) -> None:
     dry = gptx.run("gptx.run", *words, "dry_run=true")
     assert dry.code == 0 and not gptx.outputs.exists(), dry.err
     assert "20 trials by tpe, for val_loss (minimize)" in dry.out and "optim.lr: 0.0001 to 0.01, log" in dry.out
+    corners, last = dry.out.splitlines()[-2:]
+    assert corners.startswith("at the corners a trial holds ") and " MB and takes " in corners
+    assert last.startswith("20 trials: 20 will run, 2 at once, about ") and last.endswith(" (by a timed step)")
     pause = {"PAUSE_AT": "15", "PAUSE_IN": str(gptx.cwd)}
     killed = gptx.popen("gptx.run", *words, "hydra.sweeper.n_trials=2", **pause)
     begun = lambda: [folder for folder in gptx.folders() if records(folder, "start")]  # noqa: E731

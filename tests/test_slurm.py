@@ -379,6 +379,12 @@ def test_a_profile_says_only_what_it_wants_otherwise(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="no sbatch here; launch/testcluster starts a Slurm on one machine"):
         launcher.open(Sweep(tmp_path, "it"), OmegaConf.create(), 1)
+    says = "echo scontrol: error: no DNS >&2; echo scontrol: fatal: no >&2; exit 1"
+    for tool, text in {"sbatch": "", "scontrol": says}.items():
+        (tmp_path / tool).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / tool).chmod(0o755)
+    with pytest.raises(ConfigError, match="slurm: Slurm's scontrol failed: fatal: no; launch/testcluster starts a"):
+        launcher.open(Sweep(tmp_path, "it"), OmegaConf.create(), 1)
     (tmp_path / "hydra" / "launcher").mkdir(parents=True)
     (tmp_path / "hydra" / "launcher" / "mistaken.yaml").write_text("defaults: [slurm]\npartitoin: gpu\n")
     with pytest.raises(ConfigError, match=r"'hydra\.launcher\.partitoin'\. Did you mean 'hydra\.launcher\.partition'"):
@@ -428,8 +434,9 @@ def test_restarts_of_a_study_reach_torchrun(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_controller_that_is_away_ends_no_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "sbatch").write_text("#!/bin/sh\n")
-    (tmp_path / "sbatch").chmod(0o755)
+    for tool in ("sbatch", "scontrol"):
+        (tmp_path / tool).write_text("#!/bin/sh\n")
+        (tmp_path / tool).chmod(0o755)
     (tmp_path / "squeue").write_text(f"#!/bin/sh\ntest -e {tmp_path}/back\n")
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")

@@ -2,6 +2,8 @@
 
 import io
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from gptx.runfolder import RunFolder, write_json
 from gptx.sweep import pace, room, survey
 from gptx.sweep.aside import each
 from gptx.sweep.cell import Cell
+from gptx.sweep.launcher import Task
+from gptx.sweep.watched import Watched
 
 MB = 10**6
 SERVED = {"banded": "sliding"}  # kernels that not every window will do for
@@ -230,6 +234,17 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "each", lambda work, items, lost: list(map(work, items)))
 
 
+def test_what_is_not_known_is_told_of_its_combination(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(room, "each", lambda work, items, lost: [100, lost("no answer within 120 s")])
+    good, hangs = cell(tmp_path, "attention=mha"), cell(tmp_path, "attention=mqa")
+    room.check_memory([good, hangs], 2)
+    assert good.facts["memory_bytes"] == 100 and "memory_bytes" not in hangs.facts
+    said = "gptx: no estimate of what attention=mqa seed=0 holds: no answer within 120 s\n"
+    assert capsys.readouterr().err == said
+
+
 @pytest.mark.usefixtures("small")
 def test_what_is_too_large_is_refused_with_what_would_do(tmp_path: Path) -> None:
     good, large = cell(tmp_path, "trainer.batch_size=8"), cell(tmp_path, "trainer.batch_size=64")
@@ -239,6 +254,20 @@ def test_what_is_too_large_is_refused_with_what_would_do(tmp_path: Path) -> None
     assert large.refusal == (
         "it would hold about 3.2 GB, more than the 1.0 GB that are free here: trainer.micro_batch=16 (about 800 MB) or "
         "activation_checkpointing=true (about 0 MB) would do"
+    )
+
+
+def test_a_silent_end_on_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = subprocess.Popen(["false"], start_new_session=True)
+    options = OmegaConf.create({"timeout": 0, "memory": 0, "grace": 0})
+    ended = Watched(Task("it", tmp_path, (), 1, "cpu"), child, options, "")
+    assert child.wait() == 1
+    assert ended.end(1).reason == "its process ended without a word (exit code 1)"
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=4096))
+    assert ended.end(1).reason == (
+        f"its process ended without a word (exit code 1): No space left on device in {tmp_path}: free some, and the "
+        "same command goes on"
     )
 
 
@@ -311,7 +340,7 @@ def test_survey_fits_the_terminal(tmp_path: Path) -> None:
     for width in (60, 80, 120, 200):
         text = shown(cells, tmp_path, width)
         assert max(map(len, text.splitlines())) <= width
-        assert all(word in text for word in ("differential", "rope_partial", "sliding_sink")), width
+        assert all(word in text for word in ("differential", "rope_partial", "sliding_sink", " state")), width
 
 
 def test_survey_says_once_what_was_solved_for_all_rates(tmp_path: Path) -> None:

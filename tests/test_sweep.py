@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from command import DEADLINE, OWN_CONF, Gptx, Terminal, equal_sweeps, history, records, same, send, until
 from conftest import Maker
+from hydra import compose as hydra_compose
 
-from gptx import journal, kept
+from gptx import config, journal, kept
 from gptx.device import cores
+from gptx.sweep.cell import cells
 
 GRID = ["attention=mha,gqa", "pos=rope,learned,none"]
 
@@ -73,6 +75,14 @@ def test_a_text_is_tokenised_once_and_one_that_cannot_be_is_a_refusal(gptx: Gptx
     assert done.err.splitlines() == ["tokenising text with byte"] * 3  # one of them, and twice in vain
     assert "2 combinations: bad.txt" in done.out and "2 will run" in done.out
     assert gptx.run("gptx.run", *words).err.splitlines() == ["tokenising text with byte"] * 2
+
+
+def test_a_schema_is_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    composed: list[list[str]] = []
+    monkeypatch.setattr(config, "hydra_compose", lambda *a, **k: composed.append(a[1]) or hydra_compose(*a, **k))  # type: ignore[func-returns-value]
+    found = cells([[f"attention={a}", f"seed={s}"] for a in ("mha", "gqa") for s in range(3)])
+    assert len(composed) == 6 + 2
+    assert [(cell.cfg.variant.attention, cell.cfg.seed) for cell in found[2:4]] == [("mha", 2), ("gqa", 0)]
 
 
 def test_what_cannot_be_composed_or_built_is_one_refusal(gptx: Gptx) -> None:

@@ -19,7 +19,7 @@ from gptx import cli, journal
 from gptx.errors import GptxError, RunFailed
 from gptx.sweep import cluster
 from gptx.sweep.jobs import jobs_of
-from gptx.sweep.ledger import FOLDER, Sweep
+from gptx.sweep.ledger import FOLDER, Sweep, sweeps
 from gptx.sweep.standing import ORDER, Standing, left_out_in, standings
 
 _STYLES = {"running": "cyan", "finished": "green", "failed": "bold red", "refused": "yellow", "stopped": "yellow"}
@@ -56,11 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _sweeps(outputs: Path) -> list[Sweep]:
-    """The newest last."""
-    plans = sorted((outputs / FOLDER).glob("*/plan.json"), key=lambda plan: plan.stat().st_mtime_ns)
-    if not plans:
+    if not (found := sweeps(outputs)):
         raise GptxError(f"no sweep in {outputs}: python -m gptx.run -m ... makes one")
-    return [Sweep(outputs, plan.parent.name) for plan in plans]
+    return found
 
 
 def _find(outputs: Path, given: str) -> Sweep:
@@ -78,16 +76,19 @@ def _find(outputs: Path, given: str) -> Sweep:
 
 
 def _list(sweeps: list[Sweep]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for name in ("sweep", "by", "on", "runs", "finished", "command"):
-        table.add_column(name, no_wrap=name != "command", justify="right" if name in ("runs", "finished") else "left")
+    """On a terminal, whose width no command would leave room for, these follow."""
+    console, table = _console(), Table(box=None, pad_edge=False)
+    for name in ("sweep", "by", "on", "runs", "finished", *([] if console.is_terminal else ["command"])):
+        table.add_column(name, no_wrap=True, justify="right" if name in ("runs", "finished") else "left")
     for sweep in sweeps:
         plan = sweep.plan
         runs = [sweep.outputs / cell["run"] for cell in plan["cells"] if cell["run"]]
         done = sum((run / journal.NAME).exists() and journal.status(run) == "finished" for run in runs)
         cells = (sweep.name, plan["kind"], plan["launcher"], str(len(plan["cells"])), str(done), plan["command"])
-        table.add_row(*map(Text, cells))
-    _console().print(table)
+        table.add_row(*map(Text, cells[: len(table.columns)]))
+    console.print(table)
+    for sweep in sweeps if console.is_terminal else []:
+        console.print(Text.assemble((f"\n{sweep.name}: ", "bold"), sweep.plan["command"]), soft_wrap=True)
 
 
 def _status(sweep: Sweep) -> int:

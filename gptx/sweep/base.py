@@ -123,6 +123,7 @@ def survey(found: Sequence[Cell], launcher: Launcher, options: DictConfig) -> fl
     Returns:
         The seconds that all of it is thought to take.
     """
+    from gptx.sweep.halving import Course
     from gptx.sweep.pace import Pace
     from gptx.sweep.room import check_memory
     from gptx.sweep.survey import show
@@ -131,7 +132,9 @@ def survey(found: Sequence[Cell], launcher: Launcher, options: DictConfig) -> fl
     outputs = Path(options.paths.outputs)
     pace = Pace(outputs, launcher.slots, launcher.here, runs)  # the cores are shared so, whatever memory has to say
     launcher.slots, note = check_memory(found, launcher.slots, launcher.here)
-    return show(found, launcher.slots, pace, options.about, [*([note] if note else []), *_of_other_code(found)])
+    course = Course.ahead(found, options.sweep.factor, launcher.sweep) if options.sweep.halving else None
+    notes = [*([note] if note else []), *_of_other_code(found)]
+    return show(found, launcher.slots, pace, options.about, notes, course)
 
 
 def _of_other_code(found: Sequence[Cell]) -> list[str]:

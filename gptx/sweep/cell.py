@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from gptx import parts
-from gptx.config import compose, key_of, plain_dict
+from gptx.config import Schemas, compose, key_of, plain_dict
 from gptx.errors import ConfigError, NotTokenised, reason
 from gptx.preflight import folder_of, preflight
 from gptx.provenance import own_modules
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gptx.device import Machine
 
 SEEDS = ("seed", "data_seed")
+MANY = 20  # combinations: they take seconds to compose
 _LATE = "its text is not tokenised"
 
 
@@ -81,8 +82,14 @@ def cells(combinations: Sequence[Sequence[str]]) -> list[Cell]:
     Raises:
         ConfigError: none of them can be composed: what is wrong with the first.
     """
-    titles = _titles(combinations)
-    found = [_cell(list(words), *title) for words, title in zip(combinations, titles, strict=True)]
+    from rich.console import Console
+    from rich.progress import track
+
+    schemas: Schemas = {}
+    named = list(zip(combinations, _titles(combinations), strict=True))
+    quiet = len(named) < MANY or not sys.stderr.isatty()
+    slowly = track(named, "composing", console=Console(stderr=True), transient=True, disable=quiet)
+    found = [_cell(list(words), *title, schemas) for words, title in slowly]
     if found and not any(cell.cfg for cell in found):
         raise ConfigError(found[0].refusal)
     return list({cell.folder.path if cell.folder else id(cell): cell for cell in reversed(found)}.values())[::-1]
@@ -96,10 +103,10 @@ def _titles(combinations: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
     return [(" ".join(words) or "the only one", arm) for words, arm in zip(shown, arms, strict=True)]
 
 
-def _cell(words: list[str], title: str, arm: str) -> Cell:
+def _cell(words: list[str], title: str, arm: str, schemas: Schemas | None = None) -> Cell:
     cfg = OmegaConf.create()
     try:
-        cfg = compose(words)
+        cfg = compose(words, schemas)
         return Cell(words, title, arm, cfg, folder_of(cfg)[0])
     except (Exception, SystemExit) as error:  # a text that is not there, a corpus whose code breaks: others may be well
         return Cell(words, title, arm, cfg, None, reason(error))

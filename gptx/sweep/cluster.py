@@ -77,12 +77,21 @@ def cancel(jobs: Sequence[str]) -> None:
         _ask("scancel", "--quiet", *jobs)
 
 
+def away() -> str:
+    """Why no cluster answers here; "": one does."""
+    try:
+        _ask("scontrol", "ping")
+    except RunFailed as error:
+        return str(error)
+    return ""
+
+
 def _ask(*command: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise RunFailed(f"no {command[0]} here: is this a machine of the cluster's?") from None
     if done.returncode:
-        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-        raise RunFailed(f"Slurm's {command[0]} failed: {said}")
+        said = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]  # what it could not do at last
+        raise RunFailed(f"Slurm's {command[0]} failed: {said.removeprefix(f'{command[0]}: ')}")
     return done.stdout

@@ -37,10 +37,10 @@ class GridSweeper(Base):
             found = cells(rates.spread(combinations, options.sweep.lr))
         launcher = make(self.hydra.launcher)
         found = self._matched(found, options, launcher.there)
-        check(found, launcher.there)
         meant = [cell.folder.path.name if cell.folder else " ".join(cell.overrides) for cell in found]
         sweep = Sweep(Path(options.paths.outputs), name_of(options.study, meant))
         launcher.open(sweep, options.sweep, len(found))
+        check(found, launcher.there)
         if options.sweep.halving:
             if launcher.detached:
                 raise ConfigError("sweep.halving decides while runs go on: hydra.launcher.wait=true stays and watches")

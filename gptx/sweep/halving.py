@@ -10,12 +10,15 @@ same command tries what has failed again, and then decides anew.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
+from itertools import pairwise
 from statistics import mean
+from typing import Self
 
 from gptx.errors import ConfigError
 from gptx.journal import Journal, Record, computed
 from gptx.sweep.cell import Cell
 from gptx.sweep.launcher import End, Task
+from gptx.sweep.ledger import Sweep
 from gptx.sweep.rung import Rung, decided, left_out
 
 METRIC = "val/bpb"
@@ -60,31 +63,24 @@ def check(cells: Sequence[Cell], factor: int) -> list[int]:
     return found
 
 
-class Halving:
-    """A source of tasks (`gptx.sweep.drive.Source`) that decides between rungs.
+class Course:
+    """How far a halving is: the arms that are left, and the steps that are still to come (0: the end).
 
     Args:
         cells: what is to be run; those that are done take part.
-        words: what each task has besides its cell's overrides.
         factor: one arm in so many goes on.
-        book: the sweep's journal, into which decisions are written.
-        records: its records of the kinds "begin" and "rung": see `decided`.
+        records: of the sweep's journal, of the kinds "begin" and "rung": see `decided`.
     """
 
-    def __init__(
-        self, cells: Sequence[Cell], words: Sequence[str], factor: int, book: Journal, records: Iterable[Record]
-    ) -> None:
-        self.words, self.factor, self.book = words, factor, book
-        self.steps = [*check(cells, factor), 0]  # 0: the end
+    def __init__(self, cells: Sequence[Cell], factor: int, records: Iterable[Record]) -> None:
+        self.factor = factor
+        self.steps = [*check(cells, factor), 0]
         self.fresh = any(cell.cfg.force for cell in cells)
         self.arms: dict[str, list[Cell]] = {}
         for cell in cells:
             self.arms.setdefault(cell.arm, []).append(cell)
         self.alive = list(self.arms)
         self.decided: list[Rung] = []
-        self.running: dict[Task, Cell] = {}
-        self.failed: set[str] = set()
-        self.begun = False  # whether the tasks of the step in hand have been given
         for rung in [] if self.fresh else decided(records, factor):
             self._again(rung)
 
@@ -92,6 +88,54 @@ class Halving:
         """A decision of an earlier command stands where it was about the same arms."""
         if self.steps[:1] == [rung.step] and {*rung.losses} == {*self.alive}:
             self._go_on(rung)
+
+    def _go_on(self, rung: Rung) -> None:
+        self.decided.append(rung)
+        self.alive = list(rung.kept)
+        self.steps = self.steps[1:] if self.alive else []
+
+    def left_out(self) -> dict[str, str]:
+        """By title, the runs that go no further, and at which place their arm was."""
+        return left_out(self.decided, {arm: [cell.title for cell in of] for arm, of in self.arms.items()})
+
+    @classmethod
+    def ahead(cls, cells: Iterable[Cell], factor: int, sweep: Sweep) -> Self:
+        """As a command that begins now finds it."""
+        records = [*sweep.records("begin", "rung"), {"kind": "begin"}]
+        return cls([cell for cell in cells if not cell.refusal], factor, records)
+
+    def stretches(self) -> list[tuple[float, float]]:
+        """What is to come, rung by rung: the share of it that is trained then, and the share of the arms that train."""
+        at = self.decided[-1].step if self.decided else 0
+        last = next(cell.cfg.trainer.max_steps for of in self.arms.values() for cell in of)
+        arms, found = len(self.alive), []
+        for begin, end in pairwise([at, *self.steps[:-1], last]):
+            found.append(((end - begin) / (last - at), arms / len(self.alive)))
+            arms = math.ceil(arms / self.factor)
+        return found
+
+    def __str__(self) -> str:
+        share = "better half" if self.factor == 2 else f"best 1/{self.factor}"
+        ahead = ", ".join(f"{step:,}" for step in self.steps[:-1])
+        return f"halving: at step{'s' * (len(self.steps) > 2)} {ahead} the {share} of the arms goes on" * bool(ahead)
+
+
+class Halving(Course):
+    """A source of tasks (`gptx.sweep.drive.Source`) that decides between rungs.
+
+    Args:
+        words: what each task has besides its cell's overrides.
+        book: the sweep's journal, into which decisions are written.
+    """
+
+    def __init__(
+        self, cells: Sequence[Cell], words: Sequence[str], factor: int, book: Journal, records: Iterable[Record]
+    ) -> None:
+        super().__init__(cells, factor, records)
+        self.words, self.book = words, book
+        self.running: dict[Task, Cell] = {}
+        self.failed: set[str] = set()
+        self.begun = False  # whether the tasks of the step in hand have been given
 
     @property
     def done(self) -> bool:
@@ -144,15 +188,7 @@ class Halving:
         rung = Rung(self.steps[0], {arm: losses[arm] for arm in order}, tuple(kept), failed)
         self.book.write("rung", factor=self.factor, **asdict(rung))
         self._go_on(rung)
-
-    def _go_on(self, rung: Rung) -> None:
-        self.decided.append(rung)
-        self.alive = list(rung.kept)
-        self.steps, self.begun = self.steps[1:] if self.alive else [], False
-
-    def left_out(self) -> dict[str, str]:
-        """By title, the runs that go no further, and at which place their arm was."""
-        return left_out(self.decided, {arm: [cell.title for cell in of] for arm, of in self.arms.items()})
+        self.begun = False
 
 
 def _mean(cells: Sequence[Cell], step: int) -> float | None:

@@ -55,6 +55,12 @@ class Sweep:
                 yield book
 
 
+def sweeps(outputs: Path) -> list[Sweep]:
+    """All there are, the newest last."""
+    plans = sorted((outputs / FOLDER).glob("*/plan.json"), key=lambda plan: plan.stat().st_mtime_ns)
+    return [Sweep(outputs, plan.parent.name) for plan in plans]
+
+
 def name_of(study: str, meant: Sequence[str]) -> str:
     """The name of the sweep that means these runs (their folders' names, or whatever else stands for them)."""
     return f"{study}-{hashlib.sha256(json.dumps(sorted(meant)).encode()).hexdigest()[:8]}"

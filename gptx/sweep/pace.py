@@ -79,8 +79,7 @@ class Pace:
                 self.failed.add(cell.arm)
         if not near:
             return None, ""
-        startup = STARTUP if cell.facts["processes"] == 1 else STARTUP_OF_MANY
-        seconds = startup + work(cell) / statistics.median(rate.rate for rate in near)
+        seconds = startup(cell.facts["processes"]) + work(cell) / statistics.median(rate.rate for rate in near)
         self.told.append(seconds)
         return seconds, "a timed step" if near[0].timed else f"{len(near)} finished run{'s' * (len(near) > 1)}"
 
@@ -95,6 +94,11 @@ class Pace:
         fits = [rate for rate in self.known if _alike(rate.place, where) and abs(log(rate.flops / flops)) < FAR]
         fits.sort(key=lambda rate: (rate.timed, rate.distance(flops, axes)))
         return list(islice((rate for rate in fits if rate.timed == fits[0].timed), 1 if fits and fits[0].timed else 3))
+
+
+def startup(processes: int) -> float:
+    """Seconds of a run that are no training."""
+    return STARTUP if processes == 1 else STARTUP_OF_MANY
 
 
 def work(cell: Cell) -> float:

@@ -37,9 +37,12 @@ def check_memory(
     todo = [cell for cell in cells if not cell.refusal and not cell.done]
     alike = {_what_counts(cell): cell for cell in todo}
     given = [(plain_dict(cell.cfg), cell.facts) for cell in alike.values()]
-    found = dict(zip(alike, each(_bytes, given, no_estimate("what a combination holds")), strict=True))
+    found = dict(zip(alike, each(_bytes, given, lost=str), strict=True))  # a text: why it is not known
+    for what, size in found.items():
+        if isinstance(size, str):
+            no_estimate(f"what {alike[what].title} holds")(size)
     for cell in todo:
-        if (size := found[_what_counts(cell)]) is not None:
+        if isinstance(size := found[_what_counts(cell)], int):
             cell.facts["memory_bytes"] = size
     if not here:
         return jobs, ""
@@ -77,7 +80,9 @@ def _against_machine(cells: Sequence[Cell], jobs: int, rooms: Mapping[str, int])
         if _of_run(cell.facts) > room:
             key = _what_counts(cell)
             if key not in advised:
-                [ways] = each(ways_out, [(plain_dict(cell.cfg), cell.facts, room)], no_estimate("what would do"))
+                [ways] = each(
+                    ways_out, [(plain_dict(cell.cfg), cell.facts, room)], no_estimate(f"what would do for {cell.title}")
+                )
                 advised[key] = " or ".join(ways or ["a smaller model.d_model or model.n_layer"])
             cell.refusal = f"{_too_large(cell, room)}: {advised[key]} would do"
     sizes, room = _shared([cell for cell in cells if not cell.refusal], rooms)

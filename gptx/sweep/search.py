@@ -7,6 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
@@ -15,10 +16,10 @@ from gptx.config import plain_dict, plugin_keys
 from gptx.errors import ConfigError
 from gptx.sweep.base import Base, following, listed
 from gptx.sweep.board import Board
-from gptx.sweep.cell import cells
+from gptx.sweep.cell import Cell, cells, check
 from gptx.sweep.drive import drive
 from gptx.sweep.launcher import Launcher, make
-from gptx.sweep.ledger import Sweep, name_of
+from gptx.sweep.ledger import Sweep, name_of, sweeps
 from gptx.sweep.space import Space
 
 if TYPE_CHECKING:  # optuna is loaded when it is searched, and not by every command
@@ -53,8 +54,11 @@ class SearchSweeper(Base):
         meant = [first.folder.path.name, str(space), *(f"best {metric}" for metric in keys.metrics)]
         sweep = Sweep(Path(options.paths.outputs), name_of(options.study, meant))
         launcher.open(sweep, options.sweep, keys.n_trials)
-        _show(keys, space, sweep)
-        return 0 if options.dry_run else self._search(keys, space, options, launcher, sweep)
+        _show(keys, space, sweep, options.study)
+        if options.dry_run:
+            _forecast(keys.n_trials, corners, launcher, options)
+            return 0
+        return self._search(keys, space, options, launcher, sweep)
 
     def _keys(self) -> "Keys":
         from gptx.sweep.study import Keys
@@ -100,11 +104,37 @@ def _check(options: DictConfig, keys: "Keys", space: Space) -> None:
             )
 
 
-def _show(keys: "Keys", space: Space, sweep: Sweep) -> None:
+def _show(keys: "Keys", space: Space, sweep: Sweep, study: str) -> None:
     best = ", ".join(f"{m} ({way.name.lower()})" for m, way in zip(keys.metrics, keys.directions, strict=True))
     pruned = f", pruned by {keys.pruner}" if keys.curve else ""
     print(f"{keys.n_trials} trials by {keys.sampler}{pruned}, for {best}, in {sweep.path}")
     print(space)
+    others = [] if sweep.path.exists() else [other for other in sweeps(sweep.outputs) if other.plan["study"] == study]
+    if names := [other.name for other in others if other.plan["kind"] == SearchSweeper.kind]:
+        print(f"a new search; {', '.join(names)} of study={study} goes on by the space and metrics that it began with")
+
+
+def _forecast(trials: int, corners: Sequence[Cell], launcher: Launcher, options: DictConfig) -> None:
+    """What is done, what is to come, and what that takes, as far as the corners of the space tell."""
+    from gptx.sweep.pace import Pace
+    from gptx.sweep.room import check_memory, human
+    from gptx.sweep.survey import clock, last, refusals
+
+    done = len({record["number"] for record in launcher.sweep.records("trial")})
+    left, whole, sources = max(0, trials - done), 0.0, []
+    if left:
+        check(corners, launcher.there)
+        check_memory(corners, launcher.slots, launcher.here)
+        able = [cell for cell in corners if not cell.refusal and not cell.done]
+        pace = Pace(Path(options.paths.outputs), launcher.slots, launcher.here)
+        priced = [(seconds, source) for seconds, source in map(pace.seconds, able) if seconds]
+        times, sources = [seconds for seconds, _ in priced], [source for _, source in priced]
+        sizes = [cell.facts["memory_bytes"] for cell in able if "memory_bytes" in cell.facts]
+        whole = mean(times) * left / min(left, launcher.slots) if times else 0.0
+        known = {"holds": list(map(human, sorted(sizes))), "takes": list(map(clock, sorted(times)))}
+        said = [f"{does} {' to '.join(dict.fromkeys([all[0], all[-1]]))}" for does, all in known.items() if all]
+        print("\n".join([*refusals(corners), *([f"at the corners a trial {' and '.join(said)}"] if said else [])]))
+    print(last("trial", ["done"] * done + ["run"] * left, launcher.slots, whole, sources))
 
 
 def _close(study: "optuna.Study", keys: "Keys", sweep: Sweep, own: Sequence[str]) -> int:

@@ -56,8 +56,8 @@ class Slurm(Launcher):
         self.there = Machine(self.keys.device, self.keys.per_node, self.keys.cpus)
 
     def open(self, sweep: Sweep, options: DictConfig, runs: int) -> Self:
-        if shutil.which("sbatch") is None:
-            raise ConfigError("hydra/launcher=slurm: no sbatch here; launch/testcluster starts a Slurm on one machine")
+        if why := "no sbatch here" if shutil.which("sbatch") is None else cluster.away():
+            raise ConfigError(f"hydra/launcher=slurm: {why}; launch/testcluster starts a Slurm on one machine")
         self.slots = min(runs, self.keys.array_parallelism)
         self._waiting: list[Task] = []  # for the next array
         self._jobs: dict[str, Task] = {}

@@ -1,9 +1,10 @@
 """What a sweep shows before it starts anything: its arms, what they take, what is refused and why, and how long it all
 will be."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -13,8 +14,11 @@ from rich.text import Text
 
 from gptx.sweep import rates
 from gptx.sweep.cell import Cell
-from gptx.sweep.pace import Pace, total
+from gptx.sweep.pace import Pace, startup, total
 from gptx.sweep.room import human
+
+if TYPE_CHECKING:
+    from gptx.sweep.halving import Course
 
 MOST_ARMS = 40
 MOST_TITLES = 3  # of those that are refused for the same reason
@@ -22,14 +26,15 @@ MOST_TITLES = 3  # of those that are refused for the same reason
 
 @dataclass
 class Row:
-    """One arm. ``seconds``: of each of its cells that will run."""
+    """One arm. ``states``: of its cells; ``seconds``: of those that will run."""
 
     arm: str
     cells: list[Cell] = field(default_factory=list)
+    states: list[str] = field(default_factory=list)
     seconds: list[float | None] = field(default_factory=list)
 
     def state(self) -> str:
-        count = _states(self.cells)
+        count = _counted(self.states)
         return next(iter(count)) if len(count) == 1 else ", ".join(f"{n} {state}" for state, n in count.items())
 
     def figures(self) -> list[str]:
@@ -50,6 +55,7 @@ def show(
     pace: Pace,
     about: Mapping[str, str] | None = None,
     notes: Iterable[str] = (),
+    course: "Course | None" = None,
     console: Console | None = None,
 ) -> float:
     """Print the survey.
@@ -58,6 +64,7 @@ def show(
         jobs: how many will run at once.
         about: of a study: its question, what is expected, its paper.
         notes: lines that belong to the whole sweep, such as `check_memory`'s.
+        course: of a halving.
 
     Returns:
         How many seconds all that will run is thought to take; 0: that is not known.
@@ -66,10 +73,12 @@ def show(
     rows: dict[str, Row] = {}
     runs: list[tuple[float | None, int]] = []
     sources: list[str] = []
+    out = course.left_out() if course else {}
     for cell in cells:
         row = rows.setdefault(cell.arm, Row(cell.arm))
         row.cells.append(cell)
-        if _state(cell) == "run":
+        row.states.append(_state(cell, out))
+        if row.states[-1] == "run":
             seconds, source = pace.seconds(cell)
             row.seconds.append(seconds)
             runs.append((seconds, cell.facts["processes"]))
@@ -83,16 +92,28 @@ def show(
         console.print(f"and {len(rows) - MOST_ARMS} more")
     if solved := _solved(shown):
         console.print(solved)
-    for line in (*refusals(cells), *notes):
+    for line in filter(None, (*refusals(cells), *notes, str(course or ""))):
         console.print(Text(line), soft_wrap=not console.is_terminal)
     known = [(seconds, processes) for seconds, processes in runs if seconds is not None]
-    whole = total(known, jobs) if len(known) == len(runs) else 0.0
-    console.print(Text(_last(cells, jobs, whole, sources), "bold"), soft_wrap=not console.is_terminal)
+    whole = _whole(known, jobs, course) if known and len(known) == len(runs) else 0.0
+    states = [state for row in rows.values() for state in row.states]
+    console.print(Text(last("combination", states, jobs, whole, sources), "bold"), soft_wrap=not console.is_terminal)
     return whole
 
 
-def _table(rows: Sequence[Row], split: bool) -> Table:
-    """``split``: a column for each key that names the arms; else they are in one."""
+def _whole(runs: Sequence[tuple[float, int]], jobs: int, course: "Course | None") -> float:
+    """Seconds of all runs. Who goes on in a halving is not known yet: whoever it is takes what the mean takes."""
+    if course is None:
+        return total(runs, jobs)
+    mean, whole = statistics.mean(seconds for seconds, _ in runs), 0.0
+    for share, arms in course.stretches():
+        some = [many for _, many in runs][: max(1, round(arms * len(runs)))]
+        whole += total([(startup(many) + share * max(0.0, mean - startup(many)), many) for many in some], jobs)
+    return whole
+
+
+def _table(rows: Sequence[Row], split: bool, sizes: bool = True) -> Table:
+    """``split``: a column for each key that names the arms; else they are in one. ``sizes``: of the models, too."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True)
     pairs = [[word.partition("=") for word in row.arm.split()] for row in rows]
     if split:
@@ -100,12 +121,12 @@ def _table(rows: Sequence[Row], split: bool) -> Table:
             table.add_column(Text(key.replace(".", ".\n")), no_wrap=True)
     else:
         table.add_column("arm", min_width=max(len(word) for row in rows for word in ["", *row.arm.split()]))
-    for name in ("runs", "parameters", "FLOPs/\ntoken", "memory", "a run"):
+    for name in ("runs", *(("parameters", "FLOPs/\ntoken") if sizes else ()), "memory", "a run"):
         table.add_column(Text(name, justify="right"), justify="right", no_wrap=True)
-    table.add_column("state")
+    table.add_column("state", min_width=len("state"))
     for row, words in zip(rows, pairs, strict=True):
         named = [value for _, _, value in words] if split else [row.arm or "the only one"]
-        cells = [*named, str(len(row.cells)), *row.figures(), row.state()]
+        cells = [*named, str(len(row.cells)), *row.figures()[0 if sizes else 2 :], row.state()]
         table.add_row(*map(Text, cells), style="dim" if row.state() != "run" else "")
     return table
 
@@ -117,7 +138,9 @@ def _fitting(rows: Sequence[Row], console: Console) -> Table:
         table = _table(rows, split=True)
         if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
             return table
-    return _table(rows, split=False)
+    table = _table(rows, split=False)
+    tight = Measurement.get(console, console.options.update(max_width=10_000), table).minimum > console.width
+    return _table(rows, split=False, sizes=False) if tight else table
 
 
 def _solved(rows: Sequence[Row]) -> Table | None:
@@ -145,27 +168,28 @@ def refusals(cells: Iterable[Cell]) -> list[str]:
     return lines
 
 
-def _last(cells: Sequence[Cell], jobs: int, seconds: float, sources: Sequence[str]) -> str:
+def last(what: str, states: Sequence[str], jobs: int, seconds: float, sources: Sequence[str]) -> str:
     """``24 combinations: 20 will run, 2 at once, about 13 min (by 3 finished runs); 2 are done; 2 refused``."""
-    count = _states(cells)
+    count = _counted(states)
     said = []
     if run := count.get("run", 0):
         told = f"about {clock(seconds)} (by {max(sources, key=sources.count)})" if seconds else "nobody knows how long"
         said.append(f"{run} will run, {min(run, jobs)} at once, {told}")
     if done := count.get("done", 0):
         said.append(f"{done} {'are' if done > 1 else 'is'} done")
+    if out := count.get("left out", 0):
+        said.append(f"{out} {'are' if out > 1 else 'is'} left out")
     if refused := count.get("refused", 0):
         said.append(f"{refused} refused")
-    return f"{len(cells)} combination{'s' * (len(cells) > 1)}: {'; '.join(said)}"
+    return f"{len(states)} {what}{'s' * (len(states) > 1)}: {'; '.join(said)}"
 
 
-def _state(cell: Cell) -> str:
-    return "refused" if cell.refusal else "done" if cell.done else "run"
+def _state(cell: Cell, out: Container[str]) -> str:
+    return "refused" if cell.refusal else "done" if cell.done else "left out" if cell.title in out else "run"
 
 
-def _states(cells: Iterable[Cell]) -> dict[str, int]:
-    states = [_state(cell) for cell in cells]
-    return {state: states.count(state) for state in ("run", "done", "refused") if state in states}
+def _counted(states: Sequence[str]) -> dict[str, int]:
+    return {state: states.count(state) for state in ("run", "done", "left out", "refused") if state in states}
 
 
 def _facts(cell: Cell) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ import psutil
 from omegaconf import DictConfig
 
 from gptx import journal
-from gptx.kept import newest
+from gptx.kept import newest, no_space
 from gptx.processes import EXIT_RESUMABLE, ending, exit_code
 from gptx.runfolder import RunFolder
 from gptx.sweep.launcher import End, Task, uid
@@ -101,7 +101,7 @@ class Watched:
             return (
                 f"killed (SIGKILL): {'the system was out of memory' if sure else 'out of memory is the usual reason'}"
             )
-        return last_word(folder.path) or f"its process ended without a word ({ending(code)})"
+        return last_word(folder.path) or f"its process ended without a word ({ending(code)}){_unsaid(folder.path)}"
 
 
 def last_word(folder: Path) -> str:
@@ -112,6 +112,12 @@ def last_word(folder: Path) -> str:
         if line.startswith("gptx: ") or line.partition(":")[0].endswith(("Error", "Exception")):
             return line.removeprefix("gptx: ")
     return ""
+
+
+def _unsaid(folder: Path) -> str:
+    """Why there is no word, where it could not be written."""
+    why = no_space(folder)
+    return f": {why} in {folder}: free some, and the same command goes on" if why else ""
 
 
 def _stands(folder: Path) -> str:
