@@ -30,8 +30,8 @@ from rich.table import Table
 
 from gptx import journal
 from gptx.cli import Parser, check_json, exit_code
-from gptx.config import options
 from gptx.errors import GptxError, RunFailed
+from gptx.words import options
 
 EXAMPLES = """examples:
   python -m benchmarks.faults                            50 kills of ddp and of fsdp runs, in turn

@@ -22,8 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from gptx.cli import Parser, check_json, exit_code
-from gptx.config import compose, options
+from gptx.config import compose
 from gptx.errors import ConfigError, GptxError, RunFailed
+from gptx.words import options
 
 if TYPE_CHECKING:
     from gptx.train import Trainer

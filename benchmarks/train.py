@@ -22,8 +22,8 @@ from rich.table import Table
 
 from benchmarks.apart import apart
 from gptx.cli import Parser, check_json, exit_code
-from gptx.config import options
 from gptx.errors import GptxError
+from gptx.words import options
 
 if TYPE_CHECKING:
     from benchmarks.arms import Turn

@@ -53,10 +53,10 @@ def load(run_dir: str | Path, device: str = "auto") -> tuple[GPT, Tokenizer]:
 
     from gptx.assembly import build as build_model
     from gptx.best import load_best
-    from gptx.config import conf_dir
     from gptx.device import pick
     from gptx.errors import ConfigError
     from gptx.tokenizer.base import load as load_tokenizer
+    from gptx.words import conf_dir
 
     run = Path(run_dir)
     weights, _ = load_best(run / "checkpoints")

@@ -4,41 +4,29 @@ The YAML is the schema: a variant's file names every key it has, with a default 
 options composed without any value make the schema; whatever the config has beyond it, or of another type, is refused.
 """
 
-import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from gptx.errors import ConfigError
+from gptx.words import check_choice, conf_dir, did_you_mean, own_dirs, unknown_option
 
 UNREADABLE = (HydraException, OmegaConfBaseException, YAMLError)  # what composing may raise
-OF_SWEEPS = ("sweep", "match", "dry_run")
 SMALLEST, LARGEST = 1e-30, 1e15  # of numbers in a config
 OPEN = ("hydra.launcher.sbatch", "hydra.sweeper.params")  # groups that take any key
 Schemas = dict[tuple[str, ...], Any]  # by the options that they are of
 SEEDS = ("seed", "data_seed")  # whose whole range is meant
-
-
-def conf_dir() -> Path:
-    """The YAML files: beside the package in a checkout, inside it in a wheel."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parents[1] / "conf"
-
-
-def options(group: str) -> list[str]:
-    """gptx's own options of a group, as they lie on disk."""
-    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+_GRAMMAR = "expected key=value, e.g. attention=gqa; signs in a value want quotes of their own, e.g. 'data.path=\"a=b\"'"
 
 
 def compose(overrides: Sequence[str] = (), schemas: Schemas | None = None) -> DictConfig:
@@ -57,6 +45,8 @@ def compose(overrides: Sequence[str] = (), schemas: Schemas | None = None) -> Di
 
 
 def _compose(overrides: Sequence[str], schemas: Schemas) -> DictConfig:
+    for word in overrides:
+        check_choice(word)
     try:
         cfg = hydra_compose("config", list(overrides), return_hydra_config=True)
         choices = {g: c for g, c in cfg.hydra.runtime.choices.items() if c and not g.startswith("hydra")}
@@ -88,8 +78,7 @@ def plugin_keys(group: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_names(choices: Mapping[str, str]) -> None:
     """Refuse a choice that is both gptx's own and in a --config-dir: Hydra would silently take gptx's."""
-    places = GlobalHydra.instance().config_loader().get_search_path().get_path()
-    own = [Path(place.path.removeprefix("file://")) for place in places if place.provider == "command-line"]
+    own = own_dirs()
     for group, option in choices.items():
         file = Path(group) / f"{option}.yaml"
         if found := [place / file for place in own if (place / file).exists() and (conf_dir() / file).exists()]:
@@ -142,12 +131,6 @@ def _names(tree: Mapping[str, Any], path: str = "") -> Iterator[str]:
     return (name for name, _ in flat(tree, path) if not name.rpartition(".")[2].startswith("_"))
 
 
-def did_you_mean(given: str, choices: Sequence[str]) -> str:
-    """`` Did you mean 'x'?`` or nothing."""
-    close = difflib.get_close_matches(given, choices, n=1, cutoff=0.6)
-    return f" Did you mean '{close[0]}'?" if close else ""
-
-
 def _unknown_key(given: str, keys: Iterator[str]) -> str:
     names = list(keys)
     parent, _, key = given.rpartition(".")
@@ -173,10 +156,9 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     text = str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, given = str(error.missing_cfg_file).rpartition("/")
-        options = sorted(error.options or [])
         if not group:
             return f"no config named {given}: gptx has one, which needs no --config-name"
-        return f"unknown option {group}={given}.{did_you_mean(given, options)} {group} is one of: {', '.join(options)}."
+        return unknown_option(group, given, own_dirs(overrides))
     if isinstance(error, ConfigCompositionException):
         match = re.search(r"Could not (?:override|append to config|delete from config)\W+'?([\w./@-]+)'?", text)
         cause = str(error.__cause__ or "")
@@ -188,17 +170,19 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     for sign, what in (
         (r"Multiple values for ([\w/]+)\.", "{0} has a choice already: write {0}=..., without +"),
         (r"Ambiguous value for argument '(.+)'", "{0} is several values: -m runs each of them, [...] makes a list"),
-        (r"parsing override '(.+)'\s+missing EQUAL", "cannot read '{0}': expected key=value, e.g. attention=gqa"),
     ):
         if found := re.search(sign, text):
             return what.format(found.group(1))
+    if isinstance(error, OverrideParseException):
+        found = re.search(r"while evaluating '.*': (.+)", text)  # a function in it, which says what is wrong
+        return f"cannot read '{error.override}': {found.group(1) if found else _GRAMMAR}"
     lines = [line.strip() for line in text.splitlines() if line.strip() and "https://hydra.cc" not in line]
     return " ".join(lines[:2]) if lines else type(error).__name__
 
 
 def _all_keys(overrides: Sequence[str]) -> Iterator[str]:
     """Every key that the config has with the options among these overrides, to suggest from."""
-    own = [Path(place).absolute() for flag, place in pairwise(overrides) if flag in ("--config-dir", "-cd")]
+    own = own_dirs(overrides)
     files = [(word, f"{word.replace('=', '/', 1)}.yaml") for word in overrides]
     choices = [word for word, file in files if any((place / file).exists() for place in (conf_dir(), *own))]
     choices += [f"hydra.searchpath=['{place}']" for place in own]
@@ -212,16 +196,6 @@ def _all_keys(overrides: Sequence[str]) -> Iterator[str]:
     OmegaConf.set_struct(default, False)
     del default["hydra"]
     yield from _names(OmegaConf.to_container(default, resolve=True))  # type: ignore[arg-type]
-
-
-def key_of(word: str) -> str:
-    """``trainer.max_steps`` of the override ``++trainer.max_steps=3``."""
-    return word.lstrip("+~").partition("=")[0].partition("@")[0]
-
-
-def about_sweeps(word: str) -> bool:
-    """Whether an override is about a whole sweep, and about none of its runs."""
-    return key_of(word).split(".")[0] in OF_SWEEPS
 
 
 def flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

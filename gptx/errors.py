@@ -37,7 +37,8 @@ class Interrupted(Exception):
 
 def reason(error: BaseException) -> str:
     """One line of an error."""
-    return str(error) if isinstance(error, GptxError) else f"{type(error).__name__}: {error}"
+    text = " ".join(str(error).split())
+    return text if isinstance(error, GptxError) else f"{type(error).__name__}: {text}"
 
 
 def processes_as(count: int) -> str:

@@ -20,14 +20,15 @@ from omegaconf import DictConfig
 from gptx import kept
 from gptx.attempt import begin, resume, warn
 from gptx.cli import Parser
-from gptx.config import UNREADABLE, about_sweeps, compose, conf_dir, explain, plain_dict
-from gptx.errors import ConfigError, GptxError, Interrupted
+from gptx.config import UNREADABLE, compose, explain, plain_dict
+from gptx.errors import ConfigError, GptxError, Interrupted, reason
 from gptx.journal import Journal
 from gptx.preflight import folder_of, preflight
 from gptx.processes import exit_code, hold_warnings
 from gptx.provenance import changed
 from gptx.runfolder import RunFolder
 from gptx.tracking import Follower
+from gptx.words import about_sweeps, check_choice, conf_dir, key_of
 
 if TYPE_CHECKING:
     from gptx.strategy.base import Strategy
@@ -70,7 +71,8 @@ def _check_flags() -> None:
     parser.prog = "python -m gptx.run"
     parser.error = partial(Parser.error, parser)  # type: ignore[method-assign, arg-type]
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word.startswith("~") or ("=" in word and word[0] != "-"))
-    parser.parse_args(sys.argv[1:])
+    for word in parser.parse_args(sys.argv[1:]).overrides:
+        check_choice(word)
 
 
 def _fail(text: str, code: int) -> NoReturn:
@@ -81,21 +83,24 @@ def _fail(text: str, code: int) -> NoReturn:
 def _task(_: DictConfig) -> None:
     """One run. Hydra's own composition is not used: ours is checked."""
     try:
-        words = HydraConfig.get().overrides.task
-        if of_sweep := [word for word in words if about_sweeps(word) and not word.startswith("dry_run=")]:
-            raise ConfigError(f"{of_sweep[0]} is about a sweep: give -m")
+        words, of_hydra = HydraConfig.get().overrides.task, HydraConfig.get().overrides.hydra
         cfg = compose(words)
-        _say_what_is_left(cfg)
+        allowed = ("dry_run", "hydra.launcher") if cfg.dry_run else ("dry_run",)  # it is checked for its machine
+        for word in filter(about_sweeps, (*words, *of_hydra)):
+            if not key_of(word).replace("/", ".").startswith(allowed):
+                raise ConfigError(f"{word} is about a sweep: give -m")
+        _say_what_is_left(cfg, words)
         code = _dry(words) if cfg.dry_run else run(cfg)
     except GptxError as error:  # not left to Hydra, which would add a line of its own
         _fail(str(error), error.exit_code)
     raise SystemExit(code)
 
 
-def _say_what_is_left(cfg: DictConfig) -> None:
+def _say_what_is_left(cfg: DictConfig, words: list[str]) -> None:
     """A study brings them along, and each run of its sweep has them solved already."""
     asked = {"match": cfg.variant.match != "none", "sweep.lr": cfg.sweep.lr, "sweep.halving": cfg.sweep.halving}
-    left = [key for key, given in asked.items() if given]
+    swept = [key for key in HydraConfig.get().sweeper.params if key not in map(key_of, words)]
+    left = [f"sweep of {' and '.join(swept)}"] * bool(swept) + [key for key, given in asked.items() if given]
     if left and not cfg.runtime.brief:
         print(f"gptx: this is one run, without the study's {', '.join(left)}, which is for -m", file=sys.stderr)
 
@@ -196,7 +201,7 @@ def _train(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: dict
             folder.end("failed", error=str(error).splitlines()[-1])  # of a worker's traceback: what was raised
         raise
     except Exception as error:
-        folder.end("failed", error=f"{type(error).__name__}: {error}")
+        folder.end("failed", error=reason(error))
         traceback.print_exc()
         return 1
     if folder.finished():  # a signal in the last moment comes too late

@@ -21,12 +21,13 @@ from rich.table import Table
 
 from gptx.assembly import build
 from gptx.cli import Parser
-from gptx.config import compose, conf_dir, options
+from gptx.config import compose
 from gptx.errors import ConfigError, GptxError
 from gptx.kernel.base import Kernel
 from gptx.measure import Cost, cost
 from gptx.model import GPT
 from gptx.parts import part
+from gptx.words import conf_dir, options
 
 MEET = ("attention", "pos", "window")  # axes whose options may refuse each other
 AXES = (*MEET, "ffn", "norm", "placement", "kernel")

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 import gptx
 from gptx.assembly import build
-from gptx.config import conf_dir
 from gptx.errors import ConfigError
 from gptx.model import GPT
 from gptx.parts import part
 from gptx.shape import Shape
+from gptx.words import conf_dir
 
 CONTEXT, VOCAB, SIZE = 12, 11, 5  # SIZE: what a window's sizes shrink to, so that it hides something of a row
 GROUPS = ("attention", "pos", "window", "ffn", "norm", "placement", "kernel")

@@ -17,7 +17,7 @@ from fake_runs import contents, database, rows_of, uid_of
 
 from gptx import compose, journal
 from gptx.best import load_best
-from gptx.errors import GptxError
+from gptx.errors import ConfigError, GptxError
 from gptx.generate import main as generate
 from gptx.kept import steps
 from gptx.preflight import preflight
@@ -259,6 +259,7 @@ MISTAKES = [
     (["~trainer.max_steps"], ["trainer.max_steps", "deleted"]),
     (["seed=0,1"], ["seed=0,1", "-m"]),
     (["max_steps"], ["max_steps", "="]),
+    (["attention=mha,gqa", "-m", "hydra/sweeper=basic"], ["hydra/sweeper=basic", "one of: grid, optuna."]),
     (["study=../elsewhere"], ["study=../elsewhere", "'/'"]),
     (["study=.hidden"], ["study=.hidden", "'.'"]),
     (["data=text", "data.path=nowhere.txt"], ["data.path=nowhere.txt", "no file"]),
@@ -299,6 +300,29 @@ def test_a_mistake_gets_one_line_before_torch_is_imported(
     done = gptx.run("gptx.run", *words, **without_torch)
     one_line(done, *parts)
     assert not gptx.outputs.exists()
+
+
+UNREADABLE = [
+    (["attention=[mha,gqa]"], ["attention=[mha,gqa] is a list: attention=mha,gqa with -m runs each"]),
+    (["attention=null"], ["unknown option attention=null. attention is one of: "]),
+    (
+        ["hydra/launcher=basic"],
+        ["unknown option hydra/launcher=basic.", "is one of: example_cluster, local"],
+    ),
+    (["hydra/sweeper=basic"], ["hydra/sweeper is one of: grid, optuna."]),
+    (["experiment=smoke/nanogpt_shakespeare_cpu"], ["_cpu. experiment/smoke is one of: attention_ablation, ffn_norm"]),
+    (["seed=0,"], ["cannot read 'seed=0,': expected key=value"]),
+    (["seed=some(1)"], ["cannot read 'seed=some(1)': Unknown function 'some'"]),
+]
+
+
+@pytest.mark.parametrize(("words", "parts"), named(UNREADABLE))
+def test_a_word_that_means_nothing_is_named(words: list[str], parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        compose(words)
+    assert "\n" not in str(refused.value)
+    for part in parts:
+        assert part in str(refused.value)
 
 
 UNFIT: list[tuple[list[str], list[str]]] = [

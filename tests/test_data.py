@@ -578,8 +578,9 @@ def test_an_error_while_tokenising_leaves_nothing(tmp_path: Path) -> None:
 
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"cannot write token files to .*set paths.data="):
-        prepare(Listed([TEXT]), Byte(), tmp_path / "file", quiet=True)
+    for name, keys in {"": "paths.data=", ".data": "paths.outputs= or paths.data="}.items():
+        with pytest.raises(DataError, match=rf"cannot write token files to [^;]*; set {keys}$"):
+            prepare(Listed([TEXT]), Byte(), tmp_path / "file" / name, quiet=True)
 
 
 class Terminal(io.StringIO):

@@ -29,13 +29,13 @@ from torch.utils.flop_counter import FlopCounterMode
 import gptx
 from gptx.assembly import build
 from gptx.cache import Cache
-from gptx.config import conf_dir
 from gptx.measure import cost
 from gptx.model import GPT
 from gptx.optim import decay_groups
 from gptx.parts import part
 from gptx.where import Where
 from gptx.window.base import Window
+from gptx.words import conf_dir
 
 GPT2_ARM = arm(attention="mha", pos="learned", window="full", ffn="gelu", norm="layernorm")
 

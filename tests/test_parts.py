@@ -27,7 +27,6 @@ from torch import Tensor
 
 import gptx
 from gptx.assembly import build, remarks
-from gptx.config import conf_dir
 from gptx.errors import ConfigError
 from gptx.identity import identity
 from gptx.model import GPT
@@ -35,6 +34,7 @@ from gptx.parts import part
 from gptx.plan import Plan
 from gptx.sampling import pick, text, tokens
 from gptx.tokenizer.byte import Byte
+from gptx.words import conf_dir
 
 # Schedules
 

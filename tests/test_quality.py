@@ -16,7 +16,7 @@ YAMLS = sorted(p for folder in ("conf", "experiments") for p in (ROOT / folder).
 ONLY_USERS = {
     "torch.distributed": {"gptx/strategy", "gptx/checkpoint.py"},  # and there its checkpoints alone
     "mlflow": {"gptx/replay.py", "gptx/store.py", "gptx/savedview.py", "gptx/ui.py", "gptx/compare"},
-    "hydra": {"gptx/config.py", "gptx/parts.py", "gptx/run.py", "gptx/sweep"},
+    "hydra": {"gptx/config.py", "gptx/words.py", "gptx/parts.py", "gptx/run.py", "gptx/sweep"},
     "optuna": {"gptx/sweep"},
     "datasets": {"gptx/data"},
     "tiktoken": {"gptx/tokenizer"},

@@ -31,6 +31,7 @@ from gptx.sweep.search import _forecast, _show
 from gptx.sweep.space import Space
 from gptx.sweep.study import STORE, Keys, importances, open_study, pruner
 from gptx.sweep.trials import Trials
+from gptx.words import key_of
 
 STEPS, EVERY = 40, 10
 GB = 10**9
@@ -457,7 +458,8 @@ def test_optuna_says_nothing(search: Search, capfd: pytest.CaptureFixture[str]) 
 
 
 def command(gptx: Gptx, *words: str) -> list[str]:
-    return ["-m", "hydra/sweeper=optuna", *OWN_CONF, *gptx.tiny, "sweep.jobs=2", *words]
+    each = {key_of(word): word for word in (*gptx.tiny, "sweep.jobs=2", *words)}
+    return ["-m", "hydra/sweeper=optuna", *OWN_CONF, *each.values()]
 
 
 def stored(gptx: Gptx) -> list[FrozenTrial]:

@@ -36,7 +36,6 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from gptx import compose, journal
-from gptx.config import conf_dir
 from gptx.device import Machine
 from gptx.errors import ConfigError
 from gptx.journal import Journal
@@ -52,6 +51,7 @@ from gptx.sweep.launcher import Launcher, Task, make
 from gptx.sweep.ledger import Sweep
 from gptx.sweep.slurm import Slurm
 from gptx.sweep.snapshot import freeze
+from gptx.words import conf_dir
 
 TESTCLUSTER = str(ROOT / "launch" / "testcluster")
 LAUNCHER = {"device": "cpu", "per_node": 1, "cpus": 1, "mem_gb": 1, "requeues": 3}

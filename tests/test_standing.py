@@ -119,6 +119,18 @@ def test_a_failure_of_an_earlier_command_waits(tmp_path: Path) -> None:
     assert [state for state, _ in told(found)] == ["stopped", "failed", "failed", "stopped"]
 
 
+def test_collect_names_what_never_began(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep(tmp_path, [cell(run(tmp_path, 4), "a"), cell(tmp_path / "study" / "never", "b")], BEGIN)
+    assert main(["collect", "--outputs", str(tmp_path)]) == 0
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "2 of 2 did not finish:",
+        "  a seed=0",
+        "    stopped: at step 4 of 20; the same command goes on",
+        "  b seed=0",
+        "    not started",
+    ]
+
+
 def test_collect_compares_the_best_rate_of_each_arm(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

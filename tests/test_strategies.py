@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from command import OWN, ROOT
 
-from gptx.config import options
+from gptx.words import options
 
 STRATEGIES = set(options("strategy")) - {"single"}
 MODULE = "import sys, benchmarks.{0} as bench; {1}; sys.exit(bench.main(sys.argv[1:]))"

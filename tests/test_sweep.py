@@ -4,16 +4,27 @@ import json
 import random
 import signal
 import subprocess
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
 from command import DEADLINE, OWN_CONF, Gptx, Terminal, equal_sweeps, history, records, same, send, until
 from conftest import Maker
 from hydra import compose as hydra_compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
 
 from gptx import config, journal, kept
 from gptx.device import cores
+from gptx.errors import ConfigError
+from gptx.sweep.aside import _child
+from gptx.sweep.base import check_words, words_of
+from gptx.sweep.board import Board
 from gptx.sweep.cell import cells
+from gptx.sweep.forks import start
+from gptx.sweep.launcher import End, Task, make
+from gptx.words import key_of
 
 GRID = ["attention=mha,gqa", "pos=rope,learned,none"]
 
@@ -24,8 +35,8 @@ def uids(gptx: Gptx) -> dict[str, str]:
 
 
 def sweep(gptx: Gptx, *words: str) -> list[str]:
-    """The words of a sweep of tiny runs."""
-    return ["-m", *OWN_CONF, *gptx.tiny, *words]
+    """The words of a sweep of tiny runs, each key once."""
+    return ["-m", *OWN_CONF, *{key_of(word): word for word in (*gptx.tiny, *words)}.values()]
 
 
 def told(text: str) -> dict[str, str]:
@@ -109,7 +120,7 @@ def test_what_cannot_be_composed_or_built_is_one_refusal(gptx: Gptx) -> None:
         (["sweep.jobz=2"], "unknown key 'sweep.jobz'. Did you mean 'sweep.jobs'?"),
         (["hydra.launcher.jobs=3"], "hydra.launcher.jobs"),
         (["attention=gqq", "seed=0,1"], "unknown option attention=gqq. Did you mean"),
-        (["pos=glob(zzz*)"], "means no combination at all"),
+        (["pos=glob(zzz*)"], "gptx: pos=glob(zzz*) means no value at all"),
         (["experiment=smoke/ffn_norm,smoke/gqa_groups"], "a study is a sweep of its own"),
         (["seed=0,1", "trainer.max_step=3"], "unknown key 'trainer.max_step'"),
     ],
@@ -121,12 +132,72 @@ def test_a_mistake_is_one_line(gptx: Gptx, words: list[str], expected: str) -> N
     assert not gptx.outputs.exists()
 
 
-@pytest.mark.parametrize("word", ["sweep.jobs=2", "sweep.retry=1", "sweep.lr=[1e-3]", "match=params"])
+def parsed(*words: str) -> list[Override]:
+    return OverridesParser.create().parse_overrides(list(words))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["seed=0,1", "seed=2,3"], "seed=0,1 and seed=2,3: the last alone would count, give seed once"),
+        (["+seed=4", "seed=range(3)"], "+seed=4 and seed=range(3)"),
+        (["paths.outputs=a,b"], "paths.outputs=a,b is about the whole sweep: give it one value"),
+        (["optim.lr=interval(1e-4,1e-2)"], "optim.lr=interval(1e-4,1e-2) is for hydra/sweeper=optuna"),
+        (["attention=mha,gqa", "seed=range(3,1)"], "seed=range(3,1) means no value at all"),
+    ],
+)
+def test_a_word_that_no_grid_can_mean(words: list[str], expected: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        check_words(parsed(*words))
+        list(map(words_of, parsed(*words)))
+    assert str(refused.value).startswith(expected) and "\n" not in str(refused.value)
+
+
+def test_one_value_may_be_given_twice() -> None:
+    check_words(parsed("seed=0", "pos=rope,none", "seed=1"))
+
+
+def test_a_launcher_of_another_kind_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"_target_=pathlib.Path is no gptx\.sweep\.launcher\.Launcher"):
+        make(OmegaConf.create({"_target_": "pathlib.Path"}))
+
+
+def test_a_check_whose_sweep_is_killed_ends_quietly() -> None:
+    told, telling = Pipe(duplex=False)
+    told.close()
+    child = start(_child, int, ["1"], telling, daemon=True)
+    telling.close()
+    child.join()
+    assert child.exitcode == 0
+
+
+def test_what_is_stopped_has_not_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    board = Board(2, 0, {}, 0.0)
+    for title, why in (("a", "stopped (it goes on from step 3)"), ("b", "RuntimeError: it broke")):
+        board.ended(End(Task(title, tmp_path, (), 1, "cpu"), why), again=False)
+    assert capsys.readouterr().err.splitlines() == [
+        "[0/2] a: stopped (it goes on from step 3)",
+        "[1/2] b: failed: RuntimeError: it broke",
+    ]
+
+
+WITHOUT = ["sweep.jobs=2", "sweep.lr=[1e-3]", "match=params", "hydra/launcher=slurm", "hydra.sweeper.n_trials=3"]
+
+
+@pytest.mark.parametrize("word", WITHOUT)
 def test_what_is_about_sweeps_is_refused_without_one(gptx: Gptx, word: str) -> None:
-    done = gptx(word)
+    more = ["hydra/sweeper=optuna"] * word.startswith("hydra.sweeper")
+    done = gptx(word, *more)
     assert done.code == 2
     assert f"{word} is about a sweep: give -m" in done.err and done.err.count("\n") == 1
     assert not gptx.outputs.exists()
+
+
+def test_one_run_of_a_study_says_so_and_may_be_tried_out_for_a_cluster(gptx: Gptx) -> None:
+    slurm = ["hydra/launcher=slurm", "hydra.launcher.device=cpu", "dry_run=true"]
+    done = gptx("experiment=smoke/pos_ablation", "pos=none", *slurm)
+    assert done.code == 0 and "1 combination: 1 will run" in done.out
+    assert done.err == "gptx: this is one run, without the study's sweep of seed, which is for -m\n"
 
 
 # ------------------------------------------------------------------------------------------------- runs
@@ -253,7 +324,7 @@ def test_ctrl_c_leaves_checkpoints_and_nothing_running(gptx: Gptx) -> None:
     (gptx.cwd / "go-when-told").touch()
     _, err = running.communicate(timeout=DEADLINE)
     assert running.returncode == 130, err
-    assert "Traceback" not in err
+    assert "Traceback" not in err and "[0/2] seed=0: stopped (it goes on from step 15)" in err
     assert gptx.orphans() == []
     assert journal.status(gptx.folder) == "interrupted"  # and the second one was not begun
 

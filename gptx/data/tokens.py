@@ -4,6 +4,7 @@ A token folder appears whole or not at all (written beside, then renamed); one p
 its name is the hash of all that decides its content, so it never changes and is never wrong to reuse.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -75,8 +76,9 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, quiet: bool = Fa
             _make(corpus, tokenizer, spec, home, quiet)
             tokens = _open(home)
     except OSError as exc:
-        reason = exc.strerror or str(exc)
-        raise DataError(f"cannot write token files to {folder}: {reason}; free space, or set paths.data=") from exc
+        reason, full = exc.strerror or str(exc), exc.errno in (errno.ENOSPC, errno.EDQUOT)
+        key = "paths.data=" if folder.name != ".data" else "paths.outputs= or paths.data="  # which follows from it
+        raise DataError(f"cannot write token files to {folder}: {reason}; {'free space, or ' * full}set {key}") from exc
     assert tokens is not None, f"{home} was written just now"
     return tokens
 

@@ -155,11 +155,11 @@ def _collect(sweep: Sweep) -> int:
         print(f"\n{len(still)} of {len(found)} are not done yet ({_counts(still)}): collect again when they are")
     for state in ("left out", "pruned"):
         listed(state, {one.title: one.told for one in found if one.state == state}, len(found))
-    bad = [one for one in found if one.state in ("failed", "refused", "stopped")]
+    bad = [one for one in found if one.state in ("failed", "refused", "stopped", "not started")]
     if bad:
         print(f"\n{len(bad)} of {len(found)} did not finish:", file=sys.stderr)
     for title, one in _gathered(bad):
-        print(f"  {title}\n    {one.state}: {one.told}", file=sys.stderr)
+        print(f"  {title}\n    {': '.join(filter(None, (one.state, one.told)))}", file=sys.stderr)
     return int(any(one.state == "failed" for one in found))
 
 

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
@@ -80,9 +81,10 @@ class _Share:
 def _child(work: Callable[[Any], Any], items: Sequence[Any], telling: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's is for the sweep, which ends this process
     forks.leash()
-    for item in items:
-        try:
-            told = True, work(item)
-        except (Exception, SystemExit) as error:
-            told = False, reason(error)
-        telling.send(told)
+    with suppress(BrokenPipeError):  # whoever asked is gone
+        for item in items:
+            try:
+                told = True, work(item)
+            except (Exception, SystemExit) as error:
+                told = False, reason(error)
+            telling.send(told)

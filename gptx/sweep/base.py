@@ -1,5 +1,6 @@
 """What every sweep has, whatever it tries: its words, its launcher, its plan, the loop, and how it ends."""
 
+import itertools
 import shlex
 import sys
 from abc import abstractmethod
@@ -8,20 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from gptx.config import about_sweeps, compose, explain, key_of, plain_dict
+from gptx.config import compose, explain, plain_dict
 from gptx.errors import ConfigError
 from gptx.provenance import changed
 from gptx.sweep import forks
 from gptx.sweep.cell import Cell
 from gptx.sweep.launcher import Launcher
 from gptx.tracking import Follower
+from gptx.words import about_sweeps, key_of
 
 
 class Base(Sweeper):
@@ -43,10 +44,8 @@ class Base(Sweeper):
             forks.clear()
 
     def _swept(self, arguments: list[str]) -> int:
-        for parsed in self._parsed([word for word in arguments if key_of(word) == "experiment"]):
-            if parsed.is_sweep_override():
-                raise ConfigError(f"{parsed.input_line}: a study is a sweep of its own, give one")
         given = [*self._of_study(arguments), *arguments]
+        check_words(self._parsed(given))
         whole = [word for word in given if about_sweeps(word)]
         return self._run([word for word in given if not about_sweeps(word)], whole)
 
@@ -56,9 +55,6 @@ class Base(Sweeper):
 
     def _options(self, words: Sequence[str], whole: Sequence[str]) -> DictConfig:
         """The config that says how to sweep. ``words``: of any of its runs."""
-        for parsed in self._parsed(list(whole)):
-            if parsed.is_sweep_override():
-                raise ConfigError(f"{parsed.input_line} is about the whole sweep: give it one value")
         options = compose([*words, *whole])
         for key in ("jobs", "retry", "timeout", "grace", "memory"):
             if options.sweep[key] < 0:
@@ -74,15 +70,8 @@ class Base(Sweeper):
         return OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(overrides=words)
 
     def _combinations(self, words: list[str]) -> list[list[str]]:
-        parsed = self._parsed(words)
-        try:
-            batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-        except Exception as error:  # Hydra raises what it likes for a malformed sweep
-            raise ConfigError(explain(error)) from error
-        combinations = [list(overrides) for batch in batches for overrides in batch]
-        if not combinations:
-            raise ConfigError(f"{' '.join(words)} means no combination at all: a glob or a range in it is empty")
-        return combinations
+        axes = {one.get_key_element(): words_of(one) for one in self._parsed(words)}
+        return [list(words) for words in itertools.product(*axes.values())]
 
     def _own(self) -> list[str]:
         """A user's own --config-dir, for each run."""
@@ -103,6 +92,36 @@ class Base(Sweeper):
             "factor": options.sweep.factor if options.sweep.halving else 0,
             "cells": [cell.record() for cell in found],
         }
+
+
+def check_words(parsed: Sequence[Override]) -> None:
+    """Refuse several values where a sweep has one, and a key that has its values in two words."""
+    given: dict[str, Override] = {}
+    for one in parsed:
+        word, key = str(one.input_line), key_of(str(one.input_line))
+        first = given.setdefault(key, one)
+        if one.is_sweep_override() and key == "experiment":
+            raise ConfigError(f"{word}: a study is a sweep of its own, give one")
+        if one.is_sweep_override() and (about_sweeps(word) or key == "paths.outputs"):
+            raise ConfigError(f"{word} is about the whole sweep: give it one value")
+        if first is not one and (one.is_sweep_override() or first.is_sweep_override()):
+            raise ConfigError(f"{first.input_line} and {word}: the last alone would count, give {key} once")
+
+
+def words_of(one: Override) -> list[str]:
+    """The words that a word of a grid stands for."""
+    key, word = one.get_key_element(), one.input_line
+    if not one.is_sweep_override():
+        return [f"{key}={one.get_value_element_as_str()}"]
+    if not one.is_discrete_sweep():
+        raise ConfigError(f"{word} is for hydra/sweeper=optuna; a grid takes values, such as optim.lr=1e-3,3e-3")
+    try:
+        values = [f"{key}={value}" for value in one.sweep_string_iterator()]
+    except Exception as error:  # Hydra raises what it likes for a malformed sweep
+        raise ConfigError(f"{word}: {explain(error)}") from error
+    if not values:
+        raise ConfigError(f"{word} means no value at all: the glob or the range in it is empty")
+    return values
 
 
 @contextmanager

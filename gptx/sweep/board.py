@@ -92,6 +92,8 @@ class Board:
             self._best = min(self._best or (loss, end.task.title), (loss, end.task.title))
         elif not end.reason:
             told = f"as far as asked, step {pulse.step:,}"
+        elif end.reason.startswith("stopped"):  # with the sweep, and not by a bound
+            told = end.reason
         else:
             self._failed += not again
             told = f"{'tried again' if again else 'failed'}: {end.reason}"

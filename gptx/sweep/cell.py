@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from gptx import parts
-from gptx.config import Schemas, compose, key_of, plain_dict
+from gptx.config import Schemas, compose, plain_dict
 from gptx.errors import ConfigError, NotTokenised, reason
 from gptx.preflight import folder_of, preflight
 from gptx.provenance import own_modules
 from gptx.runfolder import RunFolder
 from gptx.sweep.aside import each
 from gptx.sweep.launcher import Task
+from gptx.words import key_of
 
 if TYPE_CHECKING:
     from gptx.device import Machine

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Self
 
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config import key_of, plain_dict, plugin_keys
+from gptx.config import plain_dict, plugin_keys
+from gptx.errors import ConfigError
 from gptx.parts import part
 from gptx.runfolder import RunFolder
 from gptx.sweep.ledger import Sweep
+from gptx.words import key_of
 
 if TYPE_CHECKING:
     from gptx.device import Machine
@@ -125,5 +127,7 @@ def make(cfg: DictConfig) -> Launcher:
     Raises:
         ConfigError: a key that it has not, or a value that cannot be.
     """
-    found: Launcher = part(OmegaConf.create(plugin_keys("launcher", plain_dict(cfg))))
+    found = part(OmegaConf.create(plugin_keys("launcher", plain_dict(cfg))))
+    if not isinstance(found, Launcher):
+        raise ConfigError(f"hydra.launcher._target_={cfg._target_} is no {__name__}.Launcher: hydra/launcher=local is")
     return found

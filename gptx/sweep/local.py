@@ -18,12 +18,12 @@ from typing import Self
 from omegaconf import DictConfig
 
 from gptx import journal
-from gptx.config import key_of
 from gptx.device import cores
 from gptx.sweep import forks
 from gptx.sweep.launcher import End, Launcher, Task, forced_once, uid
 from gptx.sweep.ledger import Sweep
 from gptx.sweep.watched import LOG, Watched
+from gptx.words import key_of
 
 _PAUSE = 0.25  # seconds between two looks at what runs
 _KILL_FIRST = "500"  # where memory runs out, the system is to take a run, and not the sweep

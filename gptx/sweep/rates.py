@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gptx.config import key_of
 from gptx.errors import ConfigError
 from gptx.runfolder import RunFolder
+from gptx.words import key_of
 
 KEY = "optim.lr"
 Record = Mapping[str, Any]  # of a cell: see `gptx.sweep.cell.Cell.record`

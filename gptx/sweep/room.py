@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config import conf_dir, plain_dict
+from gptx.config import plain_dict
 from gptx.errors import GptxError
 from gptx.memory import BASE, estimate, machine_memory
 from gptx.parts import tokens
 from gptx.sweep.aside import each
 from gptx.sweep.cell import Cell, no_estimate
+from gptx.words import conf_dir
 
 COMPUTES = (
     "model attention pos window ffn norm placement kernel strategy tokenizer data compile activation_checkpointing"

@@ -17,7 +17,6 @@ from typing import Any, Self
 
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config import key_of
 from gptx.device import Machine
 from gptx.errors import ConfigError, RunFailed
 from gptx.journal import Journal
@@ -28,6 +27,7 @@ from gptx.sweep.jobs import FOLDER, cancelled_in, jobs_of, judge, run_of
 from gptx.sweep.launcher import End, Launcher, Task, uid
 from gptx.sweep.ledger import Sweep
 from gptx.sweep.snapshot import freeze
+from gptx.words import key_of
 
 _PAUSE = 1.0  # seconds between two looks at the queue
 _ARRAY = 1000  # jobs; Slurm's own default for MaxArraySize is one more

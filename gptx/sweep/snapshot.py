@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from gptx.config import conf_dir
 from gptx.provenance import COMMIT, git
 from gptx.runfolder import write_json
+from gptx.words import conf_dir
 
 _PACKAGE = Path(__file__).parents[1]
 

@@ -17,9 +17,9 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import StudyDirection
 
 from gptx.compare.table import CURVES, METRICS
-from gptx.config import did_you_mean
 from gptx.errors import ConfigError
 from gptx.journal import drop_torn_line
+from gptx.words import did_you_mean
 
 STORE = "optuna.jsonl"
 SAMPLERS, PRUNERS = ("tpe", "nsga2", "random"), ("none", "median", "asha")

@@ -11,11 +11,11 @@ import torch.distributed as dist
 
 import gptx
 from gptx.assembly import build
-from gptx.config import options
 from gptx.optim import decay_groups, update
 from gptx.parts import part
 from gptx.strategy import workers
 from gptx.strategy.base import Batch
+from gptx.words import options
 
 SIZES = ["device=cpu", "precision=fp32", "model.n_layer=2", "model.n_head=4", "model.d_model=32", "model.context=16"]
 ALONE = {"hsdp": ["strategy.shard=1"], "fsdp_tp": ["strategy.tp=1"]}

@@ -28,7 +28,7 @@ class Scaled(GQA):
         if gain < -1:
             sys.exit(0)
         if gain < 0:
-            raise ArithmeticError("a gain below nothing")
+            raise ArithmeticError("a gain below\nnothing")
         self.gain = gain
 
     def forward(self, x: Tensor, view: View, keep: Keep) -> Tensor:
@@ -80,7 +80,7 @@ class Troubled(Fragile):
         pass
 
     def _raise(self) -> None:
-        raise RuntimeError("the kernel broke")
+        raise RuntimeError("the kernel\nbroke")
 
     def _once(self) -> None:
         mark = Path(os.environ["PAUSE_IN"], "broken once")
