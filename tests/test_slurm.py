@@ -15,20 +15,7 @@ from pathlib import Path
 import fake_runs
 import psutil
 import pytest
-from command import (
-    ROOT,
-    Gptx,
-    equal_sweeps,
-    history,
-    pausing,
-    records,
-    same,
-    send,
-    the_first,
-    until,
-    words,
-    words_of,
-)
+from command import ROOT, Gptx, equal_sweeps, history, pausing, records, same, send, the_first, until, words, words_of
 from conftest import Maker, Trained
 from fake_runs import contents, database, uid_of
 from hydra import compose as hydra_compose
@@ -279,6 +266,8 @@ def test_preempted_and_requeued(gptx: Gptx, slurm: Cluster, reference: Callable[
     slurm.ask("sbatch", "-p", "high", "-N2", "--exclusive", "--output=/dev/null", "--wrap=true")
     assert until(lambda: slurm.job(gptx)["PreemptTime"] != "None")
     (gptx.cwd / "go-when-told").touch()
+    assert until(lambda: records(gptx.folder, "resume"))
+    (gptx.cwd / "go").touch()  # it pauses again, and nobody tells it anything
     assert until(lambda: finished(gptx))
     assert until(over(slurm, gptx))
     assert slurm.job(gptx)["Restarts"] == "1"
