@@ -75,10 +75,9 @@ def _row(folder: Path) -> Row:
     row["seed"] = _whole(result.get("seed"), _whole(config.get("seed"), 0))
     row["data_seed"] = _whole(config.get("data_seed"), row["seed"])
     row |= {key: _number(result.get(key)) for key in ("steps", "tokens", *(m.key for m in METRICS))}
-    row["device"] = str(hardware.get("device") or "")
+    row |= {"device": str(hardware.get("device") or ""), "code": _dict(result.get("code"))}
     cores = hardware.get("cores")
     row["hardware"] = ", ".join(str(x) for x in (row["device"], hardware.get("cpu"), cores and f"{cores} cores") if x)
-    row["code"] = _dict(result.get("code"))
     row["variant"] = {k: str(v) for k, v in _dict(result.get("variant")).items() if k not in NOT_RESULT}
     return row
 
