@@ -1,15 +1,18 @@
 """What `python -m gptx.sweep` says of a sweep, from folders and journals as sweeps leave them."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_runs import make_run, result, trained
+from rich.console import Console
 
 from gptx.compare import render
 from gptx.journal import Journal
 from gptx.runfolder import write_json
+from gptx.sweep import __main__ as module
 from gptx.sweep.__main__ import main
 from gptx.sweep.ledger import Sweep
 from gptx.sweep.standing import standings
@@ -129,6 +132,14 @@ def test_collect_names_what_never_began(tmp_path: Path, capsys: pytest.CaptureFi
         "  b seed=0",
         "    not started",
     ]
+
+
+def test_a_command_is_never_folded_into_a_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command, out = " ".join(["python -m gptx.run -m", *(f"seed={n}" for n in range(60))]), io.StringIO()
+    sweep(tmp_path, [], command=command)
+    monkeypatch.setattr(module, "_console", lambda: Console(file=out, width=80, force_terminal=True, color_system=None))
+    assert main(["list", "--outputs", str(tmp_path)]) == 0
+    assert out.getvalue().endswith(f"\nit: {command}\n")
 
 
 def test_collect_compares_the_best_rate_of_each_arm(
