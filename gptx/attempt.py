@@ -83,9 +83,9 @@ def _warn_of_other_hardware(folder: RunFolder, facts: dict[str, Any], book: Jour
     start = folder.start_record() or {}
     before, now = ({**f["hardware"], "dtype": f["dtype"], "processes": f.get("processes")} for f in (start, facts))
     watched = ("dtype", "name", "processes")
-    changed = [f"{key} {before.get(key)} -> {now[key]}" for key in watched if before.get(key) != now[key]]
-    if changed:
-        warn(book, f"goes on otherwise than it began ({', '.join(changed)}): the result is not the same bit for bit")
+    other = [f"{key} {before.get(key)} -> {now[key]}" for key in watched if before.get(key) != now[key]]
+    if other:
+        warn(book, f"goes on otherwise than it began ({', '.join(other)}): the result is not the same bit for bit")
 
 
 def _warn_of_other_code(folder: RunFolder, book: Journal) -> None:

@@ -94,9 +94,8 @@ class Saver:
             return ""
         except (OSError, RuntimeError, CheckpointException) as error:
             cause = _cause(error)
-            return (
-                "inline_container" in cause and no_space(self.folder)
-            ) or cause  # torch's own writer does not say it
+            hidden = "inline_container" in cause  # torch's own writer does not say why it was cut short
+            return (no_space(self.folder) if hidden else "") or cause
 
 
 def _check_files(part: Path, metadata: Any) -> None:

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from gptx.errors import ConfigError
-from gptx.words import check_choice, conf_dir, did_you_mean, own_dirs, unknown_option
+from gptx.words import PLUGINS, check_choice, conf_dir, did_you_mean, own_dirs, unknown_option
 
 UNREADABLE = (HydraException, OmegaConfBaseException, YAMLError)  # what composing may raise
 SMALLEST, LARGEST = 1e-30, 1e15  # of numbers in a config
@@ -158,7 +158,8 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
         group, _, given = str(error.missing_cfg_file).rpartition("/")
         if not group:
             return f"no config named {given}: gptx has one, which needs no --config-name"
-        return unknown_option(group, given, own_dirs(overrides))
+        others = error.options or [] if group.startswith("hydra/") and group not in PLUGINS else []
+        return unknown_option(group, given, own_dirs(overrides), others)
     if isinstance(error, ConfigCompositionException):
         match = re.search(r"Could not (?:override|append to config|delete from config)\W+'?([\w./@-]+)'?", text)
         cause = str(error.__cause__ or "")

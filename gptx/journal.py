@@ -138,4 +138,4 @@ def status(run_dir: Path) -> str:
             last = record
     if last is not None and last["kind"] == "end":
         return str(last["status"])
-    return "running" if alive else "killed"
+    return "running" if alive or locked(run_dir) else "killed"

@@ -127,7 +127,10 @@ def sync_folder(path: Path) -> None:
 
 def no_space(folder: Path) -> str:
     """The system's words where the disk of a folder has no space left; "" where it has."""
-    return os.strerror(errno.ENOSPC) if shutil.disk_usage(folder).free < FULL else ""
+    try:
+        return os.strerror(errno.ENOSPC) if shutil.disk_usage(folder).free < FULL else ""
+    except OSError:  # the folder is gone
+        return ""
 
 
 def write_json(path: Path, value: dict[str, Any], indent: int | None = None) -> None:

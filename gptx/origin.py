@@ -1,5 +1,6 @@
 """The checkpoint of another run that a run begins from (``resume_from``). Without torch."""
 
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -55,7 +56,7 @@ def find(given: str) -> Origin | None:
         why = damage(path)
         if why is None:
             return Origin(path, start["identity"], start["uid"], tuple(remarks))
-        if not path.exists():  # that run goes on, and keeps but the newest
+        if not os.path.lexists(path):  # that run goes on, and keeps but the newest
             return find.__wrapped__(given)
         remarks.append(f"resume_from: {path} is damaged ({why}): going back to the one before it")
     reason = f"none of its checkpoints is whole ({why})" if remarks else "it has no checkpoint"

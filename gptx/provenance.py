@@ -59,7 +59,8 @@ def own_modules() -> dict[str, str]:
         if not file or not file.endswith(".py") or getattr(package, "__file__", None):
             continue
         place = Path(file).resolve()
-        if not any(place.is_relative_to(environment) for environment in environments):
+        installed = {"site-packages", "dist-packages"} & set(place.parts)  # also one of a cluster's, by PYTHONPATH
+        if not installed and not any(place.is_relative_to(environment) for environment in environments):
             found[name] = str(place.parent if place.name == "__init__.py" else place)
     return found
 
@@ -85,6 +86,7 @@ def _place(name: str) -> Path | None:
 
 def _said(place: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+    files = filter(Path.is_file, sorted(place.rglob("*.py"))) if place.is_dir() else [place]
+    for path in files:
         digest.update(str(path.relative_to(place)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]

@@ -213,7 +213,7 @@ class Replay:
         if self._last["kind"] == "end":
             self.status = self._last["status"]
         else:
-            self.status = "running" if self._alive else "killed"
+            self.status = "running" if self._alive or journal.locked(self.run_dir) else "killed"
         status = _STATUS.get(self.status, "KILLED")
         note = rows.note(self._start, self._last, self.status, self.folder)
         wanted = (status, None if status == "RUNNING" else self._time, note)

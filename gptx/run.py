@@ -72,7 +72,7 @@ def _check_flags() -> None:
     parser.error = partial(Parser.error, parser)  # type: ignore[method-assign, arg-type]
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word.startswith("~") or ("=" in word and word[0] != "-"))
     for word in parser.parse_args(sys.argv[1:]).overrides:
-        check_choice(word)
+        check_choice(word, sys.argv[1:])
 
 
 def _fail(text: str, code: int) -> NoReturn:

@@ -1,9 +1,10 @@
 """A word of the command line: the key that it is about, and the option of a group that it takes."""
 
 import difflib
+import os
 import re
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -12,6 +13,7 @@ from hydra.core.plugins import Plugins
 
 from gptx.errors import ConfigError
 
+PLUGINS = ("hydra/launcher", "hydra/sweeper")  # groups whose options have to be gptx's
 OF_SWEEPS = ("sweep.", "match.", "dry_run.", "hydra.launcher.", "hydra.sweeper.")
 
 
@@ -39,30 +41,39 @@ def about_sweeps(word: str) -> bool:
 def own_dirs(words: Sequence[str] = ()) -> list[Path]:
     """A user's --config-dir: by the words of a command, or Hydra's where that is at work."""
     if not GlobalHydra.instance().is_initialized():
-        return [Path(place).absolute() for flag, place in pairwise(words) if flag in ("--config-dir", "-cd")]
+        apart = (word.split("=", 1) if word.startswith("--config-dir=") else [word] for word in words)
+        flags = pairwise(chain.from_iterable(apart))
+        return [Path(place).absolute() for flag, place in flags if flag in ("--config-dir", "-cd")]
     places = GlobalHydra.instance().config_loader().get_search_path().get_path()
     return [Path(place.path.removeprefix("file://")) for place in places if place.provider == "command-line"]
 
 
-def check_choice(word: str) -> None:
-    """Refuse what Hydra takes as the option of a group and gptx does not.
+def check_choice(word: str, words: Sequence[str] = ()) -> None:
+    """Refuse what Hydra takes as the option of a group and gptx does not. ``words``: of the whole command.
 
     Raises:
         ConfigError: a list, which Hydra makes one mixture of; null; a launcher or a sweeper that is not gptx's.
     """
     group, given = key_of(word), word.partition("=")[2]
-    if not (conf_dir() / group).is_dir():
+    if not os.path.isdir(conf_dir() / group) or word.startswith("~") or word == "experiment=null":
         return
     if given.startswith("["):
         each = re.sub(r"[\[\] ]", "", given)
         raise ConfigError(f"{word} is a list: {group}={each} with -m runs each, and without it one of them is meant")
-    plugin = group in ("hydra/launcher", "hydra/sweeper") and bool(Plugins.instance())  # which store theirs
-    if given == "null" or (plugin and f"{given}.yaml" in ConfigStore.instance().list(group)):
-        raise ConfigError(unknown_option(group, given, own_dirs()))
+    own = own_dirs(words)
+    if given == "null" or (group in PLUGINS and given not in options(group, own) and _stored(group, given)):
+        raise ConfigError(unknown_option(group, given, own))
 
 
-def unknown_option(group: str, given: str, own: Sequence[Path]) -> str:
-    known = options(group, own)
+def _stored(group: str, given: str) -> bool:
+    """Whether Hydra, or an installed plugin of it, brings such an option along."""
+    Plugins.instance()  # it finds them, and they store theirs
+    return f"{given}.yaml" in ConfigStore.instance().list(group)
+
+
+def unknown_option(group: str, given: str, own: Sequence[Path], others: Sequence[str] = ()) -> str:
+    """A line. ``others``: what Hydra has besides gptx's own, where those count."""
+    known = sorted({*options(group, own), *others})
     return f"unknown option {group}={given}.{did_you_mean(given, known)} {group} is one of: {', '.join(known)}."
 
 

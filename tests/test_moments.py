@@ -9,8 +9,8 @@ import pytest
 from fake_runs import make_run, result
 from omegaconf import OmegaConf
 
-from gptx import journal, kept, origin
-from gptx.errors import ConfigError, RunFailed
+from gptx import journal, kept, origin, provenance, words
+from gptx.errors import ConfigError
 from gptx.journal import Journal
 from gptx.runfolder import RunFolder, held
 from gptx.strategy.workers import WorkerLost, _first_error
@@ -19,6 +19,7 @@ from gptx.sweep.launcher import End, Task
 from gptx.sweep.ledger import Sweep
 from gptx.sweep.standing import standings
 from gptx.sweep.watched import Watched
+from gptx.words import check_choice
 
 
 def finish(folder: Path) -> None:
@@ -126,7 +127,7 @@ def test_the_error_of_a_worker_comes_before_what_its_peers_make_of_it(tmp_path: 
     said = _first_error(tmp_path, {0: 1, 1: -9}, 2, tmp_path)
     assert "worker 1 (of 0..1) died without a word (SIGKILL)" in str(said)
     last = _first_error(tmp_path, {0: 1}, 2, tmp_path)
-    assert str(last) == "lost another one" and isinstance(last, WorkerLost | RunFailed)
+    assert str(last) == "lost another one" and isinstance(last, WorkerLost)
 
 
 def test_a_run_that_ends_before_it_was_shown_has_come_as_far_as_it_has(
@@ -153,3 +154,29 @@ def test_where_a_run_stands_is_told_when_it_has_ended(tmp_path: Path) -> None:
     (folder / "checkpoints/step-00000020").mkdir()
     assert watched.end(75).reason == "took longer than sweep.timeout=1 minutes (it goes on from step 20)"
     assert not RunFolder(folder).finished()
+
+
+def test_what_is_gone_is_no_error_of_its_own(tmp_path: Path) -> None:
+    """A folder that somebody has removed, a disk that is away, an editor's lock beside a module."""
+    assert kept.no_space(tmp_path / "gone") == ""
+    folder = make_run(tmp_path, end=None)
+    (folder / "checkpoints" / kept.step_name(10)).symlink_to(tmp_path / "away")
+    with pytest.raises(ConfigError, match="none of its checkpoints is whole"):
+        origin.find(str(folder))
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").write_text("one = 1")
+    before = provenance._said(tmp_path / "package")
+    (tmp_path / "package" / ".#mine.py").symlink_to("user@host.1234")
+    assert provenance._said(tmp_path / "package") == before
+
+
+def test_an_installed_plugin_takes_no_option_of_gptx_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra's published optuna sweeper has the name of gptx's own."""
+    monkeypatch.setattr(words, "_stored", lambda group, given: True)
+    check_choice("hydra/sweeper=optuna")
+    with pytest.raises(ConfigError, match=r"unknown option hydra/sweeper=ax\. hydra/sweeper is one of: grid, optuna\."):
+        check_choice("hydra/sweeper=ax")
+    for word in ("experiment=null", "~experiment", "no such group" * 40):
+        check_choice(word)
+    with pytest.raises(ConfigError, match="unknown option pos=null"):
+        check_choice("pos=null")

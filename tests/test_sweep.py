@@ -198,6 +198,11 @@ def test_one_run_of_a_study_says_so_and_may_be_tried_out_for_a_cluster(gptx: Gpt
     done = gptx("experiment=smoke/pos_ablation", "pos=none", *slurm)
     assert done.code == 0 and "1 combination: 1 will run" in done.out
     assert done.err == "gptx: this is one run, without the study's sweep of seed, which is for -m\n"
+    (gptx.cwd / "own" / "experiment").mkdir(parents=True)
+    (gptx.cwd / "own" / "experiment" / "halves.yaml").write_text("# @package _global_\nsweep: {halving: true}\n")
+    done = gptx("--config-dir=own", "experiment=halves", "dry_run=true")
+    assert done.code == 0 and "1 combination: 1 will run" in done.out
+    assert done.err == "gptx: this is one run, without the study's sweep.halving, which is for -m\n"
 
 
 # ------------------------------------------------------------------------------------------------- runs

@@ -124,7 +124,9 @@ def _first_error(folder: Path, failed: dict[int, int], nproc: int, logs: Path) -
     told = {int(record.stem): json.loads(record.read_text()) for record in records}
     silent = [rank for rank in failed if rank not in told]
     causes = [one for one in told.values() if not one["cut"]]
-    first = next(iter(causes or ([] if silent else told.values())), None)
+    if not silent:
+        causes = causes or list(told.values())
+    first = next(iter(causes), None)
     if first is not None:
         return (WorkerLost if first["lost"] else RunFailed)(first["text"])
     rank, code = silent[0], failed[silent[0]]

@@ -21,6 +21,7 @@ from gptx.provenance import changed
 from gptx.sweep import forks
 from gptx.sweep.cell import Cell
 from gptx.sweep.launcher import Launcher
+from gptx.sweep.ledger import Sweep
 from gptx.tracking import Follower
 from gptx.words import about_sweeps, key_of
 
@@ -136,8 +137,11 @@ def following(options: DictConfig, folders: Sequence[Path]) -> Iterator[Callable
             print(f"gptx: {warning}", file=sys.stderr)
 
 
-def survey(found: Sequence[Cell], launcher: Launcher, options: DictConfig) -> float:
+def survey(found: Sequence[Cell], launcher: Launcher, options: DictConfig, sweep: Sweep | None = None) -> float:
     """Show what will run, what it takes and what is refused, and let no more run at once than this machine can hold.
+
+    Args:
+        sweep: whose journal has what a halving has decided.
 
     Returns:
         The seconds that all of it is thought to take.
@@ -151,15 +155,16 @@ def survey(found: Sequence[Cell], launcher: Launcher, options: DictConfig) -> fl
     outputs = Path(options.paths.outputs)
     pace = Pace(outputs, launcher.slots, launcher.here, runs)  # the cores are shared so, whatever memory has to say
     launcher.slots, note = check_memory(found, launcher.slots, launcher.here)
-    course = Course.ahead(found, options.sweep.factor, launcher.sweep) if options.sweep.halving else None
+    halves = sweep and options.sweep.halving and any(not cell.refusal for cell in found)
+    course = Course.ahead(found, options.sweep.factor, sweep) if sweep and halves else None
     notes = [*([note] if note else []), *_of_other_code(found)]
     return show(found, launcher.slots, pace, options.about, notes, course)
 
 
 def _of_other_code(found: Sequence[Cell]) -> list[str]:
     """A line where runs were made, or begun, by what the user's own modules said then."""
-    begun = [cell for cell in found if cell.folder and not (cell.refusal or cell.cfg.force)]
-    names = [changed((cell.folder.start_record() or {}).get("code", {})) for cell in begun if cell.folder]
+    folders = [cell.folder for cell in found if cell.folder and not (cell.refusal or cell.cfg.force)]
+    names = [changed((folder.start_record() or {}).get("code", {})) for folder in folders]
     if not any(names):
         return []
     what = ", ".join(sorted({name for some in names for name in some}))

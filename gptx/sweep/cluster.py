@@ -92,6 +92,7 @@ def _ask(*command: str) -> str:
     except FileNotFoundError:
         raise RunFailed(f"no {command[0]} here: is this a machine of the cluster's?") from None
     if done.returncode:
-        said = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]  # what it could not do at last
-        raise RunFailed(f"Slurm's {command[0]} failed: {said.removeprefix(f'{command[0]}: ')}")
+        said = [*done.stdout.splitlines()[:1], *done.stderr.splitlines()]  # at last, what it could not do
+        last = next(filter(None, map(str.strip, reversed(said))), f"exit code {done.returncode}")
+        raise RunFailed(f"Slurm's {command[0]} failed: {last.removeprefix(f'{command[0]}: ')}")
     return done.stdout

@@ -45,7 +45,7 @@ class GridSweeper(Base):
             if launcher.detached:
                 raise ConfigError("sweep.halving decides while runs go on: hydra.launcher.wait=true stays and watches")
             halving.check([cell for cell in found if not cell.refusal], options.sweep.factor)
-        seconds = survey(found, launcher, options)
+        seconds = survey(found, launcher, options, sweep)
         refused = [cell for cell in found if cell.refusal]
         if options.dry_run:
             return 2 if refused and not options.sweep.skip_invalid else 0

@@ -115,9 +115,10 @@ class Course:
         return found
 
     def __str__(self) -> str:
+        if not (ahead := [f"{step:,}" for step in self.steps[:-1]]):
+            return ""
         share = "better half" if self.factor == 2 else f"best 1/{self.factor}"
-        ahead = ", ".join(f"{step:,}" for step in self.steps[:-1])
-        return f"halving: at step{'s' * (len(self.steps) > 2)} {ahead} the {share} of the arms goes on" * bool(ahead)
+        return f"halving: at step{'s' * (len(ahead) > 1)} {', '.join(ahead)} the {share} of the arms goes on"
 
 
 class Halving(Course):

@@ -124,7 +124,7 @@ def _forecast(trials: int, corners: Sequence[Cell], launcher: Launcher, options:
     left, whole, sources = max(0, trials - done), 0.0, []
     if left:
         check(corners, launcher.there)
-        check_memory(corners, launcher.slots, launcher.here)
+        launcher.slots, note = check_memory(corners, launcher.slots, launcher.here)
         able = [cell for cell in corners if not cell.refusal and not cell.done]
         pace = Pace(Path(options.paths.outputs), launcher.slots, launcher.here)
         priced = [(seconds, source) for seconds, source in map(pace.seconds, able) if seconds]
@@ -132,8 +132,10 @@ def _forecast(trials: int, corners: Sequence[Cell], launcher: Launcher, options:
         sizes = [cell.facts["memory_bytes"] for cell in able if "memory_bytes" in cell.facts]
         whole = mean(times) * left / min(left, launcher.slots) if times else 0.0
         known = {"holds": list(map(human, sorted(sizes))), "takes": list(map(clock, sorted(times)))}
-        said = [f"{does} {' to '.join(dict.fromkeys([all[0], all[-1]]))}" for does, all in known.items() if all]
-        print("\n".join([*refusals(corners), *([f"at the corners a trial {' and '.join(said)}"] if said else [])]))
+        said = [f"{does} {' to '.join(dict.fromkeys([told[0], told[-1]]))}" for does, told in known.items() if told]
+        corner = f"at the corners a trial {' and '.join(said)}" if said else ""
+        for line in filter(None, (*refusals(corners), note, corner)):
+            print(line)
     print(last("trial", ["done"] * done + ["run"] * left, launcher.slots, whole, sources))
 
 

@@ -124,9 +124,9 @@ def _here(cell: dict[str, Any], folder: Path, reason: str, alive: bool) -> tuple
     running = begun and journal.locked(folder)  # in this order: its result comes before it lets go
     if RunFolder(folder).finished():
         return "finished", _result(folder)
-    if running:
-        return "running", _pulse(cell, folder)
     status = journal.status(folder) if begun else ""
+    if running or status == "running":
+        return "running", _pulse(cell, folder)
     stopped = status == "interrupted" and reason.startswith("stopped")  # by whoever stopped the sweep, not by a bound
     if reason and not stopped:
         return "failed", reason
