@@ -88,8 +88,13 @@ def _warn_of_other_hardware(folder: RunFolder, facts: dict[str, Any], book: Jour
         warn(book, f"goes on otherwise than it began ({', '.join(other)}): the result is not the same bit for bit")
 
 
+def other_code(folder: RunFolder) -> list[str]:
+    """The user's own modules that do not say any more what they said when the run began."""
+    return changed((folder.start_record() or {}).get("code", {}))
+
+
 def _warn_of_other_code(folder: RunFolder, book: Journal) -> None:
-    if names := changed((folder.start_record() or {}).get("code", {})):
+    if names := other_code(folder):
         warn(book, f"goes on with other code than it began with ({', '.join(names)}): force=true begins afresh")
 
 

@@ -38,10 +38,11 @@ def compose(overrides: Sequence[str] = (), schemas: Schemas | None = None) -> Di
     Raises:
         ConfigError: an unknown option or key, or a value of the wrong type; one line that says what would work.
     """
+    schemas = {} if schemas is None else schemas
     if GlobalHydra.instance().is_initialized():  # inside the command: its --config-dir counts too
-        return _compose(overrides, {} if schemas is None else schemas)
+        return _compose(overrides, schemas)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return _compose(overrides, {} if schemas is None else schemas)
+        return _compose(overrides, schemas)
 
 
 def _compose(overrides: Sequence[str], schemas: Schemas) -> DictConfig:

@@ -33,7 +33,6 @@ class Replay:
         self.run_dir = run_dir
         self.folder = str(run_dir.resolve().relative_to(outputs.resolve().parent))
         self.status = "running"  # as last pushed
-        self._alive = True
         self.rows = 0  # values in the journal
         self.new_rows = 0  # of them, those that this object sent
         self._experiment, self._weights = experiment, weights
@@ -54,12 +53,12 @@ class Replay:
         Raises GptxError for a file that is no journal, and what MLflow raises; the next call tries again.
         """
         with flocked(self.run_dir / journal.NAME):  # two replayers at once would both create what neither finds
-            self._alive = journal.locked(self.run_dir)  # in this order: what it writes before it lets go is read
+            alive = journal.locked(self.run_dir)  # in this order: what it writes before it lets go is read
             self._read()
             if self._shown is None:
                 self._attach()
             self._send(self._pending)
-            self._show_status()
+            self._show_status(alive)
             if self._pending:
                 self._tag({"gptx.synced": str(self._synced + len(self._pending))})
                 self._synced += len(self._pending)
@@ -206,14 +205,14 @@ class Replay:
         if model_id not in [model.model_id for model in (outputs.model_outputs if outputs else [])]:
             self.client.log_outputs(self.run_id, [LoggedModelOutput(model_id, step)])
 
-    def _show_status(self) -> None:
-        """Status, end time and description, when MLflow has others."""
+    def _show_status(self, alive: bool) -> None:
+        """Status, end time and description, when MLflow has others. ``alive``: it was trained before it was read."""
         from mlflow.entities import RunStatus
 
         if self._last["kind"] == "end":
             self.status = self._last["status"]
         else:
-            self.status = "running" if self._alive or journal.locked(self.run_dir) else "killed"
+            self.status = "running" if alive or journal.locked(self.run_dir) else "killed"
         status = _STATUS.get(self.status, "KILLED")
         note = rows.note(self._start, self._last, self.status, self.folder)
         wanted = (status, None if status == "RUNNING" else self._time, note)

@@ -18,14 +18,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from gptx import kept
-from gptx.attempt import begin, resume, warn
+from gptx.attempt import begin, other_code, resume, warn
 from gptx.cli import Parser
 from gptx.config import UNREADABLE, compose, explain, plain_dict
 from gptx.errors import ConfigError, GptxError, Interrupted, reason
 from gptx.journal import Journal
 from gptx.preflight import folder_of, preflight
 from gptx.processes import exit_code, hold_warnings
-from gptx.provenance import changed
 from gptx.runfolder import RunFolder
 from gptx.tracking import Follower
 from gptx.words import about_sweeps, check_choice, conf_dir, key_of
@@ -170,7 +169,7 @@ def _finished(cfg: DictConfig, folder: RunFolder) -> bool:
 
 
 def _say_of_other_code(folder: RunFolder) -> None:
-    if names := changed((folder.result() or {}).get("code", {})):
+    if names := other_code(folder):
         print(
             f"gptx: made by other code than is here ({', '.join(names)}): force=true makes it afresh", file=sys.stderr
         )

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 
 from gptx import journal, kept
 from gptx.checkpoint import whole
+from gptx.words import key_of
 
 ROOT = Path(__file__).parents[1]
 OWN = Path(__file__).parent / "own"  # a user's own variants, outside the package
@@ -60,6 +61,11 @@ def words(strategy: str, dropout: float = 0.1) -> list[str]:
         f"model.dropout={dropout}",
         f"trainer.max_steps={STEPS}",
     ]
+
+
+def once(*given: str) -> list[str]:
+    """Each key once, as a sweep wants it: the last word counts."""
+    return list({key_of(word): word for word in given}.values())
 
 
 def pausing(gptx: "Gptx", at: int) -> dict[str, str]:

@@ -11,7 +11,7 @@ from types import TracebackType
 
 import optuna
 import pytest
-from command import DEADLINE, OWN_CONF, Gptx, records, until
+from command import DEADLINE, OWN_CONF, Gptx, once, records, until
 from conftest import Maker
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -31,7 +31,6 @@ from gptx.sweep.search import _forecast, _show
 from gptx.sweep.space import Space
 from gptx.sweep.study import STORE, Keys, importances, open_study, pruner
 from gptx.sweep.trials import Trials
-from gptx.words import key_of
 
 STEPS, EVERY = 40, 10
 GB = 10**9
@@ -458,8 +457,7 @@ def test_optuna_says_nothing(search: Search, capfd: pytest.CaptureFixture[str]) 
 
 
 def command(gptx: Gptx, *words: str) -> list[str]:
-    each = {key_of(word): word for word in (*gptx.tiny, "sweep.jobs=2", *words)}
-    return ["-m", "hydra/sweeper=optuna", *OWN_CONF, *each.values()]
+    return ["-m", "hydra/sweeper=optuna", *OWN_CONF, *once(*gptx.tiny, "sweep.jobs=2", *words)]
 
 
 def stored(gptx: Gptx) -> list[FrozenTrial]:

@@ -8,7 +8,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
-from command import DEADLINE, OWN_CONF, Gptx, Terminal, equal_sweeps, history, records, same, send, until
+from command import DEADLINE, OWN_CONF, Gptx, Terminal, equal_sweeps, history, once, records, same, send, until
 from conftest import Maker
 from hydra import compose as hydra_compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -24,7 +24,6 @@ from gptx.sweep.board import Board
 from gptx.sweep.cell import cells
 from gptx.sweep.forks import start
 from gptx.sweep.launcher import End, Task, make
-from gptx.words import key_of
 
 GRID = ["attention=mha,gqa", "pos=rope,learned,none"]
 
@@ -36,7 +35,7 @@ def uids(gptx: Gptx) -> dict[str, str]:
 
 def sweep(gptx: Gptx, *words: str) -> list[str]:
     """The words of a sweep of tiny runs, each key once."""
-    return ["-m", *OWN_CONF, *{key_of(word): word for word in (*gptx.tiny, *words)}.values()]
+    return ["-m", *OWN_CONF, *once(*gptx.tiny, *words)]
 
 
 def told(text: str) -> dict[str, str]:

@@ -15,9 +15,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from gptx.attempt import other_code
 from gptx.config import compose, explain, plain_dict
 from gptx.errors import ConfigError
-from gptx.provenance import changed
 from gptx.sweep import forks
 from gptx.sweep.cell import Cell
 from gptx.sweep.launcher import Launcher
@@ -163,8 +163,7 @@ def survey(found: Sequence[Cell], launcher: Launcher, options: DictConfig, sweep
 
 def _of_other_code(found: Sequence[Cell]) -> list[str]:
     """A line where runs were made, or begun, by what the user's own modules said then."""
-    folders = [cell.folder for cell in found if cell.folder and not (cell.refusal or cell.cfg.force)]
-    names = [changed((folder.start_record() or {}).get("code", {})) for folder in folders]
+    names = [other_code(cell.folder) for cell in found if cell.folder and not (cell.refusal or cell.cfg.force)]
     if not any(names):
         return []
     what = ", ".join(sorted({name for some in names for name in some}))
