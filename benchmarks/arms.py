@@ -15,11 +15,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gptx.config import compose
-from gptx.device import autocast, peak_memory, pick
-from gptx.parts import part
-from gptx.runfolder import RunFolder
-from gptx.train import Trainer
+from gptx.config.compose import compose
+from gptx.config.instantiate import part
+from gptx.hardware.device import autocast, peak_memory, pick
+from gptx.runs.folder import RunFolder
+from gptx.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Arm(Protocol):
 
 
 class Ours:
-    """`gptx.train.Trainer.step`, as a run calls it, on a corpus of random characters.
+    """`gptx.training.trainer.Trainer.step`, as a run calls it, on a corpus of random characters.
 
     Args:
         overrides: what `gptx.compose` is given beyond the shape.

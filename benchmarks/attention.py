@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gptx.config import compose
-from gptx.device import autocast, compute_dtype, keep_freed_memory, peak_memory, pick
+from gptx.config.compose import compose
+from gptx.config.instantiate import part
+from gptx.geometry.model_shape import ModelShape
+from gptx.geometry.visibility import Where
+from gptx.hardware.device import autocast, compute_dtype, keep_freed_memory, peak_memory, pick
 from gptx.kernel.auto import Auto
 from gptx.kernel.base import Kernel, Score
 from gptx.kernel.cost import counted
-from gptx.parts import part
-from gptx.shape import Shape
-from gptx.where import Where
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Case:
     def __post_init__(self) -> None:
         window = ["window=sliding", f"window.size={self.window}"] if self.window else ["window=full"]
         cfg = compose([f"pos={'alibi' if self.bias else 'none'}", *window])
-        self.shape = Shape(1, self.heads, self.heads * self.dim, self.context, 1, 0.0, False)
+        self.shape = ModelShape(1, self.heads, self.heads * self.dim, self.context, 1, 0.0, False)
         self.sees = part(cfg.window)
         self.pos = part(cfg.pos, self.shape, self.dim, self.heads).to(self.device)
         self.cast = compute_dtype(self.dtype, self.device)

@@ -28,10 +28,10 @@ except ImportError:
 from rich.console import Console
 from rich.table import Table
 
-from gptx import journal
 from gptx.cli import Parser, check_json, exit_code
+from gptx.config.overrides import options
 from gptx.errors import GptxError, RunFailed
-from gptx.words import options
+from gptx.runs import journal
 
 EXAMPLES = """examples:
   python -m benchmarks.faults                            50 kills of ddp and of fsdp runs, in turn
@@ -171,8 +171,8 @@ def differences(folder: Path, reference: Path) -> list[str]:
     import torch
     from safetensors.torch import load_file
 
-    from gptx.checkpoint import whole
-    from gptx.kept import steps
+    from gptx.runs.checkpoint_files import steps
+    from gptx.training.checkpoint import whole
 
     found = [] if journal.computed(folder) == journal.computed(reference) else ["the journals' losses"]
     for side in ("last", "best"):

@@ -85,7 +85,7 @@ def _bench(args: argparse.Namespace) -> None:
     check_json(args.json)
     import torch
 
-    from gptx.device import hardware, keep_freed_memory, pick
+    from gptx.hardware.device import hardware, keep_freed_memory, pick
 
     device = pick(args.device)
     gpu = device.type == "cuda"

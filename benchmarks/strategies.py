@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 from gptx.cli import Parser, check_json, exit_code
-from gptx.config import compose
+from gptx.config.compose import compose
+from gptx.config.overrides import options
 from gptx.errors import ConfigError, GptxError, RunFailed
-from gptx.words import options
 
 if TYPE_CHECKING:
-    from gptx.train import Trainer
+    from gptx.training.trainer import Trainer
 
 EXAMPLES = """examples:
   python -m benchmarks.strategies                          all strategies on 2 and 4 processes
@@ -178,16 +178,17 @@ def _step(trainer: "Trainer") -> float:
 def _trainer(overrides: list[str]) -> Iterator["Trainer"]:
     import torch
 
-    from gptx.assembly import build
-    from gptx.parts import part, tokens
-    from gptx.plan import Plan
-    from gptx.runfolder import RunFolder
-    from gptx.train import Trainer
+    from gptx.config.instantiate import part
+    from gptx.data.from_config import tokens
+    from gptx.model.build import build
+    from gptx.runs.folder import RunFolder
+    from gptx.strategy.batch_plan import BatchPlan
+    from gptx.training.trainer import Trainer
 
     cfg = compose(overrides)
     strategy = part(cfg.strategy)
     count = strategy.processes(cfg.device.type, int(os.environ.get("WORLD_SIZE", "0")))
-    plan = Plan.of(cfg, strategy.rows(count))
+    plan = BatchPlan.of(cfg, strategy.rows(count))
     with torch.device("meta"):
         strategy.check(build(cfg, tokens(cfg).tokenizer.n_vocab), count, plan)
     with tempfile.TemporaryDirectory() as folder, strategy.open(cfg.device.type):
@@ -196,9 +197,9 @@ def _trainer(overrides: list[str]) -> Iterator["Trainer"]:
 
 def _together(work: Callable[..., None], cases: list[Case], args: argparse.Namespace) -> Any:
     """What the first process of a group has written."""
-    from gptx.device import cores
-    from gptx.parts import tokens
-    from gptx.strategy import workers
+    from gptx.data.from_config import tokens
+    from gptx.hardware.device import cores
+    from gptx.processes import workers
 
     count = cases[0].processes
     tokens(compose(cases[0].overrides))  # made once, before anybody looks for it
@@ -229,7 +230,7 @@ def _speeds(args: argparse.Namespace) -> tuple[Table, Any]:
 
 
 def _time(cases: list[Case], out: str, steps: int, device: str) -> None:
-    from gptx.device import peak_memory
+    from gptx.hardware.device import peak_memory
 
     [case] = cases
     with _trainer([*LARGE, f"trainer.max_steps={steps}", f"device={device}", *case.overrides]) as trainer:
@@ -251,7 +252,7 @@ def _time(cases: list[Case], out: str, steps: int, device: str) -> None:
 
 def _held(trainer: "Trainer") -> int:
     """Bytes of weights and moments in this process."""
-    from gptx.checkpoint import tensors
+    from gptx.training.checkpoint import tensors
 
     own = (getattr(t, "_local_tensor", t) for t in tensors(trainer.model, trainer.optim).values())
     return sum(t.nbytes for t in own)

@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from gptx.cli import Parser, check_json, exit_code
-from gptx.device import cores
 from gptx.errors import RunFailed
+from gptx.hardware.device import cores
 
 GRID = {"attention": "mha,gqa,mqa", "pos": "learned,rope", "window": "full,sliding", "seed": "0,1"}
 SOME = ("attention", "pos")  # for what a run of one step takes

@@ -22,8 +22,8 @@ from rich.table import Table
 
 from benchmarks.apart import apart
 from gptx.cli import Parser, check_json, exit_code
+from gptx.config.overrides import options
 from gptx.errors import GptxError
-from gptx.words import options
 
 if TYPE_CHECKING:
     from benchmarks.arms import Turn
@@ -113,7 +113,7 @@ def _bench(args: argparse.Namespace) -> None:
     check_json(args.json)
     import torch
 
-    from gptx.device import hardware, pick
+    from gptx.hardware.device import hardware, pick
 
     device = hardware(pick(args.device))
     timings: list[Timing] = []

@@ -79,7 +79,7 @@ def _bench(args: argparse.Namespace) -> None:
     check_json(args.json)
     import torch
 
-    from gptx.device import compute_dtype, hardware, pick
+    from gptx.hardware.device import compute_dtype, hardware, pick
 
     device = pick(args.device)
     args.dtype = {torch.float32: "fp32", torch.bfloat16: "bf16"}[compute_dtype(args.dtype, device)]

@@ -13,12 +13,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gptx.config import compose
+from gptx.config.compose import compose
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from gptx.model import GPT
+    from gptx.model.gpt import GPT
     from gptx.tokenizer.base import Tokenizer
 
 __all__ = ["build", "compose", "load"]
@@ -37,8 +37,8 @@ def build(cfg: DictConfig) -> GPT:
     Raises:
         ConfigError: parts that do not fit together; the text says which, and what would.
     """
-    from gptx.assembly import build as build_model
-    from gptx.parts import tokenizer
+    from gptx.data.from_config import tokenizer
+    from gptx.model.build import build as build_model
 
     return build_model(cfg, tokenizer(cfg).n_vocab)
 
@@ -51,12 +51,12 @@ def load(run_dir: str | Path, device: str = "auto") -> tuple[GPT, Tokenizer]:
     """
     from omegaconf import DictConfig, OmegaConf
 
-    from gptx.assembly import build as build_model
-    from gptx.best import load_best
-    from gptx.device import pick
+    from gptx.config.overrides import conf_dir
     from gptx.errors import ConfigError
+    from gptx.hardware.device import pick
+    from gptx.model.build import build as build_model
     from gptx.tokenizer.base import load as load_tokenizer
-    from gptx.words import conf_dir
+    from gptx.training.best_weights import load_best
 
     run = Path(run_dir)
     weights, _ = load_best(run / "checkpoints")

@@ -21,11 +21,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from gptx.cli import Parser
-from gptx.config import plain_dict
+from gptx.config.compose import plain_dict
 from gptx.errors import ConfigError, GptxError, Interrupted
-from gptx.journal import Journal
-from gptx.kept import damage, number, step_name, steps
-from gptx.runfolder import RunFolder, write_json
+from gptx.runs.checkpoint_files import damage, number, step_name, steps
+from gptx.runs.folder import RunFolder, write_json
+from gptx.runs.journal import Journal
 
 INTERRUPTED = 130
 
@@ -80,9 +80,9 @@ def _certify(folder: RunFolder, start: dict[str, Any], given: int | None, again:
     """Train again and compare; None: interrupted."""
     import torch
 
-    from gptx.device import pick
-    from gptx.preflight import preflight
-    from gptx.verdict import conditions, verdict
+    from gptx.hardware.device import pick
+    from gptx.training.certificate import conditions, verdict
+    from gptx.training.preflight import preflight
 
     first, last = _stretch(folder, given)
     cfg = OmegaConf.load(folder.path / "config.yaml")
@@ -128,7 +128,7 @@ def _stretch(folder: RunFolder, given: int | None) -> tuple[int, int]:
 
 def _origin(cfg: DictConfig, start: dict[str, Any], first: int) -> str:
     """What ``resume_from`` is to say: nothing, where a checkpoint of the run's own is begun from."""
-    from gptx.origin import checkpoint_of
+    from gptx.runs.resume_source import checkpoint_of
 
     origin = start.get("origin")
     if first or not origin:
@@ -164,9 +164,9 @@ def _begin(folder: RunFolder, start: dict[str, Any], again: RunFolder, first: in
 
 def _train(cfg: DictConfig, path: Path, last: int, in_process: bool, processes: int) -> bool:
     """As the command does; False: interrupted."""
-    from gptx.device import threads
-    from gptx.fit import fit, worker
-    from gptx.strategy import workers
+    from gptx.hardware.device import threads
+    from gptx.processes import workers
+    from gptx.training.session import fit, worker
 
     try:
         if in_process:

@@ -13,8 +13,8 @@ def main(argv: list[str] | None = None) -> int:
         args = _parser().parse_args(argv)
         _check(args)
         from gptx import load
-        from gptx.device import autocast, compute_dtype
-        from gptx.sampling import text
+        from gptx.hardware.device import autocast, compute_dtype
+        from gptx.model.sampling import text
 
         model, tokenizer = load(args.run_dir, device=args.device)
         stop: list[int] = []

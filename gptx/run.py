@@ -17,17 +17,17 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from gptx import kept
-from gptx.attempt import begin, other_code, resume, warn
 from gptx.cli import Parser
-from gptx.config import UNREADABLE, compose, explain, plain_dict
+from gptx.config.compose import UNREADABLE, compose, explain, plain_dict
+from gptx.config.overrides import about_sweeps, check_choice, conf_dir, key_of
 from gptx.errors import ConfigError, GptxError, Interrupted, reason
-from gptx.journal import Journal
-from gptx.preflight import folder_of, preflight
-from gptx.processes import exit_code, hold_warnings
-from gptx.runfolder import RunFolder
-from gptx.tracking import Follower
-from gptx.words import about_sweeps, check_choice, conf_dir, key_of
+from gptx.processes.children import exit_code, hold_warnings
+from gptx.runs import checkpoint_files
+from gptx.runs.folder import RunFolder
+from gptx.runs.journal import Journal
+from gptx.tracking.follower import Follower
+from gptx.training.preflight import folder_of, preflight
+from gptx.training.start import begin, other_code, resume, warn
 
 if TYPE_CHECKING:
     from gptx.strategy.base import Strategy
@@ -107,8 +107,8 @@ def _say_what_is_left(cfg: DictConfig, words: list[str]) -> None:
 def _dry(words: list[str]) -> int:
     """Check a run and show what it takes."""
     from gptx.sweep.base import survey
-    from gptx.sweep.cell import cells, check
-    from gptx.sweep.launcher import make
+    from gptx.sweep.execute.launcher import make
+    from gptx.sweep.plan.cells import cells, check
 
     cfg = HydraConfig.get()
     found = cells([[word for word in words if not about_sweeps(word)]])
@@ -157,7 +157,7 @@ def _finished(cfg: DictConfig, folder: RunFolder) -> bool:
     here = folder.finished() and not cfg.force
     if "RANK" not in os.environ:
         return here
-    from gptx.strategy.workers import first_says
+    from gptx.processes.workers import first_says
 
     there = first_says("finished" if here else "not yet") == "finished"
     if there and not here:
@@ -181,7 +181,7 @@ def _rank() -> int:
 
 def _train(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: dict[str, Any]) -> int:
     """Train in this process or in workers; whatever happens, the journal says how it ended."""
-    from gptx.fit import fit
+    from gptx.training.session import fit
 
     number = 0
     try:
@@ -206,7 +206,7 @@ def _train(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: dict
     if folder.finished():  # a signal in the last moment comes too late
         return 0
     folder.end("interrupted")
-    if until(cfg) and kept.newest(folder.checkpoints) >= until(cfg):
+    if until(cfg) and checkpoint_files.newest(folder.checkpoints) >= until(cfg):
         print(f"stopped at step {until(cfg)}, as runtime.until asks; without it the same command goes on")
         return 0
     print(f"gptx: interrupted; the same command goes on from the last checkpoint in {folder.path}", file=sys.stderr)
@@ -215,8 +215,8 @@ def _train(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: dict
 
 def _as_rank(cfg: DictConfig, folder: RunFolder) -> None:
     """Train as one of torchrun's workers."""
-    from gptx.fit import worker
-    from gptx.strategy.workers import as_rank
+    from gptx.processes.workers import as_rank
+    from gptx.training.session import worker
 
     as_rank(worker, (plain_dict(cfg), str(folder.path), until(cfg)), folder.path / "logs")
 
@@ -229,9 +229,9 @@ def until(cfg: DictConfig) -> int:
 def _in_workers(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: dict[str, Any]) -> int:
     """Train in workers, started again from the last checkpoint when one is lost; returns the signal that stopped them,
     or 0."""
-    from gptx.device import threads
-    from gptx.fit import worker
-    from gptx.strategy import workers
+    from gptx.hardware.device import threads
+    from gptx.processes import workers
+    from gptx.training.session import worker
 
     processes = facts["processes"]
     for left in reversed(range(strategy.restarts + 1)):
@@ -248,7 +248,7 @@ def _in_workers(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts:
 
 
 def _summary(cfg: DictConfig, folder: RunFolder, how: str) -> None:
-    from gptx.summary import brief, show
+    from gptx.training.summary import brief, show
 
     result = folder.result()
     assert result is not None

@@ -4,10 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from gptx import journal
 from gptx.cli import Parser
 from gptx.errors import GptxError
-from gptx.store import FOLDER, Store, one_line
+from gptx.tracking.sync import sync
 
 _HELP = """\
 Rebuild the MLflow view of finished, running and killed runs from their journals.
@@ -20,50 +19,6 @@ Repeat it as often as you like: what is there is not sent again.
 To start from nothing: remove outputs/.mlflow and sync. exit code: 0 all there, 1 a run could not be sent,
 2 a mistake in the command.
 """
-
-
-def outputs_of(root: Path) -> Path:
-    """The outputs folder that ``root`` (itself, a study or a run) belongs to: ``<outputs>/<study>/<run>``."""
-    root = root.resolve()
-    for folder in (root, *list(root.parents)[:2]):
-        if (folder / FOLDER).is_dir():
-            return folder
-    first = next(journal.runs(root), root / "study" / "run")
-    return {root: root.parent.parent, root / first.name: root.parent}.get(first, root)
-
-
-def sync(root: Path, uri: str = "", *, show: bool = True) -> tuple[int, list[str]]:
-    """Replay every run at or below ``root``. Returns the number of runs and one line for each that failed."""
-    return send(list(journal.runs(root)), outputs_of(root), uri, show=show)
-
-
-def send(run_dirs: list[Path], outputs: Path, uri: str = "", *, show: bool = True) -> tuple[int, list[str]]:
-    """The same of these runs, below ``outputs``."""
-    from rich.console import Console
-    from rich.progress import track
-
-    if not run_dirs:
-        return 0, []
-    store = Store(outputs, uri)
-    from gptx.replay import Replay
-
-    console = Console(stderr=True, highlight=False)
-    rows = new = 0
-    failures = []
-    for run_dir in track(run_dirs, "MLflow", console=console, transient=True, disable=not show):
-        try:
-            replay = Replay(store, outputs, run_dir)
-            replay.push()
-        except Exception as error:  # one broken run must not keep the others away
-            failures.append(f"{run_dir}: {one_line(error)}")
-            continue
-        rows, new = rows + replay.rows, new + replay.new_rows
-    if show:
-        for line in failures:
-            console.print(f"failed: {line}", markup=False, soft_wrap=True)
-        done = f"{len(run_dirs) - len(failures)} of {len(run_dirs)} runs, {rows} rows, {new} new, in {store.uri}"
-        Console(highlight=False).print(done, markup=False, soft_wrap=True)
-    return len(run_dirs), failures
 
 
 def main(argv: list[str] | None = None) -> int:

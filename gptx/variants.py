@@ -19,15 +19,15 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from gptx.assembly import build
 from gptx.cli import Parser
-from gptx.config import compose
+from gptx.config.compose import compose
+from gptx.config.instantiate import part
+from gptx.config.overrides import conf_dir, options
 from gptx.errors import ConfigError, GptxError
 from gptx.kernel.base import Kernel
-from gptx.measure import Cost, cost
-from gptx.model import GPT
-from gptx.parts import part
-from gptx.words import conf_dir, options
+from gptx.model.build import build
+from gptx.model.cost import Cost, cost
+from gptx.model.gpt import GPT
 
 MEET = ("attention", "pos", "window")  # axes whose options may refuse each other
 AXES = (*MEET, "ffn", "norm", "placement", "kernel")

@@ -22,9 +22,9 @@ import psutil
 import torch
 from safetensors.torch import load_file
 
-from gptx import journal, kept
-from gptx.checkpoint import whole
-from gptx.words import key_of
+from gptx.config.overrides import key_of
+from gptx.runs import checkpoint_files, journal
+from gptx.training.checkpoint import whole
 
 ROOT = Path(__file__).parents[1]
 OWN = Path(__file__).parent / "own"  # a user's own variants, outside the package
@@ -212,8 +212,8 @@ def unused_port() -> int:
 
 def the_first(gptx: Gptx) -> Path:
     """The checkpoint of step 10, when it is there: it is written while the run goes on."""
-    assert until(lambda: kept.steps(gptx.folder / "checkpoints"))
-    [path] = kept.steps(gptx.folder / "checkpoints")
+    assert until(lambda: checkpoint_files.steps(gptx.folder / "checkpoints"))
+    [path] = checkpoint_files.steps(gptx.folder / "checkpoints")
     return path
 
 

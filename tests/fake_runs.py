@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gptx import journal
-from gptx.journal import Journal
+from gptx.runs import journal
+from gptx.runs.journal import Journal
 
 
 def start(uid: str, study: str = "study", seed: int = 0, replaces: str | None = None, **variant: str) -> dict[str, Any]:

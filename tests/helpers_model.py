@@ -13,12 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 import gptx
-from gptx.assembly import build
+from gptx.config.instantiate import part
+from gptx.config.overrides import conf_dir
 from gptx.errors import ConfigError
-from gptx.model import GPT
-from gptx.parts import part
-from gptx.shape import Shape
-from gptx.words import conf_dir
+from gptx.geometry.model_shape import ModelShape
+from gptx.model.build import build
+from gptx.model.gpt import GPT
 
 CONTEXT, VOCAB, SIZE = 12, 11, 5  # SIZE: what a window's sizes shrink to, so that it hides something of a row
 GROUPS = ("attention", "pos", "window", "ffn", "norm", "placement", "kernel")
@@ -105,7 +105,7 @@ def tiny(arm: Arm = (), **model: Any) -> DictConfig:
 
 def kernels(window: str) -> list[str]:
     """The kernels on disk that serve a window on a CPU."""
-    shape = Shape(n_layer=1, n_head=1, d_model=8, context=CONTEXT, vocab_size=VOCAB, dropout=0.0, bias=False)
+    shape = ModelShape(n_layer=1, n_head=1, d_model=8, context=CONTEXT, vocab_size=VOCAB, dropout=0.0, bias=False)
     seen, pos = part(yaml("window", window)), part(yaml("pos", "none"), shape, 8, 1)
     made = {option: part(yaml("kernel", option), shape, frozenset()) for option in options("kernel")}
     return [option for option, kernel in made.items() if kernel.refuses(seen, pos, "cpu") is None]

@@ -6,8 +6,8 @@ import torch
 from helpers_model import CONTEXT, VOCAB, arm, randomise, rows
 from torch import Tensor, nn
 
-from gptx.cache import Cache
-from gptx.model import GPT
+from gptx.model.cache import KVCache
+from gptx.model.gpt import GPT
 
 GPT2_ARM = arm(attention="mha", pos="learned", window="full", ffn="gelu", norm="layernorm")
 LLAMA_ARM = arm(attention="gqa", pos="rope", window="full", ffn="swiglu", norm="rmsnorm")
@@ -80,6 +80,6 @@ def same_logits(ours: GPT, hf: nn.Module, tolerance: float) -> None:
         expected = hf(tokens).logits
         assert expected.std() > 0.3, "logits this small would make anything close"
         torch.testing.assert_close(ours(tokens), expected, rtol=tolerance, atol=tolerance)
-        cache = Cache(CONTEXT)
+        cache = KVCache(CONTEXT)
         steps = torch.cat([ours(token, memory=cache) for token in tokens.split(1, dim=1)], dim=1)
         torch.testing.assert_close(steps, expected, rtol=tolerance, atol=tolerance)

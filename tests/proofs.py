@@ -14,15 +14,15 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from gptx.attention.base import Attention
-from gptx.cache import Cache, keep_nothing
+from gptx.config.instantiate import part
+from gptx.geometry.visibility import Where, visible
 from gptx.kernel import chunks
 from gptx.kernel.base import Kernel
-from gptx.measure import cost
-from gptx.model import GPT
-from gptx.parts import part
+from gptx.model.cache import KVCache, keep_nothing
+from gptx.model.cost import cost
+from gptx.model.gpt import GPT
+from gptx.model.view import View
 from gptx.pos.base import PositionalEncoding
-from gptx.view import View
-from gptx.where import Where, visible
 
 LONG = 3 * CONTEXT
 
@@ -110,9 +110,9 @@ def decoding_in_chunks_equals_the_full_forward(model: GPT, tokens: Tensor) -> No
             assert all(ring.shape[1] == expected for ring in cache.rings[layer])
 
 
-def decode(model: GPT, tokens: Tensor, cuts: list[int], size: int) -> tuple[Tensor, Cache]:
+def decode(model: GPT, tokens: Tensor, cuts: list[int], size: int) -> tuple[Tensor, KVCache]:
     """Logits of ``tokens`` given chunk by chunk."""
-    cache = Cache(size)
+    cache = KVCache(size)
     with torch.no_grad():
         logits = torch.cat([model(chunk, memory=cache) for chunk in tokens.split(cuts, dim=1)], dim=1)
     return logits, cache

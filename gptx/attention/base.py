@@ -10,7 +10,7 @@ Keep = Callable[..., tuple[Tensor, ...]]
 
 
 class View(Protocol):
-    """What one layer may see of the others' tokens (see `gptx.view`)."""
+    """What one layer may see of the others' tokens (see `gptx.model.view`)."""
 
     def rotate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]: ...
 

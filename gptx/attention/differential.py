@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gptx.attention.base import Keep, View
 from gptx.attention.gqa import GQA
 from gptx.errors import ConfigError
-from gptx.shape import Shape
+from gptx.geometry.model_shape import ModelShape
 
 
 class Differential(GQA):
@@ -31,7 +31,7 @@ class Differential(GQA):
     together = 2
 
     def __init__(
-        self, shape: Shape, *, n_kv_head: int, lambda_init: float, qk_norm: bool, softcap: float, bias: bool
+        self, shape: ModelShape, *, n_kv_head: int, lambda_init: float, qk_norm: bool, softcap: float, bias: bool
     ) -> None:
         drawn = 0.1 * torch.randn(4, shape.head_dim)  # before what the other options decide is drawn
         super().__init__(shape, n_kv_head=n_kv_head, qk_norm=qk_norm, softcap=softcap, bias=bias)

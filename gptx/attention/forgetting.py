@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gptx.attention.base import Keep, View
 from gptx.attention.gqa import GQA
-from gptx.shape import Shape
+from gptx.geometry.model_shape import ModelShape
 
 
 class Forgetting(GQA):
@@ -20,7 +20,7 @@ class Forgetting(GQA):
 
     tp = {**GQA.tp, "forget": "col"}  # noqa: RUF012 - a ClassVar in the base
 
-    def __init__(self, shape: Shape, *, n_kv_head: int, qk_norm: bool, softcap: float, bias: bool) -> None:
+    def __init__(self, shape: ModelShape, *, n_kv_head: int, qk_norm: bool, softcap: float, bias: bool) -> None:
         super().__init__(shape, n_kv_head=n_kv_head, qk_norm=qk_norm, softcap=softcap, bias=bias)
         self.demands |= {"decay"}
         self.forget = nn.Linear(shape.d_model, n_kv_head)  # the paper's has a bias, whatever the others have

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gptx.attention.base import Keep, View
 from gptx.attention.gqa import GQA
-from gptx.shape import Shape
+from gptx.geometry.model_shape import ModelShape
 
 
 class Gated(GQA):
@@ -20,7 +20,7 @@ class Gated(GQA):
     tp = {**GQA.tp, "gate": "col"}  # noqa: RUF012 - a ClassVar in the base
 
     def __init__(
-        self, shape: Shape, *, n_kv_head: int, per_head: bool, qk_norm: bool, softcap: float, bias: bool
+        self, shape: ModelShape, *, n_kv_head: int, per_head: bool, qk_norm: bool, softcap: float, bias: bool
     ) -> None:
         super().__init__(shape, n_kv_head=n_kv_head, qk_norm=qk_norm, softcap=softcap, bias=bias)
         self.gate_dim = 1 if per_head else self.head_dim

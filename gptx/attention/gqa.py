@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gptx.attention.base import Attention, Keep, View
 from gptx.errors import ConfigError
-from gptx.shape import Shape
+from gptx.geometry.model_shape import ModelShape
 
 
 class RMSNorm(nn.RMSNorm):
@@ -39,7 +39,7 @@ class GQA(Attention):
 
     tp = {"q": "col", "k": "col", "v": "col", "q_norm": "shared", "k_norm": "shared", "out": "row"}  # noqa: RUF012
 
-    def __init__(self, shape: Shape, *, n_kv_head: int, qk_norm: bool, softcap: float, bias: bool) -> None:
+    def __init__(self, shape: ModelShape, *, n_kv_head: int, qk_norm: bool, softcap: float, bias: bool) -> None:
         super().__init__()
         if n_kv_head < 1 or shape.n_head % n_kv_head:
             fits = [g for g in range(1, shape.n_head + 1) if shape.n_head % g == 0]

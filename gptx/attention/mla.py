@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gptx.attention.base import Attention, Keep, View
 from gptx.attention.gqa import RMSNorm, check_softcap
 from gptx.errors import ConfigError
-from gptx.shape import Shape
+from gptx.geometry.model_shape import ModelShape
 
 
 class MLA(Attention):
@@ -28,7 +28,9 @@ class MLA(Attention):
 
     tp = {"q": "col", "kv": "col", "k": "whole", "out": "row"}  # noqa: RUF012 - a ClassVar in the base
 
-    def __init__(self, shape: Shape, *, kv_rank: int, q_rank: int, rope_dim: int, softcap: float, bias: bool) -> None:
+    def __init__(
+        self, shape: ModelShape, *, kv_rank: int, q_rank: int, rope_dim: int, softcap: float, bias: bool
+    ) -> None:
         super().__init__()
         for name, given in (("kv_rank", kv_rank), ("q_rank", q_rank)):
             if not 0 <= given <= 2**20:

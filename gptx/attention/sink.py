@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gptx.attention.base import Keep, View
 from gptx.attention.gqa import GQA
-from gptx.shape import Shape
+from gptx.geometry.model_shape import ModelShape
 
 
 class PerHead(nn.Module):
@@ -30,7 +30,7 @@ class Sink(GQA):
 
     tp = {**GQA.tp, "sink": "col"}  # noqa: RUF012 - a ClassVar in the base
 
-    def __init__(self, shape: Shape, *, n_kv_head: int, qk_norm: bool, softcap: float, bias: bool) -> None:
+    def __init__(self, shape: ModelShape, *, n_kv_head: int, qk_norm: bool, softcap: float, bias: bool) -> None:
         super().__init__(shape, n_kv_head=n_kv_head, qk_norm=qk_norm, softcap=softcap, bias=bias)
         self.demands |= {"sink"}
         self.sink = PerHead(shape.n_head)

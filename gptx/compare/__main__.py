@@ -13,11 +13,11 @@ import pandas as pd
 from rich.console import Console, Group
 from rich.measure import Measurement
 
-from gptx import journal
 from gptx.cli import Parser
 from gptx.compare import notes, render
 from gptx.compare.table import counts, summarise, table
 from gptx.errors import GptxError
+from gptx.runs import journal
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,12 +12,12 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from gptx import journal
 from gptx.compare import table as t
 from gptx.compare.notes import warnings
 from gptx.compare.table import METRICS, Metric
 from gptx.compare.text import SHOWN, axes, count, human, plain, titled, variant_name
 from gptx.errors import GptxError
+from gptx.runs import journal
 
 
 def show(

@@ -19,7 +19,7 @@ from gptx.compare.render import left_out
 from gptx.compare.table import Row, chosen, key_of, naming, table, value_of
 from gptx.compare.text import human
 from gptx.errors import GptxError
-from gptx.journal import runs
+from gptx.runs.journal import runs
 
 # What a study of scaling may vary. Of several rates at one size and length the best counts.
 OF_SIZE = {"model", "model.n_layer", "model.n_head", "model.d_model"}

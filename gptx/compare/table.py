@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from gptx import journal
-from gptx.identity import NOT_RESULT, result_keys
+from gptx.config.identity import NOT_RESULT, result_keys
+from gptx.runs import journal
 
 Row = dict[str, Any]
 

@@ -1,8 +1,7 @@
 """What a corpus must be able to say: its documents, and a hash of what they are."""
 
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from gptx.errors import DataError
@@ -32,18 +31,3 @@ class Corpus(ABC):
     @abstractmethod
     def documents(self, cache: Path) -> Iterator[str]:
         """The documents, always in the same order. ``cache`` is a folder where downloads may be kept."""
-
-
-def digest(parts: Iterable[str | bytes]) -> str:
-    """sha256 in hex of the parts and where each one ends."""
-    total = hashlib.sha256()
-    for part in parts:
-        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        total.update(hashlib.sha256(data).digest())
-    return total.hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """sha256 in hex of a file, read in pieces."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

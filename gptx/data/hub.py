@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gptx.data.base import Corpus, digest, file_hash
+from gptx.data.base import Corpus
 from gptx.errors import DataError
+from gptx.runs.digest import digest, file_hash
 
 
 class HubCorpus(Corpus):

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from gptx.data.base import Corpus, digest
+from gptx.data.base import Corpus
+from gptx.runs.digest import digest
 
 
 class Pydocs(Corpus):

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from gptx.data.base import Corpus, digest
+from gptx.data.base import Corpus
 from gptx.errors import DataError
+from gptx.runs.digest import digest
 
 
 class Sotu(Corpus):

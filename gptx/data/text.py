@@ -4,9 +4,10 @@ import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gptx.data.base import Corpus, digest, file_hash
+from gptx.data.base import Corpus
 from gptx.data.hub import stream
 from gptx.errors import DataError
+from gptx.runs.digest import digest, file_hash
 
 # suffix -> how ``datasets`` calls its reader; every other file is read as utf-8 text
 READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from gptx.data.base import Corpus, digest, file_hash
+from gptx.data.base import Corpus
 from gptx.data.split import SIDES, Room
 from gptx.errors import DataError, NotTokenised
+from gptx.runs.digest import digest, file_hash
 from gptx.tokenizer.base import Tokenizer, load
 
 FORMAT = 1  # to be raised whenever the same corpus and tokenizer would give other files

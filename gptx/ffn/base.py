@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from gptx.errors import ConfigError
-from gptx.shape import Shape
+from gptx.geometry.model_shape import ModelShape
 
 
 class FFN(nn.Module, ABC):
@@ -45,7 +45,7 @@ class Plain(FFN):
 
     tp: ClassVar[dict[str, str]] = {"up": "col", "out": "row"}
 
-    def __init__(self, shape: Shape, *, ratio: float) -> None:
+    def __init__(self, shape: ModelShape, *, ratio: float) -> None:
         super().__init__()
         hidden = hidden_width(shape, ratio, 1)
         self.up = nn.Linear(shape.d_model, hidden, bias=shape.bias)
@@ -65,7 +65,7 @@ class Gated(FFN):
 
     tp: ClassVar[dict[str, str]] = {"gate": "col", "up": "col", "out": "row"}
 
-    def __init__(self, shape: Shape, *, ratio: float, multiple_of: int) -> None:
+    def __init__(self, shape: ModelShape, *, ratio: float, multiple_of: int) -> None:
         super().__init__()
         hidden = hidden_width(shape, ratio, multiple_of)
         self.gate = nn.Linear(shape.d_model, hidden, bias=shape.bias)
@@ -81,7 +81,7 @@ class Gated(FFN):
         return out
 
 
-def hidden_width(shape: Shape, ratio: float, multiple_of: int) -> int:
+def hidden_width(shape: ModelShape, ratio: float, multiple_of: int) -> int:
     """F: ratio * D, rounded to a multiple of ``multiple_of``, at least one of them."""
     if not 0 < ratio <= 1000:
         raise ConfigError(f"ffn.ratio={ratio}: expected more than 0 and at most 1000, such as 4")

@@ -4,13 +4,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptx.ffn.base import Gated
-from gptx.shape import Shape
+from gptx.geometry.model_shape import ModelShape
 
 
 class GeGLU(Gated):
     """With the exact GELU, or with its tanh form, as in Gemma."""
 
-    def __init__(self, shape: Shape, *, ratio: float, multiple_of: int, tanh: bool) -> None:
+    def __init__(self, shape: ModelShape, *, ratio: float, multiple_of: int, tanh: bool) -> None:
         super().__init__(shape, ratio=ratio, multiple_of=multiple_of)
         self.approximate = "tanh" if tanh else "none"
 

@@ -4,13 +4,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptx.ffn.base import Plain
-from gptx.shape import Shape
+from gptx.geometry.model_shape import ModelShape
 
 
 class GELU(Plain):
     """Exact, or GPT-2's tanh form."""
 
-    def __init__(self, shape: Shape, *, ratio: float, tanh: bool) -> None:
+    def __init__(self, shape: ModelShape, *, ratio: float, tanh: bool) -> None:
         super().__init__(shape, ratio=ratio)
         self.approximate = "tanh" if tanh else "none"
 

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptx.device import exactly
 from gptx.errors import ConfigError
 from gptx.ffn.base import FFN, hidden_width
 from gptx.ffn.grouped import grouped
-from gptx.shape import Shape
+from gptx.geometry.model_shape import ModelShape
+from gptx.hardware.device import exactly
 
 
 def _autocast(device: torch.device) -> bool:
@@ -42,7 +42,7 @@ class MoE(FFN):
 
     def __init__(
         self,
-        shape: Shape,
+        shape: ModelShape,
         *,
         n_expert: int,
         top_k: int,

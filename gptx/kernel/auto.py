@@ -4,14 +4,14 @@ an order of preference."""
 import torch
 from torch import Tensor
 
+from gptx.geometry.model_shape import ModelShape
+from gptx.geometry.visibility import Where
 from gptx.kernel.banded import Banded
 from gptx.kernel.base import Kernel, Score
 from gptx.kernel.cost import predicted
 from gptx.kernel.reference import Reference
 from gptx.kernel.sdpa import SDPA, causal
 from gptx.pos.base import PositionalEncoding
-from gptx.shape import Shape
-from gptx.where import Where
 from gptx.window.base import Window
 
 # Plain attention keeps its (H, Tq, Tk) weights for the backward: beyond so many, memory decides against it.
@@ -23,7 +23,7 @@ PREFERENCE = ("causal", "banded", "sdpa", "reference")
 
 
 class Auto(Kernel):
-    def __init__(self, shape: Shape, demands: frozenset[str]) -> None:
+    def __init__(self, shape: ModelShape, demands: frozenset[str]) -> None:
         super().__init__(shape, demands)
         self.shape = shape
         self.reference, self.sdpa, self.banded = (kind(shape, demands) for kind in (Reference, SDPA, Banded))

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gptx.geometry.visibility import Where, visible
 from gptx.kernel.base import Kernel, Score
 from gptx.kernel.chunks import Chunks
 from gptx.kernel.reference import capped, softmax
 from gptx.pos.base import PositionalEncoding
-from gptx.where import Where, visible
 from gptx.window.base import Window
 
 

@@ -10,9 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from gptx.geometry.model_shape import ModelShape
+from gptx.geometry.visibility import Where, visible
 from gptx.pos.base import PositionalEncoding
-from gptx.shape import Shape
-from gptx.where import Where, visible
 from gptx.window.base import Window
 
 
@@ -47,7 +47,7 @@ class Kernel(nn.Module, ABC):
     parts: ClassVar[bool] = True  # whether it is itself with fewer queries than keys too
     device: str = ""  # the kind that it is to choose for; "": the one that the tensors are on
 
-    def __init__(self, shape: Shape, demands: frozenset[str]) -> None:
+    def __init__(self, shape: ModelShape, demands: frozenset[str]) -> None:
         super().__init__()
         self.p, self.n_head, self.demands = shape.dropout, shape.n_head, demands
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptx.where import Where
+from gptx.geometry.visibility import Where
 
 SMALLEST, LARGEST = 32, 128  # queries in a chunk: between them matrix products are efficient, and few keys are in vain
 

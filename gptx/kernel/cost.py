@@ -10,11 +10,11 @@ Letters: Tq queries, Tk keys, H query heads, D head dim.
 
 from dataclasses import dataclass
 
+from gptx.geometry.model_shape import ModelShape
+from gptx.geometry.visibility import Where
 from gptx.kernel.chunks import Chunks
 from gptx.kernel.sdpa import causal
 from gptx.pos.base import PositionalEncoding
-from gptx.shape import Shape
-from gptx.where import Where
 from gptx.window.base import Window
 
 
@@ -26,7 +26,7 @@ class Constants:
     per_pair: float  # of a query and a key, hidden ones too: softmax, mask
     per_product: float  # a pair and a dim: matmul
 
-    def of(self, tokens: int, pairs: int, shape: Shape) -> float:
+    def of(self, tokens: int, pairs: int, shape: ModelShape) -> float:
         dim = shape.head_dim
         return (self.per_token * dim * tokens + pairs * (self.per_pair + self.per_product * dim)) * shape.n_head
 
@@ -59,7 +59,9 @@ def counted(kernel: str, where: Where, window: Window, pos: PositionalEncoding) 
     return kernel, queries * keys
 
 
-def predicted(kernel: str, where: Where, window: Window, pos: PositionalEncoding, shape: Shape, bf16: bool) -> float:
+def predicted(
+    kernel: str, where: Where, window: Window, pos: PositionalEncoding, shape: ModelShape, bf16: bool
+) -> float:
     """Nanoseconds that a kernel takes for one row of these queries and keys, forward and backward, on one thread."""
     name, pairs = counted(kernel, where, window, pos)
     return (BF16 if bf16 else FP32)[name].of(where.q_pos.shape[1], pairs, shape)

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptx.errors import ConfigError
+from gptx.geometry.visibility import Where
 from gptx.kernel.base import Kernel, Score
 from gptx.pos.base import PositionalEncoding
-from gptx.where import Where
 from gptx.window.base import Window
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 
+from gptx.geometry.model_shape import ModelShape
+from gptx.geometry.visibility import Where, pair_visible
 from gptx.kernel.base import Score
 from gptx.kernel.reference import Reference, capped
 from gptx.pos.base import PositionalEncoding
-from gptx.shape import Shape
-from gptx.where import Where, pair_visible
 from gptx.window.base import Window
 
 Bias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # of batch, head, query and key indices
@@ -38,7 +38,7 @@ class Flex(Reference):
     serves: ClassVar[frozenset[str]] = frozenset({"softcap", "sink"})
     parts = False
 
-    def __init__(self, shape: Shape, demands: frozenset[str]) -> None:
+    def __init__(self, shape: ModelShape, demands: frozenset[str]) -> None:
         super().__init__(shape, demands)
         self.ready: dict[str, Any] = {}
 

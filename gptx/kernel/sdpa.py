@@ -5,9 +5,9 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
+from gptx.geometry.visibility import Where
 from gptx.kernel.base import Kernel, Score, additive
 from gptx.pos.base import PositionalEncoding
-from gptx.where import Where
 from gptx.window.base import Window
 
 

@@ -5,13 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptx.errors import ConfigError
-from gptx.shape import Shape
+from gptx.geometry.model_shape import ModelShape
 
 
 class RMSNorm(nn.Module):
     """Mean square 1, then a learned scale: no mean, no bias."""
 
-    def __init__(self, shape: Shape, *, eps: float) -> None:
+    def __init__(self, shape: ModelShape, *, eps: float) -> None:
         super().__init__()
         if eps < 0:
             raise ConfigError(f"norm.eps={eps:g}: expected 0 or more, such as 1e-5")

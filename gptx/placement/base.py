@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gptx.attention.base import Attention, Keep, View
 from gptx.ffn.base import FFN
-from gptx.shape import Shape
+from gptx.geometry.model_shape import ModelShape
 
 
 class Block(nn.Module, ABC):
@@ -21,7 +21,7 @@ class Block(nn.Module, ABC):
 
     final_norm: ClassVar[bool] = True
 
-    def __init__(self, shape: Shape, attention: Attention, ffn: FFN, norm: Callable[[], nn.Module]) -> None:
+    def __init__(self, shape: ModelShape, attention: Attention, ffn: FFN, norm: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.norm1, self.attention = norm(), attention
         self.norm2, self.ffn = norm(), ffn

@@ -6,14 +6,14 @@ from torch import Tensor, nn
 
 from gptx.attention.base import Attention, Keep, View
 from gptx.ffn.base import FFN
+from gptx.geometry.model_shape import ModelShape
 from gptx.placement.base import Block
-from gptx.shape import Shape
 
 
 class Peri(Block):
     """Each branch has a norm before and one after it; the stream itself has none."""
 
-    def __init__(self, shape: Shape, attention: Attention, ffn: FFN, norm: Callable[[], nn.Module]) -> None:
+    def __init__(self, shape: ModelShape, attention: Attention, ffn: FFN, norm: Callable[[], nn.Module]) -> None:
         super().__init__(shape, attention, ffn, norm)
         self.after1, self.after2 = norm(), norm()
 

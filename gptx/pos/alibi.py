@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from gptx.geometry.model_shape import ModelShape
 from gptx.pos.base import PositionalEncoding
-from gptx.shape import Shape
 
 
 class ALiBi(PositionalEncoding):
@@ -16,7 +16,7 @@ class ALiBi(PositionalEncoding):
     relative = True
     linear = True
 
-    def __init__(self, shape: Shape, dim: int, heads: int) -> None:
+    def __init__(self, shape: ModelShape, dim: int, heads: int) -> None:
         super().__init__(shape, dim, heads)
         self.slopes: Tensor
         self.register_buffer("slopes", torch.tensor(slopes(shape.n_head)), persistent=False)

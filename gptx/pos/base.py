@@ -5,7 +5,7 @@ Letters: B batch, T time, H heads, R rotated dims, D model width.
 
 from torch import Tensor, nn
 
-from gptx.shape import Shape
+from gptx.geometry.model_shape import ModelShape
 from gptx.window.base import Window
 
 
@@ -25,7 +25,7 @@ class PositionalEncoding(nn.Module):
     relative: bool = False  # whether a logit depends on the distance of query and key alone: a claim, to be proven
     max_length: int | None = None  # positions it knows; None: any
 
-    def __init__(self, shape: Shape, dim: int, heads: int) -> None:
+    def __init__(self, shape: ModelShape, dim: int, heads: int) -> None:
         super().__init__()
 
     def at(self, layer: int, window: Window) -> "PositionalEncoding":

@@ -6,10 +6,10 @@ Letters: W width of the network, H query heads.
 import torch
 from torch import Tensor, nn
 
-from gptx.device import exactly
+from gptx.geometry.model_shape import ModelShape
+from gptx.hardware.device import exactly
 from gptx.pos.base import PositionalEncoding
 from gptx.pos.check import above, at_least
-from gptx.shape import Shape
 
 
 class FIRE(PositionalEncoding):
@@ -22,7 +22,7 @@ class FIRE(PositionalEncoding):
 
     biased = True
 
-    def __init__(self, shape: Shape, dim: int, heads: int, *, width: int, c: float, threshold: float) -> None:
+    def __init__(self, shape: ModelShape, dim: int, heads: int, *, width: int, c: float, threshold: float) -> None:
         super().__init__(shape, dim, heads)
         at_least("width", width, 1, 32)
         above("c", c, 0, 0.1)

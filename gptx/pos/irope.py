@@ -1,15 +1,15 @@
 """Rotary on local layers, no encoding on global ones (Llama 4's iRoPE, Meta 2025; Yang et al. 2025). Llama 4's
 temperature, which grows with the position at inference, is not part of it."""
 
+from gptx.geometry.model_shape import ModelShape
 from gptx.pos.base import PositionalEncoding
 from gptx.pos.none import NoPE
 from gptx.pos.rope import RoPE
-from gptx.shape import Shape
 from gptx.window.base import Window
 
 
 class IRoPE(RoPE):
-    def __init__(self, shape: Shape, dim: int, heads: int, *, theta: float) -> None:
+    def __init__(self, shape: ModelShape, dim: int, heads: int, *, theta: float) -> None:
         super().__init__(shape, dim, heads, theta=theta)
         self.far = NoPE(shape, dim, heads)
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from gptx.errors import ConfigError
+from gptx.geometry.model_shape import ModelShape
 from gptx.pos.base import PositionalEncoding
-from gptx.shape import Shape
 
 
 class Kerple(PositionalEncoding):
@@ -16,7 +16,7 @@ class Kerple(PositionalEncoding):
     biased = True
     relative = True
 
-    def __init__(self, shape: Shape, dim: int, heads: int, *, form: str) -> None:
+    def __init__(self, shape: ModelShape, dim: int, heads: int, *, form: str) -> None:
         super().__init__(shape, dim, heads)
         if form not in ("log", "power"):
             raise ConfigError(f"pos.form={form!r}: expected log or power")

@@ -2,14 +2,14 @@
 
 from torch import Tensor, nn
 
+from gptx.geometry.model_shape import ModelShape
 from gptx.pos.base import PositionalEncoding
-from gptx.shape import Shape
 
 
 class Learned(PositionalEncoding):
     """One vector a position; past the trained context there is none, so it refuses longer input."""
 
-    def __init__(self, shape: Shape, dim: int, heads: int) -> None:
+    def __init__(self, shape: ModelShape, dim: int, heads: int) -> None:
         super().__init__(shape, dim, heads)
         self.max_length = shape.context
         self.embedding = nn.Embedding(shape.context, shape.d_model)

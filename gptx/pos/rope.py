@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from gptx.errors import ConfigError, option
+from gptx.geometry.model_shape import ModelShape
 from gptx.pos.base import PositionalEncoding
 from gptx.pos.check import above
-from gptx.shape import Shape
 
 
 class RoPE(PositionalEncoding):
@@ -17,7 +17,7 @@ class RoPE(PositionalEncoding):
 
     relative = True
 
-    def __init__(self, shape: Shape, dim: int, heads: int, *, theta: float) -> None:
+    def __init__(self, shape: ModelShape, dim: int, heads: int, *, theta: float) -> None:
         super().__init__(shape, dim, heads)
         if dim % 2:
             raise ConfigError(

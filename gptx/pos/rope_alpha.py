@@ -6,8 +6,8 @@ Letters: B batch, T time, H query heads, G key heads, R rotated dims.
 import torch
 from torch import Tensor, nn
 
+from gptx.geometry.model_shape import ModelShape
 from gptx.pos.rope import RoPE, turn
-from gptx.shape import Shape
 
 
 class RoPEAlpha(RoPE):
@@ -16,7 +16,7 @@ class RoPEAlpha(RoPE):
     Query and key are turned by the same factor, so that a logit still depends on the distance alone.
     """
 
-    def __init__(self, shape: Shape, dim: int, heads: int, *, theta: float, shared: bool) -> None:
+    def __init__(self, shape: ModelShape, dim: int, heads: int, *, theta: float, shared: bool) -> None:
         super().__init__(shape, dim, heads, theta=theta)
         self.alpha = nn.Parameter(torch.ones(1 if shared else heads))
 

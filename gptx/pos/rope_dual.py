@@ -1,16 +1,16 @@
 """Rotary with another base on local and on global layers (Gemma 3, Gemma Team 2025)."""
 
+from gptx.geometry.model_shape import ModelShape
 from gptx.pos.base import PositionalEncoding
 from gptx.pos.check import above
 from gptx.pos.rope import RoPE
-from gptx.shape import Shape
 from gptx.window.base import Window
 
 
 class RoPEDual(RoPE):
     """``theta`` where the layer's window is local, ``global_theta`` elsewhere: far tokens need low frequencies."""
 
-    def __init__(self, shape: Shape, dim: int, heads: int, *, theta: float, global_theta: float) -> None:
+    def __init__(self, shape: ModelShape, dim: int, heads: int, *, theta: float, global_theta: float) -> None:
         super().__init__(shape, dim, heads, theta=theta)
         above("global_theta", global_theta, 0, 1e6)
         self.far = RoPE(shape, dim, heads, theta=global_theta)

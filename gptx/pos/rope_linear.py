@@ -2,15 +2,15 @@
 
 from torch import Tensor
 
+from gptx.geometry.model_shape import ModelShape
 from gptx.pos.check import at_least
 from gptx.pos.rope import RoPE
-from gptx.shape import Shape
 
 
 class RoPELinear(RoPE):
     """f'(x, p) = f(x, p / factor): every frequency is ``factor`` times lower."""
 
-    def __init__(self, shape: Shape, dim: int, heads: int, *, theta: float, factor: float) -> None:
+    def __init__(self, shape: ModelShape, dim: int, heads: int, *, theta: float, factor: float) -> None:
         super().__init__(shape, dim, heads, theta=theta)
         at_least("factor", factor, 1, 4)
         self.factor = factor

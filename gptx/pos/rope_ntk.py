@@ -2,16 +2,16 @@
 Peng et al. 2023, section 3.1)."""
 
 from gptx.errors import ConfigError
+from gptx.geometry.model_shape import ModelShape
 from gptx.pos.check import at_least
 from gptx.pos.rope import RoPE
-from gptx.shape import Shape
 
 
 class RoPENTK(RoPE):
     """theta' = theta * factor^(R / (R - 2)), fixed: a base that grew with the input would not suit rotated keys in a
     cache."""
 
-    def __init__(self, shape: Shape, dim: int, heads: int, *, theta: float, factor: float) -> None:
+    def __init__(self, shape: ModelShape, dim: int, heads: int, *, theta: float, factor: float) -> None:
         at_least("factor", factor, 1, 4)
         if dim == 2:
             raise ConfigError(

@@ -5,14 +5,14 @@ import torch
 from torch import Tensor
 
 from gptx.errors import ConfigError
+from gptx.geometry.model_shape import ModelShape
 from gptx.pos.rope import RoPE
-from gptx.shape import Shape
 
 
 class RoPEPartial(RoPE):
     """Turns the first ``fraction`` of the dims handed to it, rounded, and leaves the others as they are."""
 
-    def __init__(self, shape: Shape, dim: int, heads: int, *, theta: float, fraction: float) -> None:
+    def __init__(self, shape: ModelShape, dim: int, heads: int, *, theta: float, fraction: float) -> None:
         turned = round(fraction * dim)
         even = list(range(2, dim + 1, 2))
         if even and turned not in even:

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
+from gptx.geometry.model_shape import ModelShape
 from gptx.pos.check import above, at_least
 from gptx.pos.rope_linear import RoPELinear
-from gptx.shape import Shape
 
 
 class RoPEYaRN(RoPELinear):
@@ -19,7 +19,7 @@ class RoPEYaRN(RoPELinear):
 
     def __init__(
         self,
-        shape: Shape,
+        shape: ModelShape,
         dim: int,
         heads: int,
         *,

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from gptx.errors import ConfigError
+from gptx.geometry.model_shape import ModelShape
 from gptx.pos.base import PositionalEncoding
 from gptx.pos.check import above
-from gptx.shape import Shape
 
 
 class Sinusoidal(PositionalEncoding):
@@ -16,7 +16,7 @@ class Sinusoidal(PositionalEncoding):
     ratio is kept by scaling the sinusoids down, so that the token is not drowned.
     """
 
-    def __init__(self, shape: Shape, dim: int, heads: int, *, theta: float, scale: float) -> None:
+    def __init__(self, shape: ModelShape, dim: int, heads: int, *, theta: float, scale: float) -> None:
         super().__init__(shape, dim, heads)
         if shape.d_model % 2:
             raise ConfigError(

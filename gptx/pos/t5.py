@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from gptx.geometry.model_shape import ModelShape
 from gptx.pos.base import PositionalEncoding
 from gptx.pos.check import above, at_least
-from gptx.shape import Shape
 
 
 class T5(PositionalEncoding):
@@ -17,7 +17,7 @@ class T5(PositionalEncoding):
     biased = True
     relative = True
 
-    def __init__(self, shape: Shape, dim: int, heads: int, *, buckets: int, max_distance: int) -> None:
+    def __init__(self, shape: ModelShape, dim: int, heads: int, *, buckets: int, max_distance: int) -> None:
         super().__init__(shape, dim, heads)
         at_least("buckets", buckets, 2, 32)
         above("max_distance", max_distance, buckets // 2, 4 * buckets)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from gptx.errors import ConfigError
+from gptx.geometry.model_shape import ModelShape
 from gptx.pos.check import above
 from gptx.pos.rope import RoPE, turn
-from gptx.shape import Shape
 
 EXPONENT = 60  # of e, up to which a factor leaves room for q and k in fp32 and bf16, which end at e^88
 
@@ -23,7 +23,9 @@ class XPos(RoPE):
     for good: so there is a last position, from which on it refuses.
     """
 
-    def __init__(self, shape: Shape, dim: int, heads: int, *, theta: float, scale_base: float, gamma: float) -> None:
+    def __init__(
+        self, shape: ModelShape, dim: int, heads: int, *, theta: float, scale_base: float, gamma: float
+    ) -> None:
         super().__init__(shape, dim, heads, theta=theta)
         above("scale_base", scale_base, 0, 512)
         above("gamma", gamma, 0, 0.4)

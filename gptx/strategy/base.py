@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gptx.device import pick
 from gptx.errors import ConfigError
+from gptx.hardware.device import pick
 
 if TYPE_CHECKING:
-    from gptx.cache import Memory
-    from gptx.model import GPT
-    from gptx.plan import Plan
+    from gptx.model.cache import Context
+    from gptx.model.gpt import GPT
+    from gptx.strategy.batch_plan import BatchPlan
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -87,7 +87,7 @@ class Strategy:
         """
         return 1
 
-    def check(self, model: "GPT", processes: int, plan: "Plan") -> None:
+    def check(self, model: "GPT", processes: int, plan: "BatchPlan") -> None:
         """Asked before any process is started, with a model on the meta device.
 
         Raises:
@@ -117,7 +117,7 @@ class Strategy:
         """Round one micro-batch: gradients need to meet only in the last."""
         return contextlib.nullcontext()
 
-    def own(self, batch: Batch) -> tuple[Tensor, Tensor, "Memory | None", Tensor | None]:
+    def own(self, batch: Batch) -> tuple[Tensor, Tensor, "Context | None", Tensor | None]:
         """What of a batch this process computes, as `GPT.forward` takes it: tokens, targets, memory, documents."""
         return batch.x, batch.y, None, batch.documents
 

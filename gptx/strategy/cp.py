@@ -18,18 +18,18 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from gptx.attention.base import Keep
-from gptx.cache import Memory
 from gptx.errors import ConfigError, option
-from gptx.model import GPT
+from gptx.geometry.visibility import Where
+from gptx.model.cache import Context
+from gptx.model.gpt import GPT
 from gptx.strategy.base import Batch
 from gptx.strategy.distributed import degree
 from gptx.strategy.fsdp import FSDP
 from gptx.strategy.zigzag import Cut, Pieces, deal, join
-from gptx.where import Where
 from gptx.window.base import Window
 
 if TYPE_CHECKING:
-    from gptx.plan import Plan
+    from gptx.strategy.batch_plan import BatchPlan
 
 
 COLLECTIVE = torch.ops._c10d_functional  # those that torch.compile knows, and that no version has renamed
@@ -57,7 +57,7 @@ class CP(FSDP):
     def shards(self) -> DeviceMesh:
         return init_device_mesh(self.device.type, (self.size,))
 
-    def check(self, model: GPT, processes: int, plan: "Plan") -> None:
+    def check(self, model: GPT, processes: int, plan: "BatchPlan") -> None:
         length, pieces = model.shape.context, 2 * self.shape(processes)["cp"]
         if length % pieces:
             raise ConfigError(
@@ -80,7 +80,7 @@ class CP(FSDP):
         model.kernel = Pieces(model.shape, model.kernel, self.cut)
         return super().place(model)
 
-    def own(self, batch: Batch) -> tuple[Tensor, Tensor, Memory, Tensor | None]:
+    def own(self, batch: Batch) -> tuple[Tensor, Tensor, Context, Tensor | None]:
         length = batch.x.shape[1]
         row = Row(length - length // self.cut.count, self.cut, self.group)
         return self.cut.take(batch.x), self.cut.take(batch.y), row, batch.documents

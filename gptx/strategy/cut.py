@@ -13,7 +13,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 from gptx.attention.base import Attention
 from gptx.ffn.base import FFN
 from gptx.kernel.base import Kernel
-from gptx.model import GPT
+from gptx.model.gpt import GPT
 from gptx.pos.base import PositionalEncoding
 
 

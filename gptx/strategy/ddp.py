@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gptx.model import GPT
+from gptx.model.gpt import GPT
 from gptx.strategy.base import Strategy
 from gptx.strategy.distributed import Distributed
 

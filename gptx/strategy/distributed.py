@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from gptx.device import pick
 from gptx.errors import ConfigError, option, processes_as
+from gptx.hardware.device import pick
 from gptx.strategy.base import Strategy
 
 ROWS = ("replicate", "data")  # dimensions of a mesh that cut the rows of a batch

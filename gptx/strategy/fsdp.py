@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from gptx.errors import ConfigError
-from gptx.model import GPT
+from gptx.model.gpt import GPT
 from gptx.strategy.distributed import Distributed
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -13,12 +13,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 
-from gptx.cache import Nothing
 from gptx.errors import ConfigError, option
 from gptx.ffn.base import FFN
-from gptx.model import GPT
-from gptx.plan import Plan
+from gptx.model.cache import NoContext
+from gptx.model.gpt import GPT
 from gptx.strategy.base import Autocast, Batch
+from gptx.strategy.batch_plan import BatchPlan
 from gptx.strategy.cut import serves_heads
 from gptx.strategy.distributed import add_up, degree, whole
 from gptx.strategy.fsdp import DTYPES, FSDP
@@ -44,7 +44,7 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, documents: Tensor | None = None, targets: Tensor | None = None) -> Tensor:
         """Tokens (B, T) or the residual stream (B, T, D) -> the stream, or what `GPT.end` makes of it."""
-        model, memory = self.model, Nothing()
+        model, memory = self.model, NoContext()
         with self.autocast():
             where = memory.where(set(model.windows), x, documents)
             x = model.begin(x, where) if self.first else x
@@ -72,7 +72,7 @@ class PP(FSDP):
         stages = degree("pp", self.pp, processes)
         return {"pp": stages, "data": processes // stages}
 
-    def check(self, model: GPT, processes: int, plan: Plan) -> None:
+    def check(self, model: GPT, processes: int, plan: BatchPlan) -> None:
         stages, data = self.shape(processes).values()
         layers, rows = model.shape.n_layer, plan.micro_batch
         if layers % stages:

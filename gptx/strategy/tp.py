@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from gptx.errors import ConfigError, option
 from gptx.ffn.base import Gated
-from gptx.model import GPT
+from gptx.model.gpt import GPT
 from gptx.pos.base import PositionalEncoding
 from gptx.strategy.cut import cut, serves_heads
 from gptx.strategy.distributed import Distributed, add_up
 
 if TYPE_CHECKING:
-    from gptx.plan import Plan
+    from gptx.strategy.batch_plan import BatchPlan
 
 
 class TP(Distributed):
@@ -30,7 +30,7 @@ class TP(Distributed):
         self.voices, self.stream = self.data_size, self.data_rank  # those who compute alike drop alike
         return self
 
-    def check(self, model: GPT, processes: int, plan: "Plan") -> None:
+    def check(self, model: GPT, processes: int, plan: "BatchPlan") -> None:
         super().check(model, processes, plan)
         count = self.shape(processes)["tp"]
         if (found := uncut(model, count)) is None:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from gptx.geometry.model_shape import ModelShape
+from gptx.geometry.visibility import Where
 from gptx.kernel.base import Kernel, Score
 from gptx.pos.base import PositionalEncoding
-from gptx.shape import Shape
-from gptx.where import Where
 from gptx.window.base import Window
 
 
@@ -52,7 +52,7 @@ class Pieces(Kernel):
     """Another kernel, asked once for each piece. It is given the keys that end with the piece, as kernels demand, and
     begin where the window's reach allows: what lies beyond is not computed."""
 
-    def __init__(self, shape: Shape, inner: Kernel, cut: Cut) -> None:
+    def __init__(self, shape: ModelShape, inner: Kernel, cut: Cut) -> None:
         super().__init__(shape, inner.demands)
         self.inner, self.cut = inner, cut
 

@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gptx import cli, journal
+from gptx import cli
 from gptx.errors import GptxError, RunFailed
-from gptx.sweep import cluster
-from gptx.sweep.jobs import jobs_of
-from gptx.sweep.ledger import FOLDER, Sweep, sweeps
-from gptx.sweep.standing import ORDER, Standing, left_out_in, standings
+from gptx.runs import journal
+from gptx.sweep.execute import slurm_cluster
+from gptx.sweep.execute.slurm_jobs import jobs_of
+from gptx.sweep.state.folder import FOLDER, Sweep, sweeps
+from gptx.sweep.state.status import ORDER, Standing, left_out_in, standings
 
 _STYLES = {"running": "cyan", "finished": "green", "failed": "bold red", "refused": "yellow", "stopped": "yellow"}
 _HELP = """\
@@ -136,9 +137,9 @@ def _gathered(found: list[Standing]) -> Iterator[tuple[str, Standing]]:
 
 def _collect(sweep: Sweep) -> int:
     from gptx.compare.render import show
-    from gptx.sweep import rates
     from gptx.sweep.base import listed
-    from gptx.sync import send
+    from gptx.sweep.plan import rates
+    from gptx.tracking.sync import send
 
     found = list(standings(sweep))
     begun = [one.folder for one in found if one.folder and (one.folder / journal.NAME).exists()]
@@ -176,7 +177,7 @@ def _cancel(sweep: Sweep) -> int:
         with suppress(ProcessLookupError):
             os.kill(holder, signal.SIGTERM)
     jobs = [one.job for one in standings(sweep) if one.open and one.job] if jobs_of(sweep) else []
-    cluster.cancel(jobs)
+    slurm_cluster.cancel(jobs)
     if jobs:
         with journal.Journal(sweep.path, shared=bool(holder)) as book:
             book.write("cancelled", jobs=jobs)

@@ -15,15 +15,15 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from gptx.attempt import other_code
-from gptx.config import compose, explain, plain_dict
+from gptx.config.compose import compose, explain, plain_dict
+from gptx.config.overrides import about_sweeps, key_of
 from gptx.errors import ConfigError
-from gptx.sweep import forks
-from gptx.sweep.cell import Cell
-from gptx.sweep.launcher import Launcher
-from gptx.sweep.ledger import Sweep
-from gptx.tracking import Follower
-from gptx.words import about_sweeps, key_of
+from gptx.sweep.execute import prewarmed
+from gptx.sweep.execute.launcher import Launcher
+from gptx.sweep.plan.cells import Cell
+from gptx.sweep.state.folder import Sweep
+from gptx.tracking.follower import Follower
+from gptx.training.start import other_code
 
 
 class Base(Sweeper):
@@ -38,11 +38,11 @@ class Base(Sweeper):
         self.context, self.hydra = hydra_context, config.hydra
 
     def sweep(self, arguments: list[str]) -> Any:
-        forks.stock()
+        prewarmed.stock()
         try:
             raise SystemExit(self._swept(arguments))
         finally:
-            forks.clear()
+            prewarmed.clear()
 
     def _swept(self, arguments: list[str]) -> int:
         given = [*self._of_study(arguments), *arguments]
@@ -146,10 +146,10 @@ def survey(found: Sequence[Cell], launcher: Launcher, options: DictConfig, sweep
     Returns:
         The seconds that all of it is thought to take.
     """
-    from gptx.sweep.halving import Course
-    from gptx.sweep.pace import Pace
-    from gptx.sweep.room import check_memory
-    from gptx.sweep.survey import show
+    from gptx.sweep.plan.memory_fit import check_memory
+    from gptx.sweep.plan.preview import show
+    from gptx.sweep.plan.time_estimate import Pace
+    from gptx.sweep.search.halving import Course
 
     runs = 0 if options.dry_run else sum(not (cell.refusal or cell.done) for cell in found)
     outputs = Path(options.paths.outputs)

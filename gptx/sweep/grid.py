@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from gptx.errors import ConfigError
-from gptx.journal import Journal
-from gptx.sweep import halving, match, rates
+from gptx.runs.journal import Journal
 from gptx.sweep.base import Base, close, following, survey
-from gptx.sweep.board import Board
-from gptx.sweep.cell import Cell, cells, check, refit
-from gptx.sweep.drive import Listed, drive
-from gptx.sweep.halving import Halving
-from gptx.sweep.launcher import Launcher, make
-from gptx.sweep.ledger import Sweep, name_of
+from gptx.sweep.execute.launcher import Launcher, make
+from gptx.sweep.execute.loop import Listed, drive
+from gptx.sweep.plan import matching, rates
+from gptx.sweep.plan.cells import Cell, cells, check, refit
+from gptx.sweep.search import halving
+from gptx.sweep.search.halving import Halving
+from gptx.sweep.state.dashboard import Board
+from gptx.sweep.state.folder import Sweep, name_of
 
 if TYPE_CHECKING:
-    from gptx.device import Machine
+    from gptx.hardware.device import Machine
 
 
 class GridSweeper(Base):
@@ -65,7 +66,7 @@ class GridSweeper(Base):
         if options.variant.match == "none":
             return found
         able = [cell for cell in found if not cell.refusal]
-        solved = match.solve([cell.cfg for cell in able], options, there) if able else []
+        solved = matching.solve([cell.cfg for cell in able], options, there) if able else []
         fits = dict(zip(map(id, able), solved, strict=True))
         for i, cell in enumerate(found):
             fit = fits.get(id(cell))

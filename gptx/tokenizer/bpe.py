@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Self
 
-from gptx.data.base import digest
 from gptx.errors import ConfigError, GptxError
+from gptx.runs.digest import digest
 from gptx.tokenizer.ranks import PATTERN, RankTokenizer
 
 

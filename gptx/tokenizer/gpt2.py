@@ -4,8 +4,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from gptx.data.base import file_hash
 from gptx.errors import DataError
+from gptx.runs.digest import file_hash
 from gptx.tokenizer.ranks import RankTokenizer
 
 URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"

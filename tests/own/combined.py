@@ -10,12 +10,12 @@ import torch
 import torch.distributed as dist
 
 import gptx
-from gptx.assembly import build
-from gptx.optim import decay_groups, update
-from gptx.parts import part
-from gptx.strategy import workers
+from gptx.config.instantiate import part
+from gptx.config.overrides import options
+from gptx.model.build import build
+from gptx.optim.update import decay_groups, update
+from gptx.processes import workers
 from gptx.strategy.base import Batch
-from gptx.words import options
 
 SIZES = ["device=cpu", "precision=fp32", "model.n_layer=2", "model.n_head=4", "model.d_model=32", "model.context=16"]
 ALONE = {"hsdp": ["strategy.shard=1"], "fsdp_tp": ["strategy.tp=1"]}

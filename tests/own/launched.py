@@ -11,8 +11,8 @@ from unittest.mock import patch
 import torch
 import torch.distributed as dist
 
-from gptx.processes import noted_signals
-from gptx.strategy import workers
+from gptx.processes import workers
+from gptx.processes.children import noted_signals
 from gptx.strategy.ddp import DDP
 
 

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from gptx.attention.base import Keep, View
 from gptx.attention.gqa import GQA
+from gptx.geometry.model_shape import ModelShape
 from gptx.kernel.base import Score
 from gptx.kernel.reference import Reference
-from gptx.shape import Shape
 
 
 class Scaled(GQA):
     """Multi-head attention whose output is scaled; ``gain`` is its own key."""
 
-    def __init__(self, shape: Shape, *, gain: float) -> None:
+    def __init__(self, shape: ModelShape, *, gain: float) -> None:
         super().__init__(shape, n_kv_head=shape.n_head, qk_norm=False, softcap=0.0, bias=shape.bias)
         if gain < -2:
             ctypes.string_at(0)  # a segfault
@@ -42,7 +42,7 @@ class Fragile(Reference):
     and a signal has come), SLOW (seconds), EXIT_AT (the process is gone, without a word).
     """
 
-    def __init__(self, shape: Shape, demands: frozenset[str]) -> None:
+    def __init__(self, shape: ModelShape, demands: frozenset[str]) -> None:
         super().__init__(shape, demands)
         self.calls = 0
         if "PAUSE_AT" in os.environ:
@@ -66,7 +66,7 @@ class Fragile(Reference):
 class Troubled(Fragile):
     """A fragile kernel that comes to grief in its 15th call, in a way of its own: ``how`` is a key."""
 
-    def __init__(self, shape: Shape, demands: frozenset[str], *, how: str) -> None:
+    def __init__(self, shape: ModelShape, demands: frozenset[str], *, how: str) -> None:
         super().__init__(shape, demands)
         self.grief = getattr(self, f"_{how}")
 

@@ -14,16 +14,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 import gptx
-from gptx import checkpoint, kept
-from gptx.assembly import build
-from gptx.device import autocast
-from gptx.evaluate import Validation
-from gptx.optim import decay_groups, update
-from gptx.parts import part
-from gptx.strategy import workers
+from gptx.config.instantiate import part
+from gptx.geometry.visibility import documents
+from gptx.hardware.device import autocast
+from gptx.model.build import build
+from gptx.optim.update import decay_groups, update
+from gptx.processes import workers
+from gptx.runs import checkpoint_files
 from gptx.strategy.base import Batch, Strategy
 from gptx.strategy.distributed import whole
-from gptx.where import documents
+from gptx.training import checkpoint
+from gptx.training.evaluation import Validation
 
 VOCAB, CONTEXT, ROWS, SEPARATOR, LR = 31, 16, 8, 3, 0.003
 TINY = ("model.n_layer=4", "model.n_head=4", "model.d_model=16", f"model.context={CONTEXT}", "device=cpu")
@@ -216,7 +217,7 @@ def hand_over(case: Case, giver: Training, taker: Strategy, group: Strategy, pat
         saver.wait()
     group.largest(0)
     taken = Training(case, taker)
-    checkpoint.load(kept.steps(path)[-1], taken.model, taken.optim)
+    checkpoint.load(checkpoint_files.steps(path)[-1], taken.model, taken.optim)
     return taken
 
 

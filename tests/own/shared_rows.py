@@ -25,17 +25,17 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 import gptx
-from gptx.assembly import build
+from gptx.config.instantiate import part
 from gptx.errors import ConfigError
-from gptx.evaluate import Validation
+from gptx.geometry.visibility import documents
 from gptx.kernel import chunks
-from gptx.model import GPT
-from gptx.parts import part
-from gptx.strategy import workers
+from gptx.model.build import build
+from gptx.model.gpt import GPT
+from gptx.processes import workers
 from gptx.strategy.base import Batch, Strategy
 from gptx.strategy.cp import CP
 from gptx.strategy.distributed import whole
-from gptx.where import documents
+from gptx.training.evaluation import Validation
 
 CONTEXT, BATCH, SEPARATOR = 24, 4, 3
 chunks.SMALLEST = 2  # so that even a piece is several chunks for the banded kernel

@@ -17,15 +17,15 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
 import gptx
-from gptx import checkpoint
-from gptx.assembly import build
-from gptx.config import plain_dict
-from gptx.optim import decay_groups, update
-from gptx.parts import part
-from gptx.strategy import workers
+from gptx.config.compose import plain_dict
+from gptx.config.instantiate import part
+from gptx.model.build import build
+from gptx.optim.update import decay_groups, update
+from gptx.processes import workers
 from gptx.strategy.base import Batch, Strategy
 from gptx.strategy.distributed import Distributed, whole
 from gptx.strategy.single import Single
+from gptx.training import checkpoint
 
 VOCAB, ROWS, CONTEXT = 11, 4, 12
 TINY = f"model.n_layer=2 model.n_head=4 model.d_model=16 model.context={CONTEXT} device=cpu precision=fp32".split()

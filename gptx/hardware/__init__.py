@@ -1,0 +1,1 @@
+"""The device, its precision, its threads, and what it is called."""

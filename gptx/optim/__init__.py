@@ -1,0 +1,1 @@
+"""Optimisers. One file a variant, and the update step that all share."""

@@ -1,0 +1,1 @@
+"""Child processes, workers, their signals and their logs."""

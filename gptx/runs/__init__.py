@@ -1,0 +1,1 @@
+"""What a run leaves on disk: its folder, journal, checkpoint files, and where it came from. No torch."""

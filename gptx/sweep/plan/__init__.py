@@ -1,0 +1,1 @@
+"""What a sweep will run: its cells, their budgets, memory and time."""

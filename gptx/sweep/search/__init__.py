@@ -1,0 +1,1 @@
+"""Searches over a space, with trials that may be stopped early."""

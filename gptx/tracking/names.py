@@ -1,0 +1,84 @@
+"""What a run's records are called in MLflow: params, tags, final metrics, the description. No mlflow here."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from gptx.runs.journal import Record
+
+# MLflow's column header: key of result.json, scale, digits. Short names, or the table cuts them off.
+_FINAL = {
+    "final/val_bpb": ("val_bpb", 1.0, 4),
+    "final/val_loss": ("val_loss", 1.0, 4),
+    "final/val_acc": ("val_accuracy", 1.0, 4),
+    "final/tok_s": ("tokens_per_s", 1.0, 0),
+    "final/params": ("n_params", 1.0, 0),
+    "final/mem_mb": ("peak_memory_bytes", 1e-6, 1),
+    "final/kv_B_tok": ("kv_bytes_per_token", 1.0, 0),
+    "final/seconds": ("seconds", 1.0, 1),
+}
+_NO_RESULT = ("tracking", "paths", "study", "force")  # config that says where, not what
+
+
+def final(result: Record) -> Iterator[tuple[str, float]]:
+    """The ``final/*`` metrics that ``result`` has, rounded."""
+    for name, (key, scale, digits) in _FINAL.items():
+        if isinstance(result.get(key), int | float):
+            yield name, round(float(result[key]) * scale, digits)
+
+
+def short_params(start: Record) -> dict[str, str]:
+    """What a sweep varies, under one-word names: attention, pos, ..., seed."""
+    named = {**(start.get("variant") or {}), "seed": start.get("seed")}
+    return {key: str(value) for key, value in named.items() if value not in (None, "")}
+
+
+def params(start: Record) -> dict[str, str]:
+    """The short ones, and dotted ones for the rest of the config."""
+    config = {key: value for key, value in (start.get("config") or {}).items() if key not in _NO_RESULT}
+    return {**dict(_leaves(config)), **short_params(start)}
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    elif node not in (None, ""):
+        text = node if isinstance(node, str) else json.dumps(node, ensure_ascii=False, default=str)
+        yield clean(prefix), text[:6000]
+
+
+def tags(start: Record) -> dict[str, str]:
+    """Tags of a run that never change."""
+    return {
+        "gptx.config.identity": start.get("identity") or "",
+        "gptx.study": start.get("study") or "",
+        "gptx.variant": "·".join(str(value) for value in (start.get("variant") or {}).values()),
+        "mlflow.source.name": "gptx.run",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": (start.get("git") or {}).get("commit") or "",
+    }
+
+
+def note(start: Record, last: Record, status: str, folder: str) -> str:
+    """The run's description in Markdown: state, final figures, the commands to resume and to generate."""
+    lines = [f"**{status}** `{folder}`", ""]
+    if last.get("error"):
+        lines += [f"> {last['error']}", ""]
+    figures = list(final(last.get("result") or {}))
+    if figures:
+        lines += [_row(name.removeprefix("final/") for name, _ in figures), _row("---:" for _ in figures)]
+        lines += [_row(f"{value:.10g}" for _, value in figures), ""]
+    lines += ["```sh", start.get("command") or "python -m gptx.run"]
+    lines += [f'python -m gptx.generate {folder} --prompt "The state of the union"', "```"]
+    return "\n".join(lines)
+
+
+def _row(cells: Iterator[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def clean(name: str) -> str:
+    """MLflow takes letters, digits, _ - . space / and : in names, at most 250 characters."""
+    return re.sub(r"[^\w\-. /:]", "_", name)[:250]

@@ -1,0 +1,129 @@
+"""The MLflow server behind ``python -m gptx.ui``, and the links to a study's saved view."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from gptx.errors import GptxError, RunFailed
+from gptx.tracking import saved_view
+from gptx.tracking.store import FOLDER, Store
+
+_START = 120.0  # seconds that a server may take to answer
+
+
+def write_views(store: Store) -> dict[str, str]:
+    """Save the view of every experiment with runs of gptx. Returns their ids by name, the newest first."""
+    found = {}
+    for experiment in store.client.search_experiments():
+        query = "tags.`gptx.uid` != ''"
+        runs = store.client.search_runs([experiment.experiment_id], query, max_results=1000)
+        if runs:
+            value = saved_view.view(run.data.params for run in runs)
+            store.client.set_experiment_tag(experiment.experiment_id, saved_view.TAG, value)
+            found[experiment.name] = (max(run.info.start_time for run in runs), experiment.experiment_id)
+    return {name: found[name][1] for name in sorted(found, key=lambda name: found[name][0], reverse=True)}
+
+
+@contextmanager
+def serve(outputs: Path, uri: str, host: str, port: int) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """Run an MLflow server on a database while the block runs; yields its address when it answers, and it.
+
+    Raises RunFailed if it ends or is silent; nothing of it is left running afterwards.
+    """
+    folder = (outputs / FOLDER).resolve()
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        host,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    command += ["--backend-store-uri", uri, "--artifacts-destination", (folder / "artifacts").as_uri()]
+    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # else ten processes and 1.1 GB
+    log = folder / "ui.log"
+    with open(log, "wb") as file:
+        server = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env=env,
+            cwd=folder,
+            start_new_session=True,
+        )
+    try:
+        base = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+        _await(server, base, port, log)
+        yield base, server
+    finally:
+        _end(server)
+
+
+def _await(server: "subprocess.Popen[bytes]", base: str, port: int, log: Path) -> None:
+    deadline = time.monotonic() + _START
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise RunFailed(f"the MLflow server ended with code {server.returncode}; see {log}")
+        with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(f"{base}/health", timeout=5):
+            if _listens(server, port):  # else another one had the same port in mind, and was faster
+                return
+        time.sleep(0.1)
+    raise RunFailed(f"the MLflow server did not answer within {_START:.0f} s; see {log}")
+
+
+def _listens(server: "subprocess.Popen[bytes]", port: int) -> bool:
+    """Whether it is this server that listens on the port, or one of its workers."""
+    try:
+        first = psutil.Process(server.pid)
+        family = [first, *first.children(recursive=True)]
+        return any(c.status == "LISTEN" and c.laddr.port == port for p in family for c in p.net_connections("tcp"))
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:  # not on every system may one ask
+        return True
+
+
+def _end(server: "subprocess.Popen[bytes]") -> None:
+    """End the server with its workers: they are a process group of their own."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(server.pid, number)
+            server.wait(10)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
+def free_port(host: str, port: int) -> int:
+    """``port``, or the next one that nobody listens on."""
+    for candidate in range(port, min(port + 50, 65536)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, candidate))
+            except OSError:
+                continue
+            return candidate
+    raise GptxError(f"no free port on {host} from {port} on: give another --port or --host")
+
+
+def show_links(base: str, experiments: dict[str, str]) -> None:
+    """Two links for each study."""
+    for name, experiment_id in experiments.items():
+        print(f"\n{name}")
+        print(f"  table   {saved_view.link(base, experiment_id, charts=False)}")
+        print(f"  charts  {saved_view.link(base, experiment_id, charts=True)}", flush=True)

@@ -1,0 +1,85 @@
+"""A run in one of its processes: train it to its end, then sample, sum up, and write the result."""
+
+import contextlib
+import statistics
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from gptx.config.instantiate import part
+from gptx.errors import Interrupted
+from gptx.model import sampling
+from gptx.model.build import build
+from gptx.processes.children import noted_signals
+from gptx.runs import journal
+from gptx.runs.folder import RunFolder
+from gptx.runs.journal import Journal
+from gptx.strategy.base import Strategy
+from gptx.training.progress import Bar
+from gptx.training.trainer import Trainer
+
+
+def fit(cfg: DictConfig, run_dir: str, until: int = 0) -> None:
+    """Train from the last checkpoint to the end; or until a step, where the run is left with a checkpoint and without
+    a result.
+
+    Raises:
+        Interrupted: a signal came; what was done is saved.
+    """
+    end = until or cfg.trainer.max_steps
+    strategy: Strategy = part(cfg.strategy)
+    with strategy.open(cfg.device.type), contextlib.ExitStack() as stack:
+        first = strategy.rank == 0
+        book = stack.enter_context(Journal(Path(run_dir))) if first else None
+        stop = stack.enter_context(noted_signals())
+        trainer = Trainer(cfg, RunFolder(Path(run_dir)), strategy, book)
+        stack.callback(trainer.saver.close)
+        with Bar(f"{cfg.variant.model} {Path(run_dir).name}", end, trainer.now, first) as bar:
+            trainer.run(stop, bar, end)
+        if not until:
+            _finish(trainer)
+
+
+def worker(cfg: dict[str, Any], run_dir: str, until: int = 0) -> None:
+    """`fit` as a process of its own runs it: the config comes plain, and an interruption is no error."""
+    with contextlib.suppress(Interrupted):
+        fit(OmegaConf.create(cfg), run_dir, until)
+
+
+def _finish(trainer: Trainer) -> None:
+    weights = trainer.strategy.weights(trainer.model) if trainer.cfg.runtime.sample_tokens else {}
+    if trainer.book is None:
+        return
+    sample = _sample(trainer, trainer.book, weights) if weights else ""
+    rows = [r["values"] for r in journal.read(trainer.folder.path) if r["kind"] == "metrics"]
+    speeds = [values["perf/tokens_per_s"] for values in rows if "perf/tokens_per_s" in values]
+    train = [values["train/loss"] for values in rows if "train/loss" in values]
+    trainer.folder.end(
+        "finished",
+        {
+            **{f"val_{k}": trainer.best[f"val/{k}"] for k in ("loss", "bpb", "accuracy", "perplexity")},
+            "best_step": trainer.best["step"],
+            "train_loss": train[-1] if train else None,
+            "tokens_per_s": statistics.median(speeds),
+            "peak_memory_bytes": trainer.peak,
+            "steps": trainer.now,
+            "tokens": trainer.trained(),
+            "sample": sample,
+        },
+    )
+
+
+def _sample(trainer: Trainer, book: Journal, weights: dict[str, Tensor]) -> str:
+    """From a model of its own: this process may hold but a part of the one that was trained."""
+    cfg, tokenizer = trainer.cfg, trainer.tokens.tokenizer
+    model = build(cfg, tokenizer.n_vocab).to(trainer.strategy.device)
+    model.load_state_dict(weights)
+    count = cfg.runtime.sample_tokens
+    text = "".join(sampling.text(model, tokenizer, "", count, seed=cfg.seed, autocast=trainer.autocast))
+    samples = trainer.folder.path / "samples"
+    samples.mkdir(exist_ok=True)
+    (samples / f"step-{trainer.now:08d}.txt").write_text(text)
+    book.write("sample", step=trainer.now, text=text)
+    return text

@@ -1,0 +1,50 @@
+"""The speed benchmark, through the real command line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.train", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_times_the_real_step_of_every_arm(tmp_path: Path) -> None:
+    told = tmp_path / "speed.json"
+    once = ("--shape", "nano", "--rounds", "1", "--seconds", "0.1", "--device", "cpu")
+    done = bench(*once, "--arm", "attention=mqa", "--markdown", "--json", str(told))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(told.read_text())
+    arms = {timing["arm"]: timing for timing in found["timings"]}
+    assert list(arms) == ["gptx", "gptx fp32", "gptx, own variant", "gptx attention=mqa"]
+    assert all(len(timing["tokens_per_s"]) == 1 and timing["median"] > 0 for timing in arms.values())
+    assert arms["gptx"]["n_params"] == 4 * (12 * 128**2 + 2 * 128) + (65 + 64 + 1) * 128
+    assert arms["gptx attention=mqa"]["n_params"] < arms["gptx"]["n_params"]
+    assert found["hardware"]["name"] in done.stdout
+    assert f"| nano | gptx | {arms['gptx']['median']:,.0f} |" in done.stdout
+    assert "nanogpt" not in done.stdout  # nothing of a peer that was not timed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--peer", "nanogpt=/nowhere"], "no model.py in /nowhere"),
+        (["--peer", "mingpt=."], "nanogpt=PATH"),
+        (["--shape", "huge"], "'nano', 'small', 'gpt2', 'gpt2_4'"),
+        (["--rounds", "0"], "at least 1 round"),
+        (["--json", "/nowhere/a.json"], "no folder /nowhere"),
+    ],
+)
+def test_a_mistake_gets_one_clear_line(arguments: list[str], said: str) -> None:
+    done = bench(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert said in done.stderr

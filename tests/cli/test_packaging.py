@@ -1,0 +1,83 @@
+"""What a user gets: a wheel that works in an empty folder, and a README whose example is true."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from helpers_model import CONTEXT, arm, options, random_model, rows, tiny
+from omegaconf import OmegaConf
+from proofs import prove
+
+ROOT = Path(__file__).parents[2]
+TINY = ["model.n_layer=1", "model.d_model=32", "model.context=32", "trainer.max_steps=4", "trainer.eval_every=2"]
+TINY += ["trainer.val_tokens=1024", "runtime.sample_tokens=8", "tracking=off", "data=pydocs"]
+
+
+def gptx(cwd: Path, path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(path)}
+    command = [sys.executable, "-m", "gptx.run", *words]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+
+def test_the_wheel_works_in_an_empty_folder(tmp_path: Path) -> None:
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-build-isolation",
+        "--no-deps",
+        "-w",
+        str(tmp_path / "dist"),
+        str(ROOT),
+    ]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").glob("gptx-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for folder, home in (("conf", "gptx/conf"), ("experiments", "gptx/conf/experiment")):
+        files = [p.relative_to(ROOT / folder) for p in (ROOT / folder).rglob("*.yaml")]
+        assert files and all(f"{home}/{file}" in names for file in files)
+
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    empty = tmp_path / "an empty folder"
+    empty.mkdir()
+    done = gptx(empty, tmp_path / "site", *TINY)
+    assert done.returncode == 0, done.stderr
+    assert [p.name for p in empty.iterdir()] == ["outputs"]
+    sweep = gptx(empty, tmp_path / "site", "-m", "attention=mha,mqa", *TINY)
+    assert sweep.returncode == 0, sweep.stderr
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    """The README's variant, written down as it says: a module, and a YAML file."""
+    text = (ROOT / "README.md").read_text()
+    section = text.partition("## Add a variant in two files")[2]
+    code, config = re.findall(r"```(?:python|yaml)\n(.*?)```", section, re.DOTALL)[:2]
+    assert len(code.splitlines()) <= 20
+    files = re.findall(r"`([\w/]+\.(?:py|yaml))`", section)[:2]
+    for name, content in zip(files, (code, config), strict=True):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    return tmp_path
+
+
+def test_the_readme_example_trains(example: Path) -> None:
+    text = (ROOT / "README.md").read_text().partition("## Add a variant in two files")[2]
+    [words] = re.findall(r"`python -m gptx.run (--config-dir [^`]*)`", text)
+    done = gptx(example, Path(os.pathsep.join([str(ROOT), str(example)])), *words.split(), *TINY)
+    assert done.returncode == 0, done.stderr
+    assert "mha·rope·logsparse·single·s0" in done.stdout
+
+
+@pytest.mark.parametrize("attention", options("attention"))
+def test_the_readme_example_stands_every_proof(attention: str, example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(example))
+    cfg = tiny(arm(attention=attention), bias=True)
+    cfg.window = OmegaConf.load(example / "own/window/logsparse.yaml")
+    prove(random_model(cfg), rows(2, CONTEXT + 1))

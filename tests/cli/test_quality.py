@@ -1,0 +1,112 @@
+"""The house rules, kept by machines: lint, format, types, layering, sizes, and the YAML that is the schema."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted((ROOT / "gptx").rglob("*.py"))
+YAMLS = sorted(p for folder in ("conf", "experiments") for p in (ROOT / folder).rglob("*.yaml"))
+
+# Who may use what from outside. Everything else may not.
+ONLY_USERS = {
+    "torch.distributed": {"gptx/strategy", "gptx/processes/workers.py", "gptx/training/checkpoint.py"},
+    "mlflow": {"gptx/tracking", "gptx/compare"},
+    "hydra": {"gptx/config", "gptx/run.py", "gptx/sweep"},
+    "optuna": {"gptx/sweep"},
+    "datasets": {"gptx/data"},
+    "tiktoken": {"gptx/tokenizer"},
+    "rustbpe": {"gptx/tokenizer"},
+}
+
+
+def run(*command: str) -> None:
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_lint() -> None:
+    run("ruff", "check", ".")
+
+
+def test_format() -> None:
+    run("ruff", "format", "--check", ".")
+
+
+def test_types() -> None:
+    run("mypy")
+
+
+def test_layers() -> None:
+    lint = Path(sys.executable).parent / "lint-imports"
+    done = subprocess.run([lint], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def variants() -> set[str]:
+    """Modules that a YAML file names as its part; those of their own, that is: a few small parts share one."""
+    targets = [yaml.safe_load(path.read_text()).get("_target_", "") for path in (ROOT / "conf").glob("*/*.yaml")]
+    modules = {target.rpartition(".")[0] for target in targets}
+    return {name for name in modules if name.startswith("gptx.") and name.count(".") == 2}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nobody_outside_an_axis_imports_its_variants(source: Path) -> None:
+    assert len(variants()) > 10
+    axis = ".".join(source.relative_to(ROOT).parts[:-1])
+    assert {name for name in imports(source) & variants() if name.rpartition(".")[0] != axis} == set()
+
+
+@pytest.mark.parametrize("package", ONLY_USERS)
+def test_only_users(package: str) -> None:
+    users = {
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        if any(name == package or name.startswith(package + ".") for name in imports(path))
+    }
+    assert users, f"nobody uses {package}: is the rule out of date?"
+    strangers = {u for u in users if not any(u == home or u.startswith(home + "/") for home in ONLY_USERS[package])}
+    assert not strangers
+
+
+def test_config_imports_no_torch() -> None:
+    code = "import gptx, gptx.run, sys; gptx.compose(['attention=gqa']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_fits_a_head(path: Path) -> None:
+    limit = 60 if path.name == "base.py" and path.parent.name in ("attention", "window") else 260
+    assert len(path.read_text().splitlines()) <= limit
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_default_has_a_type(path: Path) -> None:
+    """null has no type, so nothing given for it could be checked."""
+
+    def leaves(node: object, name: str) -> list[tuple[str, object]]:
+        if isinstance(node, dict):
+            return [leaf for key, value in node.items() for leaf in leaves(value, f"{name}.{key}")]
+        return [(name, node)]
+
+    config = yaml.safe_load(path.read_text()) or {}
+    config.pop("defaults", None)
+    config.pop("hydra", None)
+    if path.parent.parent.name == "hydra":
+        return
+    assert not [name for name, value in leaves(config, "") if value is None]

@@ -1,0 +1,167 @@
+"""compose, build, load: what a notebook uses. And a variant of a user's own, from outside the package."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from command import OWN, Gptx
+from conftest import Trained
+
+import gptx as api
+from gptx.data.batches import val_windows, windows
+from gptx.data.from_config import corpus as corpus_of
+from gptx.data.tokens import prepare
+from gptx.errors import CheckpointError, ConfigError, GptxError
+from gptx.training.best_weights import load_best
+
+CONF = Path(__file__).parents[2] / "conf"
+PRESETS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+SMALL = ["model.n_layer=2", "model.d_model=32", "model.context=16", "device=cpu", "precision=fp32"]
+
+
+def test_the_package_says_what_it_offers() -> None:
+    assert sorted(api.__all__) == ["build", "compose", "load"]
+    assert api.__version__
+
+
+def test_compose_gives_the_config_that_was_asked_for() -> None:
+    cfg = api.compose(["attention=gqa", "pos=rope", "trainer.max_steps=7", "optim.lr=1"])
+    assert cfg.attention.n_kv_head == 2
+    assert cfg.variant.attention == "gqa" and cfg.variant.pos == "rope"
+    assert cfg.trainer.max_steps == 7
+    assert isinstance(cfg.optim.lr, float)  # of the type that the YAML says
+    assert api.compose().variant.attention == "mha"
+    assert "hydra" not in cfg
+
+
+@pytest.mark.parametrize(
+    "wrong", ["attention=gqq", "model.n_layers=3", "+foo=1", "seed=x", "seed=0,1", "attention", "+match.target=5"]
+)
+def test_compose_refuses_in_one_line(wrong: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        api.compose([wrong])
+    assert isinstance(refused.value, ValueError) and isinstance(refused.value, GptxError)
+    assert "\n" not in str(refused.value)
+    assert api.compose(["attention=gqa"]).attention.n_kv_head == 2  # and leaves nothing behind
+
+
+def test_build_makes_a_model_that_maps_tokens_to_logits() -> None:
+    cfg = api.compose([*SMALL, "attention=gqa", "pos=rope"])
+    model = api.build(cfg)
+    tokens = torch.randint(0, 257, (3, 16))
+    assert model(tokens).shape == (3, 16, 257)
+    assert model(tokens, tokens).shape == ()
+    other = api.build(cfg).state_dict()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in model.state_dict().items())
+    seeded = api.build(api.compose([*SMALL, "attention=gqa", "pos=rope", "seed=1"])).state_dict()
+    assert not torch.equal(seeded["embed.weight"], other["embed.weight"])
+
+
+def test_an_untied_output_layer_is_one_matrix_more() -> None:
+    tied, untied = (api.build(api.compose([*SMALL, f"model.tie={tie}"])) for tie in ("true", "false"))
+    count = [sum(p.numel() for p in model.parameters()) for model in (tied, untied)]
+    assert count[1] - count[0] == 257 * 32
+    tokens = torch.randint(0, 257, (1, 16))
+    assert untied(tokens).shape == tied(tokens).shape == (1, 16, 257)
+    untied(tokens, tokens).backward()
+    assert untied.head is not None and untied.head.weight.grad is not None and untied.embed.weight.grad is not None
+
+
+def test_build_refuses_what_does_not_fit() -> None:
+    for words, part in (
+        (["attention=gqa", "attention.n_kv_head=3"], "attention.n_kv_head=3"),
+        (["model.d_model=36", "model.n_head=4", "pos=rope"], "even head_dim"),
+        (["model.vocab_size=100"], "257"),
+    ):
+        with pytest.raises(ConfigError, match=part):
+            api.build(api.compose([*SMALL, *words]))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_composes_and_builds(preset: str) -> None:
+    cfg = api.compose([f"model={preset}"])
+    with torch.device("meta"):
+        model = api.build(cfg)
+    assert model.shape.n_layer == cfg.model.n_layer
+    assert model.embed.num_embeddings == (cfg.model.vocab_size or 257)
+    assert len(model.blocks) == cfg.model.n_layer
+
+
+def test_a_tokenizer_that_learns_is_fitted_by_build(corpus: Path, tmp_path: Path) -> None:
+    words = ["data=text", f"data.path={corpus}", f"paths.data={tmp_path}", *SMALL]
+    model = api.build(api.compose([*words, "tokenizer=bpe", "tokenizer.vocab_size=300"]))
+    assert model.embed.num_embeddings == 300
+    letters = set(corpus.read_text())
+    model = api.build(api.compose([*words, "tokenizer=char"]))
+    assert model.embed.num_embeddings == len(letters)
+
+
+def test_load_gives_back_the_trained_model(trained: Trained) -> None:
+    """Its loss over the validation set, computed here by hand, is the one that the result states."""
+    model, tokenizer = api.load(trained.folder, device="cpu")
+    result = json.loads((trained.folder / "result.json").read_text())
+    assert not model.training
+    assert tokenizer.decode(tokenizer.encode("The state")) == "The state"
+    cfg = api.compose(trained.gptx.tiny)
+    tokens = prepare(corpus_of(cfg), tokenizer, Path(cfg.paths.data), quiet=True)
+    rows = torch.from_numpy(windows(tokens.val, val_windows(tokens.val, 16, 512), 16))
+    with torch.no_grad():
+        loss = float(model(rows[:, :-1], rows[:, 1:]))
+        bits = loss * rows[:, 1:].numel() / math.log(2) / sum(tokenizer.token_bytes()[rows[:, 1:].flatten()])
+    assert loss == pytest.approx(result["val_loss"], rel=1e-5)
+    assert bits == pytest.approx(result["val_bpb"], rel=1e-5)
+    assert sum(p.numel() for p in model.parameters()) == result["n_params"]
+
+
+def test_load_needs_nothing_but_the_run_folder(trained: Trained, tmp_path: Path) -> None:
+    elsewhere = Path(shutil.copytree(trained.folder, tmp_path / "moved to another place"))
+    model, _ = api.load(str(elsewhere), device="cpu")
+    assert load_best(elsewhere / "checkpoints")[1]["step"] == "30"
+    assert torch.equal(model.embed.weight, api.load(trained.folder, device="cpu")[0].embed.weight)
+    shutil.rmtree(elsewhere / "checkpoints")
+    with pytest.raises(CheckpointError, match="no best model"):
+        api.load(elsewhere)
+
+
+def test_a_variant_from_outside_the_package_trains(gptx: Gptx) -> None:
+    """One module on the path, one YAML in --config-dir; nothing of gptx is touched, and its own key is checked too."""
+    words = ["--config-dir", str(OWN / "conf"), "attention=scaled", "attention.gain=0.5"]
+    wrong = gptx(*words, "attention.gian=1")
+    assert wrong.code == 2
+    assert "'attention.gain'" in wrong.err and len(wrong.err.splitlines()) == 1
+    done = gptx(*words)
+    assert done.code == 0, done.err
+    assert gptx.folder.name.startswith("scaled·rope·full·single·s0-")
+    result = json.loads((gptx.folder / "result.json").read_text())
+    assert result["variant"]["attention"] == "scaled"
+    assert result["config"]["attention"] == {"_target_": "mine.Scaled", "gain": 0.5}
+    said = gptx.run("gptx.generate", str(gptx.folder), "--prompt", "The", "--tokens", "20")
+    assert said.code == 0 and said.out.startswith("The")
+    missing = gptx.run("gptx.run", *gptx.tiny, *words, PYTHONPATH=str(OWN.parents[1]))
+    assert missing.code == 0  # it is finished: nobody needs its code
+    missing = gptx.run("gptx.run", *gptx.tiny, *words, "seed=1", PYTHONPATH=str(OWN.parents[1]))
+    assert missing.code == 2
+    assert "mine.Scaled" in missing.err and len(missing.err.splitlines()) == 1
+
+
+def test_an_option_of_ones_own_needs_a_name_of_its_own(gptx: Gptx) -> None:
+    """Hydra would take gptx's file and say nothing."""
+    (gptx.cwd / "own" / "window").mkdir(parents=True)
+    (gptx.cwd / "own" / "window" / "sliding.yaml").write_text("_target_: gptx.window.full.Full\n")
+    done = gptx("--config-dir", "own", "window=sliding")
+    assert done.code == 2 and len(done.err.splitlines()) == 1
+    assert "window=sliding is gptx's own, and" in done.err and "own/window/sliding.yaml" in done.err
+    assert gptx("--config-dir", "own", "window=full").code == 0
+
+
+def test_a_run_whose_kernel_wants_another_device_loads_all_the_same(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.folder, elsewhere := tmp_path / "run")
+    text = (elsewhere / "config.yaml").read_text()
+    assert "gptx.kernel.auto.Auto" in text
+    (elsewhere / "config.yaml").write_text(text.replace("gptx.kernel.auto.Auto", "gptx.kernel.flex.Flex"))
+    model, _ = api.load(elsewhere, device="cpu")
+    row = torch.zeros(1, 8, dtype=torch.long)
+    assert torch.equal(model(row), api.load(trained.folder, device="cpu")[0](row))

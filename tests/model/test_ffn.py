@@ -1,0 +1,391 @@
+"""Feed-forward networks against their papers and transformers: squared ReLU, GeGLU, and mixtures of experts."""
+
+import copy
+import functools
+import math
+from typing import Any
+
+import pytest
+import torch
+from helpers_model import (
+    CONTEXT,
+    VOCAB,
+    arm,
+    one_thread,  # noqa: F401 - a fixture
+    random_model,
+    randomise,
+    refused,
+    rows,
+    tiny,
+)
+from helpers_parity import LLAMA_ARM, TINY_LLAMA, from_llama, same_logits, with_random_weights
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from gptx.config.instantiate import part
+from gptx.ffn.base import FFN
+from gptx.ffn.grouped import grouped, grouped_outer
+from gptx.geometry.model_shape import ModelShape
+from gptx.model.build import build
+from gptx.model.cost import cost
+from gptx.model.gpt import GPT
+
+SHAPE = ModelShape(n_layer=3, n_head=2, d_model=16, context=CONTEXT, vocab_size=VOCAB, dropout=0.0, bias=True)
+
+
+@functools.cache
+def yaml(option: str) -> DictConfig:
+    found: DictConfig = tiny(arm(ffn=option)).ffn
+    return found
+
+
+def ffn(option: str, **keys: Any) -> FFN:
+    """With random weights, in float64 and in evaluation."""
+    cfg = yaml(option).copy()
+    assert set(keys) <= set(cfg)
+    cfg.update(keys)
+    found: FFN = part(cfg, SHAPE)
+    randomise(found)
+    return found.double().eval()
+
+
+def inputs(batch: int = 3, length: int = CONTEXT, seed: int = 0) -> Tensor:
+    return torch.randn(batch, length, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    return {key: value.detach() for key, value in module.named_parameters()}
+
+
+# Activations
+
+
+def test_squared_relu_is_primers() -> None:
+    net, x = ffn("relu2"), inputs()
+    w = weights_of(net)
+    hidden = (x @ w["up.weight"].T + w["up.bias"]).clamp(min=0) ** 2
+    torch.testing.assert_close(net(x), hidden @ w["out.weight"].T + w["out.bias"], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("tanh", [False, True])
+def test_geglu_is_shazeers_equation_6(tanh: bool) -> None:
+    net, x = ffn("geglu", tanh=tanh), inputs()
+    w = weights_of(net)
+    gate, up = (x @ w[f"{name}.weight"].T + w[f"{name}.bias"] for name in ("gate", "up"))
+    exact = 0.5 * gate * (1 + torch.erf(gate / math.sqrt(2)))
+    approximate = 0.5 * gate * (1 + torch.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)))
+    y = ((approximate if tanh else exact) * up) @ w["out.weight"].T + w["out.bias"]
+    torch.testing.assert_close(net(x), y, rtol=0, atol=1e-10)
+    assert (exact - approximate).abs().max() > 1e-5, "the two forms can be told apart"
+
+
+# One matrix product a group
+
+groups = st.lists(st.integers(0, 5), min_size=1, max_size=5)
+
+
+def operands(counts: list[int], *sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
+    stream = torch.Generator().manual_seed(sum(counts))
+    made = [torch.randn(*size, dtype=torch.float64, generator=stream, requires_grad=True) for size in sizes]
+    return (*made, torch.tensor(counts))
+
+
+@settings(max_examples=30)
+@given(counts=groups, wide=st.integers(1, 4), out=st.integers(1, 4))
+def test_grouped_products_are_one_after_the_other(counts: list[int], wide: int, out: int) -> None:
+    n, e = sum(counts), len(counts)
+    x, weight, sizes = operands(counts, (n, wide), (e, wide, out))
+    y = grouped(x, weight, sizes)
+    expected = torch.cat([rows @ matrix for rows, matrix in zip(x.split(counts), weight, strict=True)])
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
+    for found, true in zip(*(torch.autograd.grad(z.sin().sum(), (x, weight)) for z in (y, expected)), strict=True):
+        torch.testing.assert_close(found, true, rtol=0, atol=1e-12)
+
+
+def test_grouped_products_keep_torchs_rules() -> None:
+    counts = [4, 0, 3]
+    x, weight, sizes = operands(counts, (7, 4), (3, 4, 5))
+    y, _ = operands(counts, (7, 5))
+    assert torch.autograd.gradgradcheck(grouped, (x, weight, sizes))
+    for op, args in ((grouped, (x, weight, sizes)), (grouped_outer, (x, y, sizes))):
+        assert torch.autograd.gradcheck(op, args)
+        assert set(torch.library.opcheck(op, args).values()) == {"SUCCESS"}
+
+
+# Mixtures of experts
+
+
+def slow(net: FFN, x: Tensor, top_k: int, room: float = math.inf) -> Tensor:
+    """Token by token and expert by expert: Switch's equation 2 for one expert, Mixtral's section 2.1 for more."""
+    w, y = weights_of(net), torch.zeros_like(x)
+    for b, row in enumerate(x):
+        load = [0] * len(w["gate"])
+        for t, token in enumerate(row):
+            logits = w["router.weight"] @ token
+            chosen = sorted(range(len(logits)), key=lambda e: -logits[e].item())[:top_k]
+            chance = logits[chosen].softmax(0) if top_k > 1 else logits.softmax(0)[chosen]  # TopK, then softmax
+            for p, e in zip(chance, chosen, strict=True):
+                load[e] += 1
+                if load[e] <= room:
+                    y[b, t] += p * ((F.silu(token @ w["gate"][e]) * (token @ w["up"][e])) @ w["out"][e])
+    return y
+
+
+@settings(max_examples=25)
+@given(n_expert=st.integers(1, 9), data=st.data(), batch=st.integers(1, 3), length=st.integers(1, 9))
+def test_experts_are_the_papers(n_expert: int, data: st.DataObject, batch: int, length: int) -> None:
+    top_k = data.draw(st.integers(1, n_expert))
+    net, x = ffn("moe", n_expert=n_expert, top_k=top_k), inputs(batch, length)
+    torch.testing.assert_close(net(x), slow(net, x, top_k), rtol=0, atol=1e-10)
+
+
+@settings(max_examples=25)
+@given(
+    capacity=st.sampled_from([0.25, 0.5, 1.0, 1.25, 2.0, 8.0]),
+    top_k=st.integers(1, 4),
+    n_expert=st.integers(4, 8),
+    length=st.integers(1, 11),
+)
+def test_what_finds_no_room_adds_nothing_in_training(capacity: float, top_k: int, n_expert: int, length: int) -> None:
+    net, x = ffn("moe", n_expert=n_expert, top_k=top_k, capacity=capacity), inputs(2, length)
+    whole = net(x)
+    torch.testing.assert_close(whole, slow(net, x, top_k), rtol=0, atol=1e-10, msg="evaluation drops nothing")
+    room = math.ceil(capacity * top_k * length / n_expert)
+    found, expected = net.train()(x), slow(net, x, top_k, room)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    dropped = net.metrics()["dropped_share"].item()
+    assert (dropped > 0) == ((found - whole).abs().max() > 1e-9).item()
+    if capacity == 8.0:
+        assert dropped == 0
+    torch.testing.assert_close(net.eval()(x), whole)
+
+
+def test_the_share_that_is_dropped() -> None:
+    """All tokens alike go to the same two experts, and each has room for a quarter of its row."""
+    net = ffn("moe", n_expert=8, top_k=2, capacity=1.0).train()
+    alike = inputs(2, 1).expand(2, 8, 16)
+    y = net(alike)
+    assert net.metrics()["dropped_share"].item() == pytest.approx(0.75)
+    assert (y[:, :2].abs().amax(-1) > 0).all() and (y[:, 2:] == 0).all(), "the first ones stay"
+
+
+def test_full_experts_look_at_no_later_token() -> None:
+    net, x = ffn("moe", capacity=0.5).train(), inputs(1)
+    y = net(x)
+    assert net.metrics()["dropped_share"] > 0.2
+    for t in range(1, CONTEXT):
+        torch.testing.assert_close(net(torch.cat((x[:, :t], -x[:, t:]), 1))[:, :t], y[:, :t], rtol=0, atol=1e-12)
+
+
+def test_rows_take_no_room_from_each_other() -> None:
+    net, x = ffn("moe", capacity=0.5).train(), inputs(4)
+    torch.testing.assert_close(net(x), torch.cat([net(row[None]) for row in x]), rtol=0, atol=1e-12)
+
+
+# The side loss
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_the_side_loss_is_switchs(top_k: int) -> None:
+    """Equations 4 to 6, a row at a time: E * sum over the experts of (share of the tokens) * (mean probability)."""
+    net, x = ffn("moe", top_k=top_k, balance=0.5).train(), inputs()
+    net(x)
+    expected = torch.zeros((), dtype=torch.float64)
+    for row in x:
+        chance = (row @ weights_of(net)["router.weight"].T).softmax(-1)
+        best = chance.argsort(-1, descending=True)[:, :top_k].tolist()
+        share = torch.tensor([sum(e in chosen for chosen in best) / len(best) for e in range(8)], dtype=torch.float64)
+        expected += 8 * (share * chance.mean(0)).sum() / len(x)
+    torch.testing.assert_close(net.metrics()["balance_loss"], expected, rtol=1e-12, atol=0)
+    assert net.balance is not None
+    torch.testing.assert_close(net.balance.detach(), 0.5 * expected, rtol=1e-12, atol=0)
+    assert not net.metrics()["balance_loss"].requires_grad and net.balance.requires_grad
+
+
+def test_the_side_loss_is_of_training_alone_and_costs_nothing_when_off() -> None:
+    net, x = ffn("moe"), inputs()
+    net(x)
+    assert net.balance is None and net.metrics() == {}
+    net.train()(x)
+    assert net.balance is not None and net.metrics().keys() == {"balance_loss", "dropped_share"}
+    told = net.metrics()
+    net.eval()(inputs(seed=1))
+    assert net.balance is None and net.metrics() == told
+    off = ffn("moe", balance=0.0).train()
+    off(x)
+    assert off.balance is None and off.metrics().keys() == told.keys()
+
+
+def test_a_model_learns_from_the_side_loss_and_does_not_show_it() -> None:
+    def gradients(balance: float) -> tuple[float, dict[str, Tensor]]:
+        cfg = tiny(arm(ffn="moe"))
+        cfg.ffn.balance = balance
+        model, row = random_model(cfg).train(), rows(4, CONTEXT + 1)
+        sides: list[Tensor] = []
+        for net in model.ffns:
+            net.register_forward_hook(lambda net, given, out: sides.append(net.balance))
+        loss = model(row[:, :-1], row[:, 1:])
+        assert all(net.balance is None for net in model.ffns), "the graph is not kept"
+        copy.deepcopy(model)
+        named = dict(model.named_parameters())
+        assert set(model.metrics()) == {"balance_loss", "dropped_share"}
+        found = dict(zip(named, torch.autograd.grad(loss, list(named.values()), retain_graph=True), strict=True))
+        if balance:
+            extra = torch.autograd.grad(torch.stack(sides).mean(), list(named.values()), allow_unused=True)
+            found = {key: found[key] - (0 if e is None else e) for key, e in zip(named, extra, strict=True)}
+            assert max(e.abs().max() for e in extra if e is not None) > 1e-4
+        return loss.item(), found
+
+    (plain, without), (shown, rest) = gradients(0.0), gradients(0.5)
+    assert plain == shown
+    for key, gradient in without.items():
+        torch.testing.assert_close(rest[key], gradient, rtol=0, atol=1e-12)
+
+
+# Beside transformers
+
+
+def mixtral_config(**extra: Any) -> Any:
+    from transformers import MixtralConfig
+
+    return MixtralConfig(
+        **TINY_LLAMA,
+        num_local_experts=8,
+        num_experts_per_tok=2,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        tie_word_embeddings=False,
+        **extra,
+    )
+
+
+def experts_of(state: dict[str, Tensor], theirs: str, ours: str) -> dict[str, Tensor]:
+    """Theirs are (E, out, in), with gate and up in one."""
+    gate, up = state[f"{theirs}.experts.gate_up_proj"].mT.chunk(2, -1)
+    out = state[f"{theirs}.experts.down_proj"].mT
+    router = state[f"{theirs}.gate.weight"]
+    return {f"{ours}router.weight": router, f"{ours}gate": gate, f"{ours}up": up, f"{ours}out": out}
+
+
+# Hugging Face computes the router's softmax, rotations and norms in fp32, so float64 is as close as fp32 lets it.
+both_dtypes = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 2e-6)])
+
+
+@both_dtypes
+def test_experts_and_their_side_loss_are_mixtrals(dtype: torch.dtype, tolerance: float) -> None:
+    from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock, load_balancing_loss_func
+
+    theirs = with_random_weights(MixtralSparseMoeBlock(mixtral_config()), dtype).train()
+    ours = ffn("moe", ratio=2.5).to(dtype).train()
+    ours.load_state_dict(experts_of({f"x.{key}": value for key, value in theirs.state_dict().items()}, "x", ""))
+    x = inputs().to(dtype)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=tolerance, atol=tolerance)
+    logits, _, _ = theirs.gate(x)
+    torch.testing.assert_close(ours.router(x).flatten(0, 1), logits, rtol=tolerance, atol=tolerance)
+    losses = [load_balancing_loss_func((row,), 8, 2) for row in logits.unflatten(0, x.shape[:2])]  # theirs: of a batch
+    loss = torch.stack(losses).mean()
+    torch.testing.assert_close(ours.metrics()["balance_loss"], loss, rtol=tolerance, atol=0, check_dtype=False)
+
+
+@both_dtypes
+def test_mixtral_equals_transformers(dtype: torch.dtype, tolerance: float) -> None:
+    from transformers import MixtralForCausalLM
+
+    hf = with_random_weights(MixtralForCausalLM(mixtral_config(experts_implementation="eager")), dtype)
+    state = hf.state_dict()
+    cfg = tiny((*(a for a in LLAMA_ARM if a[0] != "ffn"), ("ffn", "moe")), bias=False, tie=False)
+    cfg.ffn.ratio, cfg.norm.eps = 2.5, 1e-5
+    ours = build(cfg, VOCAB).to(dtype).eval()
+    weights = from_llama(state, 2, tie=False)
+    for layer in range(2):
+        weights |= experts_of(state, f"model.layers.{layer}.mlp", f"blocks.{layer}.ffn.")
+    ours.load_state_dict(weights)
+    same_logits(ours, hf, tolerance)
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in hf.parameters())
+
+
+# In the machine
+
+
+def moe_model(capacity: float = 0.0, **model: Any) -> GPT:
+    cfg = tiny(arm(ffn="moe", kernel="reference"), **model)
+    cfg.ffn.capacity = capacity
+    return random_model(cfg)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("capacity", [0.0, 1.0])
+def test_the_compiler_sees_one_graph(dtype: torch.dtype, capacity: float) -> None:
+    model, row = moe_model(capacity).to(dtype).train(), rows(4, CONTEXT + 1)
+
+    def step(model: nn.Module) -> tuple[Tensor, ...]:
+        loss = model(row[:, :-1], row[:, 1:])
+        return loss, *model.metrics().values(), *torch.autograd.grad(loss, list(model.parameters()))
+
+    expected = step(model)
+    torch.compiler.reset()
+    for found, true in zip(step(torch.compile(model, fullgraph=True, backend="eager")), expected, strict=True):
+        torch.testing.assert_close(found, true)
+
+
+@pytest.mark.parametrize("capacity", [0.0, 1.0])
+def test_bf16_autocast_is_close(capacity: float) -> None:
+    """The router of low precision may choose others, so it is made sure of itself."""
+    net, x = ffn("moe", capacity=capacity).float().train(), inputs().float()
+    with torch.no_grad():
+        net.router.weight *= 50
+    y = net(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = net(x)
+    assert low.dtype == torch.bfloat16
+    agree = (low.float() - y).norm(dim=-1) < 0.05 * y.norm(dim=-1) + 1e-3
+    assert agree.float().mean() > 0.9
+    gradients = torch.autograd.grad(low.float().square().sum(), list(net.parameters()))
+    assert all(g.dtype == torch.float32 and g.isfinite().all() and g.abs().max() > 0 for g in gradients)
+
+
+def test_a_ghost_costs_the_same() -> None:
+    with torch.device("meta"):
+        ghost = build(tiny(arm(ffn="moe")), VOCAB)
+    assert cost(ghost, torch.float32) == cost(build(tiny(arm(ffn="moe")), VOCAB), torch.float32)
+
+
+@pytest.mark.parametrize("n_expert", [4, 16])
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_only_the_chosen_experts_are_computed(n_expert: int, top_k: int) -> None:
+    net, x = ffn("moe", n_expert=n_expert, top_k=top_k), inputs()
+    with FlopCounterMode(display=False) as counter:
+        net(x)
+    router = net.router.weight.numel()
+    assert counter.get_total_flops() == 2 * 3 * CONTEXT * (net.matmul_weights + router)
+    hidden = net.gate.shape[-1]
+    assert net.matmul_weights == top_k * 3 * 16 * hidden and net.gate.numel() == n_expert * 16 * hidden
+
+
+def test_experts_begin_as_other_layers_do() -> None:
+    named = dict(build(tiny(arm(ffn="moe"), n_layer=3, d_model=64), VOCAB).named_parameters())
+    for key, std in {"gate": 0.02, "up": 0.02, "out": 0.02 / 6**0.5, "router.weight": 0.02}.items():
+        experts = named[f"blocks.1.ffn.{key}"]
+        assert abs(experts.std().item() / std - 1) < 4 / (2 * experts.numel()) ** 0.5, key
+        assert not torch.equal(experts[0], experts[1]), "no two are alike"
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(("n_expert", "top_k"), [(8, 0), (8, 9), (0, 1), (4, -1)])
+def test_a_token_meets_some_of_the_experts(n_expert: int, top_k: int) -> None:
+    message = refused(lambda: ffn("moe", n_expert=n_expert, top_k=top_k))
+    assert f"ffn.top_k={top_k}, ffn.n_expert={n_expert}: expected 1 <= top_k <= n_expert" in message
+    assert message.endswith("2 of 8") and ffn("moe", n_expert=8, top_k=2)
+
+
+@pytest.mark.parametrize(("key", "typical"), [("capacity", 1.25), ("balance", 0.01)])
+@pytest.mark.parametrize("given", [-1.0, math.inf, math.nan])
+def test_numbers_that_make_no_sense(key: str, typical: float, given: float) -> None:
+    message = refused(lambda: ffn("moe", **{key: given}))
+    assert message == f"ffn.{key}={given}: expected 0 (none) or more, such as {typical}"
+    assert ffn("moe", **{key: typical}) and ffn("moe", **{key: 0.0})

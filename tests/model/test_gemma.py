@@ -1,0 +1,153 @@
+"""Gemma 2 and Gemma 3 against transformers: their windows, norms, softcap, feed-forward and rotations at once."""
+
+from typing import Any
+
+import pytest
+import torch
+from helpers_model import (
+    CONTEXT,
+    SIZE,
+    VOCAB,
+    arm,
+    one_thread,  # noqa: F401 - a fixture
+    tiny,
+)
+from helpers_parity import linear, same_logits, with_random_weights
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from gptx.model.build import build
+from gptx.model.gpt import GPT
+
+WIDTH, HIDDEN = 16, 40
+NAMES = {
+    "input_layernorm": "norm1",
+    "post_attention_layernorm": "after1",
+    "pre_feedforward_layernorm": "norm2",
+    "post_feedforward_layernorm": "after2",
+    "self_attn.q_proj": "attention.q",
+    "self_attn.k_proj": "attention.k",
+    "self_attn.v_proj": "attention.v",
+    "self_attn.o_proj": "attention.out",
+    "self_attn.q_norm": "attention.q_norm",
+    "self_attn.k_norm": "attention.k_norm",
+    "mlp.gate_proj": "ffn.gate",
+    "mlp.up_proj": "ffn.up",
+    "mlp.down_proj": "ffn.out",
+}
+
+# Hugging Face computes rotations and norms in fp32 whatever the dtype, so float64 is as close as fp32 lets it.
+both_dtypes = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 2e-6)])
+
+
+def from_gemma(state: dict[str, Tensor], n_layer: int) -> dict[str, Tensor]:
+    """Gemma's weights under our names. Its norms multiply by 1 + w. It ties the output layer to the embedding, but
+    scales what it embeds by sqrt(D), rounded as the embedding is: so ours has two matrices."""
+    t = {key.removeprefix("model."): value for key, value in state.items()}
+    t = {key: 1 + value if "norm" in key else value for key, value in t.items()}
+    head = t["embed_tokens.weight"]
+    out = {"embed.weight": head * torch.tensor(WIDTH**0.5, dtype=head.dtype), "head.weight": head}
+    out |= linear("norm", "norm", t)
+    for layer in range(n_layer):
+        for theirs, ours in NAMES.items():
+            out |= linear(f"layers.{layer}.{theirs}", f"blocks.{layer}.{ours}", t)
+    return out
+
+
+def gemma(kind: str, dtype: torch.dtype, n_layer: int, **extra: Any) -> nn.Module:
+    import transformers
+
+    config = getattr(transformers, f"{kind}Config" if kind == "Gemma2" else f"{kind}TextConfig")(
+        num_hidden_layers=n_layer,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        hidden_size=WIDTH,
+        head_dim=WIDTH // 4,
+        query_pre_attn_scalar=WIDTH // 4,
+        intermediate_size=HIDDEN,
+        vocab_size=VOCAB,
+        max_position_embeddings=CONTEXT,
+        rms_norm_eps=1e-6,
+        sliding_window=SIZE,
+        final_logit_softcapping=None,
+        hidden_activation="gelu_pytorch_tanh",
+        attn_implementation="eager",
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=0,
+        **extra,
+    )
+    return with_random_weights(getattr(transformers, f"{kind}ForCausalLM")(config), dtype)
+
+
+def gemma_config(n_layer: int, pos: str) -> DictConfig:
+    parts = arm(
+        attention="gqa", pos=pos, window="alternating", ffn="geglu", norm="rmsnorm", placement="peri", kernel="auto"
+    )
+    cfg = tiny(parts, n_layer=n_layer, tie=False, bias=False)
+    cfg.ffn.ratio, cfg.ffn.tanh, cfg.norm.eps = HIDDEN / WIDTH, True, 1e-6
+    return cfg
+
+
+def ours_with(cfg: DictConfig, hf: nn.Module) -> GPT:
+    dtype = next(hf.parameters()).dtype
+    ours = build(cfg, VOCAB).to(dtype).eval()
+    ours.load_state_dict(from_gemma(hf.state_dict(), cfg.model.n_layer))
+    return ours
+
+
+@both_dtypes
+def test_gemma_2_equals_transformers(dtype: torch.dtype, tolerance: float) -> None:
+    """Local and global layers in turn, a softcap on the logits, GeGLU in its tanh form, norms round each branch."""
+    hf = gemma("Gemma2", dtype, 3, attn_logit_softcapping=2.0)
+    cfg = gemma_config(3, "rope")
+    cfg.attention.softcap = 2.0
+    ours = ours_with(cfg, hf)
+    assert [window.reach for window in ours.windows] == [SIZE, None, SIZE]
+    same_logits(ours, hf, tolerance)
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "value"),
+    [("attention", "softcap", 0.0), ("window", "pattern", "GL"), ("window", "size", 4), ("ffn", "tanh", False)],
+)
+def test_each_part_of_gemma_2_matters(group: str, key: str, value: Any) -> None:
+    hf = gemma("Gemma2", torch.float64, 3, attn_logit_softcapping=2.0)
+    cfg = gemma_config(3, "rope")
+    cfg.attention.softcap = 2.0
+    cfg[group][key] = value
+    with pytest.raises(AssertionError, match="not close"):
+        same_logits(ours_with(cfg, hf), hf, 5e-5)
+
+
+def gemma_3_config() -> DictConfig:
+    cfg = gemma_config(6, "rope_dual")
+    cfg.attention.qk_norm, cfg.window.pattern = True, "LLLLLG"
+    cfg.pos.theta, cfg.pos.global_theta = 30.0, 900.0
+    return cfg
+
+
+def gemma_3(dtype: torch.dtype) -> nn.Module:
+    thetas = {"sliding_attention": 30.0, "full_attention": 900.0}
+    rope = {kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in thetas.items()}
+    return gemma("Gemma3", dtype, 6, rope_parameters=rope)
+
+
+@both_dtypes
+def test_gemma_3_equals_transformers(dtype: torch.dtype, tolerance: float) -> None:
+    """Five local layers to a global one, each kind with a rotation of its own, and norms of queries and keys."""
+    hf = gemma_3(dtype)
+    ours = ours_with(gemma_3_config(), hf)
+    assert [window.reach for window in ours.windows] == [SIZE] * 5 + [None]
+    same_logits(ours, hf, tolerance)
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "value"),
+    [("pos", "theta", 900.0), ("pos", "global_theta", 30.0), ("window", "pattern", "LLG"), ("window", "size", 6)],
+)
+def test_each_part_of_gemma_3_matters(group: str, key: str, value: Any) -> None:
+    hf, cfg = gemma_3(torch.float64), gemma_3_config()
+    cfg[group][key] = value
+    with pytest.raises(AssertionError, match="not close"):
+        same_logits(ours_with(cfg, hf), hf, 5e-5)

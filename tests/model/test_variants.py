@@ -1,0 +1,331 @@
+"""Every attention x pos x window on disk, and every ffn x norm x placement: proofs (proofs.py), from the YAML alone."""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+from helpers_model import (
+    ARMS,
+    CONTEXT,
+    FIRST,
+    GROUPS,
+    SIZE,
+    VOCAB,
+    Arm,
+    arm,
+    model_of,
+    name,
+    one_thread,  # noqa: F401 - a fixture
+    options,
+    random_model,
+    randomise,
+    rows,
+    tiny,
+)
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from proofs import (
+    decode,
+    every_kernel_equals_the_reference,
+    influence,
+    kernels,
+    packed_documents_equal_separate_rows,
+    prove,
+    room,
+)
+from torch import Tensor
+
+from gptx.config.instantiate import part
+from gptx.geometry.model_shape import ModelShape
+from gptx.geometry.visibility import Where, visible
+from gptx.model.build import build
+from gptx.model.cache import KVCache
+from gptx.pos.base import PositionalEncoding
+from gptx.pos.none import NoPE
+from gptx.window.base import Window
+
+
+def test_what_the_project_began_with_is_on_disk() -> None:
+    for group, names in FIRST.items():
+        assert names <= set(options(group)), group
+
+
+def test_windows_are_small_enough_here_to_hide_something() -> None:
+    for option in set(options("window")) - {"full"}:
+        assert not all(window.covers(CONTEXT) for window in model_of(arm(window=option)).windows), option
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=name)
+def test_a_combination_stands_every_proof(arm: Arm, record_property: Callable[[str, object], None]) -> None:
+    model = random_model(tiny(arm, bias=True, d_model=32))
+    prove(model, rows(2, CONTEXT + 1))
+    record_property("proven", "-".join(group for group, _ in arm))
+    record_property("kernels", len(kernels(model)))
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_any_size_of_any_combination_stands_the_proofs(data: st.DataObject) -> None:
+    """Other widths, heads, groups, layers, window sizes and options than the defaults, drawn together."""
+    draw = data.draw
+    groups = [group for group in GROUPS if group != "kernel"]
+    chosen = tuple((group, draw(st.sampled_from(options(group)), label=group)) for group in groups)
+    n_head, half = draw(st.sampled_from([1, 2, 4, 6]), label="n_head"), draw(st.integers(1, 4), label="half a head")
+    sizes = {"n_head": n_head, "d_model": 2 * half * n_head, "n_layer": draw(st.integers(2, 3), label="n_layer")}
+    cfg = tiny(chosen, **sizes, bias=draw(st.booleans(), label="bias"), tie=draw(st.booleans(), label="tie"))
+    for key, kind in (("n_kv_head", st.sampled_from([1, 2, 3, 4, 6])), ("softcap", st.sampled_from([0.0, 2.0]))):
+        if key in cfg.attention:
+            cfg.attention[key] = draw(kind, label=key)
+    if "qk_norm" in cfg.attention:
+        cfg.attention.qk_norm = draw(st.booleans(), label="qk_norm")
+    for key, value in cfg.window.items():
+        if type(value) is int:
+            cfg.window[key] = draw(st.integers(1, 8), label=key)
+    try:
+        model = build(cfg, VOCAB)
+    except ValueError as error:
+        assert "\n" not in str(error) and len(str(error)) > 20, "refused in one line"
+        assume(False)
+    randomise(model, draw(st.integers(0, 99), label="seed"))
+    model.double().eval()
+    length, size = room(model)
+    cuts = draw(st.sets(st.integers(1, length - 1), max_size=6), label="cuts")
+    chunks = [b - a for a, b in pairwise([0, *sorted(cuts), length])]
+    tokens = rows(2, length)
+    with torch.no_grad():
+        torch.testing.assert_close(decode(model, tokens, chunks, size)[0], model(tokens), rtol=0, atol=1e-9)
+    for proof in (every_kernel_equals_the_reference, packed_documents_equal_separate_rows):
+        proof(model, rows(2, CONTEXT + 1))
+
+
+# Compilation
+
+_ATTENTIONS, _POSITIONS, _WINDOWS = (options(group) for group in ("attention", "pos", "window"))
+# Each two options of different groups meet in one of these.
+MEETINGS = [
+    arm(attention=a, pos=p, window=_WINDOWS[(i + j) % len(_WINDOWS)])
+    for i, a in enumerate(_ATTENTIONS)
+    for j, p in enumerate(_POSITIONS)
+] + [a for a in ARMS if a[0][0] != "attention"]
+
+
+def compiles_whole(arm: Arm) -> None:
+    """One graph, and the same numbers."""
+    model, tokens = random_model(tiny(arm, bias=True, d_model=32)), rows(2, CONTEXT + 1)
+    x, y = tokens[:, :-1], tokens[:, 1:]
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x, y), model(x, y), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("arm", MEETINGS, ids=name)
+def test_compiles_without_a_graph_break(arm: Arm) -> None:
+    compiles_whole(arm)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", [a for a in ARMS if a not in MEETINGS], ids=name)
+def test_every_other_combination_compiles_too(arm: Arm) -> None:
+    compiles_whole(arm)
+
+
+# What only some show
+
+
+def test_a_cache_that_is_too_small_refuses() -> None:
+    for window in ("full", "sliding"):  # a ring shorter than the window's reach cannot go round either
+        model = model_of(arm(pos="rope", window=window))
+        size = SIZE - 1
+        with pytest.raises(ValueError, match=f"holds {size} tokens, given {size + 1}"):
+            decode(model, rows(1, SIZE), [1] * SIZE, size)
+
+
+def test_a_sliding_window_hides_what_lies_further_back_than_its_layers_reach() -> None:
+    felt = influence(model_of(arm(window="sliding")), rows(1, CONTEXT))
+    distance = torch.arange(CONTEXT)[:, None] - torch.arange(CONTEXT)
+    assert (felt[(distance >= 0) & (distance <= 2 * (SIZE - 1))] > 0).all()
+    assert (felt[distance > 2 * (SIZE - 1)] == 0).sum() == 6, "3 + 2 + 1 pairs of the past"
+
+
+@pytest.mark.parametrize("pos", options("pos"))
+@pytest.mark.parametrize("window", options("window"))
+def test_one_layer_without_an_encoding_sees_a_bag_of_tokens(pos: str, window: str) -> None:
+    """The other side of the order that matters: in one layer, the encoding alone makes it."""
+    model, row = random_model(tiny(arm(pos=pos, window=window), n_layer=1)), rows(1, CONTEXT)
+    seen = visible(Where.rows(CONTEXT), model.windows[0].allows)[0, -1]
+    a, b = seen.nonzero().flatten().tolist()[-3:-1] if seen.sum() > 2 else (CONTEXT - 2, CONTEXT - 1)
+    swapped = row.clone()
+    swapped[0, [a, b]] = row[0, [b, a]]
+    with torch.no_grad():
+        difference = (model(swapped)[0, -1] - model(row)[0, -1]).abs().max()
+    if b < CONTEXT - 1 and isinstance(model.layer_pos[0], NoPE):
+        assert difference < 1e-12
+    else:
+        assert difference > 1e-6
+
+
+# Windows, by themselves
+
+
+def windows_of(option: str) -> list[Window]:
+    window = part(tiny(arm(window=option)).window)
+    return [window.at(layer, 4) for layer in range(4)]
+
+
+@pytest.mark.parametrize("option", options("window"))
+@settings(max_examples=60)
+@given(q=st.integers(0, 2000), k=st.integers(0, 2000))
+def test_window_convention(option: str, q: int, k: int) -> None:
+    for window in windows_of(option):
+        see = visible(Where(torch.tensor([[q]]), torch.tensor([[k, q, -1]])), window.allows)[0, 0]
+        assert see.dtype == torch.bool
+        assert see[1], "a token sees itself"
+        assert not see[2], "an empty slot is never seen"
+        if k > q:
+            assert not see[0], "the future is never seen"
+        if window.reach is not None and q - k >= window.reach:
+            assert not see[0], "nothing is seen beyond the reach"
+
+
+@pytest.mark.parametrize("option", options("window"))
+@settings(max_examples=30)
+@given(length=st.integers(1, 40))
+def test_a_window_that_covers_a_row_is_plain_causal_attention(option: str, length: int) -> None:
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    for window in windows_of(option):
+        seen = visible(Where.rows(length), window.allows)[0]
+        assert not (seen & ~causal).any()
+        if window.covers(length):
+            assert torch.equal(seen, causal)
+    again = windows_of(option)
+    assert again == windows_of(option), "layers that agree share one mask: windows compare by value"
+    assert [hash(window) for window in again] == [hash(window) for window in windows_of(option)]
+
+
+@settings(max_examples=60)
+@given(size=st.integers(1, 50), q=st.integers(0, 200), k=st.integers(0, 200), length=st.integers(1, 60))
+def test_a_sliding_window_of_size_sees_size_tokens(size: int, q: int, k: int, length: int) -> None:
+    cfg = tiny(arm(window="sliding")).window
+    cfg.size = size
+    window = part(cfg)
+    seen = visible(Where(torch.tensor([[q]]), torch.tensor([[k]])), window.allows)
+    assert seen.item() == (0 <= q - k < size)
+    counts = visible(Where.rows(length), window.allows)[0].sum(1)
+    assert counts.tolist() == [min(size, t + 1) for t in range(length)]
+    assert (window.reach, window.covers(length)) == (size, length <= size)
+
+
+@settings(max_examples=40)
+@given(size=st.integers(1, 12), reach=st.none() | st.integers(1, 20), chunks=st.lists(st.integers(1, 9), max_size=9))
+def test_the_cache_keeps_the_newest_tokens_and_knows_where_they_stood(
+    size: int, reach: int | None, chunks: list[int]
+) -> None:
+    """What each slot holds is written in it: the position itself."""
+
+    class Back(Window):
+        @property
+        def reach(self) -> int | None:
+            return reach
+
+        def allows(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+            raise AssertionError("a cache never asks")
+
+    cache, window, slots = KVCache(size), Back(), min(size, reach or size)
+    for count in chunks:
+        if slots != reach and cache.length + count > size:
+            with pytest.raises(ValueError, match=f"holds {size} tokens"):
+                cache.keeper(0, window)(torch.zeros(1, count))
+            return
+        held = torch.arange(cache.length - cache.held(window), cache.length)[None]
+        new = torch.arange(cache.length, cache.length + count)[None]
+        (both,) = cache.keeper(0, window)(new)
+        assert torch.equal(both, torch.cat((held, new), 1))
+        cache.length += count
+        assert cache.held(window) == min(cache.length, slots)
+    assert cache.nbytes() == (8 * slots if chunks else 0)
+
+
+# Encodings, by themselves
+
+
+def encoding(option: str, n_head: int = 4, head_dim: int = 8) -> PositionalEncoding:
+    shape = ModelShape(
+        n_layer=1, n_head=n_head, d_model=n_head * head_dim, context=CONTEXT, vocab_size=VOCAB, dropout=0.0, bias=False
+    )
+    found: PositionalEncoding = part(tiny(arm(pos=option)).pos, shape, head_dim, n_head)
+    return found.at(0, part(tiny(arm(window="sliding")).window))  # of a local layer: there, all of them say something
+
+
+def logit(pos: PositionalEncoding, q: Tensor, k: Tensor, at: int, to: int) -> Tensor:
+    """(H,) logits of one query at position ``at`` for one key at position ``to``; q, k (1, 1, H, R)."""
+    there, here = torch.tensor([[to]]), torch.tensor([[at]])
+    product = (pos.rotate(q, k, pos.table(here))[0] * pos.rotate(q, k, pos.table(there))[1]).sum(-1)[0, 0]
+    return product + pos.bias(torch.arange(q.shape[2]), here[0], there[0]) if pos.biased else product
+
+
+@pytest.mark.parametrize("option", [option for option in options("pos") if encoding(option).relative])
+@settings(max_examples=50)
+@given(far=st.integers(0, 300), to=st.integers(0, 5000), shift=st.integers(1, 100_000), seed=st.integers(0, 99))
+def test_relative_encodings_know_the_distance_alone(option: str, far: int, to: int, shift: int, seed: int) -> None:
+    pos = encoding(option)
+    assume(pos.max_length is None or to + far + shift < pos.max_length)
+    q, k = torch.randn(2, 1, 1, 4, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    here = logit(pos, q, k, to + far, to)
+    torch.testing.assert_close(logit(pos, q, k, to + far + shift, to + shift), here, rtol=0, atol=1e-8)
+    if option != "none":
+        one, two = logit(pos, q, k, to + 1, to), logit(pos, q, k, to + 2, to)
+        assert (one - two).abs().max() > 1e-6, "and they do know it"
+
+
+@settings(max_examples=50)
+@given(at=st.integers(0, 100_000), seed=st.integers(0, 99))
+def test_rope_is_a_rotation_of_each_pair(at: int, seed: int) -> None:
+    pos = encoding("rope")
+    x = torch.randn(1, 1, 4, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    turned, key = pos.rotate(x, x, pos.table(torch.tensor([[at]])))
+    assert torch.equal(turned, key)
+    pairs, after = torch.complex(*x.chunk(2, -1)), torch.complex(*turned.chunk(2, -1))
+    angles = at * 10000.0 ** (-torch.arange(0, 8, 2, dtype=torch.float64) / 8)
+    torch.testing.assert_close(after, pairs * torch.polar(torch.ones(4, dtype=torch.float64), angles))
+    if at == 0:
+        assert torch.equal(turned, x)
+
+
+def test_alibi_slopes_are_the_papers() -> None:
+    pos = encoding("alibi", n_head=8)
+    for head, slope in enumerate([1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64, 1 / 128, 1 / 256]):
+        assert pos.bias(torch.tensor(head), torch.tensor(9), torch.tensor(2)).item() == -7 * slope
+    pos = encoding("alibi", n_head=16)
+    first = pos.bias(torch.tensor(0), torch.tensor(1), torch.tensor(0)).item()
+    assert math.isclose(first, -(2**-0.5), rel_tol=1e-6), "for 16 heads, 2^(-1/2) is the first and the ratio"
+
+
+@settings(max_examples=30)
+@given(at=st.integers(0, 50_000), theta=st.floats(10, 1e6), scale=st.floats(0.01, 2))
+def test_sinusoidal_is_the_papers_formula(at: int, theta: float, scale: float) -> None:
+    cfg = tiny(arm(pos="sinusoidal"))
+    cfg.pos.theta, cfg.pos.scale = theta, scale
+    pos = build(cfg, VOCAB).pos
+    x = torch.zeros(1, 1, 16, dtype=torch.float64)
+    for i, found in enumerate(pos.embed(x, torch.tensor([[at]]))[0, 0].tolist()):
+        angle = at / theta ** ((i - i % 2) / 16)
+        assert math.isclose(found, scale * (math.cos(angle) if i % 2 else math.sin(angle)), abs_tol=1e-9)
+
+
+def test_learned_positions_are_a_table() -> None:
+    pos = encoding("learned")
+    x = torch.randn(2, CONTEXT, 32, generator=torch.Generator().manual_seed(0))
+    at = torch.arange(CONTEXT).flip(0)[None]
+    assert torch.equal(pos.embed(x, at), x + pos.embedding.weight.flip(0))
+
+
+@pytest.mark.parametrize("option", options("pos"))
+def test_every_encoding_keeps_shape_and_dtype(option: str) -> None:
+    pos, at = encoding(option), torch.arange(3)[None]
+    for dtype in (torch.float32, torch.bfloat16):
+        x, heads = torch.ones(2, 3, 32, dtype=dtype), torch.ones(2, 3, 4, 8, dtype=dtype)
+        assert pos.to(dtype).embed(x, at).dtype == dtype and pos.embed(x, at).shape == x.shape
+        for turned in pos.rotate(heads, heads, pos.table(at)):
+            assert (turned.dtype, turned.shape) == (dtype, heads.shape)

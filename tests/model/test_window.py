@@ -1,0 +1,216 @@
+"""Windows against their papers: the exact set of keys that each query sees, by plain loops."""
+
+import functools
+from collections.abc import Callable
+from itertools import takewhile
+from typing import Any
+
+import pytest
+import torch
+from helpers_model import (
+    CONTEXT,
+    VOCAB,
+    arm,
+    one_thread,  # noqa: F401 - a fixture
+    options,
+    refused,
+    tiny,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig
+
+from gptx.config.instantiate import part
+from gptx.geometry.visibility import Where, visible
+from gptx.model.build import build
+from gptx.window.base import Window
+
+
+@functools.cache
+def yaml(option: str) -> DictConfig:
+    found: DictConfig = tiny(arm(window=option)).window
+    return found
+
+
+def window(option: str, **keys: Any) -> Window:
+    cfg = yaml(option).copy()
+    assert set(keys) <= set(cfg)
+    cfg.update(keys)
+    found: Window = part(cfg)
+    return found
+
+
+def sink_keys(q: int, size: int, sinks: int) -> set[int]:
+    """StreamingLLM, figure 4: the rolling cache's most recent tokens, and the initial ones."""
+    tokens = list(range(q + 1))
+    return set(tokens[-size:]) | set(tokens[:sinks])
+
+
+def dilated_keys(q: int, size: int, step: int) -> set[int]:
+    """Longformer, section 3.1: a window of so many tokens, with gaps between them."""
+    return set(takewhile(lambda k: k >= 0, (q - i * step for i in range(size))))
+
+
+def chunked_keys(q: int, size: int) -> set[int]:
+    tokens = list(range(q + 1))
+    return set([tokens[i : i + size] for i in range(0, q + 1, size)][-1])
+
+
+def strided_keys(q: int, stride: int) -> set[int]:
+    """Sparse Transformer, section 4.3: both sets as they are printed."""
+    first = set(range(max(0, q - stride), q + 1))
+    second = {j for j in range(q + 1) if (q - j) % stride == 0}
+    return first | second
+
+
+ONE = st.integers(1, 9)
+PAPERS: dict[str, tuple[Callable[..., set[int]], st.SearchStrategy[dict[str, int]]]] = {
+    "sliding_sink": (sink_keys, st.fixed_dictionaries({"size": ONE, "sinks": ONE})),
+    "dilated": (dilated_keys, st.fixed_dictionaries({"size": ONE, "step": ONE})),
+    "chunked": (chunked_keys, st.fixed_dictionaries({"size": ONE})),
+    "strided": (strided_keys, st.fixed_dictionaries({"stride": ONE})),
+}
+COUNTS: dict[str, Callable[..., int]] = {
+    "sliding_sink": lambda t, size, sinks: min(t + 1, size + sinks),
+    "dilated": lambda t, size, step: min(size, t // step + 1),
+    "chunked": lambda t, size: t % size + 1,
+    "strided": lambda t, stride: min(t, stride) + 1 + max(0, t // stride - 1),
+}
+
+
+def test_every_window_is_proven() -> None:
+    assert {"full", "sliding", "alternating", *PAPERS} <= set(options("window"))
+
+
+@pytest.mark.parametrize("option", PAPERS)
+@settings(max_examples=80)
+@given(data=st.data(), length=st.integers(1, 60))
+def test_a_window_lets_through_the_papers_keys(option: str, data: st.DataObject, length: int) -> None:
+    paper, keys = PAPERS[option]
+    chosen = data.draw(keys)
+    see = window(option, **chosen)
+    seen = visible(Where.rows(length), see.allows)[0]
+    for q, row in enumerate(seen):
+        assert set(row.nonzero()[:, 0].tolist()) == paper(q, **chosen)
+        assert row.sum() == COUNTS[option](q, **chosen)
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    assert see.covers(length) == torch.equal(seen, causal), "nothing more and nothing less"
+
+
+@pytest.mark.parametrize("option", PAPERS)
+@settings(max_examples=60)
+@given(data=st.data())
+def test_the_reach_is_tight(option: str, data: st.DataObject) -> None:
+    """A ring of the cache is as long as that: shorter would lose something, longer would be in vain."""
+    see = window(option, **data.draw(PAPERS[option][1]))
+    assert see.reach is None if option in ("sliding_sink", "strided") else see.reach is not None
+    length = 2 * (see.reach or 60)
+    distance = torch.arange(length)[:, None] - torch.arange(length)
+    farthest = distance[visible(Where.rows(length), see.allows)[0]].max() + 1
+    assert farthest == see.reach if see.reach else farthest > length - 9, "and without one, there is no end"
+    assert see.local == (option != "strided")
+
+
+@pytest.mark.parametrize("option", PAPERS)
+@settings(max_examples=40)
+@given(data=st.data())
+def test_windows_compare_by_value(option: str, data: st.DataObject) -> None:
+    """Layers that agree share one mask, and layers that do not must never."""
+    one, other = (data.draw(PAPERS[option][1]) for _ in range(2))
+    a, again, b = window(option, **one), window(option, **one), window(option, **other)
+    assert a == again and hash(a) == hash(again)
+    assert (a == b) == (one == other)
+    assert len({window(o, size=5) for o in ("sliding", "chunked")}) == 2, "of another kind with the same numbers"
+
+
+# Patterns of layers
+
+
+@settings(max_examples=60)
+@given(size=st.integers(1, 20), pattern=st.text("LG", min_size=1, max_size=7), more=st.integers(0, 9))
+def test_a_pattern_is_repeated_over_the_layers(size: int, pattern: str, more: int) -> None:
+    n_layer = len(pattern) + more
+    whole = window("alternating", size=size, pattern=pattern)
+    layers = [whole.at(layer, n_layer) for layer in range(n_layer)]
+    letters = {"L": window("sliding", size=size), "G": window("full")}
+    assert layers == [letters[pattern[layer % len(pattern)]] for layer in range(n_layer)]
+    assert [layer.local for layer in layers] == [letters[x] is letters["L"] for x in (pattern * n_layer)[:n_layer]]
+    widest = max(layers, key=lambda layer: layer.reach or 999)
+    seen, expected = (visible(Where.rows(30), w.allows) for w in (whole, widest))
+    assert torch.equal(seen, expected), "what any layer lets through"
+    assert whole.reach == widest.reach and all(whole.covers(n) == widest.covers(n) for n in range(1, 25))
+
+
+@pytest.mark.parametrize("n_layer", [6, 12, 26, 34])
+def test_the_patterns_of_gemma(n_layer: int) -> None:
+    from transformers import Gemma2Config, Gemma3TextConfig
+
+    kinds = {"sliding_attention": window("sliding"), "full_attention": window("full")}
+    for config, pattern in ((Gemma2Config, "LG"), (Gemma3TextConfig, "LLLLLG")):
+        ours = window("alternating", pattern=pattern)
+        theirs = config(num_hidden_layers=n_layer).layer_types
+        assert [ours.at(layer, n_layer) for layer in range(n_layer)] == [kinds[kind] for kind in theirs]
+
+
+def test_a_pattern_gives_each_layer_its_cache() -> None:
+    cfg = tiny(arm(window="alternating"), n_layer=4)
+    cfg.window.pattern = "LLG"
+    assert [w.reach for w in build(cfg, VOCAB).windows] == [5, 5, None, 5]
+
+
+@pytest.mark.parametrize("pattern", ["", "LlG", "L G", "SG"])
+def test_a_pattern_has_no_other_letters(pattern: str) -> None:
+    message = refused(lambda: window("alternating", pattern=pattern))
+    assert repr(pattern) in message and "L (sliding)" in message and "LLLLLG" in message
+    assert window("alternating", pattern="LLLLLG")
+
+
+def test_a_pattern_is_no_longer_than_the_model() -> None:
+    cfg = tiny(arm(window="alternating"))
+    cfg.window.pattern = "LLLLLG"
+    message = refused(build, cfg, VOCAB)
+    assert "window.pattern=LLLLLG" in message and "model.n_layer=2" in message
+    assert "window.pattern=LL or model.n_layer=6" in message
+    cfg.model.n_layer = 6
+    assert len(build(cfg, VOCAB).windows) == 6
+    cfg.model.n_layer, cfg.window.pattern = 2, "LL"
+    assert len(build(cfg, VOCAB).windows) == 2
+
+
+# Beside others' code
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, CONTEXT, 20])
+def test_chunks_are_llama_4s(size: int) -> None:
+    from transformers.masking_utils import chunked_causal_mask_function
+
+    at, zero = torch.arange(CONTEXT), torch.tensor(0)
+    theirs = chunked_causal_mask_function(size, torch.zeros(1, dtype=torch.long))(zero, zero, at[:, None], at)
+    assert torch.equal(visible(Where.rows(CONTEXT), window("chunked", size=size).allows)[0], theirs)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("option", "key"),
+    [(o, "size") for o in ("sliding", "alternating", "sliding_sink", "dilated", "chunked")]
+    + [("dilated", "step"), ("strided", "stride")],
+)
+@pytest.mark.parametrize("given", [0, -3])
+def test_a_token_sees_itself(option: str, key: str, given: int) -> None:
+    message = refused(lambda: window(option, **{key: given}))
+    assert message == f"window.{key}={given}: expected at least 1, and at most 2147483648"
+    assert window(option, **{key: 1}).allows(torch.tensor(7), torch.tensor(7))
+
+
+def test_no_sinks_are_another_window() -> None:
+    message = refused(lambda: window("sliding_sink", sinks=0))
+    assert "window.sinks=0" in message and "at least 1" in message and "window=sliding" in message
+    assert "sliding" in options("window")
+
+
+def test_llama_4s_layout_is_chunks_and_global_layers() -> None:
+    see = window("alternating", size=4, pattern="CCCG")
+    assert [see.at(layer, 8) for layer in range(8)] == 2 * [*3 * [window("chunked", size=4)], window("full")]
+    assert see.reach is None and window("alternating", size=4, pattern="C").reach == 4

@@ -1,0 +1,325 @@
+"""Successive halving: who goes on, from where, and that a killed sweep decides the same. Training is played."""
+
+import io
+import json
+import math
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from gptx.errors import ConfigError
+from gptx.runs import journal
+from gptx.runs.folder import RunFolder
+from gptx.runs.journal import Journal
+from gptx.sweep.execute.launcher import End, Task
+from gptx.sweep.plan import preview
+from gptx.sweep.plan.cells import Cell
+from gptx.sweep.search.halving import Course, Halving, rungs
+from gptx.sweep.state.folder import Sweep
+
+STEPS, EVERY = 800, 100
+Loss = Callable[[Path, int], float]
+
+
+def cells(root: Path, arms: int = 8, seeds: int = 1, force: bool = False, **trainer: int) -> list[Cell]:
+    """Arms named a0, a1, ..., none of them begun."""
+    keys = {"max_steps": STEPS, "eval_every": EVERY, **trainer}
+    cfg = OmegaConf.create({"trainer": keys, "strategy": {}, "resume_from": "", "force": force})
+    facts = {"hardware": {"device": "cpu"}, "processes": 1}
+    words = [(f"a{arm}", f"a{arm} seed={seed}") for arm in range(arms) for seed in range(seeds)]
+    return [Cell([title], title, arm, cfg, RunFolder(root / title), facts=facts) for arm, title in words]
+
+
+def until(task: Task) -> int:
+    return next((int(word.partition("=")[2]) for word in task.words if word.startswith("runtime.until=")), STEPS)
+
+
+def place(folder: Path, step: int) -> float:
+    """The later in the grid, the better."""
+    return 3 - float(folder.name[1]) / 10 + 1 / step
+
+
+class World:
+    """A sweep's folder, and a command that is started in it again and again."""
+
+    def __init__(self, root: Path, loss: Loss = place) -> None:
+        self.root, self.loss, self.failing = root, loss, set[str]()
+        self.trained: list[tuple[str, int, int]] = []  # title, from, to
+
+    def command(self, found: list[Cell], ends: float = math.inf, factor: int = 2) -> Halving:
+        """The sweep, killed after so many ends of runs."""
+        self.root.mkdir(exist_ok=True)
+        with Journal(self.root) as book:
+            book.write("begin", force=any(cell.cfg.force for cell in found))
+            records = [record for record in journal.read(self.root) if record["kind"] in ("begin", "rung")]
+            source = Halving(found, ["brief"], factor, book, records)
+            while tasks := source.more(2):
+                for task in tasks:
+                    if ends <= 0:
+                        return source
+                    ends -= 1
+                    source.told(self.train(task))
+        assert source.done
+        return source
+
+    def train(self, task: Task) -> End:
+        """From where it stands to where it is to stand."""
+        task.folder.mkdir(parents=True, exist_ok=True)
+        with Journal(task.folder) as book:
+            first, last = max(0, book.last_step), until(task)
+            self.trained.append((task.title, first, last))
+            if task.title in self.failing:
+                return End(task, "it broke", final=True)
+            for step in range(first + EVERY, last + 1, EVERY):
+                book.write("metrics", step=step, values={"val/bpb": self.loss(task.folder, step)})
+        if last == STEPS:
+            (task.folder / "result.json").write_text(json.dumps({"status": "finished"}))
+        return End(task, "")
+
+    def decisions(self) -> list[tuple[int, list[str]]]:
+        return [(r["step"], r["kept"]) for r in journal.read(self.root) if r["kind"] == "rung"]
+
+    def spans(self) -> dict[int, set[str]]:
+        """{step: what was trained up to it}."""
+        found: dict[int, set[str]] = {}
+        for title, _, last in self.trained:
+            found.setdefault(last, set()).add(title.split()[0])
+        return found
+
+
+def test_the_better_half_goes_on_from_where_it_stands(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    source = world.command(cells(tmp_path, 8, seeds=2))
+    assert [(step, sorted(kept)) for step, kept in world.decisions()] == [
+        (100, ["a4", "a5", "a6", "a7"]),
+        (200, ["a6", "a7"]),
+        (400, ["a7"]),
+    ]
+    assert {last: len(arms) for last, arms in world.spans().items()} == {100: 8, 200: 4, 400: 2, 800: 1}
+    assert all(first in (0, last // 2, last) for _, first, last in world.trained if last > 100), "from its checkpoint"
+    assert sum(last - first for _, first, last in world.trained) == 2 * (8 * 100 + 4 * 100 + 2 * 200 + 400)
+    left = source.left_out()
+    assert left["a3 seed=1"] == "left out at step 100: 5th of 8"
+    assert left["a0 seed=0"] == "left out at step 100: 8th of 8"
+    assert left["a6 seed=0"] == "left out at step 400: 2nd of 2"
+    assert len(left) == 14 and "a7 seed=0" not in left
+
+
+class Steady:
+    """A pace: each run takes 80 s, and its start."""
+
+    def seconds(self, cell: Cell) -> tuple[float, str]:
+        return 81.5, "a guess"
+
+
+def test_the_survey_knows_what_is_decided_on_the_way(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "it")
+    sweep.path.parent.mkdir()
+    world, found = World(sweep.path), cells(sweep.path)
+
+    def said() -> list[str]:
+        out = io.StringIO()
+        preview.show(found, 2, Steady(), course=Course.ahead(found, 2, sweep), console=Console(file=out, width=100))  # type: ignore[arg-type]
+        return [line.strip() for line in out.getvalue().splitlines()]
+
+    assert said()[-2:] == [
+        "halving: at steps 100, 200, 400 the better half of the arms goes on",
+        "8 combinations: 8 will run, 2 at once, about 2.2 min (by a guess)",  # 4 x 11.5 + 2 x 11.5 + 21.5 + 41.5 s
+    ]
+    world.command(found, ends=12)
+    assert said()[-2:] == [
+        "halving: at step 400 the better half of the arms goes on",
+        "8 combinations: 2 will run, 2 at once, about 83 s (by a guess); 6 are left out",
+    ]
+    world.command(found)
+    assert said()[-3].endswith("left out") and said()[-2].endswith("done")
+    assert said()[-1] == "8 combinations: 1 is done; 7 are left out"
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 7), st.integers(1, 2), st.integers(2, 4), st.lists(st.integers(0, 9), max_size=5), st.integers())
+def test_a_killed_sweep_decides_the_same(arms: int, seeds: int, factor: int, kills: list[int], luck: int) -> None:
+    def loss(folder: Path, step: int) -> float:
+        return random.Random(f"{luck} {folder.name} {step}").choice([1.0, 2.0, 3.0, math.nan])
+
+    with TemporaryDirectory() as name:
+        quiet, troubled = (World(Path(name) / which, loss) for which in ("quiet", "troubled"))
+        one = quiet.command(cells(quiet.root, arms, seeds), factor=factor)
+        for ends in kills:
+            troubled.command(cells(troubled.root, arms, seeds), ends, factor)
+        other = troubled.command(cells(troubled.root, arms, seeds), factor=factor)
+        assert troubled.decisions() == quiet.decisions()
+        assert other.left_out() == one.left_out() and other.alive == one.alive
+        assert sorted(troubled.trained) == sorted(quiet.trained), "nothing is trained twice"
+        again = troubled.command(cells(troubled.root, arms, seeds), factor=factor)
+        assert len(troubled.trained) == len(quiet.trained) and again.left_out() == one.left_out()
+
+
+def test_of_equals_the_first_in_the_grid_go_on(tmp_path: Path) -> None:
+    world = World(tmp_path, lambda folder, step: 1.0)
+    world.command(cells(tmp_path, 4))
+    assert world.decisions() == [(200, ["a0", "a1"]), (400, ["a0"])]
+
+
+def test_an_arm_of_which_a_run_fails_goes_no_further(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.failing = {"a3 seed=0"}
+    source = world.command(cells(tmp_path, 4, seeds=2))
+    assert world.decisions() == [(200, ["a1", "a2"]), (400, ["a2"])]
+    assert source.left_out()["a3 seed=1"] == "left out at step 200: a run of its arm has failed"
+    assert "a3" not in world.spans()[400] | world.spans()[800]
+
+
+def test_what_has_failed_is_tried_again_and_then_it_is_decided_anew(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.failing = {"a3 seed=0"}
+    world.command(cells(tmp_path, 4, seeds=2))
+    world.trained.clear()
+    again = world.command(cells(tmp_path, 4, seeds=2))
+    assert world.trained == [("a3 seed=0", 0, 200)] and again.failed == {"a3"}, "it fails again, and that is told"
+    world.failing.clear()
+    world.trained.clear()
+    source = world.command(cells(tmp_path, 4, seeds=2))
+    assert world.decisions()[-2:] == [(200, ["a2", "a3"]), (400, ["a3"])]
+    assert {(title, last) for title, _, last in world.trained} == {
+        ("a3 seed=0", 200),
+        *((f"a3 seed={seed}", last) for seed in (0, 1) for last in (400, 800)),
+    }
+    assert source.left_out()["a1 seed=0"] == "left out at step 200: 3rd of 4", "though it has gone to step 400"
+    world.trained.clear()
+    assert world.command(cells(tmp_path, 4, seeds=2)).left_out() == source.left_out() and world.trained == []
+    assert len(world.decisions()) == 6, "the newest stands"
+
+
+def test_where_all_fail_nothing_goes_on(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.failing = {f"a{arm} seed=0" for arm in range(4)}
+    source = world.command(cells(tmp_path, 4))
+    assert source.done and world.decisions() == [(200, [])] and len(source.left_out()) == 4
+
+
+def test_a_run_that_diverges_is_the_last(tmp_path: Path) -> None:
+    world = World(tmp_path, lambda folder, step: math.nan if folder.name[1] == "0" else place(folder, step))
+    world.command(cells(tmp_path, 2))
+    assert world.decisions() == [(400, ["a1"])]
+
+
+def test_runs_that_a_signal_ends_decide_nothing(tmp_path: Path) -> None:
+    """The driver asks for no more then; what it is told of has not failed."""
+    found = cells(tmp_path, 4)
+    with Journal(tmp_path) as book:
+        source = Halving(found, [], 2, book, [])
+        for task in source.more(4):
+            source.told(End(task, "interrupted"))
+    assert World(tmp_path).decisions() == []
+    world = World(tmp_path)
+    world.command(found)
+    assert world.decisions() == [(200, ["a2", "a3"]), (400, ["a3"])]
+
+
+def test_one_arm_trains_to_the_end_at_once(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.command(cells(tmp_path, 1, seeds=2))
+    assert world.decisions() == [] and set(world.trained) == {("a0 seed=0", 0, 800), ("a0 seed=1", 0, 800)}
+
+
+def test_what_is_done_takes_part_and_is_not_trained_again(tmp_path: Path) -> None:
+    world, found = World(tmp_path), cells(tmp_path, 4)
+    for cell in found:
+        world.train(cell.task([]))
+        cell.facts = {}  # the check before leaves out what is done
+    world.trained.clear()
+    assert world.command(found).done and world.trained == []
+    assert world.decisions() == [(200, ["a2", "a3"]), (400, ["a3"])]
+
+
+def test_a_run_that_ended_early_counts_with_its_last_validation(tmp_path: Path) -> None:
+    world, found = World(tmp_path), cells(tmp_path, 2)
+    early = tmp_path / "a0 seed=0"
+    early.mkdir()
+    with Journal(early) as book:
+        book.write("metrics", step=EVERY, values={"val/bpb": 0.5})
+    (early / "result.json").write_text('{"status": "finished"}')
+    world.command(found)
+    assert world.decisions() == [(400, ["a0"])]
+
+
+def test_force_begins_afresh_once(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.command(cells(tmp_path, 2))
+    given: list[tuple[bool, int]] = []
+    with Journal(tmp_path) as book:
+        source = Halving(cells(tmp_path, 2, force=True), [], 2, book, journal.read(tmp_path))
+        while tasks := source.more(2):
+            for task in tasks:
+                given.append(("force=false" in task.words, until(task)))
+                if not given[-1][0]:
+                    shutil.rmtree(task.folder)
+                source.told(world.train(task))
+    assert given == [(False, 400), (False, 400), (True, 800)]
+
+
+def test_what_was_decided_before_a_force_does_not_count(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.command(cells(tmp_path, 4))
+    for cell in cells(tmp_path, 4):
+        assert cell.folder is not None
+        shutil.rmtree(cell.folder.path)
+    world.loss = lambda folder, step: -place(folder, step)
+    world.command(cells(tmp_path, 4, force=True))
+    assert world.decisions()[-2:] == [(200, ["a0", "a1"]), (400, ["a0"])]
+    assert world.command(cells(tmp_path, 4)).alive == ["a0"]
+
+
+def test_decisions_that_leave_nobody_are_read_twice(tmp_path: Path) -> None:
+    losses = {f"a{arm}": None for arm in range(4)}
+    with Journal(tmp_path) as book:
+        for step in (200, 400):
+            book.write("rung", step=step, factor=2, losses=losses, kept=[])
+        source = Halving(cells(tmp_path, 4), [], 2, book, journal.read(tmp_path))
+    assert source.done and source.left_out()["a0 seed=0"] == "left out at step 200: a run of its arm has failed"
+
+
+@given(st.integers(1, 60), st.integers(1, 5000), st.integers(1, 500), st.integers(2, 5))
+def test_rungs(arms: int, max_steps: int, eval_every: int, factor: int) -> None:
+    found = rungs(arms, max_steps, eval_every, factor)
+    assert found == sorted(set(found)) and all(0 < step < max_steps and step % eval_every == 0 for step in found)
+    assert (found == []) if arms == 1 else len(found) <= math.ceil(math.log(arms, factor) + 1e-9)
+    for step, rest in zip(found, range(len(found), 0, -1), strict=True):
+        assert abs(step - max_steps / factor**rest) <= eval_every / 2 or eval_every > max_steps / factor**rest / 2
+
+
+def test_the_usual_rungs() -> None:
+    assert rungs(8, 800, 100, 2) == [100, 200, 400]
+    assert rungs(9, 900, 50, 3) == [100, 300]
+    assert rungs(6, 800, 100, 2) == [100, 200, 400]
+    assert rungs(3, 30, 10, 2) == [10, 20] and rungs(2, 100, 100, 2) == []
+
+
+def test_what_cannot_be_compared(tmp_path: Path) -> None:
+    def refused(found: list[Cell], factor: int = 2) -> str:
+        with Journal(tmp_path) as book, pytest.raises(ConfigError) as caught:
+            Halving(found, [], factor, book, [])
+        return str(caught.value)
+
+    assert "sweep.factor=1: expected at least 2" in refused(cells(tmp_path), 1)
+    mixed = [*cells(tmp_path), *cells(tmp_path, max_steps=400)]
+    assert "given trainer.max_steps=400, 800" in refused(mixed)
+    coarse = refused(cells(tmp_path, eval_every=800))
+    assert "trainer.eval_every=800 of trainer.max_steps=800: trainer.eval_every=200 would do" in coarse
+    begun = cells(tmp_path)
+    begun[0].cfg.resume_from = "outputs/x"
+    assert "leave resume_from out" in refused(begun)
+
+
+def test_where_all_are_refused_there_is_nothing_to_do(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    assert world.command([]).done and world.trained == []

@@ -1,0 +1,506 @@
+"""Sweeps on a real Slurm, on this machine: what becomes of runs when Slurm, or a machine, does what they do."""
+
+import importlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import fake_runs
+import psutil
+import pytest
+from command import ROOT, Gptx, equal_sweeps, history, pausing, records, same, send, the_first, until, words, words_of
+from conftest import Maker, Trained
+from fake_runs import contents, database, uid_of
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+
+from gptx import compose
+from gptx.config.overrides import conf_dir
+from gptx.errors import ConfigError
+from gptx.hardware.device import Machine
+from gptx.runs import journal
+from gptx.runs.folder import RunFolder
+from gptx.runs.journal import Journal
+from gptx.runs.provenance import own_modules
+from gptx.sweep.execute import slurm_cluster
+from gptx.sweep.execute.launcher import Launcher, Task, make
+from gptx.sweep.execute.slurm import Slurm
+from gptx.sweep.execute.slurm_cluster import State
+from gptx.sweep.execute.slurm_job import Job
+from gptx.sweep.execute.slurm_jobs import judge
+from gptx.sweep.execute.snapshot import freeze
+from gptx.sweep.plan.cells import Cell
+from gptx.sweep.state.folder import Sweep
+from gptx.training.preflight import preflight
+
+TESTCLUSTER = str(ROOT / "launch" / "testcluster")
+LAUNCHER = {"device": "cpu", "per_node": 1, "cpus": 1, "mem_gb": 1, "requeues": 3}
+
+
+@pytest.fixture(scope="session")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Cluster"]:
+    """A cluster of two nodes."""
+    folder = tmp_path_factory.mktemp("slurm")
+    done = subprocess.run([TESTCLUSTER, "start", str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(done.stderr.strip())
+    yield Cluster(folder, done.stdout)
+    subprocess.run([TESTCLUSTER, "stop", str(folder)], check=True)
+
+
+@pytest.fixture
+def slurm(started: "Cluster") -> Iterator["Cluster"]:
+    """The cluster, left empty."""
+    yield started
+    started.ask("scancel", "--me")
+
+
+class Cluster:
+    def __init__(self, folder: Path, exports: str) -> None:
+        self.folder = folder
+        self.env = dict(word.split("=", 1) for word in shlex.split(exports) if "=" in word)
+
+    def ask(self, *command: str) -> str:
+        env = os.environ | self.env
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.strip()
+
+    def job(self, gptx: Gptx) -> dict[str, str]:
+        """Slurm's view of the only job of the only sweep."""
+        [job] = jobs(gptx).values()
+        return dict(
+            word.split("=", 1) for word in self.ask("scontrol", "show", "job", "-o", job).split() if "=" in word
+        )
+
+    def lose(self, node: str, gptx: Gptx) -> None:
+        """A node's power fails: its daemon, and all that it started, are gone at once."""
+        daemons = [
+            p for p in psutil.process_iter() if p.pid == int((self.folder / f"run/slurmd.{node}.pid").read_text())
+        ]
+        [job] = jobs(gptx).values()
+        number = self.job(gptx)["JobId"]
+        steps = [
+            p
+            for p in psutil.process_iter(["cmdline"])
+            if f"slurmstepd: [{number}." in " ".join(p.info["cmdline"] or [])
+        ]
+        assert daemons and steps, job
+        send((*daemons, *steps, *gptx.processes.children()), signal.SIGKILL)
+        self.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=power")
+
+    def mend(self, node: str) -> None:
+        subprocess.run(["slurmd", "-N", node], env=os.environ | self.env | {"PATH": f"{os.environ['PATH']}:/usr/sbin"})
+        assert until(lambda: self.ask("sinfo", "-h", "-n", node, "-p", "main", "-o", "%t") == "idle")
+
+
+def launcher(**keys: object) -> list[str]:
+    return ["hydra/launcher=slurm", *(f"hydra.launcher.{key}={value}" for key, value in (LAUNCHER | keys).items())]
+
+
+def submit(gptx: Gptx, slurm: Cluster, *overrides: str, **env: str) -> None:
+    done = gptx("-m", *overrides, **slurm.env, **env)
+    assert done.code == 0, done.err
+    assert "python -m gptx.sweep status" in done.out
+
+
+def plan(gptx: Gptx) -> Path:
+    """The folder of the only sweep."""
+    [found] = (gptx.outputs / ".sweeps").iterdir()
+    return found
+
+
+def jobs(gptx: Gptx) -> dict[str, str]:
+    return {run: job for record in records(plan(gptx), "submitted") for run, job in record["jobs"].items()}
+
+
+def status(gptx: Gptx, slurm: Cluster, what: str = "status") -> str:
+    done = gptx.run("gptx.sweep", what, **slurm.env)
+    assert done.code == 0, done.err
+    return done.out
+
+
+def finished(gptx: Gptx) -> bool:
+    folders = gptx.folders()
+    return bool(folders) and all(journal.status(folder) == "finished" for folder in folders)
+
+
+def over(slurm: Cluster, gptx: Gptx) -> Callable[[], bool]:
+    """Whether Slurm has nothing more to do with this command's jobs."""
+    name = plan(gptx).name
+    return lambda: not slurm.ask("squeue", "-h", "-n", name)
+
+
+def paused(gptx: Gptx) -> bool:
+    return (gptx.cwd / "paused-0").exists()
+
+
+def attempts(gptx: Gptx) -> list[dict[str, object]]:
+    """What the first node's process said of each."""
+    return [json.loads(path.read_text()) for path in sorted((plan(gptx) / "slurm").glob("*-0.json"))]
+
+
+# ------------------------------------------------------------------------------------------- runs
+
+
+@pytest.mark.slow
+def test_one_node_and_two_without_mlflow_there(gptx: Gptx, slurm: Cluster, trained: Trained, tmp_path: Path) -> None:
+    """The nodes have no MLflow; it gets all, where it is."""
+    (tmp_path / "mlflow.py").write_text("raise ImportError('there is no mlflow on a compute node')")
+    without = f"hydra.launcher.setup=['export PYTHONPATH={tmp_path}:$PYTHONPATH']"
+    grid = [*launcher(), without, "strategy=single,ddp", "tracking=mlflow"]
+    submit(gptx, slurm, *grid)
+    assert until(over(slurm, gptx))
+    assert "2 finished" in status(gptx, slurm)
+    [ddp, single] = gptx.folders()
+    same(single, trained.folder)
+    assert single.name == trained.folder.name
+    assert records(ddp, "start")[0]["processes"] == 2
+    assert history(ddp) == pytest.approx(history(single), rel=1e-4)
+    assert "mha" in status(gptx, slurm, "collect")
+    assert contents(database(gptx.outputs), uid_of(single))["status"] == "FINISHED"
+
+
+@pytest.mark.slow
+def test_the_same_sweep_gives_the_same_table_here_and_there(make: Maker, slurm: Cluster) -> None:
+    here, there = make("here"), make("there")
+    grid = ["attention=mha,gqa", "pos=rope,learned"]
+    done = here("-m", *grid)
+    assert done.code == 0, done.err
+    submit(there, slurm, *grid, *launcher())
+    assert until(lambda: finished(there) and len(there.folders()) == 4)
+    assert until(over(slurm, there))
+    equal_sweeps(there, here, 4)
+    assert "4 variants, 4 runs" in status(there, slurm, "collect")
+
+
+def test_an_array_for_each_shape(gptx: Gptx, slurm: Cluster) -> None:
+    """1 x 1, 1 x 2 and 2 x 2 processes."""
+    submit(gptx, slurm, *launcher(per_node=2), "model.dropout=0.1", "strategy=ddp", "strategy.nproc=1,2,4")
+    assert len({job.partition("_")[0] for job in jobs(gptx).values()}) == 3
+    assert until(over(slurm, gptx))
+    assert "3 finished" in status(gptx, slurm)
+    assert sorted(records(folder, "start")[0]["processes"] for folder in gptx.folders()) == [1, 2, 4]
+
+
+def test_cancelled_and_taken_up_again(gptx: Gptx, slurm: Cluster, reference: Callable[..., Path]) -> None:
+    submit(gptx, slurm, *words("single"), *launcher(), **pausing(gptx, 17))
+    assert until(lambda: paused(gptx))
+    shown = status(gptx, slurm)
+    assert "1 running" in shown and "step 16 of 200" in shown
+    before = jobs(gptx)
+    submit(gptx, slurm, *words("single"), *launcher())
+    assert jobs(gptx) == before  # it is in the queue already
+    assert list(gptx.outputs.glob(".sweeps/*/code/*/mine.py"))  # what the kernel's module was when it was checked
+    status(gptx, slurm, "cancel")
+    (gptx.cwd / "go-when-told").touch()
+    assert until(over(slurm, gptx))
+    assert journal.status(gptx.folder) == "interrupted"
+    shown = status(gptx, slurm)
+    assert "1 stopped" in shown and "the same command goes on" in shown
+    submit(gptx, slurm, *words("single"), *launcher())
+    assert until(lambda: finished(gptx))
+    assert [record["step"] >= 17 for record in records(gptx.folder, "resume")] == [True]
+    same(gptx.folder, reference("single"))
+
+
+def test_a_job_that_dies_hard_is_named(gptx: Gptx, slurm: Cluster) -> None:
+    """The command waits, and sees every death: of a run, of the job itself, and one without a word."""
+    grid = [*words("single"), *launcher(wait="true"), "seed=0,1,2"]
+    sweep = gptx.start("-m", *grid, **slurm.env, **pausing(gptx, 12))
+
+    def stands(seed: int) -> bool:
+        runs = [folder for folder in gptx.folders() if folder.name.rpartition("-")[0].endswith(f"s{seed}")]
+        return bool(runs) and any(record["step"] == 11 for record in records(runs[0], "metrics"))
+
+    assert until(lambda: all(map(stands, range(3))), sweep), sweep.communicate()
+    runs = {word: p for p in gptx.processes.children() for word in words_of(p) if "-m" not in words_of(p)[3:]}
+    task = runs["seed=1"].parent()
+    assert task is not None and "submitit.core._submit" in task.cmdline()
+    runs["seed=0"].kill()
+    send((task, *task.children(recursive=True)), signal.SIGKILL)
+    runs["seed=2"].send_signal(signal.SIGSEGV)
+    _, err = sweep.communicate()
+    assert sweep.returncode == 1
+    assert re.search(r"killed \(SIGKILL\): .*out of memory", err)  # the system's, if it killed anybody meanwhile
+    assert "its job died without a word on 127." in err and "(Slurm: FAILED)" in err
+    assert "SIGSEGV" in err
+    shown = status(gptx, slurm)
+    assert "3 failed" in shown and "without a word" in shown
+    assert gptx.run("gptx.sweep", "collect", **slurm.env).code == 1
+
+
+@pytest.mark.slow
+def test_a_process_that_leaves_is_tried_again_in_its_job(
+    gptx: Gptx, slurm: Cluster, reference: Callable[..., Path]
+) -> None:
+    """os._exit, in the 120th step of a process: the second one has fewer to go."""
+    submit(gptx, slurm, *words("single"), *launcher(), "sweep.retry=1", EXIT_AT="120")
+    assert until(over(slurm, gptx))
+    same(gptx.folder, reference("single"))
+    assert len(records(gptx.folder, "resume")) == 1
+
+
+@pytest.mark.slow
+def test_the_bounds_of_a_sweep_hold_in_a_job(gptx: Gptx, slurm: Cluster) -> None:
+    """It hangs; and what is cancelled before it has begun is no failure."""
+    bounds = ["sweep.timeout=0.5", "sweep.grace=1"]
+    submit(gptx, slurm, *words("single"), *launcher(array_parallelism=1), *bounds, "seed=0,1", **pausing(gptx, 3))
+    assert until(lambda: slurm.ask("squeue", "-h", "-r", "-t", "PENDING", "-o", "%i", "-n", plan(gptx).name))
+    slurm.ask("scancel", list(jobs(gptx).values())[1])
+    assert until(over(slurm, gptx))
+    shown = status(gptx, slurm)
+    assert "1 failed, 1 stopped" in shown and "before it began" in shown
+    assert "took longer than sweep.timeout=0.5 minutes" in shown
+
+
+@pytest.mark.slow
+def test_preempted_and_requeued(gptx: Gptx, slurm: Cluster, reference: Callable[..., Path]) -> None:
+    submit(gptx, slurm, *words("ddp"), *launcher(), **pausing(gptx, 17))
+    assert until(lambda: paused(gptx) and (gptx.cwd / "paused-1").exists())
+    slurm.ask("sbatch", "-p", "high", "-N2", "--exclusive", "--output=/dev/null", "--wrap=true")
+    assert until(lambda: slurm.job(gptx)["PreemptTime"] != "None")
+    (gptx.cwd / "go-when-told").touch()
+    assert until(lambda: records(gptx.folder, "resume"))
+    (gptx.cwd / "go").touch()  # it pauses again, and nobody tells it anything
+    assert until(lambda: finished(gptx))
+    assert until(over(slurm, gptx))
+    assert slurm.job(gptx)["Restarts"] == "1"
+    assert [record["step"] >= 17 for record in records(gptx.folder, "resume")] == [True]  # nothing was lost
+    same(gptx.folder, reference("ddp"))
+
+
+@pytest.mark.slow
+def test_the_time_limit_is_met_and_requeued(gptx: Gptx, slurm: Cluster, reference: Callable[..., Path]) -> None:
+    """A minute is Slurm's least limit, and it looks at limits every half minute. Without a requeue left it says so."""
+    limit = {"minutes": 1, "signal_delay": 30}
+    submit(gptx, slurm, *words("single"), *launcher(requeues=0, **limit), **pausing(gptx, 60))
+    (gptx.cwd / "go-when-told").touch()
+    assert until(over(slurm, gptx))
+    assert "met its time limit, and hydra.launcher.requeues=0 is used up" in status(gptx, slurm)
+    submit(gptx, slurm, *words("single"), *launcher(requeues=20, **limit), **pausing(gptx, 100))
+    (gptx.cwd / "go-when-told").touch()
+    assert until(over(slurm, gptx))
+    assert any(word.get("limit") for word in attempts(gptx))
+    assert len(records(gptx.folder, "resume")) >= 2
+    same(gptx.folder, reference("single"))
+
+
+@pytest.mark.slow
+def test_a_node_fails(gptx: Gptx, slurm: Cluster, reference: Callable[..., Path]) -> None:
+    submit(gptx, slurm, *words("single"), *launcher(), **pausing(gptx, 17))
+    assert until(lambda: paused(gptx))
+    the_first(gptx)
+    node = slurm.job(gptx)["NodeList"]
+    slurm.lose(node, gptx)
+    (gptx.cwd / "go").touch()
+    assert until(lambda: finished(gptx))
+    assert until(over(slurm, gptx))
+    assert slurm.job(gptx)["NodeList"] != node
+    slurm.mend(node)
+    assert [record["step"] for record in records(gptx.folder, "resume")] == [10]
+    same(gptx.folder, reference("single"))
+
+
+# ----------------------------------------------------------------------------------- without Slurm
+
+
+def test_a_run_is_checked_for_the_nodes_where_this_machine_has_no_gpu(trained: Trained) -> None:
+    node = Machine("cuda", per_node=4, cores=2)
+    cfg = compose([*trained.gptx.tiny, "precision=auto", "device=auto", "strategy=ddp"])
+    _, facts = preflight(cfg, node)
+    assert (facts["processes"], facts["hardware"]["device"], facts["dtype"]) == (4, "cuda", "bfloat16")
+    cfg = compose([*trained.gptx.tiny, "device=cuda", "strategy=ddp", "strategy.nproc=8"])
+    assert preflight(cfg, node)[1]["processes"] == 8  # on two nodes
+    with pytest.raises(ConfigError, match=r"device=mps is not there: hydra\.launcher\.device=cuda has cuda, cpu"):
+        preflight(compose([*trained.gptx.tiny, "device=mps"]), node)
+    with pytest.raises(ConfigError, match="device=mps is not there: this machine has"):
+        preflight(compose([*trained.gptx.tiny, "device=mps"]))
+
+
+def made(*overrides: str) -> Launcher:
+    """What the command makes of these words about its launcher."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = hydra_compose("config", list(overrides), return_hydra_config=True)
+    return make(cfg.hydra.launcher)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["hydra/launcher=slrum"], "unknown option hydra/launcher=slrum. Did you mean 'slurm'?"),
+        (["hydra/launcher=slurm", "hydra.launcher.minuts=5"], "Did you mean 'hydra.launcher.minutes'?"),
+        (["hydra/launcher=slurm", "+hydra.launcher.minuts=5"], "Did you mean 'hydra.launcher.minutes'?"),
+    ],
+)
+def test_a_mistyped_launcher_gets_one_line(gptx: Gptx, words: list[str], said: str) -> None:
+    done = gptx("-m", *words, "seed=0")
+    assert done.code == 2
+    assert said in done.err and len(done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "word, said",
+    [
+        ("minutes=long", "hydra.launcher.minutes='long': expected a whole number, such as 1440"),
+        ("setup=3", "hydra.launcher.setup=3: expected a list"),
+        ("per_node=0", "hydra.launcher.per_node=0: expected at least 1"),
+        ("minutes=2", "hydra.launcher.minutes=2: a run would be told to end before it has begun"),
+        ("device=tpu", "hydra.launcher.device=tpu: expected cuda or cpu"),
+    ],
+)
+def test_what_a_launcher_refuses(word: str, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        made("hydra/launcher=example_cluster", f"hydra.launcher.{word}")
+    assert said in str(refused.value)
+
+
+def test_a_profile_says_only_what_it_wants_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = made("hydra/launcher=example_cluster", "+hydra.launcher.sbatch.exclusive=true")
+    assert isinstance(launcher, Slurm)
+    keys = launcher.keys
+    assert (keys.partition, keys.per_node, keys.minutes, keys.sbatch) == ("gpu", 4, 1440, {"exclusive": True})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="no sbatch here; launch/testcluster starts a Slurm on one machine"):
+        launcher.open(Sweep(tmp_path, "it"), OmegaConf.create(), 1)
+    says = "echo scontrol: error: no DNS >&2; echo scontrol: fatal: no >&2; exit 1"
+    for tool, text in {"sbatch": "", "scontrol": says}.items():
+        (tmp_path / tool).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / tool).chmod(0o755)
+    with pytest.raises(ConfigError, match="slurm: Slurm's scontrol failed: fatal: no; launch/testcluster starts a"):
+        launcher.open(Sweep(tmp_path, "it"), OmegaConf.create(), 1)
+    (tmp_path / "hydra" / "launcher").mkdir(parents=True)
+    (tmp_path / "hydra" / "launcher" / "mistaken.yaml").write_text("defaults: [slurm]\npartitoin: gpu\n")
+    with pytest.raises(ConfigError, match=r"'hydra\.launcher\.partitoin'\. Did you mean 'hydra\.launcher\.partition'"):
+        made(f"hydra.searchpath=[{tmp_path}]", "hydra/launcher=mistaken")
+
+
+def test_a_death_is_told_by_whoever_knows_of_it(tmp_path: Path) -> None:
+    task = Task("it", tmp_path / "run", (), 1, "cpu")
+
+    def told(state: str, *words: dict[str, object]) -> tuple[str, bool] | None:
+        for node, word in enumerate(words):
+            (tmp_path / f"7_1-0-{node}.json").write_text(json.dumps({"node": f"n{node}", **word}))
+        end = judge(task, "7_1", State(state), tmp_path)
+        return (end.reason, end.final) if end else None
+
+    assert told("PENDING") is None
+    assert told("CANCELLED") == ("cancelled", False)
+    assert told("RUNNING", {}) is None
+    assert told("COMPLETING", {}) is None  # it may be on its way back into the queue
+    assert told("NODE_FAIL", {}) == ("its node on n0 failed", False)
+    assert told("OUT_OF_MEMORY", {}) == ("out of memory on n0: Slurm killed it", False)
+    assert "hydra.launcher.signal_delay" in told("TIMEOUT", {})[0]  # type: ignore[index]
+    assert "without a word on n0 (Slurm: FAILED)" in told("FAILED", {})[0]  # type: ignore[index]
+    assert told("COMPLETED", {"end": True, "reason": "a key is wrong", "final": True}) == ("a key is wrong", True)
+    bound = {"reason": "held 9 GB", "final": False, "bound": True}
+    assert told("COMPLETED", {"end": True, "reason": "lost another", "final": False}, bound) == ("held 9 GB", False)
+
+
+def test_a_run_is_started_afresh_once(tmp_path: Path) -> None:
+    """force=true, of a job that is put back into the queue when it has begun."""
+    run = fake_runs.make_run(tmp_path, uid="a" * 32)
+    task = Task("it", run, (), 1, "cpu")
+    job = Job(task, ("force=true",), tmp_path, 1, 0, 0, replaces="a" * 32, options={})
+    assert job.run_words() == ["force=true"]
+    assert replace(job, replaces="").run_words() == ["force=true", "force=false"]
+
+
+def test_restarts_of_a_study_reach_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has set them: the command line, an experiment or a profile."""
+    cfg = compose(["strategy=ddp", "strategy.restarts=3"])
+    facts = {"processes": 2, "hardware": {"device": "cpu"}}
+    task = Cell([], "it", "it", cfg, RunFolder(tmp_path), facts=facts).task([])
+    monkeypatch.setattr("gptx.sweep.execute.slurm_job._first_node", lambda: "n0")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    command = Job(task, (), tmp_path, 2, 0, 0, "", {})._command(1)
+    assert "--max-restarts=3" in command and command[-1] == "strategy.restarts=0"
+
+
+def test_a_controller_that_is_away_ends_no_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for tool in ("sbatch", "scontrol"):
+        (tmp_path / tool).write_text("#!/bin/sh\n")
+        (tmp_path / tool).chmod(0o755)
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\ntest -e {tmp_path}/back\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr("gptx.sweep.execute.slurm._PAUSE", 0.0)
+    launcher = made("hydra/launcher=slurm", "hydra.launcher.wait=true")
+    assert isinstance(launcher, Slurm)
+    launcher.open(Sweep(tmp_path, "it"), OmegaConf.create(), 1)
+    launcher.sweep.path.mkdir(parents=True)
+    with Journal(launcher.sweep.path) as book:
+        book.write("submitted", jobs={"study/run": "7_0"})
+    submitted: list[Task] = []
+    monkeypatch.setattr(launcher, "_submit", lambda tasks, *shape: submitted.extend(tasks))
+    task = Task("it", tmp_path / "study" / "run", (), 1, "cpu")
+    launcher.submit([task])
+    assert launcher.wait() == [] and not submitted
+    (tmp_path / "back").touch()
+    assert launcher.wait() == [] and submitted == [task]
+    monkeypatch.setattr("gptx.sweep.execute.slurm.jobs_of", lambda sweep: pytest.fail("nothing waits: nothing to read"))
+    assert launcher.wait() == []
+
+
+def test_a_users_own_modules_go_with_the_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file, a package, and what was imported of a namespace package; wherever Python itself lies."""
+    for name in ("one.py", "two/__init__.py", "two/more.py", "own/space/three.py", "own/space/never.py"):
+        (tmp_path / "here" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "here" / name).touch()
+    monkeypatch.syspath_prepend(tmp_path / "here")
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    for name in ("one", "two", "own.space.three"):
+        importlib.import_module(name)
+    code, _ = freeze(tmp_path / "code", [], own_modules())
+    for name in ("one", "two", "own", "own.space", "own.space.three"):
+        del sys.modules[name]
+    copied = {str(path.relative_to(code)) for path in code.rglob("*.py")}
+    assert copied >= {"one.py", "two/__init__.py", "two/more.py", "own/space/three.py", "gptx/run.py"}
+    assert "own/space/never.py" not in copied
+    assert not any(name.startswith(("torch", "pytest", "hydra/")) for name in copied)
+
+
+def test_a_process_pool_is_cancelled_too(gptx: Gptx) -> None:
+    sweep = gptx.start("-m", *words("single"), "seed=0,1", "sweep.jobs=1", **pausing(gptx, 17))
+    assert until(lambda: paused(gptx), sweep), sweep.communicate()
+    done = gptx.run("gptx.sweep", "status")
+    assert "1 running, 1 waiting" in done.out and "step 16 of 200" in done.out
+    done = gptx.run("gptx.sweep", "cancel")
+    assert f"the command, process {sweep.pid} told to end" in done.out
+    (gptx.cwd / "go-when-told").touch()
+    sweep.communicate()
+    assert sweep.returncode == 75
+    done = gptx.run("gptx.sweep", "status")
+    assert "1 stopped, 1 not started" in done.out and "again, for what is not finished: python -m gptx.run" in done.out
+
+
+def test_accounts_tell_of_jobs_that_have_left_the_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, says in {"squeue": "7_0|RUNNING|None|n0", "sacct": "7_1|CANCELLED by 1000|n1"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{says}'\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    found = slurm_cluster.states(["7_0", "7_1", "7_2"])
+    assert found == {"7_0": State("RUNNING", "", "n0"), "7_1": State("CANCELLED", "", "n1"), "7_2": State()}
+
+
+def test_what_a_sweep_is_asked_of_in_vain_gets_one_line(gptx: Gptx) -> None:
+    assert "no sweep in outputs: python -m gptx.run -m ... makes one" in gptx.run("gptx.sweep", "status").err
+    assert "invalid choice: 'stauts'" in gptx.run("gptx.sweep", "stauts").err
+
+
+def test_a_cluster_is_refused_in_one_line(tmp_path: Path) -> None:
+    for given, said in {
+        ("start", str(tmp_path / "a b")): "no room for blanks",
+        ("start", str(tmp_path / ("x" * 90))): "at most 80 characters",
+        ("start", str(tmp_path), "none"): "NODES=none: expected 1 to 99",
+        ("begin", str(tmp_path)): "begin: expected start or stop",
+    }.items():
+        done = subprocess.run([TESTCLUSTER, *given], capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+        assert said in done.stderr or "apt-get install" in done.stderr or "by root" in done.stderr
