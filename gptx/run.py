@@ -106,16 +106,16 @@ def _say_what_is_left(cfg: DictConfig, words: list[str]) -> None:
 
 def _dry(words: list[str]) -> int:
     """Check a run and show what it takes."""
-    from gptx.sweep.base import survey
     from gptx.sweep.execute.launcher import make
-    from gptx.sweep.plan.cells import cells, check
+    from gptx.sweep.plan.cells import check_cells, compose_cells
+    from gptx.sweep.plan.preview import preview
 
     cfg = HydraConfig.get()
-    found = cells([[word for word in words if not about_sweeps(word)]])
+    found = compose_cells([[word for word in words if not about_sweeps(word)]])
     launcher = make(cfg.launcher)
-    check(found, launcher.there)
-    survey(found, launcher, found[0].cfg)
-    return 2 if found[0].refusal else 0
+    check_cells(found, launcher.there)
+    preview(found, launcher, found[0].cfg)
+    return 2 if found[0].rejection else 0
 
 
 def run(cfg: DictConfig) -> int:
