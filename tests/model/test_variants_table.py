@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from documented import table
 from helpers_model import options
 
 import gptx
