@@ -105,7 +105,7 @@ def test_a_run_goes_on_whatever_stops_it(gptx: Gptx, reference: Callable[..., Pa
     interrupted = life.steps()
 
     run = life.until(5)
-    send(gptx.processes.children(), signal.SIGUSR2)  # a scheduler warns all of a job
+    send(gptx.processes(), signal.SIGUSR2)  # a scheduler warns all of a job
     life.ends(run, EXIT_RESUMABLE, "interrupted")
     assert life.resumed()[2:] == [interrupted]
     interrupted = life.steps()
@@ -150,7 +150,7 @@ def test_a_warning_before_the_first_step_kills_nobody(gptx: Gptx, strategy: str)
         return deaf(psutil.Process(run.pid)) or (gptx.cwd / "paused-0").exists()
 
     assert until(ready, run), run.communicate()
-    send(gptx.processes.children(), signal.SIGUSR2)
+    send(gptx.processes(), signal.SIGUSR2)
     (gptx.cwd / "go").touch()
     _, err = run.communicate(timeout=DEADLINE)
     assert run.returncode == EXIT_RESUMABLE, err
@@ -250,7 +250,7 @@ def test_a_worker_that_hangs_does_not_outlive_its_peer(gptx: Gptx) -> None:
 def test_nohup_outlives_the_terminal(gptx: Gptx, reference: Callable[..., Path], strategy: str) -> None:
     run = gptx.start_under("nohup", *words(strategy), **pausing(gptx, 17))
     assert until(lambda: (gptx.cwd / "paused-0").exists(), run), run.communicate()
-    send(gptx.processes.children(), signal.SIGHUP)
+    send(gptx.processes(), signal.SIGHUP)
     (gptx.cwd / "go").touch()
     assert run.wait(DEADLINE) == 0, run.communicate()
     same(gptx.folder, reference(strategy))
