@@ -69,8 +69,8 @@ def once(*given: str) -> list[str]:
 
 
 def pausing(gptx: "Gptx", at: int) -> dict[str, str]:
-    """Environment variables that make the run wait in step ``at`` of its process: until the file ``go`` exists, or until
-    the file ``go-when-told`` exists and a signal has arrived."""
+    """Environment variables that make each process of the run wait in its step ``at``: until the file ``go`` exists, or
+    until the file ``go-when-told`` exists and a signal has arrived."""
     for left in (*gptx.cwd.glob("go*"), *gptx.cwd.glob("paused-*")):
         left.unlink()
     return {"PAUSE_AT": str(at), "PAUSE_IN": str(gptx.cwd), "SLOW": "0.01"}
@@ -86,7 +86,7 @@ class Done:
 
 
 class Gptx:
-    """The gptx command in its own working directory. All processes that descend from it carry a mark in their environment."""
+    """The gptx command in its own working directory. A mark in their environment identifies its processes."""
 
     def __init__(self, cwd: Path, corpus: Path, tokens: Path) -> None:
         self.cwd, self.outputs = cwd, cwd / "outputs"
