@@ -184,7 +184,7 @@ def remarks(fitted: FittedLaw) -> list[str]:
         deviation := float(np.sqrt(np.mean((fitted.losses / fitted.law.loss(fitted.sizes, fitted.tokens) - 1) ** 2)))
     ) > 0.02:
         warnings.append(
-            f"the runs deviate from the law by {deviation:.1%}: they are too short, or the learning rate is wrong for some"
+            f"the runs deviate from it by {deviation:.1%}: they are too short, or the learning rate is wrong for some"
         )
     return warnings
 

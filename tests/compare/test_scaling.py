@@ -1,4 +1,4 @@
-"""``python -m gptx.compare.scaling``: known laws come back from the losses that they make."""
+"""``python -m gptx.compare.scaling``: fits recover the laws that made the losses."""
 
 import random
 import uuid
@@ -101,7 +101,7 @@ def row(out: str, name: str) -> list[str]:
     return line.removeprefix(name).split()
 
 
-def test_the_command_fits_runs_and_draws_them(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_fits_and_draws(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = output_of(
         capsys, outputs, "--svg", outputs / "law.svg", "--png", outputs / "law.image", "--flops", "1e13", "1e18"
     )
@@ -115,7 +115,7 @@ def test_the_command_fits_runs_and_draws_them(outputs: Path, capsys: pytest.Capt
     assert (outputs / "law.image").read_bytes().startswith(b"\x89PNG")
 
 
-def test_of_several_rates_the_best_counts(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_best_of_several_learning_rates_counts(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = output_of(capsys, outputs)
     for size, tokens in product(SIZES[:4], TOKENS):
         make(outputs, size, tokens, 5.0, lr=0.1)
@@ -124,22 +124,22 @@ def test_of_several_rates_the_best_counts(outputs: Path, capsys: pytest.CaptureF
     assert row(rates, "a") == row(plain, "a")
 
 
-def test_a_law_that_does_not_hold_is_said_to(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warns_when_runs_deviate_from_the_law(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = output_of(capsys, outputs)
-    assert "deviate from the law" not in plain and "cannot be distinguished" not in plain
+    assert "deviate from it" not in plain and "cannot be distinguished" not in plain
     for size, tokens in product(SIZES[:4], TOKENS):
         make(outputs, size, tokens, 1.0 if tokens > 3e6 and size < 5e5 else 3.0, seed=1)
-    assert "deviate from the law" in output_of(capsys, outputs)
+    assert "deviate from it" in output_of(capsys, outputs)
 
 
-def test_a_loss_that_ends_nowhere_is_said_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warns_when_the_final_loss_is_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     true = Law(1e-6, 100.0, 100.0, 0.3, 0.3)
     for size, tokens in product(SIZES[:4], TOKENS):
         make(tmp_path, size, tokens, float(true.loss(size, tokens)))
     assert "E cannot be distinguished from 0" in output_of(capsys, tmp_path)
 
 
-def test_too_few_sizes_or_lengths_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_too_few_sizes_or_lengths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "does not exist" in output_of(capsys, tmp_path / "none", code=2)
     assert "no finished run" in output_of(capsys, tmp_path, code=2)
     for size, tokens in product(SIZES[:2], TOKENS):
@@ -148,13 +148,13 @@ def test_too_few_sizes_or_lengths_are_refused(tmp_path: Path, capsys: pytest.Cap
     assert "at least 3 sizes" in err and "2 sizes (200,000, 470,000)" in err and err.count("\n") == 1
 
 
-def test_sizes_and_lengths_that_grow_together_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_sizes_and_lengths_that_grow_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(6):
         make(tmp_path, 2e5 * 2**i, 1e6 * 2**i, 2.0 - 0.1 * i)
     assert "grow together" in output_of(capsys, tmp_path, code=2)
 
 
-def test_six_runs_have_a_law_and_no_intervals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_six_runs_give_a_law_without_intervals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Hardly a draw has all six, which five numbers take."""
     for size, tokens in [*product(SIZES[:2], TOKENS[:2]), (SIZES[2], TOKENS[0]), (SIZES[0], TOKENS[2])]:
         make(tmp_path, size, tokens, float(law(0.34, 0.28).loss(size, tokens)))
@@ -163,7 +163,7 @@ def test_six_runs_have_a_law_and_no_intervals(tmp_path: Path, capsys: pytest.Cap
     assert "! 6 runs are too few for intervals" in out and "wider" not in out
 
 
-def test_one_law_is_of_one_variant(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_runs_of_several_variants(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(outputs, SIZES[0], TOKENS[0], 2.0, attention="mqa")
     assert "differ in attention" in output_of(capsys, outputs, code=2)
 
@@ -173,11 +173,11 @@ def test_one_law_is_of_one_variant(outputs: Path, capsys: pytest.CaptureFixture[
     [
         (["--flops", "0"], "--flops"),
         (["--flops", "nan"], "--flops"),
-        (["--bootstrap", "3"], "20 draws"),
-        (["--svg", "nowhere/law.svg"], "no folder nowhere"),
+        (["--bootstrap", "3"], "20 samples"),
+        (["--svg", "nowhere/law.svg"], "the folder nowhere does not exist"),
     ],
 )
-def test_a_mistake_is_one_line(words: list[str], part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_get_one_line(words: list[str], part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), *words]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert part in line
