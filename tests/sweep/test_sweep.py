@@ -400,7 +400,7 @@ def kill_some(gptx: Gptx, words: list[str], rng: random.Random, folders: int) ->
         return _step(folder) >= step and journal.status(folder) == "running"
 
     assert until(lambda: len(gptx.folders()) > folders and any(map(trains_on, gptx.folders())), running)
-    victims = gptx.processes.children()
+    victims = gptx.processes()
     rng.shuffle(victims)
     send(victims, signal.SIGKILL)
     running.communicate(timeout=DEADLINE)
