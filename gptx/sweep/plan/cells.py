@@ -16,7 +16,8 @@ from gptx.runs.folder import RunFolder
 from gptx.runs.provenance import own_modules
 from gptx.sweep.execute.isolated import each
 from gptx.sweep.execute.launcher import Task
-from gptx.training.preflight import folder_of, preflight
+from gptx.training.location import locate
+from gptx.training.preflight import preflight
 
 if TYPE_CHECKING:
     from gptx.hardware.device import Machine
@@ -108,7 +109,7 @@ def _cell(words: list[str], title: str, arm: str, schemas: Schemas | None = None
     cfg = OmegaConf.create()
     try:
         cfg = compose(words, schemas)
-        return Cell(words, title, arm, cfg, folder_of(cfg)[0])
+        return Cell(words, title, arm, cfg, locate(cfg).existing)
     except (Exception, SystemExit) as error:  # a text that is not there, a corpus whose code breaks: others may be well
         return Cell(words, title, arm, cfg, None, reason(error))
 

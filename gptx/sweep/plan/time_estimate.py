@@ -3,7 +3,7 @@
 import heapq
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from gptx.config.axes import model_axes
 from gptx.config.compose import plain_dict
 from gptx.runs import checkpoint_files, journal
 from gptx.runs.folder import RunFolder
@@ -20,7 +21,6 @@ from gptx.sweep.execute.isolated import each
 from gptx.sweep.plan.cells import Cell, no_estimate
 
 STARTUP, STARTUP_OF_MANY = 1.5, 8.0  # seconds: composing, the model, a sample; and workers, which import torch
-AXES = ("attention", "pos", "window", "ffn", "kernel", "placement")  # what else than size a rate depends on
 FAR = log(10)  # runs that differ by more say nothing of each other
 TIMING = 20.0  # seconds that steps are timed for; the arms that are left go by the nearest that was
 WORTH = 0.02  # of what there is to do, as far as is known: where it is done thereafter, no more is spent on knowing it
@@ -66,7 +66,11 @@ class Pace:
 
     def seconds(self, cell: Cell) -> tuple[float | None, str]:
         """Of what is left of a cell, and by what that is known; None: by nothing."""
-        where, flops, axes = _place(cell.cfg, cell.facts, self.jobs), cell.facts["flops_per_token"], _axes(cell.cfg)
+        where, flops, axes = (
+            _place(cell.cfg, cell.facts, self.jobs),
+            cell.facts["flops_per_token"],
+            _axes(cell.cfg.variant),
+        )
         near = self._near(where, flops, axes)
         if self._may_time() and cell.arm not in self.failed and (not near or (near[0].timed and near[0].axes != axes)):
             began = time.monotonic()
@@ -136,13 +140,14 @@ def _alike(known: tuple[Any, ...], where: tuple[Any, ...]) -> bool:
     return known == where if name else (known[0], *known[2:-1]) == (device, *kind)
 
 
-def _axes(cfg: DictConfig) -> tuple[str, ...]:
-    return tuple(cfg.variant[axis] for axis in AXES)
+def _axes(variant: Mapping[str, str]) -> tuple[str, ...]:
+    """The options that a training rate depends on, besides the model's sizes."""
+    return tuple(variant[axis] for axis in model_axes() if axis != "norm")
 
 
 def _of(result: dict[str, Any]) -> Rate:
     flops, speed = result["flops_per_token"], result["tokens_per_s"]
-    axes = tuple(result["variant"][axis] for axis in AXES)
+    axes = _axes(result["variant"])
     return Rate(_place(result["config"], result, 1), flops, axes, speed * flops)
 
 
