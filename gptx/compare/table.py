@@ -45,8 +45,7 @@ METRICS = (
 )
 _SEEDS = {"seed", "data_seed"}
 CURVES = {"val_loss": "val/loss", "val_bpb": "val/bpb", "val_accuracy": "val/accuracy"}
-CURVES |= {"val_perplexity": "val/perplexity", "train_loss": "train/loss"}
-CURVES |= {"tokens_per_s": "perf/tokens_per_s"}
+CURVES |= {"val_perplexity": "val/perplexity", "train_loss": "train/loss", "tokens_per_s": "perf/tokens_per_s"}
 _FACTS = ("uid", "identity", "name", "study", "corpus_hash", "tokenizer_hash", "dtype")
 _COLUMNS = ["run", "status", "problem", "written", *_FACTS, "seed", "data_seed", "steps", "tokens"]
 _COLUMNS += ["hardware", "device", "code", "variant", "config", *(m.key for m in METRICS)]
@@ -180,8 +179,7 @@ def chosen(frame: pd.DataFrame, *, include_unfinished: bool = False) -> list[Row
 def naming(rows: list[Row], *, all_keys: bool = False) -> list[str]:
     """What tells variants apart: the usual axes, others that differ, keys that differ within one choice."""
     axes = sorted({axis for row in rows for axis in row["variant"]})
-    shown = run_name_axes()
-    names = [*shown, *(axis for axis in axes if axis not in shown and _differs(rows, axis))]
+    names = [*(shown := run_name_axes()), *(axis for axis in axes if axis not in shown and _differs(rows, axis))]
     keys = [k for k in sorted({k for row in rows for k in row["config"]}) if _differs(rows, k)]
     seen: set[Hashable] = set()
     for key in sorted(keys, key=lambda k: (not k.startswith("model."), k)):
