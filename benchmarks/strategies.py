@@ -166,12 +166,9 @@ def _train_all(cases: list[Case], out: str, steps: int, device: str) -> None:
 
 
 def _step(trainer: "Trainer") -> float:
-    """The loss of a step, of all processes together."""
+    """Train one step; return its loss, the mean over all ranks."""
     trainer.step()
-    trainer.now += 1
-    loss, steps, _ = trainer.strategy.sum(trainer.tally.clone()).tolist()
-    trainer.tally.zero_()
-    return float(loss / steps)
+    return trainer.meter.read(trainer.state.step).values["train/loss"]
 
 
 @contextmanager
@@ -192,7 +189,11 @@ def _trainer(overrides: list[str]) -> Iterator["Trainer"]:
     with torch.device("meta"):
         strategy.check(build(cfg, tokens(cfg).tokenizer.n_vocab), count, plan)
     with tempfile.TemporaryDirectory() as folder, strategy.open(cfg.device.type):
-        yield Trainer(cfg, RunFolder(Path(folder)), strategy, None)
+        trainer = Trainer(cfg, RunFolder(Path(folder)), strategy, None)
+        try:
+            yield trainer
+        finally:
+            trainer.close()
 
 
 def _together(work: Callable[..., None], cases: list[Case], args: argparse.Namespace) -> Any:
@@ -254,7 +255,7 @@ def _held(trainer: "Trainer") -> int:
     """Bytes of weights and moments in this process."""
     from gptx.training.checkpoint import tensors
 
-    own = (getattr(t, "_local_tensor", t) for t in tensors(trainer.model, trainer.optim).values())
+    own = (getattr(t, "_local_tensor", t) for t in tensors(trainer.model, trainer.optimizer).values())
     return sum(t.nbytes for t in own)
 
 
