@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from gptx.errors import ConfigError
-from gptx.runs.journal import Journal
+from gptx.runs.json_log import JsonLog
 from gptx.sweep.base import Base, close, following, survey
 from gptx.sweep.execute.launcher import Launcher, make
 from gptx.sweep.execute.loop import Listed, drive
@@ -77,7 +77,7 @@ class GridSweeper(Base):
         return found
 
     def _train(
-        self, found: list[Cell], options: DictConfig, launcher: Launcher, book: Journal, seconds: float
+        self, found: list[Cell], options: DictConfig, launcher: Launcher, book: JsonLog, seconds: float
     ) -> tuple[dict[str, str], dict[str, str]]:
         """By title: why cells failed, and why others were left out."""
         able = [cell for cell in found if not cell.refusal]

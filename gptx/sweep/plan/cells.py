@@ -12,6 +12,7 @@ from gptx.config.compose import Schemas, compose, plain_dict
 from gptx.config.overrides import key_of
 from gptx.data import from_config
 from gptx.errors import ConfigError, NotTokenised, reason
+from gptx.runs.codec import to_json
 from gptx.runs.folder import RunFolder
 from gptx.runs.provenance import own_modules
 from gptx.sweep.execute.isolated import each
@@ -151,7 +152,7 @@ def _ask(arms: Sequence[list[Cell]], there: "Machine | None") -> None:
 def _facts(given: tuple[dict[str, Any], "Machine | None"]) -> tuple[str, dict[str, Any]]:
     plain, there = given
     try:
-        facts = preflight(OmegaConf.create(plain), there, make=False)[1]
+        facts = to_json(preflight(OmegaConf.create(plain), there, make=False).facts)
     except NotTokenised:
         return _LATE, {}
     return "", facts | {"modules": own_modules()}

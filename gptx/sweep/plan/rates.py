@@ -20,6 +20,7 @@ from rich.table import Table
 from gptx.config.overrides import key_of
 from gptx.errors import ConfigError
 from gptx.runs.folder import RunFolder
+from gptx.runs.records import RunStatus
 
 KEY = "optim.lr"
 Record = Mapping[str, Any]  # of a cell: see `gptx.sweep.plan.cells.Cell.record`
@@ -126,11 +127,11 @@ def _rate(cell: Record) -> float:
 
 
 def _finished(run: Path) -> tuple[Path, float] | None:
-    result = RunFolder(run).result() or {}
-    if result.get("status") != "finished":
+    result = RunFolder(run).result()
+    if result is None or result.status != RunStatus.FINISHED:
         return None
-    loss = result.get("val_loss")
-    return run, loss if isinstance(loss, int | float) and math.isfinite(loss) else math.inf
+    loss = result.val_loss
+    return run, loss if loss is not None and math.isfinite(loss) else math.inf
 
 
 def notes(choices: Sequence[Choice]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gptx.config.compose import plain_dict
 from gptx.runs import checkpoint_files, journal
+from gptx.runs.codec import to_json
 from gptx.runs.folder import RunFolder
 from gptx.sweep.execute.isolated import each
 from gptx.sweep.plan.cells import Cell, no_estimate
@@ -62,7 +63,7 @@ class Pace:
     def __post_init__(self) -> None:
         for path in journal.runs(self.outputs):
             with suppress(LookupError, TypeError):  # no result, or of another version
-                self.known.append(_of(RunFolder(path).result() or {}))
+                self.known.append(_of(to_json(RunFolder(path).result() or {})))
 
     def seconds(self, cell: Cell) -> tuple[float | None, str]:
         """Of what is left of a cell, and by what that is known; None: by nothing."""

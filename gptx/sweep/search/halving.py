@@ -15,7 +15,8 @@ from statistics import mean
 from typing import Self
 
 from gptx.errors import ConfigError
-from gptx.runs.journal import Journal, Record, computed
+from gptx.runs.journal import metrics
+from gptx.runs.json_log import JsonLog, Line
 from gptx.sweep.execute.launcher import End, Task
 from gptx.sweep.plan.cells import Cell
 from gptx.sweep.search.rungs import Rung, decided, left_out
@@ -72,7 +73,7 @@ class Course:
         records: of the sweep's journal, of the kinds "begin" and "rung": see `decided`.
     """
 
-    def __init__(self, cells: Sequence[Cell], factor: int, records: Iterable[Record]) -> None:
+    def __init__(self, cells: Sequence[Cell], factor: int, records: Iterable[Line]) -> None:
         self.factor = factor
         self.steps = [*check(cells, factor), 0]
         self.fresh = any(cell.cfg.force for cell in cells)
@@ -130,7 +131,7 @@ class Halving(Course):
     """
 
     def __init__(
-        self, cells: Sequence[Cell], words: Sequence[str], factor: int, book: Journal, records: Iterable[Record]
+        self, cells: Sequence[Cell], words: Sequence[str], factor: int, book: JsonLog, records: Iterable[Line]
     ) -> None:
         super().__init__(cells, factor, records)
         self.words, self.book = words, book
@@ -202,6 +203,7 @@ def _mean(cells: Sequence[Cell], step: int) -> float | None:
 def _loss(cell: Cell, step: int) -> float | None:
     """At a step; of a run that has ended before it (trainer.patience), the last one."""
     assert cell.folder is not None
-    losses = {at: value for (at, key), value in computed(cell.folder.path).items() if key == METRIC and at <= step}
+    found = ((record.step, record.values.get(METRIC)) for record in metrics(cell.folder.path) if record.step <= step)
+    losses = {at: value for at, value in found if value is not None}
     last = max(losses, default=None)
     return losses[last] if last is not None and (last == step or cell.folder.finished()) else None

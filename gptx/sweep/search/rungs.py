@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from gptx.runs.journal import Record
+from gptx.runs.json_log import Line
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Rung:
     failed: tuple[str, ...] = ()
 
 
-def decided(records: Iterable[Record], factor: int) -> list[Rung]:
+def decided(records: Iterable[Line], factor: int) -> list[Rung]:
     """The decisions that stand, by rising steps, of a sweep's records "begin" and "rung".
 
     A later decision voids an earlier one about the same step, and what followed from that. A command that begins voids

@@ -16,7 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 from gptx.errors import ConfigError
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
-from gptx.runs.journal import Journal
+from gptx.runs.json_log import JsonLog
+from gptx.runs.records import MetricsRecord
 from gptx.sweep.execute.launcher import End, Launcher, Task
 from gptx.sweep.plan.cells import Cell, cells, check
 from gptx.sweep.plan.memory_fit import check_memory, fit
@@ -66,7 +67,7 @@ class Trials:
         words: Sequence[str],
         launcher: Launcher,
         sweep: Sweep,
-        book: Journal,
+        book: JsonLog,
         board: Board,
         follow: Callable[[Path], None],
     ) -> None:
@@ -165,8 +166,8 @@ class Trials:
     def _tell(self, trial: optuna.Trial, folder: Path, reason: str, pruned: bool = False) -> None:
         state, values = TrialState.FAIL, None
         if RunFolder(folder).finished():
-            result = RunFolder(folder).result() or {}
-            found = {metric: result.get(metric) for metric in self._keys.metrics}
+            result = RunFolder(folder).result()
+            found = {metric: getattr(result, metric, None) for metric in self._keys.metrics}
             if wrong := [metric for metric, value in found.items() if value is None or not math.isfinite(value)]:
                 reason = f"its result has no finite {wrong[0]}"
             else:
@@ -196,12 +197,12 @@ class Trials:
         """Hand what is new in its journal to optuna; step and value of the newest."""
         new = None
         records, run.offset = journal.tail(run.task.folder, run.offset)
-        for record in (record for record in records if record["kind"] == "metrics"):
-            value = record["values"].get(self._keys.curve)
+        for record in (record for record in records if isinstance(record, MetricsRecord)):
+            value = record.values.get(self._keys.curve)
             if value is None:
                 continue
-            new = record["step"], value
+            new = record.step, value
             for trial in run.trials:
-                if record["step"] not in trial.storage.get_trial(trial._trial_id).intermediate_values:
-                    trial.report(value, record["step"])
+                if record.step not in trial.storage.get_trial(trial._trial_id).intermediate_values:
+                    trial.report(value, record.step)
         return new
