@@ -53,7 +53,7 @@ def _compare(args: argparse.Namespace) -> None:
     frame = _of_study(table(_runs(paths)), args.study)
     summary = summarise(frame, all_keys=args.all_keys, include_unfinished=args.include_unfinished)
     if summary.empty:
-        found = render.left_out(frame) or "no runs"
+        found = render.unfinished(frame) or "no runs"
         problems = "".join(f"; {problem}" for problem in frame["problem"] if problem)
         raise GptxError(
             f"no finished run in {_names(paths)}: found {found}{problems}; python -m gptx.run makes one, "

@@ -80,14 +80,14 @@ def page(frame: pd.DataFrame, summary: pd.DataFrame) -> Group:
         for line in warned:
             lines.add_row(Text("!", "yellow bold"), Text(line, "yellow", overflow="fold"))
         parts += [Text(), lines]
-    rest = left_out(frame)
+    rest = unfinished(frame)
     if rest:
         where = "not finished, in rows of their own" if "status" in summary else "not in the table"
         parts.append(Text(f"{where}: {rest}"))
     return Group(*parts)
 
 
-def left_out(frame: pd.DataFrame) -> str:
+def unfinished(frame: pd.DataFrame) -> str:
     """ "2 failed, 1 running": the runs that did not finish."""
     return ", ".join(f"{n} {status}" for status, n in t.counts(frame).items() if status != "finished")
 

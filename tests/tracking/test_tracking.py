@@ -473,7 +473,7 @@ def test_a_server_that_dies_and_comes_back_has_every_row(tmp_path: Path) -> None
             until(lambda: rows() > 0)
         write_steps(book, 21, 60)
         log = outputs / ".logs" / f"tracking-{os.getpid()}-{run_dir.name}.log"
-        until(lambda: "still trying" in log.read_text())
+        until(lambda: "retrying after" in log.read_text())
         with serve(served, uri, "127.0.0.1", port):
             write_steps(book, 61, 80)
             book.write("end", status="finished", step=80, error=None, result=result(2.0))
