@@ -94,7 +94,7 @@ def computed(run_dir: Path) -> dict[tuple[int, str], float | str]:
 
 
 def runs(root: Path) -> Iterator[Path]:
-    """Run folders at or below ``root``, sorted; without folders that start with a dot (caches, stores, replaced runs)."""
+    """Run folders at or below ``root``, sorted. Folders that start with a dot (caches, replaced runs) are skipped."""
     if (root / NAME).exists():
         yield root
         return

@@ -84,7 +84,7 @@ class Measurements:
     best_step: int | None = None
     train_loss: float | None = None
     tokens_per_s: float | None = None
-    peak_memory_bytes: int | None = None
+    peak_memory_bytes: float | None = None
     steps: int = 0
     tokens: int | None = None
     sample: str = ""

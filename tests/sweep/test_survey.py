@@ -20,7 +20,8 @@ from rich.console import Console
 
 import gptx
 from gptx.memory.estimate import RamEstimate, estimate, machine_memory
-from gptx.runs.folder import RunFolder, write_json
+from gptx.runs.files import write_json
+from gptx.runs.folder import RunFolder
 from gptx.sweep.execute.isolated import each
 from gptx.sweep.execute.launcher import Task
 from gptx.sweep.execute.watchdog import Watched
@@ -101,8 +102,8 @@ def test_memory_estimate_is_near_what_is_measured(gptx: Gptx, case: str) -> None
     result = RunFolder(gptx.folder).result()
     assert result is not None
     cfg = OmegaConf.load(gptx.folder / "config.yaml")
-    guess = estimate(cfg, cfg.model.vocab_size or 257, "cpu", getattr(torch, result["dtype"]), 1)  # type: ignore[arg-type]
-    assert 0.8 < guess.total / result["peak_memory_bytes"] < 1.4
+    guess = estimate(cfg, cfg.model.vocab_size or 257, "cpu", getattr(torch, result.dtype), 1)  # type: ignore[arg-type]
+    assert 0.8 < guess.total / result.peak_memory_bytes < 1.4
 
 
 def test_this_machine_has_memory() -> None:
