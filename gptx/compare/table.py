@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from gptx.config.axes import run_name_axes
 from gptx.config.identity import NOT_RESULT, result_keys
 from gptx.runs import journal
 from gptx.runs.records import EndRecord, MetricsRecord, Result, RunStatus, StartRecord, read_result, result_of
@@ -43,11 +44,9 @@ METRICS = (
     Metric("train_loss", "", "4", min),
     Metric("seconds", "", "", min),
 )
-ALWAYS = ("attention", "pos", "window", "strategy")
 _SEEDS = {"seed", "data_seed"}
 CURVES = {"val_loss": "val/loss", "val_bpb": "val/bpb", "val_accuracy": "val/accuracy"}
-CURVES |= {"val_perplexity": "val/perplexity", "train_loss": "train/loss"}
-CURVES |= {"tokens_per_s": "perf/tokens_per_s"}
+CURVES |= {"val_perplexity": "val/perplexity", "train_loss": "train/loss", "tokens_per_s": "perf/tokens_per_s"}
 _NOTHING = Result(status=RunStatus.KILLED)  # of a folder without readable files
 _FACTS = ("uid", "identity", "name", "study", "corpus_hash", "tokenizer_hash", "dtype")
 _COLUMNS = ["run", "status", "problem", "written", *_FACTS, "seed", "data_seed", "steps", "tokens"]
@@ -69,7 +68,7 @@ def table(run_dirs: Iterable[Path]) -> pd.DataFrame:
 def _row(folder: Path) -> Row:
     status, result, problem = _result(folder)
     config, hardware = result.config, result.hardware
-    kept = {key: value for key, value in result_keys(config).items() if key not in _SEEDS}
+    kept = {key: value for key, value in result_keys(config, result.revisions).items() if key not in _SEEDS}
     if source := result.resume_source:
         kept["resume_from"] = f"{source.identity}@{source.step}"
     row: Row = {"run": str(folder), "status": status, "problem": problem, "written": _written(folder), "config": kept}
@@ -181,7 +180,7 @@ def chosen(frame: pd.DataFrame, *, include_unfinished: bool = False) -> list[Row
 def naming(rows: list[Row], *, all_keys: bool = False) -> list[str]:
     """What tells variants apart: the usual axes, others that differ, keys that differ within one choice."""
     axes = sorted({axis for row in rows for axis in row["variant"]})
-    names = [*ALWAYS, *(axis for axis in axes if axis not in ALWAYS and _differs(rows, axis))]
+    names = [*(shown := run_name_axes()), *(axis for axis in axes if axis not in shown and _differs(rows, axis))]
     keys = [k for k in sorted({k for row in rows for k in row["config"]}) if _differs(rows, k)]
     seen: set[Hashable] = set()
     for key in sorted(keys, key=lambda k: (not k.startswith("model."), k)):

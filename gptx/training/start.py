@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from gptx.config.compose import plain_dict
-from gptx.config.identity import run_name
+from gptx.config.identity import SCHEME, revisions, run_name
 from gptx.runs.checkpoint_files import clear, meta, number, steps
 from gptx.runs.facts import RunFacts
 from gptx.runs.files import write_json
@@ -50,6 +50,8 @@ def _start_record(cfg: DictConfig, name: str, facts: RunFacts, replaced: str | N
     return StartRecord(
         uid=uuid.uuid4().hex,
         identity=name,
+        identity_scheme=SCHEME,
+        revisions=revisions(cfg),
         name=run_name(cfg),
         study=cfg.study,
         variant=config["variant"],

@@ -301,8 +301,8 @@ def test_sync_sends_each_row_once_and_names_what_is_broken(tmp_path: Path, capsy
     [
         (["nowhere"], "no such folder: nowhere"),
         (["."], "no run in ."),
-        (["outputs", "--uri", "nonsense"], "'nonsense' is no MLflow store"),
-        (["outputs", "--uri", "file:///tmp/x"], "is no MLflow store"),
+        (["outputs", "--uri", "nonsense"], "'nonsense' is not an MLflow store"),
+        (["outputs", "--uri", "file:///tmp/x"], "is not an MLflow store"),
     ],
 )
 def test_mistakes_get_one_line(
