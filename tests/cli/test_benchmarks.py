@@ -46,5 +46,5 @@ def test_a_mistake_gets_one_clear_line(arguments: list[str], said: str) -> None:
     done = bench(*arguments)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("gptx: ") and done.stderr.count("\n") == 1
     assert said in done.stderr

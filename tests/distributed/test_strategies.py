@@ -103,4 +103,4 @@ def test_a_few_kills_lose_nothing(tmp_path: Path) -> None:
 def test_a_mistake_gets_one_clear_line(name: str, arguments: list[str], said: str) -> None:
     done = bench(name, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and said in done.stderr
+    assert done.stderr.startswith("gptx: ") and done.stderr.count("\n") == 1 and said in done.stderr

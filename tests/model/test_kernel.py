@@ -574,7 +574,7 @@ def test_a_wrong_flag_gets_one_line(
     main = importlib.import_module(f"benchmarks.{module}").main
     assert main(arguments) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and said in err
+    assert out == "" and err.startswith("gptx: ") and err.count("\n") == 1 and said in err
 
 
 @pytest.mark.slow
