@@ -51,8 +51,8 @@ def run_hydra(task: Task) -> int:
         hydra.main(str(conf_dir()), "config", version_base="1.3")(guarded)()
     except UNREADABLE as error:
         raise ConfigError(explain(error, sys.argv[1:])) from error
-    for error in outcome.errors:
-        raise error
+    if outcome.errors:
+        raise outcome.errors[0]
     return outcome.code
 
 
@@ -77,9 +77,8 @@ def _is_override(argument: str) -> bool:
 def _one_run(task: Task) -> int:
     overrides = list(HydraConfig.get().overrides.task)
     cfg = compose(overrides)
-    allowed = (
-        ("dry_run", "hydra.launcher") if cfg.dry_run else ("dry_run",)
-    )  # a dry run checks for a launcher's machine
+    # A dry run checks whether the run fits the launcher's machine.
+    allowed = ("dry_run", "hydra.launcher") if cfg.dry_run else ("dry_run",)
     for override in filter(about_sweeps, (*overrides, *HydraConfig.get().overrides.hydra)):
         if not key_of(override).replace("/", ".").startswith(allowed):
             raise ConfigError(f"{override} is an option of a sweep: give -m, or use gptx sweep")
