@@ -39,7 +39,7 @@ def test_times_the_real_step_of_every_arm(tmp_path: Path) -> None:
         (["--peer", "mingpt=."], "nanogpt=PATH"),
         (["--shape", "huge"], "'nano', 'small', 'gpt2', 'gpt2_4'"),
         (["--rounds", "0"], "at least 1 round"),
-        (["--json", "/nowhere/a.json"], "no folder /nowhere"),
+        (["--json", "/nowhere/a.json"], "folder /nowhere does not exist"),
     ],
 )
 def test_a_mistake_gets_one_clear_line(arguments: list[str], said: str) -> None:

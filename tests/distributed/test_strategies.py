@@ -95,9 +95,9 @@ def test_a_few_kills_lose_nothing(tmp_path: Path) -> None:
     [
         ("strategies", ["--steps", "0"], "expected at least 1"),
         ("strategies", ["--strategy", "dpp"], "'ddp'"),
-        ("strategies", ["--json", "/nowhere/a.json"], "no folder /nowhere"),
+        ("strategies", ["--json", "/nowhere/a.json"], "folder /nowhere does not exist"),
         ("faults", ["--kills", "0"], "expected at least 1"),
-        ("faults", ["--json", "/nowhere/a.json"], "no folder /nowhere"),
+        ("faults", ["--json", "/nowhere/a.json"], "folder /nowhere does not exist"),
     ],
 )
 def test_a_mistake_gets_one_clear_line(name: str, arguments: list[str], said: str) -> None:

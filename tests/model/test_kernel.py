@@ -562,9 +562,9 @@ def test_on_cuda_equals_the_reference(
     [
         ("kernels", ["--rounds", "0"], "at least 1"),
         ("kernels", ["--kernel", "fast"], "'reference', 'sdpa', 'banded', 'flex', 'flash'"),
-        ("kernels", ["--json", "/nowhere/a.json"], "no folder /nowhere"),
+        ("kernels", ["--json", "/nowhere/a.json"], "folder /nowhere does not exist"),
         ("window", ["--longest", "100"], "512"),
-        ("window", ["--json", "/nowhere/a.json"], "no folder /nowhere"),
+        ("window", ["--json", "/nowhere/a.json"], "folder /nowhere does not exist"),
         ("window", ["--dtype", "fp8"], "--help"),
     ],
 )
