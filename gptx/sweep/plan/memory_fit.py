@@ -15,7 +15,8 @@ from gptx.config.compose import plain_dict
 from gptx.config.overrides import conf_dir
 from gptx.data.from_config import tokens
 from gptx.errors import GptxError
-from gptx.memory.estimate import BASE, estimate, machine_memory
+from gptx.memory.estimate import BASE, estimate
+from gptx.memory.machine import machine_memory
 from gptx.sweep.execute.isolated import each
 from gptx.sweep.plan.cells import Cell, warn_no_estimate
 
