@@ -21,7 +21,7 @@ from gptx.cli import Parser
 from gptx.config.compose import UNREADABLE, compose, explain, plain_dict
 from gptx.config.overrides import about_sweeps, check_choice, conf_dir, key_of
 from gptx.errors import ConfigError, GptxError, Interrupted, reason
-from gptx.processes.children import exit_code, hold_warnings
+from gptx.processes.signals import block_warning_signals, stop_exit_code
 from gptx.runs import checkpoint_files
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
@@ -47,7 +47,7 @@ def main() -> None:
 
 def _command() -> None:
     """Run the command line; every error meant for the user is one line and an exit code."""
-    hold_warnings()
+    block_warning_signals()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them its own way
     try:
@@ -61,7 +61,7 @@ def _command() -> None:
         _fail(f"{error}; the same command goes on from the last checkpoint", 1)
     except (Interrupted, KeyboardInterrupt) as stop:
         number = next(iter(stop.args), signal.SIGINT)
-        _fail("interrupted; the same command goes on from the last checkpoint", exit_code(number))
+        _fail("interrupted; the same command goes on from the last checkpoint", stop_exit_code(number))
 
 
 def _check_flags() -> None:
@@ -106,16 +106,16 @@ def _say_what_is_left(cfg: DictConfig, words: list[str]) -> None:
 
 def _dry(words: list[str]) -> int:
     """Check a run and show what it takes."""
-    from gptx.sweep.base import survey
     from gptx.sweep.execute.launcher import make
-    from gptx.sweep.plan.cells import cells, check
+    from gptx.sweep.plan.cells import check_cells, compose_cells
+    from gptx.sweep.plan.preview import preview
 
     cfg = HydraConfig.get()
-    found = cells([[word for word in words if not about_sweeps(word)]])
+    found = compose_cells([[word for word in words if not about_sweeps(word)]])
     launcher = make(cfg.launcher)
-    check(found, launcher.there)
-    survey(found, launcher, found[0].cfg)
-    return 2 if found[0].refusal else 0
+    check_cells(found, launcher.there)
+    preview(found, launcher, found[0].cfg)
+    return 2 if found[0].rejection else 0
 
 
 def run(cfg: DictConfig) -> int:
@@ -157,9 +157,9 @@ def _finished(cfg: DictConfig, folder: RunFolder) -> bool:
     here = folder.finished() and not cfg.force
     if "RANK" not in os.environ:
         return here
-    from gptx.processes.workers import first_says
+    from gptx.processes.workers import broadcast_from_rank_0
 
-    there = first_says("finished" if here else "not yet") == "finished"
+    there = broadcast_from_rank_0("finished" if here else "not yet") == "finished"
     if there and not here:
         print(
             f"gptx: the run is finished, but not in {folder.path}: let all machines share paths.outputs",
@@ -210,15 +210,15 @@ def _train(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: dict
         print(f"stopped at step {until(cfg)}, as runtime.until asks; without it the same command goes on")
         return 0
     print(f"gptx: interrupted; the same command goes on from the last checkpoint in {folder.path}", file=sys.stderr)
-    return exit_code(number)
+    return stop_exit_code(number)
 
 
 def _as_rank(cfg: DictConfig, folder: RunFolder) -> None:
     """Train as one of torchrun's workers."""
-    from gptx.processes.workers import as_rank
+    from gptx.processes.workers import run_as_rank
     from gptx.training.session import worker
 
-    as_rank(worker, (plain_dict(cfg), str(folder.path), until(cfg)), folder.path / "logs")
+    run_as_rank(worker, (plain_dict(cfg), str(folder.path), until(cfg)), folder.path / "logs")
 
 
 def until(cfg: DictConfig) -> int:

@@ -1,4 +1,4 @@
-"""``python -m gptx.sync outputs/``: make MLflow show what the journals say, as often as you like."""
+"""``python -m gptx.sync outputs/``: write the journals of all runs to MLflow, any number of times."""
 
 import argparse
 import sys
@@ -9,15 +9,15 @@ from gptx.errors import GptxError
 from gptx.tracking.sync import sync
 
 _HELP = """\
-Rebuild the MLflow view of finished, running and killed runs from their journals.
-Repeat it as often as you like: what is there is not sent again.
+Write the journals of finished, running and killed runs to MLflow.
+Records that MLflow already has are not sent again.
 
   python -m gptx.sync outputs/                               all runs, into the store outputs/.mlflow
   python -m gptx.sync outputs/ --uri http://127.0.0.1:5000   all runs, into a server
   python -m gptx.sync outputs/default                        the runs of one study, or one run's folder
 
-To start from nothing: remove outputs/.mlflow and sync. exit code: 0 all there, 1 a run could not be sent,
-2 a mistake in the command.
+To start again from nothing, remove outputs/.mlflow and sync.
+Exit codes: 0 all runs were sent, 1 a run could not be sent, 2 a mistake in the command.
 """
 
 

@@ -1,4 +1,4 @@
-"""``python -m gptx.ui``: the MLflow UI on the project's own store, opened at a view of the variants."""
+"""``python -m gptx.ui``: start the MLflow UI with a saved view of each study."""
 
 import argparse
 import signal
@@ -14,7 +14,7 @@ from gptx.tracking.ui_server import free_port, serve, show_links, write_views
 
 
 def run(args: argparse.Namespace) -> None:
-    nothing = GptxError(f"no run in {args.outputs}: python -m gptx.run makes one (about two minutes)")
+    nothing = GptxError(f"no run in {args.outputs}; python -m gptx.run makes one (about two minutes)")
     if not (args.uri or args.outputs.is_dir()):
         raise nothing
     if not args.no_sync:
@@ -32,22 +32,22 @@ def run(args: argparse.Namespace) -> None:
     print(f"starting the MLflow UI on port {port} ...", flush=True)
     with serve(args.outputs, store_uri(args.outputs, args.uri), args.host, port) as (base, server):
         show_links(base, experiments)
-        print("\nCtrl-C ends it.", flush=True)
+        print("\nPress Ctrl-C to stop.", flush=True)
         raise RunFailed(f"the MLflow server ended with code {server.wait()}")
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(
         prog="python -m gptx.ui",
-        description="Show all runs in MLflow: a sorted table of the variants, and charts that are set up. "
-        "Runs that MLflow lacks are sent to it first.",
+        description="Show all runs in MLflow: a sorted table of the variants, and configured charts. "
+        "Runs that are missing in MLflow are sent first.",
     )
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="default: outputs")
     parser.add_argument("--uri", default="", help="an MLflow server or database; default: OUTPUTS/.mlflow")
     parser.add_argument("--port", type=int, default=5000, help="default: 5000, or the next free one")
     parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
-    parser.add_argument("--no-sync", action="store_true", help="show what MLflow has, read no journal")
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets background jobs ignore it
+    parser.add_argument("--no-sync", action="store_true", help="do not send runs first")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it otherwise
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         run(parser.parse_args(argv))

@@ -1,4 +1,4 @@
-"""What the command-line tests share: real processes of the command, in a folder of their own, and what they leave."""
+"""Helpers of the command-line tests: start gptx in real processes, wait for them, and read what they wrote."""
 
 import contextlib
 import csv
@@ -27,10 +27,10 @@ from gptx.runs import checkpoint_files, journal
 from gptx.training.checkpoint import whole
 
 ROOT = Path(__file__).parents[1]
-OWN = Path(__file__).parent / "own"  # a user's own variants, outside the package
+OWN = Path(__file__).parent / "own"  # a user's variants, outside the package
 OWN_CONF = ("--config-dir", str(OWN / "conf"))
 STEPS = 200
-DEADLINE = 240.0  # seconds; a guard against hanging for ever, on a machine however slow, and no expectation
+DEADLINE = 240.0  # seconds until a hanging test fails; no statement about speed
 
 # A run that trains in a tenth of a second.
 TINY = (
@@ -53,7 +53,7 @@ TINY = (
 
 
 def words(strategy: str, dropout: float = 0.1) -> list[str]:
-    """A run that can be held up at a step: 200 steps, a checkpoint after every tenth."""
+    """Overrides of a run of 200 steps that tests can pause at any step; it writes a checkpoint every 10 steps."""
     return [
         *OWN_CONF,
         "kernel=fragile",
@@ -64,13 +64,13 @@ def words(strategy: str, dropout: float = 0.1) -> list[str]:
 
 
 def once(*given: str) -> list[str]:
-    """Each key once, as a sweep wants it: the last word counts."""
+    """Each key once, as a sweep requires: the last override of a key counts."""
     return list({key_of(word): word for word in given}.values())
 
 
 def pausing(gptx: "Gptx", at: int) -> dict[str, str]:
-    """An environment in which the run waits in the step ``at`` (of this process) for the file ``go``; or for the file
-    ``go-when-told`` and a signal, which whoever hands it on may be slow to do."""
+    """Environment variables that make each process of the run wait in its step ``at``: until the file ``go`` exists, or
+    until the file ``go-when-told`` exists and a signal has arrived."""
     for left in (*gptx.cwd.glob("go*"), *gptx.cwd.glob("paused-*")):
         left.unlink()
     return {"PAUSE_AT": str(at), "PAUSE_IN": str(gptx.cwd), "SLOW": "0.01"}
@@ -78,7 +78,7 @@ def pausing(gptx: "Gptx", at: int) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Done:
-    """How a process ended."""
+    """Exit code and output of a process."""
 
     code: int
     out: str
@@ -86,7 +86,7 @@ class Done:
 
 
 class Gptx:
-    """The command in a working directory of its own. Every process it starts, and theirs, is known by a mark."""
+    """The gptx command in its own working directory. A mark in their environment identifies its processes."""
 
     def __init__(self, cwd: Path, corpus: Path, tokens: Path) -> None:
         self.cwd, self.outputs = cwd, cwd / "outputs"
@@ -98,25 +98,25 @@ class Gptx:
         self.env = inherited | {"PYTHONPATH": paths, "MLFLOW_DISABLE_TELEMETRY": "true", "GPTX_TEST": self.mark}
 
     def __call__(self, *overrides: str, **env: str) -> Done:
-        """The tiny run with these overrides, to its end."""
+        """Run the tiny model with these overrides and wait for its end."""
         return self.run("gptx.run", *self.tiny, *overrides, **env)
 
     def run(self, module: str, *words: str, timeout: float = DEADLINE, **env: str) -> Done:
-        """Any module, to its end."""
+        """Run any module and wait for its end."""
         process = self.popen(module, *words, **env)
         out, err = process.communicate(timeout=timeout)
         return Done(process.returncode, out, err)
 
     def start(self, *overrides: str, **env: str) -> "subprocess.Popen[str]":
-        """The tiny run with these overrides, on its way."""
+        """Start the tiny run with these overrides and return at once."""
         return self.popen("gptx.run", *self.tiny, *overrides, **env)
 
     def start_under(self, command: str, *overrides: str, **env: str) -> "subprocess.Popen[str]":
-        """The same, started by another command."""
+        """Start the tiny run through another command, such as torchrun or nohup."""
         return self.start_as([command, sys.executable, "-m", "gptx.run"], *overrides, **env)
 
     def start_as(self, command: list[str], *overrides: str, **env: str) -> "subprocess.Popen[str]":
-        """The same; the command is all words but these."""
+        """Start the tiny run with a full command line in place of ``python -m gptx.run``."""
         return self._popen([*command, *self.tiny, *overrides], env)
 
     def popen(self, module: str, *words: str, **env: str) -> "subprocess.Popen[str]":
@@ -133,20 +133,20 @@ class Gptx:
 
     @property
     def folder(self) -> Path:
-        """The only run there is."""
+        """The folder of the only run."""
         [folder] = self.folders()
         return folder
 
     def processes(self) -> list[psutil.Process]:
-        """All living processes that descend from this command, whoever their parent is by now."""
+        """All living processes that descend from this command, even when they were adopted by another parent."""
         return [p for p in psutil.process_iter() if p.pid != os.getpid() and _environment(p) == self.mark]
 
     def workers(self, kind: str = "spawn") -> list[psutil.Process]:
-        """The processes that a strategy started; ``forkserver``: what a sweep keeps in store, and its helpers."""
+        """The worker processes of a strategy; with ``kind="forkserver"`` the prewarmed processes of a sweep."""
         return [p for p in self.processes() if f"multiprocessing.{kind}" in _command(p)]
 
     def orphans(self) -> list[str]:
-        """Command lines of what is still there, after what is dying has died."""
+        """Command lines of processes that are still alive after waiting for all of them to end."""
         deadline = time.monotonic() + DEADLINE / 2
         while time.monotonic() < deadline and self.processes():
             time.sleep(0.02)
@@ -162,14 +162,14 @@ class Gptx:
 
 
 def send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
-    """A signal to each that is still there: what was listed may be gone, such as a command that asks for a version."""
+    """Send a signal to each process; ignore those that have ended in the meantime."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(number)
 
 
 def _environment(process: psutil.Process) -> str:
-    """The mark of a living process; it may be of somebody else, or die under our eyes."""
+    """The mark of a living process, or an empty string if it ended or belongs to another user."""
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
             return ""
@@ -183,7 +183,7 @@ def _command(process: psutil.Process) -> str:
 
 
 def words_of(process: psutil.Process) -> list[str]:
-    """Of its command line; none of one that is gone."""
+    """The command line of a process; empty if it has ended."""
     try:
         return process.cmdline()  # type: ignore[no-any-return]
     except psutil.Error:
@@ -191,18 +191,18 @@ def words_of(process: psutil.Process) -> list[str]:
 
 
 def until(true: Callable[[], Any], process: "subprocess.Popen[Any] | None" = None) -> bool:
-    """Wait for a condition. False: the process ended before it came true."""
+    """Wait until a condition is true. Return False if the process ended first."""
     deadline = time.monotonic() + DEADLINE
     while not true():
         if process is not None and process.poll() is not None:
             return bool(true())
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.004)
     return True
 
 
 def unused_port() -> int:
-    """A port of this machine that nobody has; nor gets it by chance, for the system gives away others."""
+    """A free port outside the range from which the system assigns ports by itself."""
     for port in random.SystemRandom().sample(range(30000, 32768), 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("", port))
@@ -211,7 +211,7 @@ def unused_port() -> int:
 
 
 def the_first(gptx: Gptx) -> Path:
-    """The checkpoint of step 10, when it is there: it is written while the run goes on."""
+    """Wait for the checkpoint of step 10, which is written in the background, and return its path."""
     assert until(lambda: checkpoint_files.steps(gptx.folder / "checkpoints"))
     [path] = checkpoint_files.steps(gptx.folder / "checkpoints")
     return path
@@ -222,7 +222,7 @@ def records(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def history(folder: Path) -> dict[tuple[str, int], float]:
-    """Every value that training computed, by key and step; speed is not among them."""
+    """Every value that training computed, by key and step, without speeds."""
     found: dict[tuple[str, int], float] = {}
     for record in records(folder, "metrics"):
         for key, value in record["values"].items():
@@ -233,14 +233,14 @@ def history(folder: Path) -> dict[tuple[str, int], float]:
 
 
 def flip(path: Path, at: float = 0.5) -> None:
-    """One bit of a file, so far in it."""
+    """Flip one bit of a file, at this fraction of its length."""
     data = bytearray(path.read_bytes())
     data[int(len(data) * at)] ^= 4
     path.write_bytes(data)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors that a run leaves: best model, last model, moments of the optimiser."""
+    """All tensors of a run: best weights, last weights, optimiser state."""
     checkpoints = folder / "checkpoints"
     last = max(path for path in checkpoints.glob("step-*"))
     best = load_file(checkpoints / "best" / "model.safetensors")
@@ -248,7 +248,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def same(folder: Path, reference: Path) -> None:
-    """The two runs computed the same, bit for bit: every metric of every step, every weight, every moment."""
+    """Assert that two runs are bitwise equal: every metric of every step, all weights, the optimiser state."""
     assert history(folder) == history(reference)
     ours, theirs = weights(folder), weights(reference)
     assert ours.keys() == theirs.keys()
@@ -259,7 +259,7 @@ def same(folder: Path, reference: Path) -> None:
 
 
 def equal_sweeps(ours: Gptx, theirs: Gptx, runs: int) -> None:
-    """Every run was begun once and is what the undisturbed sweep has; the comparison is the same but for speeds."""
+    """Assert that each run started once and equals its counterpart in the undisturbed sweep; and the comparison too."""
     assert len(ours.folders()) == len(theirs.folders()) == runs
     for folder in ours.folders():
         assert len(records(folder, "start")) == 1
@@ -276,9 +276,9 @@ def equal_sweeps(ours: Gptx, theirs: Gptx, runs: int) -> None:
 
 
 class Terminal:
-    """A process on a terminal of its own, as a person would start it."""
+    """A process with its own pseudo-terminal."""
 
-    # A process of its own takes the terminal, before it is Python that runs gptx: this one may have threads.
+    # A small program becomes the session leader and takes the terminal before it executes gptx.
     _SHIM = """
 import fcntl, os, sys, termios
 os.setsid()
@@ -289,7 +289,7 @@ os.execv(sys.argv[1], sys.argv[1:])
     def __init__(self, gptx: Gptx, module: str, *words: str, **env: str) -> None:
         self.master, slave = pty.openpty()
         modes = termios.tcgetattr(slave)
-        modes[3] |= termios.NOFLSH  # else a Ctrl-C discards what is on its way to the screen
+        modes[3] |= termios.NOFLSH  # otherwise Ctrl-C discards pending output
         termios.tcsetattr(slave, termios.TCSANOW, modes)
         command = [sys.executable, "-c", self._SHIM, sys.executable, "-m", module, *words]
         size = {"COLUMNS": "160", "LINES": "40", "TERM": "xterm-256color"}
@@ -301,13 +301,13 @@ os.execv(sys.argv[1], sys.argv[1:])
         self.shown = ""
 
     def read(self) -> bool:
-        """Take in what was printed; False at the end."""
-        ended = self.process.poll() is not None  # asked first: what it says before it ends is read
+        """Read new output. Return False at its end."""
+        ended = self.process.poll() is not None  # checked first, so that the last output is read
         if not select.select([self.master], [], [], 0.01)[0]:
             return not ended
         try:
             data = os.read(self.master, 65536)
-        except OSError:  # how Linux says that nobody holds the other end any more
+        except OSError:  # Linux reports a closed terminal this way
             return False
         self.shown += data.decode("utf-8", "replace")
         return bool(data)
@@ -315,7 +315,7 @@ os.execv(sys.argv[1], sys.argv[1:])
     def until(self, true: Callable[[], Any]) -> bool:
         deadline = time.monotonic() + DEADLINE
         while not true():
-            assert time.monotonic() < deadline, f"waited in vain; shown:\n{self.shown}"
+            assert time.monotonic() < deadline, f"the condition did not become true; output:\n{self.shown}"
             if not self.read():
                 return bool(true())
         return True
@@ -324,7 +324,7 @@ os.execv(sys.argv[1], sys.argv[1:])
         os.write(self.master, keys)
 
     def end(self) -> int:
-        """The exit code, when all is read."""
+        """Read all output and return the exit code."""
         self.until(lambda: False)
         code = self.process.wait(DEADLINE)
         os.close(self.master)

@@ -1,4 +1,4 @@
-"""What the command-line tests share: a corpus that is tokenised once, the command, and runs that many tests read."""
+"""Fixtures of the command-line tests: a corpus that is tokenised once, the command, and finished runs."""
 
 import random
 from collections import Counter
@@ -14,7 +14,7 @@ from gptx.data.text import Text
 from gptx.data.tokens import prepare
 from gptx.tokenizer.byte import Byte
 
-# No test is about how fast this machine is.
+# No test depends on the speed of the machine.
 settings.register_profile("gptx", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("gptx")
 
@@ -65,7 +65,7 @@ WORDS = [
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 kB that look like English, the same ones always."""
+    """60 kB of random English-like sentences, always the same."""
     rng = random.Random(0)
     sentences = [" ".join(rng.choices(WORDS, k=rng.randint(4, 12))).capitalize() for _ in range(1200)]
     path = tmp_path_factory.mktemp("corpus") / "speech.txt"
@@ -78,7 +78,7 @@ Maker = Callable[[str], Gptx]
 
 @pytest.fixture(scope="session")
 def make(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Iterator[Maker]:
-    """Makes the command in a fresh folder; what it leaves running is ended with the session."""
+    """A function that creates the command in a new folder. Its processes are ended with the session."""
     tokens = tmp_path_factory.mktemp("tokens")
     prepare(Text(path=[str(corpus)], text_key="text", val_fraction=0.1, max_tokens=0), Byte(), tokens, quiet=True)
     made: list[Gptx] = []
@@ -94,7 +94,7 @@ def make(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Iterator[Mak
 
 @pytest.fixture(scope="session")
 def reference(make: Maker) -> Callable[..., Path]:
-    """Folders of undisturbed runs."""
+    """A function that returns the folder of an undisturbed run."""
     made: dict[tuple[str, float], Path] = {}
 
     def one(strategy: str, dropout: float = 0.1) -> Path:
@@ -110,7 +110,7 @@ def reference(make: Maker) -> Callable[..., Path]:
 
 @pytest.fixture
 def gptx(make: Maker) -> Iterator[Gptx]:
-    """The command in an empty folder of its own. A test that leaves a process behind has failed."""
+    """The command in its own empty folder. A test that leaves a process running fails."""
     made = make("run")
     yield made
     left = made.orphans()
@@ -119,10 +119,10 @@ def gptx(make: Maker) -> Iterator[Gptx]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How many combinations of variants stood every proof (see test_variants.py)."""
-    told = [dict(report.user_properties) for report in terminalreporter.stats.get("passed", [])]
-    for groups, count in sorted(Counter(one["proven"] for one in told if "proven" in one).items()):
-        kernels = sum(int(str(one["kernels"])) for one in told if one.get("proven") == groups)
+    """Print how many combinations of variants passed every proof (see test_variants.py)."""
+    properties = [dict(report.user_properties) for report in terminalreporter.stats.get("passed", [])]
+    for groups, count in sorted(Counter(one["proven"] for one in properties if "proven" in one).items()):
+        kernels = sum(int(str(one["kernels"])) for one in properties if one.get("proven") == groups)
         axes = str(groups).replace("-", " x ")
         terminalreporter.write_line(
             f"proven: {count} combinations of {axes}, {kernels} with each kernel that serves them"
@@ -131,7 +131,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished tiny run, to be read only."""
+    """A finished tiny run, for reading only."""
 
     gptx: Gptx
     done: Done

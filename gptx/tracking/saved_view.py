@@ -1,7 +1,7 @@
-"""The view of a study that MLflow's UI opens with: a sorted table of variants, and charts that are set up.
+"""The saved view with which MLflow's UI opens a study: a sorted table of variants, and configured charts.
 
-MLflow keeps a saved view in an experiment tag. The format is undocumented, so mlflow is pinned and a test
-opens the view in a browser. Nothing here imports mlflow.
+MLflow stores a saved view in an experiment tag. Its format is undocumented, so mlflow is pinned and a
+test opens the view in a browser. This module does not import mlflow.
 """
 
 import base64
@@ -11,24 +11,24 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-KEY = "gptx"  # of the view, in links
+KEY = "gptx"  # key of the view in links
 TAG = f"mlflow.sharedViewState.{KEY}"
 _PARAMS = ["attention", "pos", "window", "strategy", "seed"]
 _MORE = ["ffn", "norm", "kernel", "model", "data", "tokenizer", "optim", "schedule", "precision", "device"]
 _METRICS = ["val_bpb", "val_loss", "tok_s", "params", "mem_mb", "kv_B_tok", "val_acc", "seconds"]
 _CURVES = ["val/bpb", "val/loss", "train/loss"]
-_RUNS = 20  # charts show that many at first: the best ones
+_RUNS = 20  # number of runs, the best ones, that charts show at first
 
 
 def link(base: str, experiment_id: str, *, charts: bool) -> str:
-    """Address of the table, or of the charts."""
+    """The address of the table, or of the charts."""
     mode = "&compareRunsMode=CHART" if charts else ""
     query = f"workflowType=machine_learning&viewStateShareKey={KEY}{mode}"
     return f"{base}/#/experiments/{experiment_id}/runs?{query}"
 
 
 def view(params: Iterable[Mapping[str, str]]) -> str:
-    """The tag's value for a study whose runs have these params."""
+    """The value of the tag for a study whose runs have these parameters."""
     now = time.time_ns() // 1_000_000
     state = json.dumps(_state(_varied(list(params))), separators=(",", ":")).encode()
     packed = "deflate;" + base64.b64encode(zlib.compress(state, 9)).decode()
@@ -36,7 +36,7 @@ def view(params: Iterable[Mapping[str, str]]) -> str:
 
 
 def _varied(runs: Sequence[Mapping[str, str]]) -> list[str]:
-    """Short params that differ between runs: an axis or a column of one value says nothing."""
+    """Short parameters that differ between the runs."""
     return [key for key in (*_PARAMS, *_MORE) if len({run.get(key) for run in runs}) > 1]
 
 
@@ -61,7 +61,7 @@ def _state(varied: list[str]) -> dict[str, Any]:
         "runsHiddenMode": "FIRST_20_RUNS",
         "viewMaximized": False,
         "runListHidden": False,
-        "isAccordionReordered": True,  # else it sorts our sections by name
+        "isAccordionReordered": True,  # otherwise MLflow sorts the sections by name
         "groupBy": None,
         "groupsExpanded": {},
         "useGroupedValuesInCharts": True,

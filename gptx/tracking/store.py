@@ -1,7 +1,4 @@
-"""Where MLflow keeps its rows: the embedded sqlite store under ``outputs/.mlflow``, or a server.
-
-With ``gptx.tracking.replay`` and ``gptx.ui`` the only user of mlflow, which is imported when a store is opened.
-"""
+"""The MLflow store: an sqlite database under ``outputs/.mlflow``, or a server. mlflow is imported when it is opened."""
 
 import fcntl
 import hashlib
@@ -21,14 +18,16 @@ FOLDER = ".mlflow"
 
 
 def store_uri(outputs: Path, uri: str) -> str:
-    """``uri``, or the embedded store of ``outputs`` when it is empty."""
+    """``uri``, or the address of the database under ``outputs`` if it is empty."""
     return uri or f"sqlite:///{(outputs / FOLDER / 'mlflow.db').resolve()}"
 
 
 class Store:
     """An open MLflow store.
 
-    Raises GptxError for a uri of no known kind, RunFailed for a store that does not answer.
+    Raises:
+        GptxError: the kind of the uri is unknown.
+        RunFailed: the store does not answer.
     """
 
     def __init__(self, outputs: Path, uri: str = "") -> None:
@@ -41,7 +40,7 @@ class Store:
         self._experiments: dict[str, str] = {}
 
     def experiment(self, name: str) -> str:
-        """Id of the experiment of this name, made or restored when need be."""
+        """The id of the experiment with this name. It is created or restored if necessary."""
         if name not in self._experiments:
             with self.lock():
                 found = self.client.get_experiment_by_name(name)
@@ -55,7 +54,7 @@ class Store:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """One process at a time of those that share ``outputs``: look-up-then-create is no transaction."""
+        """Allow one process at a time among those that share ``outputs``; MLflow has no look-up-or-create."""
         name = hashlib.sha256(self.uri.encode()).hexdigest()[:12]
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"{name}.lock").touch()
@@ -63,26 +62,26 @@ class Store:
             yield
 
     def _artifacts(self) -> str | None:
-        """A server chooses its own place; a database would put artifacts into the working directory."""
+        """Where artifacts are stored. A server decides itself; a database would default to the working directory."""
         return None if self.uri.startswith("http") else (self.folder / "artifacts").as_uri()
 
     def _initialise(self, path: Path) -> None:
-        """Migrations of a fresh store: under a lock, in a file that gets its name when all is done.
+        """Create a database under a lock and a temporary name, and rename it when its migrations are complete.
 
-        Two processes that migrate one file leave it broken for ever, and so does a kill half-way.
+        Two processes that migrate one file, or a kill in between, would leave it damaged.
         """
         with self.lock():
             if path.exists():
                 return
             from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-            fresh = path.with_suffix(".new")
-            fresh.unlink(missing_ok=True)
+            new = path.with_suffix(".new")
+            new.unlink(missing_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
             artifacts = (self.folder / "artifacts").as_uri()
-            store = SqlAlchemyStore(f"sqlite:///{fresh}", artifacts)  # type: ignore[no-untyped-call]
+            store = SqlAlchemyStore(f"sqlite:///{new}", artifacts)  # type: ignore[no-untyped-call]
             store._dispose_engine()  # type: ignore[no-untyped-call]
-            fresh.rename(path)
+            new.rename(path)
 
     def _connect(self) -> "MlflowClient":
         from mlflow import MlflowClient
@@ -98,13 +97,17 @@ class Store:
 
 
 def check_uri(uri: str) -> None:
-    """Refuse what cannot be a store ("": the embedded one). Without mlflow, so that a typo costs no run its rows."""
+    """Reject a uri of unknown kind, without importing mlflow. An empty one means the database under ``outputs``.
+
+    Raises:
+        GptxError: names the kinds that are accepted.
+    """
     if uri and not uri.startswith(("http://", "https://", "sqlite:///", "postgresql", "mysql", "mssql")):
-        raise GptxError(f"{uri!r} is no MLflow store: expected http://host:port or sqlite:////absolute/file.db")
+        raise GptxError(f"{uri!r} is not an MLflow store: expected http://host:port or sqlite:////absolute/file.db")
 
 
 def quiet() -> None:
-    """Before mlflow is imported: no telemetry, no chatter, and a dead server costs seconds, not minutes."""
+    """Configure mlflow before it is imported: no telemetry, no log output, short timeouts."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
@@ -116,13 +119,13 @@ def quiet() -> None:
 
 @contextmanager
 def flocked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the existing file ``path``; the kernel frees it when the process dies."""
-    with open(path, "r+b") as file:  # NFS locks only what is open for writing
+    """Hold an exclusive lock on an existing file. The kernel releases it when the process ends."""
+    with open(path, "r+b") as file:  # NFS can lock only files that are open for writing
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error's text, short enough for a terminal."""
+    """The first line of an error's text, at most 200 characters."""
     text = str(error).strip().splitlines()
     return (text[0] if text else type(error).__name__)[:200]

@@ -1,4 +1,4 @@
-"""Send the journals of many runs to MLflow. What is already there is not sent again."""
+"""Send the journals of many runs to MLflow. Records that MLflow already has are not sent again."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from gptx.tracking.store import FOLDER, Store, one_line
 
 
 def outputs_of(root: Path) -> Path:
-    """The outputs folder that ``root`` (itself, a study or a run) belongs to: ``<outputs>/<study>/<run>``."""
+    """The outputs folder of ``root``, which is an outputs folder, a study or a run (``<outputs>/<study>/<run>``)."""
     root = root.resolve()
     for folder in (root, *list(root.parents)[:2]):
         if (folder / FOLDER).is_dir():
@@ -17,12 +17,16 @@ def outputs_of(root: Path) -> Path:
 
 
 def sync(root: Path, uri: str = "", *, show: bool = True) -> tuple[int, list[str]]:
-    """Replay every run at or below ``root``. Returns the number of runs and one line for each that failed."""
+    """Replay every run at or below ``root``.
+
+    Returns:
+        The number of runs, and one line for each that failed.
+    """
     return send(list(journal.runs(root)), outputs_of(root), uri, show=show)
 
 
 def send(run_dirs: list[Path], outputs: Path, uri: str = "", *, show: bool = True) -> tuple[int, list[str]]:
-    """The same of these runs, below ``outputs``."""
+    """Replay these runs below ``outputs``; see `sync`."""
     from rich.console import Console
     from rich.progress import track
 
@@ -38,7 +42,7 @@ def send(run_dirs: list[Path], outputs: Path, uri: str = "", *, show: bool = Tru
         try:
             replay = Replay(store, outputs, run_dir)
             replay.push()
-        except Exception as error:  # one broken run must not keep the others away
+        except Exception as error:  # an error in one run must not stop the others
             failures.append(f"{run_dir}: {one_line(error)}")
             continue
         rows, new = rows + replay.rows, new + replay.new_rows

@@ -18,11 +18,15 @@ from gptx.errors import GptxError, RunFailed
 from gptx.tracking import saved_view
 from gptx.tracking.store import FOLDER, Store
 
-_START = 120.0  # seconds that a server may take to answer
+_START_TIMEOUT = 120.0  # seconds until the server must answer
 
 
 def write_views(store: Store) -> dict[str, str]:
-    """Save the view of every experiment with runs of gptx. Returns their ids by name, the newest first."""
+    """Save the view of every experiment that has runs of gptx.
+
+    Returns:
+        {experiment name: experiment id}, newest first.
+    """
     found = {}
     for experiment in store.client.search_experiments():
         query = "tags.`gptx.uid` != ''"
@@ -36,9 +40,10 @@ def write_views(store: Store) -> dict[str, str]:
 
 @contextmanager
 def serve(outputs: Path, uri: str, host: str, port: int) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """Run an MLflow server on a database while the block runs; yields its address when it answers, and it.
+    """Run an MLflow server on a database within a ``with`` block. Yields its address and its process once it answers.
 
-    Raises RunFailed if it ends or is silent; nothing of it is left running afterwards.
+    Raises:
+        RunFailed: the server ended or did not answer in time.
     """
     folder = (outputs / FOLDER).resolve()
     command = [
@@ -54,7 +59,7 @@ def serve(outputs: Path, uri: str, host: str, port: int) -> Iterator[tuple[str, 
         "1",
     ]
     command += ["--backend-store-uri", uri, "--artifacts-destination", (folder / "artifacts").as_uri()]
-    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # else ten processes and 1.1 GB
+    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # otherwise ten processes that need 1.1 GB
     log = folder / "ui.log"
     with open(log, "wb") as file:
         server = subprocess.Popen(
@@ -68,38 +73,38 @@ def serve(outputs: Path, uri: str, host: str, port: int) -> Iterator[tuple[str, 
         )
     try:
         base = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
-        _await(server, base, port, log)
+        _wait_for_answer(server, base, port, log)
         yield base, server
     finally:
-        _end(server)
+        _stop(server)
 
 
-def _await(server: "subprocess.Popen[bytes]", base: str, port: int, log: Path) -> None:
-    deadline = time.monotonic() + _START
+def _wait_for_answer(server: "subprocess.Popen[bytes]", base: str, port: int, log: Path) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise RunFailed(f"the MLflow server ended with code {server.returncode}; see {log}")
         with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(f"{base}/health", timeout=5):
-            if _listens(server, port):  # else another one had the same port in mind, and was faster
+            if _listens(server, port):  # otherwise another process took the port
                 return
         time.sleep(0.1)
-    raise RunFailed(f"the MLflow server did not answer within {_START:.0f} s; see {log}")
+    raise RunFailed(f"the MLflow server did not answer within {_START_TIMEOUT:.0f} s; see {log}")
 
 
 def _listens(server: "subprocess.Popen[bytes]", port: int) -> bool:
-    """Whether it is this server that listens on the port, or one of its workers."""
+    """Whether this server or one of its workers listens on the port."""
     try:
         first = psutil.Process(server.pid)
         family = [first, *first.children(recursive=True)]
         return any(c.status == "LISTEN" and c.laddr.port == port for p in family for c in p.net_connections("tcp"))
     except psutil.NoSuchProcess:
         return False
-    except psutil.AccessDenied:  # not on every system may one ask
+    except psutil.AccessDenied:  # some systems do not permit the query
         return True
 
 
-def _end(server: "subprocess.Popen[bytes]") -> None:
-    """End the server with its workers: they are a process group of their own."""
+def _stop(server: "subprocess.Popen[bytes]") -> None:
+    """End the server and its workers, which form a process group."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(server.pid, number)
@@ -109,7 +114,11 @@ def _end(server: "subprocess.Popen[bytes]") -> None:
 
 
 def free_port(host: str, port: int) -> int:
-    """``port``, or the next one that nobody listens on."""
+    """``port``, or the next one that is free.
+
+    Raises:
+        GptxError: 50 ports are in use.
+    """
     for candidate in range(port, min(port + 50, 65536)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -118,11 +127,11 @@ def free_port(host: str, port: int) -> int:
             except OSError:
                 continue
             return candidate
-    raise GptxError(f"no free port on {host} from {port} on: give another --port or --host")
+    raise GptxError(f"no free port on {host} among the 50 from {port}: use another --port or --host")
 
 
 def show_links(base: str, experiments: dict[str, str]) -> None:
-    """Two links for each study."""
+    """Print two links for each study."""
     for name, experiment_id in experiments.items():
         print(f"\n{name}")
         print(f"  table   {saved_view.link(base, experiment_id, charts=False)}")

@@ -1,4 +1,4 @@
-"""``python -m gptx.compare.scaling``: known laws come back from the losses that they make."""
+"""``python -m gptx.compare.scaling``: fits recover the laws that made the losses."""
 
 import random
 import uuid
@@ -35,7 +35,7 @@ def grid(true: Law, noise: float = 0.0, seeds: int = 1) -> tuple[Floats, Floats,
 
 @given(EXPONENT, EXPONENT)
 @settings(max_examples=20)
-def test_a_law_comes_back_from_its_losses(a: float, b: float) -> None:
+def test_fit_recovers_the_law_that_made_the_losses(a: float, b: float) -> None:
     true = law(a, b)
     found = fit(*grid(true))
     assert [found.a, found.b, found.E] == pytest.approx([a, b, 1.0], rel=0.02)
@@ -43,7 +43,7 @@ def test_a_law_comes_back_from_its_losses(a: float, b: float) -> None:
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.34, 0.28), (0.5, 0.5), (0.2, 0.6)])
-def test_with_noise_the_intervals_hold_the_truth(a: float, b: float) -> None:
+def test_intervals_contain_the_truth_with_noise(a: float, b: float) -> None:
     runs = grid(law(a, b), noise=0.003, seeds=3)
     found = fit(*runs)
     drawn = bootstrap(*runs, found, 60)
@@ -53,14 +53,14 @@ def test_with_noise_the_intervals_hold_the_truth(a: float, b: float) -> None:
         assert low < true < high and high - low < 0.25
 
 
-def test_a_run_that_went_astray_does_not_bend_the_law() -> None:
+def test_an_outlier_has_little_influence() -> None:
     sizes, tokens, losses = grid(law(0.34, 0.28))
     losses[7] *= 1.5
     found = fit(sizes, tokens, losses)
     assert [found.a, found.b] == pytest.approx([0.34, 0.28], abs=0.02)
 
 
-def test_the_best_split_of_a_budget_is_the_best() -> None:
+def test_best_split_of_a_budget_has_the_lowest_loss() -> None:
     true = law(0.34, 0.28)
     size, tokens = true.best(1e15)
     assert 6 * size * tokens == pytest.approx(1e15)
@@ -90,7 +90,7 @@ def outputs(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
 
 
-def told(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> str:
+def output_of(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> str:
     assert main(["--bootstrap", "20", *map(str, words)]) == code
     out, err = capsys.readouterr()
     return out if code == 0 else err
@@ -101,69 +101,71 @@ def row(out: str, name: str) -> list[str]:
     return line.removeprefix(name).split()
 
 
-def test_the_command_fits_runs_and_draws_them(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = told(capsys, outputs, "--svg", outputs / "law.svg", "--png", outputs / "law.image", "--flops", "1e13", "1e18")
+def test_command_fits_and_draws(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = output_of(
+        capsys, outputs, "--svg", outputs / "law.svg", "--png", outputs / "law.image", "--flops", "1e13", "1e18"
+    )
     assert "16 runs, 4 sizes x 4 lengths of text" in out
     for name, true in (("a", 0.34), ("b", 0.28)):
         value, low, _, high = row(out, name)
         assert float(value) == pytest.approx(true, rel=0.15) and float(low) < float(value) < float(high)
-    assert "beyond" not in " ".join(row(out, "1.00e+13")) and "beyond" in " ".join(row(out, "1.00e+18"))
+    assert "outside" not in " ".join(row(out, "1.00e+13")) and "outside" in " ".join(row(out, "1.00e+18"))
     assert all(abs(float(cell)) < 1 for cell in row(out, "N 820k"))
     assert (outputs / "law.svg").read_text().count("<svg") == 1
     assert (outputs / "law.image").read_bytes().startswith(b"\x89PNG")
 
 
-def test_of_several_rates_the_best_counts(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plain = told(capsys, outputs)
+def test_best_of_several_learning_rates_counts(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = output_of(capsys, outputs)
     for size, tokens in product(SIZES[:4], TOKENS):
         make(outputs, size, tokens, 5.0, lr=0.1)
-    rates = told(capsys, outputs)
+    rates = output_of(capsys, outputs)
     assert "16 runs" in rates and "left out: 16 at rates that were not the best" in rates
     assert row(rates, "a") == row(plain, "a")
 
 
-def test_a_law_that_does_not_hold_is_said_to(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plain = told(capsys, outputs)
-    assert "off the law" not in plain and "cannot be told" not in plain
+def test_warns_when_runs_deviate_from_the_law(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = output_of(capsys, outputs)
+    assert "deviate from it" not in plain and "cannot be distinguished" not in plain
     for size, tokens in product(SIZES[:4], TOKENS):
         make(outputs, size, tokens, 1.0 if tokens > 3e6 and size < 5e5 else 3.0, seed=1)
-    assert "off the law" in told(capsys, outputs)
+    assert "deviate from it" in output_of(capsys, outputs)
 
 
-def test_a_loss_that_ends_nowhere_is_said_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warns_when_the_final_loss_is_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     true = Law(1e-6, 100.0, 100.0, 0.3, 0.3)
     for size, tokens in product(SIZES[:4], TOKENS):
         make(tmp_path, size, tokens, float(true.loss(size, tokens)))
-    assert "E cannot be told from 0" in told(capsys, tmp_path)
+    assert "E cannot be distinguished from 0" in output_of(capsys, tmp_path)
 
 
-def test_too_few_sizes_or_lengths_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no folder" in told(capsys, tmp_path / "none", code=2)
-    assert "no finished run" in told(capsys, tmp_path, code=2)
+def test_rejects_too_few_sizes_or_lengths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "does not exist" in output_of(capsys, tmp_path / "none", code=2)
+    assert "no finished run" in output_of(capsys, tmp_path, code=2)
     for size, tokens in product(SIZES[:2], TOKENS):
         make(tmp_path, size, tokens, 2.0)
-    err = told(capsys, tmp_path, code=2)
+    err = output_of(capsys, tmp_path, code=2)
     assert "at least 3 sizes" in err and "2 sizes (200,000, 470,000)" in err and err.count("\n") == 1
 
 
-def test_sizes_and_lengths_that_grow_together_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_sizes_and_lengths_that_grow_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(6):
         make(tmp_path, 2e5 * 2**i, 1e6 * 2**i, 2.0 - 0.1 * i)
-    assert "both grow together" in told(capsys, tmp_path, code=2)
+    assert "grow together" in output_of(capsys, tmp_path, code=2)
 
 
-def test_six_runs_have_a_law_and_no_intervals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_six_runs_give_a_law_without_intervals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Hardly a draw has all six, which five numbers take."""
     for size, tokens in [*product(SIZES[:2], TOKENS[:2]), (SIZES[2], TOKENS[0]), (SIZES[0], TOKENS[2])]:
         make(tmp_path, size, tokens, float(law(0.34, 0.28).loss(size, tokens)))
-    out = told(capsys, tmp_path)
+    out = output_of(capsys, tmp_path)
     assert row(out, "a")[1:] == ["unknown"]
     assert "! 6 runs are too few for intervals" in out and "wider" not in out
 
 
-def test_one_law_is_of_one_variant(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_runs_of_several_variants(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(outputs, SIZES[0], TOKENS[0], 2.0, attention="mqa")
-    assert "differ in attention" in told(capsys, outputs, code=2)
+    assert "differ in attention" in output_of(capsys, outputs, code=2)
 
 
 @pytest.mark.parametrize(
@@ -171,11 +173,11 @@ def test_one_law_is_of_one_variant(outputs: Path, capsys: pytest.CaptureFixture[
     [
         (["--flops", "0"], "--flops"),
         (["--flops", "nan"], "--flops"),
-        (["--bootstrap", "3"], "20 draws"),
-        (["--svg", "nowhere/law.svg"], "no folder nowhere"),
+        (["--bootstrap", "3"], "20 samples"),
+        (["--svg", "nowhere/law.svg"], "the folder nowhere does not exist"),
     ],
 )
-def test_a_mistake_is_one_line(words: list[str], part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_get_one_line(words: list[str], part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), *words]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert part in line

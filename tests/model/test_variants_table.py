@@ -32,7 +32,9 @@ def test_every_option_on_disk_has_a_row(rows: list[Row]) -> None:
 
 
 def test_the_readme_shows_what_the_command_prints(rows: list[Row]) -> None:
-    shown = (ROOT / "README.md").read_text().partition("<!-- variants -->\n")[2].partition("\n<!-- /variants -->")[0]
+    shown = (
+        (ROOT / "docs/variants.md").read_text().partition("<!-- variants -->\n")[2].partition("\n<!-- /variants -->")[0]
+    )
     printed = command("--markdown")
     assert printed.returncode == 0 and shown.strip() == printed.stdout.strip(), "python -m gptx.variants --markdown"
     for row in rows:

@@ -92,7 +92,7 @@ class Cluster:
             if f"slurmstepd: [{number}." in " ".join(p.info["cmdline"] or [])
         ]
         assert daemons and steps, job
-        send((*daemons, *steps, *gptx.processes.children()), signal.SIGKILL)
+        send((*daemons, *steps, *gptx.processes()), signal.SIGKILL)
         self.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=power")
 
     def mend(self, node: str) -> None:
@@ -220,7 +220,7 @@ def test_a_job_that_dies_hard_is_named(gptx: Gptx, slurm: Cluster) -> None:
         return bool(runs) and any(record["step"] == 11 for record in records(runs[0], "metrics"))
 
     assert until(lambda: all(map(stands, range(3))), sweep), sweep.communicate()
-    runs = {word: p for p in gptx.processes.children() for word in words_of(p) if "-m" not in words_of(p)[3:]}
+    runs = {word: p for p in gptx.processes() for word in words_of(p) if "-m" not in words_of(p)[3:]}
     task = runs["seed=1"].parent()
     assert task is not None and "submitit.core._submit" in task.cmdline()
     runs["seed=0"].kill()

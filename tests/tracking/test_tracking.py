@@ -296,8 +296,8 @@ def test_sync_sends_each_row_once_and_names_what_is_broken(tmp_path: Path, capsy
     [
         (["nowhere"], "no such folder: nowhere"),
         (["."], "no run in ."),
-        (["outputs", "--uri", "nonsense"], "'nonsense' is no MLflow store"),
-        (["outputs", "--uri", "file:///tmp/x"], "is no MLflow store"),
+        (["outputs", "--uri", "nonsense"], "'nonsense' is not an MLflow store"),
+        (["outputs", "--uri", "file:///tmp/x"], "is not an MLflow store"),
     ],
 )
 def test_mistakes_get_one_line(
@@ -473,7 +473,7 @@ def test_a_server_that_dies_and_comes_back_has_every_row(tmp_path: Path) -> None
             until(lambda: rows() > 0)
         write_steps(book, 21, 60)
         log = outputs / ".logs" / f"tracking-{os.getpid()}-{run_dir.name}.log"
-        until(lambda: "still trying" in log.read_text())
+        until(lambda: "retrying after" in log.read_text())
         with serve(served, uri, "127.0.0.1", port):
             write_steps(book, 61, 80)
             book.write("end", status="finished", step=80, error=None, result=result(2.0))

@@ -38,7 +38,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         ui = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         assert ui.stdout is not None
         text = ""
-        while "Ctrl-C ends it" not in text:
+        while "Ctrl-C to stop" not in text:
             line = ui.stdout.readline()
             assert line, f"it ended: {text}"
             text += line

@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from gptx.errors import reason
-from gptx.processes.children import ending
+from gptx.processes.children import describe_exit
 from gptx.sweep.execute import prewarm
 
 Item = TypeVar("Item")
@@ -81,7 +81,7 @@ class _Worker:
             why = f"no answer within {self.timeout:g} s"
         except (EOFError, OSError):  # the process died, perhaps while it was sending an answer
             self.process.join()
-            why = f"its code crashed the process ({ending(self.process.exitcode or 0)})"
+            why = f"its code crashed the process ({describe_exit(self.process.exitcode or 0)})"
         self.kill()
         del self.items[0]
         if self.items:

@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Protocol
 
 from gptx.errors import Interrupted
-from gptx.processes.children import noted_signals
+from gptx.processes.signals import record_stop_signals
 from gptx.sweep.execute.launcher import End, Launcher, Task
 from gptx.sweep.state.dashboard import Dashboard
 from gptx.sweep.state.records import EndKind, RunEnded, SweepJournal
@@ -84,7 +84,7 @@ def drive(
         if end.kind.reached_goal or not stop:  # otherwise the same command resumes it
             source.ended(end)
 
-    with noted_signals() as stop, launcher, dashboard:
+    with record_stop_signals() as stop, launcher, dashboard:
         while not stop:
             tasks = source.next_tasks(launcher.slots - len(active))
             launcher.submit(tasks)

@@ -14,7 +14,7 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from gptx.processes.children import die_with
+from gptx.processes.children import die_with_parent
 
 
 def start_server() -> None:
@@ -62,7 +62,7 @@ def end_with_parent() -> None:
     assert parent is not None
     if (alive := getattr(forkserver._forkserver, "_forkserver_alive_fd", None)) is not None:
         os.close(alive)  # the fork server runs until the last copy of this descriptor is closed
-    die_with(os.getppid(), signal.SIGTERM)
+    die_with_parent(os.getppid(), signal.SIGTERM)
     if not parent.is_alive():  # it died before the call above
         os.kill(os.getpid(), signal.SIGTERM)
 

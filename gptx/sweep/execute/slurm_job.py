@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptx.processes.children import STOPS, hold_warnings
+from gptx.processes.signals import STOP_SIGNALS, block_warning_signals
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
 from gptx.sweep.execute import slurm_cluster
@@ -49,7 +49,7 @@ class Job:
 
     def __call__(self) -> None:
         signals: list[int] = []
-        for number in STOPS:
+        for number in STOP_SIGNALS:
             signal.signal(number, lambda number, frame: signals.append(number))
         node, folder = int(os.environ["SLURM_NODEID"]), RunFolder(self.task.folder)
         self._report(node)
@@ -79,7 +79,7 @@ class Job:
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as file:
             child = subprocess.Popen(
-                self._command(node), stdout=file, stderr=file, start_new_session=True, preexec_fn=hold_warnings
+                self._command(node), stdout=file, stderr=file, start_new_session=True, preexec_fn=block_warning_signals
             )
         watchdog = Watchdog(self.task, child, self.limits, self.replaces)
         while True:

@@ -11,7 +11,8 @@ from typing import Protocol
 
 import psutil
 
-from gptx.processes.children import EXIT_RESUMABLE, ending, exit_code
+from gptx.processes.children import describe_exit
+from gptx.processes.signals import EXIT_RESUMABLE, stop_exit_code
 from gptx.runs import journal
 from gptx.runs.checkpoint_files import newest, no_space
 from gptx.runs.folder import RunFolder
@@ -20,7 +21,7 @@ from gptx.sweep.state.records import EndKind
 
 LOG = "run.log"  # in the run's logs/: stdout and stderr of its process
 _EXIT_MISTAKE = 2  # the exit code of a wrong config
-_EXITS_OF_A_STOP = {exit_code(signal.SIGINT), EXIT_RESUMABLE, -signal.SIGTERM}
+_EXITS_OF_A_STOP = {stop_exit_code(signal.SIGINT), EXIT_RESUMABLE, -signal.SIGTERM}
 
 
 class Process(Protocol):
@@ -122,7 +123,7 @@ class Watchdog:
             certain = _oom_kills() > self._oom_kills
             cause = "the system ran out of memory" if certain else "usually because the system ran out of memory"
             return f"killed (SIGKILL), {cause}"
-        return last_error(folder.path) or f"its process ended without an error message ({ending(code)}){_disk(folder)}"
+        return last_error(folder.path) or f"its process ended without an error message ({describe_exit(code)}){_disk(folder)}"
 
 
 def last_error(folder: Path) -> str:

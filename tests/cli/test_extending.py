@@ -1,0 +1,48 @@
+"""docs/extending.md: its command trains with the attention, encoding, data set and tokenizer that it shows."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from documented import ROOT, files
+from helpers_model import CONTEXT, arm, options, random_model, rows, tiny
+from omegaconf import OmegaConf
+from proofs import prove
+
+PAGE = "docs/extending.md"
+TINY = ["model.n_layer=1", "model.d_model=32", "model.context=32", "trainer.max_steps=4", "trainer.eval_every=2"]
+TINY += ["trainer.val_tokens=1024", "runtime.sample_tokens=8", "tracking=off", f"data.folder={ROOT / 'docs'}"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of the page in an empty folder."""
+    path = tmp_path_factory.mktemp("extending")
+    for name, content in files(PAGE).items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(content)
+    return path
+
+
+def test_command_of_the_page_trains(folder: Path) -> None:
+    [command] = re.findall(r"python -m gptx\.run (--config-dir .*)", (ROOT / PAGE).read_text())
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
+    call = [sys.executable, "-m", "gptx.run", *shlex.split(command), *TINY]
+    done = subprocess.run(call, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "cosine·sandwich·full·single·s0" in done.stdout
+
+
+@pytest.mark.parametrize("window", options("window"))
+def test_attention_and_encoding_of_the_page_pass_every_proof(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, window: str
+) -> None:
+    monkeypatch.syspath_prepend(str(folder))
+    cfg = tiny(arm(window=window), bias=False)
+    cfg.attention = OmegaConf.load(folder / "own/attention/cosine.yaml")
+    cfg.pos = OmegaConf.load(folder / "own/pos/sandwich.yaml")
+    prove(random_model(cfg), rows(2, CONTEXT + 1))
