@@ -3,6 +3,7 @@
 A sweep is named by a hash of its runs, so the same command finds its folder again.
 """
 
+import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+from gptx.errors import GptxError
 from gptx.runs.codec import from_json, to_json
 from gptx.runs.files import write_json
 from gptx.runs.folder import held
@@ -145,6 +147,34 @@ def sweeps(outputs: Path) -> list[Sweep]:
     """All sweeps, the newest last."""
     plans = sorted((outputs / SWEEPS).glob(f"*/{PLAN}"), key=lambda plan: plan.stat().st_mtime_ns)
     return [Sweep(outputs, plan.parent.name) for plan in plans]
+
+
+def list_sweeps(outputs: Path) -> list[Sweep]:
+    """All sweeps, the newest last.
+
+    Raises:
+        GptxError: there is none.
+    """
+    if not (found := sweeps(outputs)):
+        raise GptxError(f"no sweep in {outputs}; `python -m gptx.run -m seed=0,1` starts one")
+    return found
+
+
+def find_sweep(outputs: Path, given: str) -> Sweep:
+    """The sweep of a name or a folder; the newest if ``given`` is empty.
+
+    Raises:
+        GptxError: there is no such sweep.
+    """
+    folder = Path(given)
+    if given and folder.parent.name == SWEEPS and (folder / PLAN).exists():
+        return Sweep(folder.parent.parent, folder.name)
+    found = {sweep.name: sweep for sweep in list_sweeps(outputs)}
+    if given and given not in found:
+        close = difflib.get_close_matches(given, found, 1, 0.4)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise GptxError(f"no sweep {given} in {outputs}; `python -m gptx.sweep list` lists them.{hint}")
+    return found[given] if given else list(found.values())[-1]
 
 
 def sweep_name(study: str, parts: Sequence[str]) -> str:

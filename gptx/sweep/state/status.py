@@ -38,7 +38,7 @@ _IDLE = (Status.WAITING, Status.STOPPED, Status.NOT_STARTED)
 
 
 @dataclass(frozen=True)
-class CellStatus:
+class StatusRow:
     """The status of one cell.
 
     Attributes:
@@ -59,7 +59,7 @@ class CellStatus:
         return self.status in (Status.RUNNING, Status.WAITING)
 
 
-def cell_statuses(sweep: Sweep) -> Iterator[CellStatus]:
+def status_rows(sweep: Sweep) -> Iterator[StatusRow]:
     """The status of every cell, in the order of the plan."""
     plan = sweep.plan  # read once: a search adds cells to it
     dropped_cells, pruned = dropped_by_halving(sweep, plan), _pruned_runs(sweep)
@@ -101,7 +101,7 @@ def _failures(sweep: Sweep, kind: SweepKind) -> dict[str, RunEnded]:
     return {run: end for run, end in found.items() if not end.outcome.reached_goal}
 
 
-def _run_statuses(sweep: Sweep, plan: SweepPlan) -> Iterator[CellStatus]:
+def _run_statuses(sweep: Sweep, plan: SweepPlan) -> Iterator[StatusRow]:
     """The status of every cell, before decisions of a halving or a search."""
     jobs = sweep.jobs()
     states = slurm_cluster.job_states(jobs.values()) if jobs else {}
@@ -109,7 +109,7 @@ def _run_statuses(sweep: Sweep, plan: SweepPlan) -> Iterator[CellStatus]:
     cancelled, failures = sweep.cancelled_jobs(), _failures(sweep, plan.kind)
     for cell in plan.cells:
         if cell.rejection or not cell.run:
-            yield CellStatus(cell.title, None, Status.REJECTED, cell.rejection)
+            yield StatusRow(cell.title, None, Status.REJECTED, cell.rejection)
             continue
         folder, job = sweep.outputs / cell.run, jobs.get(cell.run, "")
         if job:
@@ -120,11 +120,11 @@ def _run_statuses(sweep: Sweep, plan: SweepPlan) -> Iterator[CellStatus]:
             yield _without_job(cell, folder, failures.get(folder.name), in_progress)
 
 
-def _of_job(cell: PlannedCell, folder: Path, job: str, state: JobState, reports: Path) -> CellStatus:
+def _of_job(cell: PlannedCell, folder: Path, job: str, state: JobState, reports: Path) -> StatusRow:
     """The status of a run that has a Slurm job."""
 
-    def status(status: Status, detail: str) -> CellStatus:
-        return CellStatus(cell.title, folder, status, detail, job)
+    def status(status: Status, detail: str) -> StatusRow:
+        return StatusRow(cell.title, folder, status, detail, job)
 
     end = job_end(Task(cell.title, folder, (), 1, ""), job, state, reports)
     started = (folder / journal.NAME).exists()
@@ -144,11 +144,11 @@ def _of_job(cell: PlannedCell, folder: Path, job: str, state: JobState, reports:
     return status(Status.WAITING, f"at {_progress(cell, folder)}, {reason}" if started else reason)
 
 
-def _without_job(cell: PlannedCell, folder: Path, failure: RunEnded | None, in_progress: bool) -> CellStatus:
+def _without_job(cell: PlannedCell, folder: Path, failure: RunEnded | None, in_progress: bool) -> StatusRow:
     """The status of a run on this machine. ``in_progress``: a command is working on the sweep."""
 
-    def status(status: Status, detail: str = "") -> CellStatus:
-        return CellStatus(cell.title, folder, status, detail)
+    def status(status: Status, detail: str = "") -> StatusRow:
+        return StatusRow(cell.title, folder, status, detail)
 
     started = (folder / journal.NAME).exists()
     locked = started and journal.locked(folder)  # checked first: a run writes its result before it frees the lock
