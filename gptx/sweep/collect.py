@@ -8,7 +8,7 @@ from gptx.runs import journal
 from gptx.sweep.closing import list_reasons
 from gptx.sweep.plan import learning_rates
 from gptx.sweep.state.folder import Sweep
-from gptx.sweep.state.status import StatusRow, Status, status_rows, dropped_by_halving
+from gptx.sweep.state.status import Status, StatusRow, dropped_by_halving, status_rows
 from gptx.sweep.state.status_table import count_statuses, group_rejected
 from gptx.tracking.sync import send
 

@@ -33,7 +33,8 @@ def cancel(sweep: Sweep) -> None:
     if not parts:
         print(f"{sweep.name}: nothing is running or waiting")
         return
-    print(f"{sweep.name}: ending {' and '.join(parts)}; running runs save a checkpoint, and the same command resumes them")
+    print(f"{sweep.name}: ending {' and '.join(parts)}")
+    print("running runs save a checkpoint first; the same command resumes them")
 
 
 def _command_pid(sweep: Sweep) -> int:

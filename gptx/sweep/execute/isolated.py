@@ -14,6 +14,7 @@ from gptx.sweep.execute import prewarm
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
+Failure = TypeVar("Failure")
 
 TIMEOUT = 120.0  # seconds; a typical call takes about one
 MAX_PROCESSES = 8  # each of them has torch loaded
@@ -22,10 +23,10 @@ MAX_PROCESSES = 8  # each of them has torch loaded
 def map_isolated(
     function: Callable[[Item], Value],
     items: Sequence[Item],
-    on_failure: Callable[[str], Value],
+    on_failure: Callable[[str], Failure],
     timeout: float = TIMEOUT,
     sequential: bool = False,
-) -> list[Value]:
+) -> list[Value | Failure]:
     """Call a function for each item in isolated processes, several at once.
 
     Args:

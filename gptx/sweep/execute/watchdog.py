@@ -98,7 +98,7 @@ class Watchdog:
 
     def end(self, code: int) -> End:
         """How the attempt ended. ``code``: the exit code of the process (-n: ended by signal n)."""
-        folder, progress = RunFolder(self.task.folder), _progress(self.task.folder)
+        folder = RunFolder(self.task.folder)
         with contextlib.suppress(ProcessLookupError):  # workers that it left behind
             os.killpg(self.pid, signal.SIGKILL)
         if not self._replaces or run_uid(folder.path) != self._replaces:
@@ -106,6 +106,7 @@ class Watchdog:
                 return End(self.task, EndKind.FINISHED)
             if code == 0 and journal.status(folder.path) == "interrupted":
                 return End(self.task, EndKind.PAUSED)
+        progress = _progress(folder.path)
         if self.exceeded:
             return End(self.task, EndKind.LIMIT_EXCEEDED, f"{self.exceeded} ({progress})")
         if code in _EXITS_OF_A_STOP and self._stop_requested is not None:
@@ -123,7 +124,8 @@ class Watchdog:
             certain = _oom_kills() > self._oom_kills
             cause = "the system ran out of memory" if certain else "usually because the system ran out of memory"
             return f"killed (SIGKILL), {cause}"
-        return last_error(folder.path) or f"its process ended without an error message ({describe_exit(code)}){_disk(folder)}"
+        silent = f"its process ended without an error message ({describe_exit(code)}){_full_disk(folder)}"
+        return last_error(folder.path) or silent
 
 
 def last_error(folder: Path) -> str:
@@ -136,8 +138,8 @@ def last_error(folder: Path) -> str:
     return ""
 
 
-def _disk(folder: RunFolder) -> str:
-    """A full disk, which is why there is no error message."""
+def _full_disk(folder: RunFolder) -> str:
+    """A full disk, which would explain why there is no error message; else ""."""
     full = no_space(folder.path)
     return f": {full} in {folder.path}; free some space and give the same command again" if full else ""
 

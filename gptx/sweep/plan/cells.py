@@ -160,7 +160,8 @@ def _check_arms(arms: Sequence[list[Cell]], machine: "Machine | None") -> list[l
     """Store facts or rejection in all cells of each arm; returns the arms whose text must be tokenised first."""
     work = [(plain_dict(arm[0].cfg), machine) for arm in arms]
     waiting = []
-    for arm, checked in zip(arms, map_isolated(_check, work, on_failure=lambda why: _Checked(rejection=why)), strict=True):
+    results = map_isolated(_check, work, on_failure=lambda why: _Checked(rejection=why))
+    for arm, checked in zip(arms, results, strict=True):
         for cell in arm:
             cell.rejection, cell.facts = checked.rejection, checked.facts
         if checked.tokens_missing:

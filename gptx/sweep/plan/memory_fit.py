@@ -106,7 +106,9 @@ def _reject_too_large(cells: Sequence[Cell], free: Mapping[str, int]) -> None:
             key = _memory_key(cell)
             if key not in advice:
                 work = (plain_dict(cell.cfg), cell.facts, limit)
-                [ways] = map_isolated(smaller_settings, [work], warn_no_estimate(f"settings that would make {cell.title} fit"))
+                [ways] = map_isolated(
+                    smaller_settings, [work], warn_no_estimate(f"settings that would make {cell.title} fit")
+                )
                 advice[key] = " or ".join(ways or ["a smaller model.d_model or model.n_layer"])
             cell.rejection = f"{_too_large(cell, limit)}; use {advice[key]}"
 

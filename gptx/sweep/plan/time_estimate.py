@@ -140,7 +140,7 @@ class TimeEstimator:
         work = (plain_dict(cell.cfg), cell.facts, threads)
         [speed] = map_isolated(flops_per_second, [work], warn_no_estimate(f"the time of {cell.title}"), sequential=True)
         self.spent += time.monotonic() - start
-        return speed  # type: ignore[no-any-return]
+        return speed
 
     def _may_time(self) -> bool:
         limit = TIMING

@@ -18,7 +18,12 @@ class HalvingSource(HalvingState):
     """
 
     def __init__(
-        self, cells: Sequence[Cell], common: Sequence[str], factor: int, journal: SweepJournal, records: Iterable[SweepRecord]
+        self,
+        cells: Sequence[Cell],
+        common: Sequence[str],
+        factor: int,
+        journal: SweepJournal,
+        records: Iterable[SweepRecord],
     ) -> None:
         super().__init__(cells, factor, records)
         self.common, self.journal = common, journal

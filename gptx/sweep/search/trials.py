@@ -229,7 +229,8 @@ class TrialSource:
             return False
         run.pruned = True
         curve = self._context.options.curve
-        self._context.dashboard.print(f"{run.task.title}: pruned at step {newest.step:,} with {curve} {newest.value:.4f}")
+        message = f"pruned at step {newest.step:,} with {curve} {newest.value:.4f}"
+        self._context.dashboard.print(f"{run.task.title}: {message}")
         return True
 
     def _report(self, run: _Run) -> _Validation | None:

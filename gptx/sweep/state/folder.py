@@ -17,8 +17,14 @@ from gptx.errors import GptxError
 from gptx.runs.codec import from_json, to_json
 from gptx.runs.files import write_json
 from gptx.runs.folder import held
-from gptx.sweep.state.records import CommandStarted, JobsCancelled, JobsSubmitted, SweepJournal, SweepRecord
-from gptx.sweep.state.records import read_records
+from gptx.sweep.state.records import (
+    CommandStarted,
+    JobsCancelled,
+    JobsSubmitted,
+    SweepJournal,
+    SweepRecord,
+    read_records,
+)
 
 SWEEPS = ".sweeps"  # the folder of all sweeps, in outputs/
 PLAN = "plan.json"

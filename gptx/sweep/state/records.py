@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import ClassVar
 
 from gptx.runs import json_log
-from gptx.runs.codec import field_named, from_json, to_json
+from gptx.runs.codec import from_json, to_json
 
 
 class EndKind(StrEnum):
@@ -77,7 +77,7 @@ class RunEnded(SweepRecord):
     run: str
     outcome: EndKind = EndKind.FAILED
     reason: str = ""
-    retried: bool = field_named("again", False)
+    retried: bool = field(default=False, metadata={"key": "again"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class Rung(SweepRecord):
     factor: int
     step: int
     losses: dict[str, float | None]
-    promoted: tuple[str, ...] = field_named("kept", ())
+    promoted: tuple[str, ...] = field(default=(), metadata={"key": "kept"})
     failed: tuple[str, ...] = ()
 
 
@@ -124,7 +124,7 @@ class TrialEnded(SweepRecord):
     title: str = ""
     run: str
     state: str
-    values: tuple[float, ...] | None = field(default=None)
+    values: tuple[float, ...] | None = None
 
 
 _TYPES = (CommandStarted, CellRejected, RunEnded, JobsSubmitted, JobsCancelled, Rung, TrialEnded)

@@ -134,7 +134,8 @@ def _of_job(cell: PlannedCell, folder: Path, job: str, state: JobState, reports:
         return status(Status.STOPPED, f"at {_progress(cell, folder)}, as runtime.until asked")
     forgotten = end and not state.name and started and journal.status(folder) == "interrupted"
     if state.name == "CANCELLED" or forgotten:
-        return status(Status.STOPPED, f"{f'at {_progress(cell, folder)}' if started else 'before it started'}; {RESUME}")
+        where = f"at {_progress(cell, folder)}" if started else "before it started"
+        return status(Status.STOPPED, f"{where}; {RESUME}")
     if end:
         return status(Status.FAILED, end.reason)
     if state.name in ("RUNNING", "COMPLETING"):

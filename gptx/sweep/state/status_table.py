@@ -11,7 +11,7 @@ from rich.text import Text
 
 from gptx.runs import journal
 from gptx.sweep.state.folder import Sweep, SweepKind
-from gptx.sweep.state.status import StatusRow, Status, status_rows
+from gptx.sweep.state.status import Status, StatusRow, status_rows
 
 _STYLES = {
     Status.RUNNING: "cyan",
