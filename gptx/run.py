@@ -26,7 +26,8 @@ from gptx.runs import checkpoint_files
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
 from gptx.tracking.follower import Follower
-from gptx.training.preflight import folder_of, preflight
+from gptx.training.location import Location, locate
+from gptx.training.preflight import preflight
 from gptx.training.start import begin, other_code, resume, warn
 
 if TYPE_CHECKING:
@@ -122,11 +123,12 @@ def run(cfg: DictConfig) -> int:
     """Train, resume or show one run; returns the exit code."""
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         cfg.force = False  # torchrun gives the whole command again: what it is to go on with was started afresh
-    folder, name = folder_of(cfg)
-    if _finished(cfg, folder):
+    location = locate(cfg)
+    folder = location.folder
+    if _finished(cfg, location.existing):
         if _rank() == 0:
-            _summary(cfg, folder, "finished already")
-            _say_of_other_code(folder)
+            _summary(cfg, location.existing, "finished already")
+            _say_of_other_code(location.existing)
         return 0
     strategy, facts = preflight(cfg)
     if _rank() > 0:  # another worker of torchrun: the first keeps the books
@@ -137,8 +139,7 @@ def run(cfg: DictConfig) -> int:
         if folder.finished() and not cfg.force:  # by another command, while this one was getting ready
             _summary(cfg, folder, "finished already")
             return 0
-        replaced = folder.set_aside(Path(cfg.paths.outputs)) if cfg.force else None
-        begin(cfg, folder, name, facts, replaced)
+        begin(cfg, folder, location.identity, facts, _set_aside(cfg, location))
         follower = Follower.start([folder.path], plain_dict(cfg)["tracking"], Path(cfg.paths.outputs))
         try:
             code = _train(cfg, folder, strategy, facts)
@@ -149,6 +150,17 @@ def run(cfg: DictConfig) -> int:
     if folder.finished():
         _summary(cfg, folder, "finished")
     return code
+
+
+def _set_aside(cfg: DictConfig, location: Location) -> str | None:
+    """With force=true, move an earlier run of this config out of the way; returns its uid."""
+    if not cfg.force:
+        return None
+    outputs = Path(cfg.paths.outputs)
+    if location.former is None:
+        return location.folder.set_aside(outputs)
+    with location.former.lock():
+        return location.former.set_aside(outputs)
 
 
 def _finished(cfg: DictConfig, folder: RunFolder) -> bool:

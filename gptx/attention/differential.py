@@ -12,6 +12,9 @@ from gptx.attention.gqa import GQA
 from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
 
+ID = "attention.differential"
+REVISION = 1
+
 
 class Differential(GQA):
     """Key/value heads 2p and 2p+1 are a pair: each has its own keys, both have both values, side by side (2D). The

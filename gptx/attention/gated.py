@@ -9,6 +9,9 @@ from gptx.attention.base import Keep, View
 from gptx.attention.gqa import GQA
 from gptx.geometry.model_shape import ModelShape
 
+ID = "attention.gated"
+REVISION = 1
+
 
 class Gated(GQA):
     """out(y * sigmoid(gate x)), y what the heads attended to and x what the queries are made of.

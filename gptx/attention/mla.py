@@ -11,6 +11,9 @@ from gptx.attention.gqa import RMSNorm, check_softcap
 from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
 
+ID = "attention.mla"
+REVISION = 1
+
 
 class MLA(Attention):
     """Keys and values of all heads are made of one latent (C) a token, and that is what the cache holds. Latents are

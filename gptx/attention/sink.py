@@ -22,6 +22,10 @@ class PerHead(nn.Module):
         return self.weight
 
 
+ID = "attention.sink"
+REVISION = 1
+
+
 class Sink(GQA):
     """softmax over the keys and one more logit a head, which has no value: exp(l_j) / (exp(sink_h) + sum exp(l)).
 

@@ -7,8 +7,9 @@ from collections.abc import Hashable
 import pandas as pd
 
 from gptx.compare import table as t
-from gptx.compare.table import ALWAYS, Row, value_of
+from gptx.compare.table import Row, value_of
 from gptx.compare.text import SHOWN, axes, count, plain, titled, variant_name
+from gptx.config.axes import run_name_axes
 
 _VALIDATION_SET = ("trainer.val_tokens", "data.val_fraction", "model.context")
 _FP32, _LOW = 1e-3, 1e-2  # largest relative difference between strategies that rounding explains, by precision
@@ -107,7 +108,7 @@ def _strategies(rows: list[Row]) -> list[str]:
         return []
     apart, low, high = max(found, key=lambda one: one[0])
     one, two = value_of(low, "strategy"), value_of(high, "strategy")
-    name = "·".join(plain(value_of(low, axis)) for axis in ALWAYS if axis != "strategy")
+    name = "·".join(plain(value_of(low, axis)) for axis in run_name_axes() if axis != "strategy")
     name += f", seed {t.seed_of(low)}"
     text = f"the strategy must not change the loss, but {two} ends {apart:.2%} above {one} ({name}: "
     more = f", and {count(len(found) - 1, 'other pair')}" if len(found) > 1 else ""

@@ -5,7 +5,8 @@ from collections.abc import Hashable, Mapping
 
 import pandas as pd
 
-from gptx.compare.table import ALWAYS, METRICS
+from gptx.compare.table import METRICS
+from gptx.config.axes import run_name_axes
 
 SHOWN = tuple(metric for metric in METRICS if metric.head)
 _SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -20,16 +21,16 @@ def axes(summary: pd.DataFrame) -> list[str]:
 
 def variant_name(row: Mapping[Hashable, object], names: list[str], gap: str = " ") -> str:
     """A variant's name, such as "gqa·rope·full·ddp model.n_layer=4". A newline as ``gap`` makes it narrow."""
-    one, two, three, four = (plain(row[axis]) for axis in ALWAYS)
+    one, two, three, four = (plain(row[axis]) for axis in run_name_axes())
     name = f"{one}·{two}·{gap.strip(' ')}{three}·{four}"
-    rest = [f"{k}={plain(row[k])}" for k in names if k not in ALWAYS and row[k] is not None]
+    rest = [f"{k}={plain(row[k])}" for k in names if k not in run_name_axes() and row[k] is not None]
     return gap.join([name, *rest])
 
 
 def titled(summary: pd.DataFrame, corpus: str) -> tuple[pd.DataFrame, str]:
     """The rows of one corpus, and a title with the values that all share; these are removed from the columns."""
     part = summary[summary["corpus_hash"] == corpus]
-    shared = [k for k in axes(part) if k not in ALWAYS and len({str(value) for value in part[k]}) == 1]
+    shared = [k for k in axes(part) if k not in run_name_axes() and len({str(value) for value in part[k]}) == 1]
     values = {k: part[k].iloc[0] for k in shared if k not in ("data", "corpus_hash")}
     common = [f"{k}={value}" for k, value in values.items() if value is not None]
     title = " · ".join([str(part["data"].iloc[0] or "corpus"), corpus[:8], *common])

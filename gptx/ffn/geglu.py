@@ -6,6 +6,9 @@ from torch import Tensor
 from gptx.ffn.base import Gated
 from gptx.geometry.model_shape import ModelShape
 
+ID = "ffn.geglu"
+REVISION = 1
+
 
 class GeGLU(Gated):
     """With the exact GELU, or with its tanh form, as in Gemma."""

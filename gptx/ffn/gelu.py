@@ -6,6 +6,9 @@ from torch import Tensor
 from gptx.ffn.base import Plain
 from gptx.geometry.model_shape import ModelShape
 
+ID = "ffn.gelu"
+REVISION = 1
+
 
 class GELU(Plain):
     """Exact, or GPT-2's tanh form."""

@@ -24,6 +24,10 @@ def _autocast(device: torch.device) -> bool:
 TYPICAL = {"capacity": 1.25, "balance": 0.01}
 
 
+ID = "ffn.moe"
+REVISION = 1
+
+
 class MoE(FFN):
     """The sum over the K chosen experts of probability * expert(x). K experts are computed, whatever E is.
 

@@ -5,6 +5,9 @@ from torch import Tensor
 
 from gptx.ffn.base import Plain
 
+ID = "ffn.relu"
+REVISION = 1
+
 
 class ReLU(Plain):
     def activate(self, x: Tensor) -> Tensor:

@@ -5,6 +5,9 @@ from torch import Tensor
 
 from gptx.ffn.base import Plain
 
+ID = "ffn.relu2"
+REVISION = 1
+
 
 class ReLU2(Plain):
     def activate(self, x: Tensor) -> Tensor:

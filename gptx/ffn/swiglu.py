@@ -5,6 +5,9 @@ from torch import Tensor
 
 from gptx.ffn.base import Gated
 
+ID = "ffn.swiglu"
+REVISION = 1
+
 
 class SwiGLU(Gated):
     def activate(self, x: Tensor) -> Tensor:

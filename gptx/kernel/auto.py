@@ -22,6 +22,10 @@ MOST_PAIRS = 1024 * 1024
 PREFERENCE = ("causal", "banded", "sdpa", "reference")
 
 
+ID = "kernel.auto"
+REVISION = 1
+
+
 class Auto(Kernel):
     def __init__(self, shape: ModelShape, demands: frozenset[str]) -> None:
         super().__init__(shape, demands)

@@ -34,6 +34,10 @@ class Band:
     bias: Tensor | None
 
 
+ID = "kernel.banded"
+REVISION = 1
+
+
 class Banded(Kernel):
     def lacks(self, window: Window, pos: PositionalEncoding) -> str | None:
         if window.reach is None:

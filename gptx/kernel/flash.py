@@ -28,6 +28,10 @@ class Given:
     slopes: Tensor | None
 
 
+ID = "kernel.flash"
+REVISION = 1
+
+
 class Flash(Kernel):
     serves: ClassVar[frozenset[str]] = frozenset({"softcap"})
     packs = False

@@ -30,6 +30,10 @@ class Blocks:
     bias: Bias | None
 
 
+ID = "kernel.flex"
+REVISION = 1
+
+
 class Flex(Reference):
     """Trains on CUDA. Behind a cache it attends as the reference does: a kernel compiled for every length costs more
     than it saves. It serves nothing whose gradient would be gathered by atomic additions (learned biases, decay):

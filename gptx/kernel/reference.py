@@ -12,6 +12,9 @@ from gptx.kernel.base import Kernel, Score, additive
 from gptx.pos.base import PositionalEncoding
 from gptx.window.base import Window
 
+ID = "kernel.reference"
+REVISION = 1
+
 
 class Reference(Kernel):
     def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:

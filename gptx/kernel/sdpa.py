@@ -10,6 +10,9 @@ from gptx.kernel.base import Kernel, Score, additive
 from gptx.pos.base import PositionalEncoding
 from gptx.window.base import Window
 
+ID = "kernel.sdpa"
+REVISION = 1
+
 
 class SDPA(Kernel):
     serves: ClassVar[frozenset[str]] = frozenset()

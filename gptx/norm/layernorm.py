@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
 
+ID = "norm.layernorm"
+REVISION = 1
+
 
 class LayerNorm(nn.Module):
     """Mean 0, variance 1, then a learned scale, and a learned shift where the model has biases."""

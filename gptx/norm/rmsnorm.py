@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
 
+ID = "norm.rmsnorm"
+REVISION = 1
+
 
 class RMSNorm(nn.Module):
     """Mean square 1, then a learned scale: no mean, no bias."""

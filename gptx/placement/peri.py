@@ -9,6 +9,9 @@ from gptx.ffn.base import FFN
 from gptx.geometry.model_shape import ModelShape
 from gptx.placement.base import Block
 
+ID = "placement.peri"
+REVISION = 1
+
 
 class Peri(Block):
     """Each branch has a norm before and one after it; the stream itself has none."""

@@ -5,6 +5,9 @@ from torch import Tensor
 from gptx.attention.base import Keep, View
 from gptx.placement.base import Block
 
+ID = "placement.post"
+REVISION = 1
+
 
 class Post(Block):
     final_norm = False  # the last block ends with one

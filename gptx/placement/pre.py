@@ -5,6 +5,9 @@ from torch import Tensor
 from gptx.attention.base import Keep, View
 from gptx.placement.base import Block
 
+ID = "placement.pre"
+REVISION = 1
+
 
 class Pre(Block):
     def forward(self, x: Tensor, view: View, keep: Keep) -> Tensor:

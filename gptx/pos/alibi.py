@@ -8,6 +8,9 @@ from torch import Tensor
 from gptx.geometry.model_shape import ModelShape
 from gptx.pos.base import PositionalEncoding
 
+ID = "pos.alibi"
+REVISION = 1
+
 
 class ALiBi(PositionalEncoding):
     """Logit bias -slope_h * (q - k); slopes are 2^(-8h/H), and for H not a power of two those of the paper's code."""

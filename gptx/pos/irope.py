@@ -7,6 +7,9 @@ from gptx.pos.none import NoPE
 from gptx.pos.rope import RoPE
 from gptx.window.base import Window
 
+ID = "pos.irope"
+REVISION = 1
+
 
 class IRoPE(RoPE):
     def __init__(self, shape: ModelShape, dim: int, heads: int, *, theta: float) -> None:

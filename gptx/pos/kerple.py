@@ -8,6 +8,9 @@ from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
 from gptx.pos.base import PositionalEncoding
 
+ID = "pos.kerple"
+REVISION = 1
+
 
 class Kerple(PositionalEncoding):
     """``log``: -r1 ln(1 + r2 d), ``power``: -r1 d^r2 with r2 <= 2, for a distance d; r1, r2 > 0 are learned by each

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from gptx.geometry.model_shape import ModelShape
 from gptx.pos.rope import RoPE, turn
 
+ID = "pos.rope_alpha"
+REVISION = 1
+
 
 class RoPEAlpha(RoPE):
     """Angles p * alpha_g * theta^(-2i/R): one alpha a key head, which its H/G query heads share, or one for all.

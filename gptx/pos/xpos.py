@@ -16,6 +16,10 @@ from gptx.pos.rope import RoPE, turn
 EXPONENT = 60  # of e, up to which a factor leaves room for q and k in fp32 and bf16, which end at e^88
 
 
+ID = "pos.xpos"
+REVISION = 1
+
+
 class XPos(RoPE):
     """q_p times zeta^(p / scale_base), k_p times its inverse: a pair's product shrinks by zeta^(distance / scale_base).
 

@@ -137,13 +137,13 @@ def test_the_survey_knows_what_is_decided_on_the_way(tmp_path: Path) -> None:
     assert (
         said()[-2:]
         == [
-            "halving: after steps 100, 200, 400 only the better half of the arms continues",
+            "halving: after steps 100, 200, 400 only the better half of these arms continues",
             "8 combinations: 8 to run, 2 at once, about 2.2 min (estimated from a guess)",  # 4 x 11.5 + 2 x 11.5 + 21.5 + 41.5 s  # noqa: E501
         ]
     )
     world.command(found, ends=12)
     assert said()[-2:] == [
-        "halving: after step 400 only the better half of the arms continues",
+        "halving: after step 400 only the better half of these arms continues",
         "8 combinations: 2 to run, 2 at once, about 83 s (estimated from a guess); 6 dropped",
     ]
     world.command(found)

@@ -124,7 +124,7 @@ def test_a_rate_that_lacks_a_run_does_not_win_where_another_is_whole(tmp_path: P
 
 def test_what_halving_left_out_is_not_missing(tmp_path: Path) -> None:
     cells = grid(tmp_path, {"a=1": {1e-3: [None, None], 2e-3: [2.0, 2.0]}, "a=2": {1e-3: [None], 2e-3: [None]}})
-    left = {cell.title for cell in cells if cell["arm"] != "a=1 optim.lr=0.002"}
+    left = {cell.title for cell in cells if cell.arm != "a=1 optim.lr=0.002"}
     choices = rates.choose(cells, tmp_path, left)
     assert [choice.best for choice in choices] == [2e-3, None]
     assert list(rates.warnings(choices)) == [

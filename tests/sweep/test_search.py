@@ -464,7 +464,7 @@ def test_a_search_killed_with_its_runs_goes_on_and_further(gptx: Gptx) -> None:
     dry = gptx.run("gptx.run", *words, "dry_run=true")
     assert dry.code == 0 and not gptx.outputs.exists(), dry.err
     assert (
-        "search: 20 trials by tpe to minimize val_loss, in" in dry.out
+        "search: 20 trials to minimize val_loss, sampled by tpe, in" in dry.out
         and "optim.lr: 0.0001 to 0.01, log scale" in dry.out
     )
     corners, last = dry.out.splitlines()[-2:]

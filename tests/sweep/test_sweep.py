@@ -85,7 +85,7 @@ def test_a_text_is_tokenised_once_and_one_that_cannot_be_is_a_refusal(gptx: Gptx
     done = gptx.run("gptx.run", *words)
     assert done.code == 2, done.err
     assert done.err.splitlines() == ["tokenising text with byte"] * 3  # one of them, and twice in vain
-    assert "2 combinations (" in done.out and "): bad.txt" in done.out and "2 to run" in done.out
+    assert "2 combinations: bad.txt" in done.out and "2 to run" in done.out
     assert gptx.run("gptx.run", *words).err.splitlines() == ["tokenising text with byte"] * 2
 
 
@@ -103,7 +103,7 @@ def test_what_cannot_be_composed_or_built_is_one_refusal(gptx: Gptx) -> None:
     assert done.code == 2 and gptx.folders() == []
     assert "ArithmeticError: a gain below nothing" in done.out and "SystemExit: 0" in done.out
     assert "its code crashed the process (SIGSEGV)" in done.out
-    assert "): unknown key 'attention.gain'" in done.out
+    assert "4 combinations: unknown key 'attention.gain'" in done.out
     done = gptx.run("gptx.run", *words, "match=params", "dry_run=true")
     assert "ArithmeticError: a gain below nothing" in done.out and "(SIGSEGV)" in done.out
     done = gptx.run("gptx.run", *words, "sweep.skip_invalid=true")

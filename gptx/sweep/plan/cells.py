@@ -20,7 +20,8 @@ from gptx.runs.provenance import own_modules
 from gptx.sweep.execute.isolated import map_isolated
 from gptx.sweep.execute.launcher import Task
 from gptx.sweep.state.folder import PlannedCell
-from gptx.training.preflight import folder_of, preflight
+from gptx.training.location import locate
+from gptx.training.preflight import preflight
 
 if TYPE_CHECKING:
     from gptx.hardware.device import Machine
@@ -111,7 +112,7 @@ def _compose(overrides: list[str], title: str, arm: str, schemas: Schemas | None
     cfg = OmegaConf.create()
     try:
         cfg = compose(overrides, schemas)
-        return Cell(overrides, title, arm, cfg, folder_of(cfg)[0])
+        return Cell(overrides, title, arm, cfg, locate(cfg).existing)
     except (Exception, SystemExit) as error:  # a missing text, or a corpus class that fails: other cells may be fine
         return Cell(overrides, title, arm, cfg, None, reason(error))
 

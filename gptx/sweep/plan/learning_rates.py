@@ -173,20 +173,22 @@ def _extended(rates: list[float], best: float) -> list[float]:
 
 
 def table(choices: Sequence[RateChoice]) -> Table:
-    """Mean validation losses by arm and rate; the best one of each arm is marked."""
+    """Mean validation losses by arm and rate; the best one of each arm is marked, and a dash is a rate without any."""
     rates = sorted({rate for choice in choices for rate in choice.losses})
-    shown = Table("arm", title="mean validation loss by learning rate (* the best of each arm)")
+    shown = Table("arm", title="val loss by learning rate (* best)")
     for rate in rates:
         shown.add_column(f"{rate:g}", justify="right")
     for choice in choices:
-        row = [_figure([*choice.losses.get(rate, {}).values()], rate == choice.best) for rate in rates]
+        row = [_figure(choice, rate) for rate in rates]
         shown.add_row(escape(choice.arm) or "the only arm", *row)
     return shown
 
 
-def _figure(losses: list[float], best: bool) -> str:
-    figure = f"{mean(losses):.4f}" if losses else "-"
-    return f"[bold]*{figure}[/]" if best else figure
+def _figure(choice: RateChoice, rate: float) -> str:
+    if not (losses := choice.losses.get(rate)):
+        return "dropped" if rate in choice.dropped else "-"
+    figure = f"{mean(losses.values()):.4f}"
+    return f"[bold]*{figure}[/]" if rate == choice.best else figure
 
 
 def _list(rates: Sequence[Any]) -> str:

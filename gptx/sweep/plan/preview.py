@@ -145,7 +145,7 @@ def rejections(cells: Iterable[Cell]) -> list[str]:
             lines.append(f"rejected: {named[0]}: {reason}")
             continue
         more = f" and {len(named) - MAX_TITLES} more" if len(named) > MAX_TITLES else ""
-        lines.append(f"rejected: {len(named)} combinations ({', '.join(named[:MAX_TITLES])}{more}): {reason}")
+        lines.append(f"rejected: {len(named)} combinations: {reason} ({', '.join(named[:MAX_TITLES])}{more})")
     return lines
 
 

@@ -3,7 +3,7 @@
 import heapq
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from gptx.config.axes import model_axes
 from gptx.config.compose import plain_dict
 from gptx.runs import checkpoint_files, journal
 from gptx.runs.folder import RunFolder
@@ -21,7 +22,6 @@ from gptx.sweep.plan.cells import Cell, warn_no_estimate
 from gptx.sweep.plan.timed_step import flops_per_second
 
 STARTUP, STARTUP_OF_MANY = 1.5, 8.0  # seconds before training: composing, building; and starting workers with torch
-AXES = ("attention", "pos", "window", "ffn", "kernel", "placement")  # the speed depends on these besides the size
 FAR = log(10)  # a run whose FLOPs per token differ by more than this factor tells nothing
 TIMING = 20.0  # seconds to spend on timing steps; then arms take the speed of the most similar timed one
 WORTH = 0.02  # fraction of the sweep's estimated time that may be spent on timing
@@ -118,7 +118,7 @@ class TimeEstimator:
 
     def estimate(self, cell: Cell) -> TimeEstimate:
         setting, processes = Setting.of(cell.cfg, cell.facts, self.jobs), cell.facts["processes"]
-        flops, axes = cell.facts["flops_per_token"], _axes(cell.cfg)
+        flops, axes = cell.facts["flops_per_token"], _axes(cell.cfg.variant)
         similar = self._similar(setting, flops, axes)
         untimed = not similar or (similar[0].timed and similar[0].axes != axes)
         if untimed and self._may_time() and cell.arm not in self.failed_arms:
@@ -194,11 +194,12 @@ def total_seconds(runs: Iterable[RunTime], jobs: int) -> float:
     return max(free)
 
 
-def _axes(cfg: DictConfig) -> tuple[str, ...]:
-    return tuple(cfg.variant[axis] for axis in AXES)
+def _axes(variant: Mapping[str, str]) -> tuple[str, ...]:
+    """The options that the speed depends on, besides the model's size."""
+    return tuple(variant[axis] for axis in model_axes() if axis != "norm")
 
 
 def _speed_of(result: dict[str, Any]) -> Speed:
     flops, tokens_per_s = result["flops_per_token"], result["tokens_per_s"]
-    axes = tuple(result["variant"][axis] for axis in AXES)
+    axes = _axes(result["variant"])
     return Speed(Setting.of(result["config"], result, 1), flops, axes, tokens_per_s * flops)

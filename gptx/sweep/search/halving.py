@@ -184,7 +184,7 @@ class HalvingState:
         if not (steps := [f"{step:,}" for step in self.steps[:-1]]):
             return ""
         best = "better half" if self.factor == 2 else f"best 1/{self.factor}"
-        return f"halving: after step{'s' * (len(steps) > 1)} {', '.join(steps)} only the {best} of the arms continues"
+        return f"halving: after step{'s' * (len(steps) > 1)} {', '.join(steps)} only the {best} of these arms continues"
 
 
 def loss_at(cell: "Cell", step: int) -> float | None:

@@ -27,8 +27,8 @@ _STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNIN
 def show_search(options: "SearchOptions", space: Space, sweep: Sweep, study: str) -> None:
     """Print what the search will try, and whether the study has other searches."""
     goals = [f"{way.name.lower()} {m}" for m, way in zip(options.metrics, options.directions, strict=True)]
-    pruned = f", pruned by {options.pruner}" if options.curve else ""
-    print(f"search: {options.n_trials} trials by {options.sampler}{pruned} to {' and '.join(goals)}, in {sweep.path}")
+    by = f"sampled by {options.sampler}" + (f", pruned by {options.pruner}" if options.curve else "")
+    print(f"search: {options.n_trials} trials to {' and '.join(goals)}, {by}, in {sweep.path}")
     print(space)
     others = [] if sweep.path.exists() else [other for other in sweeps(sweep.outputs) if other.plan.study == study]
     if names := [other.name for other in others if other.plan.kind is SweepKind.OPTUNA]:
@@ -57,7 +57,7 @@ def show_estimate(trials: int, examples: Sequence[Cell], launcher: Launcher, opt
         memory = sorted(cell.facts["memory_bytes"] for cell in able if "memory_bytes" in cell.facts)
         needs = {"needs": list(map(human, memory)), "takes": [duration(time) for time, _ in sorted(times)]}
         ranges = [f"{verb} {' to '.join(dict.fromkeys([all_[0], all_[-1]]))}" for verb, all_ in needs.items() if all_]
-        need = f"a trial {' and '.join(ranges)} (estimated at the ends of the space)" if ranges else ""
+        need = f"a trial {' and '.join(ranges)} (estimated at the ends of each range)" if ranges else ""
         for line in filter(None, (*rejections(examples), limit.note, need)):
             print(line)
     statuses = [CellStatus.FINISHED] * done + [CellStatus.TO_RUN] * left
