@@ -1,6 +1,5 @@
-"""``python -m gptx.sweep``: list the sweeps in outputs/, show the status of one, collect its results, or cancel it."""
+"""``gptx sweep``: list the sweeps in outputs/, show the status of one, collect its results, or cancel it."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,25 +8,18 @@ from gptx import cli
 from gptx.sweep.state.folder import find_sweep, list_sweeps
 
 _HELP = """\
-  python -m gptx.sweep list              the sweeps in outputs/
-  python -m gptx.sweep status [SWEEP]    the status of every run: waiting, running, finished, failed and why
-  python -m gptx.sweep collect [SWEEP]   write its runs to MLflow, compare the finished ones, list the others
-  python -m gptx.sweep cancel [SWEEP]    end it: running runs save a checkpoint, and the same command resumes them
+  gptx sweep list              the sweeps in outputs/
+  gptx sweep status [SWEEP]    the status of every run: waiting, running, finished, failed and why
+  gptx sweep collect [SWEEP]   write its runs to MLflow, compare the finished ones, list the others
+  gptx sweep cancel [SWEEP]    end it: running runs save a checkpoint, and the same command resumes them
 
-SWEEP is the name or the folder of a sweep, by default the newest.
-exit code: 0; 1: collect found a failed run; 2: a mistake in the command.
+SWEEP is the name or the folder of a sweep, by default the newest. `collect` exits with 1 if a run has failed.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    code = 0
-
-    def work() -> None:
-        nonlocal code
-        code = _run(argv)
-
-    return cli.exit_code(work) or code
+    return cli.exit_code(lambda: _run(argv))
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -35,7 +27,7 @@ def _run(argv: Sequence[str] | None) -> int:
     from gptx.sweep.execute.cancel import cancel
     from gptx.sweep.state.status_table import show_list, show_status
 
-    parser = cli.Parser("python -m gptx.sweep", description=_HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser("gptx sweep", description=_HELP)
     parser.add_argument("action", choices=["list", "status", "collect", "cancel"], metavar="ACTION")
     parser.add_argument("sweep", nargs="?", default="", metavar="SWEEP")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder of all runs (outputs)")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from gptx.compare.render import show
 from gptx.runs import journal
+from gptx.runs.folder import RunFolder
 from gptx.sweep.closing import list_reasons
 from gptx.sweep.plan import learning_rates
 from gptx.sweep.state.folder import Sweep
@@ -45,8 +46,8 @@ def _send_to_mlflow(sweep: Sweep, statuses: list[StatusRow]) -> None:
 
 def _mlflow_uri(folder: Path) -> str | None:
     """The MLflow store that the config of a run names; None if the run is not tracked."""
-    start = next((record for record in journal.read(folder) if record["kind"] == "start"), {})
-    tracking = start.get("config", {}).get("tracking", {})
+    start = RunFolder(folder).start_record()
+    tracking = start.config.get("tracking", {}) if start else {}
     return str(tracking.get("uri", "")) if tracking.get("enabled") else None
 
 

@@ -82,7 +82,7 @@ class GridSweeper(SweeperBase):
         if launcher.detached:
             with launcher:
                 launcher.submit(tasks)
-            print(f"python -m gptx.sweep status {launcher.sweep.name} shows their status")
+            print(f"gptx sweep status {launcher.sweep.name} shows their status")
             return _Outcome()
         halving = self._halving(able, options, launcher, journal)
         steps = {task.folder: cell.cfg.trainer.max_steps for task, cell in zip(tasks, to_run, strict=True)}

@@ -18,6 +18,7 @@ from rich.console import Console
 from gptx.errors import ConfigError
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
+from gptx.runs.records import MetricsRecord
 from gptx.sweep.execute.launcher import End, Task
 from gptx.sweep.plan import preview
 from gptx.sweep.plan.cells import Cell
@@ -81,7 +82,7 @@ class World:
             if task.title in self.failing:
                 return End(task, EndKind.REJECTED, "it broke")
             for step in range(first + EVERY, last + 1, EVERY):
-                book.write("metrics", step=step, values={"val/bpb": self.loss(task.folder, step)})
+                book.write(MetricsRecord(step=step, values={"val/bpb": self.loss(task.folder, step)}))
         if last == STEPS:
             (task.folder / "result.json").write_text(json.dumps({"status": "finished"}))
         return End(task, EndKind.FINISHED if last == STEPS else EndKind.PAUSED)
@@ -253,7 +254,7 @@ def test_a_run_that_ended_early_counts_with_its_last_validation(tmp_path: Path) 
     early = tmp_path / "a0 seed=0"
     early.mkdir()
     with Journal(early) as book:
-        book.write("metrics", step=EVERY, values={"val/bpb": 0.5})
+        book.write(MetricsRecord(step=EVERY, values={"val/bpb": 0.5}))
     (early / "result.json").write_text('{"status": "finished"}')
     world.command(found)
     assert world.decisions() == [(400, ["a0"])]

@@ -108,7 +108,7 @@ def launcher(**keys: object) -> list[str]:
 def submit(gptx: Gptx, slurm: Cluster, *overrides: str, **env: str) -> None:
     done = gptx("-m", *overrides, **slurm.env, **env)
     assert done.code == 0, done.err
-    assert "python -m gptx.sweep status" in done.out
+    assert "gptx sweep status" in done.out
 
 
 def plan(gptx: Gptx) -> Path:
@@ -315,10 +315,10 @@ def test_a_node_fails(gptx: Gptx, slurm: Cluster, reference: Callable[..., Path]
 def test_a_run_is_checked_for_the_nodes_where_this_machine_has_no_gpu(trained: Trained) -> None:
     node = Machine("cuda", per_node=4, cores=2)
     cfg = compose([*trained.gptx.tiny, "precision=auto", "device=auto", "strategy=ddp"])
-    _, facts = preflight(cfg, node)
-    assert (facts["processes"], facts["hardware"]["device"], facts["dtype"]) == (4, "cuda", "bfloat16")
+    facts = preflight(cfg, node).facts
+    assert (facts.processes, facts.hardware.device, facts.dtype) == (4, "cuda", "bfloat16")
     cfg = compose([*trained.gptx.tiny, "device=cuda", "strategy=ddp", "strategy.nproc=8"])
-    assert preflight(cfg, node)[1]["processes"] == 8  # on two nodes
+    assert preflight(cfg, node).facts.processes == 8  # on two nodes
     with pytest.raises(ConfigError, match=r"device=mps is not there: hydra\.launcher\.device=cuda has cuda, cpu"):
         preflight(compose([*trained.gptx.tiny, "device=mps"]), node)
     with pytest.raises(ConfigError, match="device=mps is not there: this machine has"):

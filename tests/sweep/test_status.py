@@ -8,6 +8,7 @@ import pytest
 from fake_runs import make_run, result, trained
 from rich.console import Console
 
+from gptx.runs.records import RunStatus, write_result
 from gptx.sweep.__main__ import main
 from gptx.sweep.state import status_table
 from gptx.sweep.state.folder import PlannedCell, Sweep, SweepKind, SweepPlan, find_sweep
@@ -22,7 +23,7 @@ def fake_run(outputs: Path, step: int, end: str = "interrupted", bpb: float = 2.
     """A run that ended at a step."""
     folder = make_run(outputs, steps=step, end=end, bpb=bpb)
     if end == "finished":
-        (folder / "result.json").write_text(json.dumps({"status": end, **result(bpb)}))
+        write_result(folder / "result.json", result(bpb, status=RunStatus(end)))
     return folder
 
 
@@ -219,7 +220,7 @@ def test_collect_compares_the_best_learning_rate_of_each_arm(
 def test_unknown_sweep_or_action_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     at = ["--outputs", str(tmp_path)]
     assert main(["status", *at]) == 2
-    assert f"no sweep in {tmp_path}; `python -m gptx.run -m seed=0,1` starts one" in capsys.readouterr().err
+    assert f"no sweep in {tmp_path}; `gptx sweep seed=0,1` starts one" in capsys.readouterr().err
     sweep = fake_sweep(tmp_path, [])
     assert main(["status", "itt", *at]) == 2
     assert "Did you mean it?" in capsys.readouterr().err

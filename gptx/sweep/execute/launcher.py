@@ -61,7 +61,8 @@ class End:
 
 def run_uid(folder: Path) -> str:
     """The uid of the run in a folder, or "" if the folder has none."""
-    return str((RunFolder(folder).start_record() or {}).get("uid", ""))
+    start = RunFolder(folder).start_record()
+    return start.uid if start else ""
 
 
 def force_once(overrides: Sequence[str], folder: Path, replaces: str) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from gptx.processes.signals import STOP_SIGNALS, block_warning_signals
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
+from gptx.runs.records import RunStatus
 from gptx.sweep.execute import slurm_cluster
 from gptx.sweep.execute.launcher import End, Task, force_once
 from gptx.sweep.execute.slurm_reports import NodeReport, read_reports
@@ -58,7 +59,7 @@ class Job:
             end = self._train(node)
             if not end.kind.can_be_retried or signals:
                 break
-        if signals and node == 0 and not folder.finished() and journal.status(folder.path) != "failed":
+        if signals and node == 0 and not folder.finished() and journal.status(folder.path) is not RunStatus.FAILED:
             self._after_signal(end)
         else:
             self._report(node, end)

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from gptx.runs.folder import RunFolder, write_json
+from gptx.runs.files import write_json
+from gptx.runs.folder import RunFolder
 from gptx.sweep.execute.launcher import End, Task
 from gptx.sweep.execute.slurm_cluster import JobState
 from gptx.sweep.state.records import EndKind

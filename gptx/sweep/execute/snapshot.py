@@ -9,7 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from gptx.config.overrides import conf_dir
-from gptx.runs.folder import write_json
+from gptx.runs.codec import to_json
+from gptx.runs.files import write_json
 from gptx.runs.provenance import COMMIT, git
 
 _PACKAGE = Path(__file__).parents[2]
@@ -41,7 +42,7 @@ def copy_code(folder: Path, arguments: Sequence[str], modules: Mapping[str, str]
     config_dirs = dict.fromkeys(value for flag, value in pairwise(arguments) if flag == "--config-dir")
     for number, given in enumerate(config_dirs):
         _copy(Path(given), partial / f"config-{number}")
-    write_json(partial / COMMIT, git())
+    write_json(partial / COMMIT, to_json(git()))
     path = folder / _hash(partial)
     if path.exists():
         shutil.rmtree(partial)

@@ -14,8 +14,10 @@ import psutil
 from gptx.processes.children import describe_exit
 from gptx.processes.signals import EXIT_RESUMABLE, stop_exit_code
 from gptx.runs import journal
-from gptx.runs.checkpoint_files import newest, no_space
+from gptx.runs.checkpoint_files import newest
+from gptx.runs.files import no_space
 from gptx.runs.folder import RunFolder
+from gptx.runs.records import RunStatus
 from gptx.sweep.execute.launcher import End, Task, run_uid
 from gptx.sweep.state.records import EndKind
 
@@ -104,7 +106,7 @@ class Watchdog:
         if not self._replaces or run_uid(folder.path) != self._replaces:
             if folder.finished():
                 return End(self.task, EndKind.FINISHED)
-            if code == 0 and journal.status(folder.path) == "interrupted":
+            if code == 0 and journal.status(folder.path) is RunStatus.INTERRUPTED:
                 return End(self.task, EndKind.PAUSED)
         progress = _progress(folder.path)
         if self.exceeded:
@@ -116,10 +118,10 @@ class Watchdog:
 
     def _error(self, code: int, folder: RunFolder) -> str:
         """Why the run failed: its recorded error, else what the exit code or the last line of its log tells."""
-        result = folder.result() or {}
-        is_new = result and (folder.path / "result.json").stat().st_mtime >= self._started
-        if code > 0 and is_new and result.get("error"):
-            return str(result["error"])
+        result = folder.result()
+        written = (folder.path / "result.json").stat().st_mtime if result else 0.0
+        if code > 0 and result and result.error and written >= self._started:
+            return result.error
         if code == -signal.SIGKILL:
             certain = _oom_kills() > self._oom_kills
             cause = "the system ran out of memory" if certain else "usually because the system ran out of memory"

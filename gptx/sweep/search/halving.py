@@ -17,7 +17,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Self
 
 from gptx.errors import ConfigError
-from gptx.runs.journal import computed
+from gptx.runs.journal import metrics
 from gptx.sweep.state.records import CommandStarted, Rung, SweepRecord
 
 if TYPE_CHECKING:
@@ -190,7 +190,8 @@ class HalvingState:
 def loss_at(cell: "Cell", step: int) -> float | None:
     """Bits per byte at a step. Of a run that finished before that step (trainer.patience), the last value."""
     assert cell.folder is not None
-    losses = {at: value for (at, key), value in computed(cell.folder.path).items() if key == METRIC and at <= step}
+    found = ((record.step, record.values.get(METRIC)) for record in metrics(cell.folder.path) if record.step <= step)
+    losses = {at: value for at, value in found if value is not None}
     last = max(losses, default=None)
     return losses[last] if last is not None and (last == step or cell.folder.finished()) else None
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
+from gptx.runs.records import MetricsRecord, RunStatus
 from gptx.sweep.execute.launcher import End, Task
 from gptx.sweep.state.records import EndKind
 
@@ -40,10 +41,10 @@ class RunProgress:
         except (OSError, ValueError):
             return
         self._inode, self._offset = inode, offset
-        for record in (record for record in records if record["kind"] == "metrics"):
-            self.step = record["step"]
-            if "val/loss" in record["values"]:
-                self.loss = f"{record['values']['val/loss']:.4f}"
+        for record in (record for record in records if isinstance(record, MetricsRecord)):
+            self.step = record.step
+            if "val/loss" in record.values:
+                self.loss = f"{record.values['val/loss']:.4f}"
 
 
 class Dashboard:
@@ -94,12 +95,12 @@ class Dashboard:
 
     def _count(self, end: End, retried: bool, progress: RunProgress) -> str:
         """Count the end of a run, and describe it."""
-        result = RunFolder(end.task.folder).result() or {}
-        if result.get("status") == "finished":
+        result = RunFolder(end.task.folder).result()
+        if result and result.status is RunStatus.FINISHED and result.val_loss is not None:
             self._done, self._finished_here = self._done + 1, self._finished_here + 1
-            loss = result["val_loss"]
+            loss = result.val_loss
             self._best = min(self._best or (loss, end.task.title), (loss, end.task.title))
-            return f"val loss {loss:.4f}, {result['val_bpb']:.4f} bits/byte"
+            return f"val loss {loss:.4f}, {result.val_bpb:.4f} bits/byte"
         if end.kind.reached_goal:
             progress.read()
             return f"paused at step {progress.step:,}"

@@ -162,7 +162,7 @@ def list_sweeps(outputs: Path) -> list[Sweep]:
         GptxError: there is none.
     """
     if not (found := sweeps(outputs)):
-        raise GptxError(f"no sweep in {outputs}; `python -m gptx.run -m seed=0,1` starts one")
+        raise GptxError(f"no sweep in {outputs}; `gptx sweep seed=0,1` starts one")
     return found
 
 
@@ -179,7 +179,7 @@ def find_sweep(outputs: Path, given: str) -> Sweep:
     if given and given not in found:
         close = difflib.get_close_matches(given, found, 1, 0.4)
         hint = f" Did you mean {close[0]}?" if close else ""
-        raise GptxError(f"no sweep {given} in {outputs}; `python -m gptx.sweep list` lists them.{hint}")
+        raise GptxError(f"no sweep {given} in {outputs}; `gptx sweep list` lists them.{hint}")
     return found[given] if given else list(found.values())[-1]
 
 

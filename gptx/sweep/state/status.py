@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
+from gptx.runs.records import RunStatus
 from gptx.sweep.execute import slurm_cluster
 from gptx.sweep.execute.launcher import Task
 from gptx.sweep.execute.slurm_cluster import JobState
@@ -132,7 +133,7 @@ def _of_job(cell: PlannedCell, folder: Path, job: str, state: JobState, reports:
         if RunFolder(folder).finished():
             return status(Status.FINISHED, _loss(folder))
         return status(Status.STOPPED, f"at {_progress(cell, folder)}, as runtime.until asked")
-    forgotten = end and not state.name and started and journal.status(folder) == "interrupted"
+    forgotten = end and not state.name and started and journal.status(folder) is RunStatus.INTERRUPTED
     if state.name == "CANCELLED" or forgotten:
         where = f"at {_progress(cell, folder)}" if started else "before it started"
         return status(Status.STOPPED, f"{where}; {RESUME}")
@@ -155,15 +156,16 @@ def _without_job(cell: PlannedCell, folder: Path, failure: RunEnded | None, in_p
     locked = started and journal.locked(folder)  # checked first: a run writes its result before it frees the lock
     if RunFolder(folder).finished():
         return status(Status.FINISHED, _loss(folder))
-    run_status = journal.status(folder) if started else ""
-    if locked or run_status == "running":
+    run_status = journal.status(folder) if started else None
+    if locked or run_status is RunStatus.RUNNING:
         return status(Status.RUNNING, _progress(cell, folder))
-    if failure and not (failure.outcome is EndKind.STOPPED and run_status == "interrupted"):
+    if failure and not (failure.outcome is EndKind.STOPPED and run_status is RunStatus.INTERRUPTED):
         return status(Status.FAILED, failure.reason)
     if in_progress:
         return status(Status.WAITING, f"at {_progress(cell, folder)}" if started else "")
-    if run_status == "failed":
-        return status(Status.FAILED, str((RunFolder(folder).result() or {}).get("error")))
+    if run_status is RunStatus.FAILED:
+        result = RunFolder(folder).result()
+        return status(Status.FAILED, (result and result.error) or "")
     return status(Status.STOPPED, f"at {_progress(cell, folder)}; {RESUME}") if started else status(Status.NOT_STARTED)
 
 
@@ -175,4 +177,5 @@ def _progress(cell: PlannedCell, folder: Path) -> str:
 
 
 def _loss(folder: Path) -> str:
-    return f"val loss {(RunFolder(folder).result() or {}).get('val_loss', math.nan):.4f}"
+    result = RunFolder(folder).result()
+    return f"val loss {result.val_loss if result and result.val_loss is not None else math.nan:.4f}"

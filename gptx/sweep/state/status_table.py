@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gptx.runs import journal
+from gptx.runs.records import RunStatus
 from gptx.sweep.state.folder import Sweep, SweepKind
 from gptx.sweep.state.status import Status, StatusRow, status_rows
 
@@ -30,7 +31,7 @@ def show_list(sweeps: Sequence[Sweep]) -> None:
     for sweep in sweeps:
         plan = sweep.plan
         folders = [sweep.outputs / cell.run for cell in plan.cells if cell.run]
-        finished = sum((run / journal.NAME).exists() and journal.status(run) == "finished" for run in folders)
+        finished = sum((run / journal.NAME).exists() and journal.status(run) is RunStatus.FINISHED for run in folders)
         row = (sweep.name, plan.kind, plan.launcher, str(len(plan.cells)), str(finished), plan.command)
         table.add_row(*map(Text, row[: len(table.columns)]))
     console.print(table)
@@ -50,7 +51,7 @@ def show_status(sweep: Sweep) -> None:
         resumable.add(Status.FAILED)
     if any(one.status in resumable for one in statuses):
         console.print(f"run the rest: {plan.command}", markup=False, soft_wrap=True)
-    console.print(f"compare the finished runs: python -m gptx.sweep collect {sweep.name}", markup=False, soft_wrap=True)
+    console.print(f"compare the finished runs: gptx sweep collect {sweep.name}", markup=False, soft_wrap=True)
 
 
 def count_statuses(statuses: Sequence[StatusRow]) -> str:
