@@ -36,7 +36,7 @@ def test_preview_has_question_table_rejections_notes_and_summary(tmp_path: Path)
     assert lines[:2] == ["question: which?", "paper: A 2020"]
     assert "attention" in text and "1 to run, 1 finished" in text
     titles = "attention=mqa pos=rope seed=0, attention=mqa pos=rope seed=1"
-    assert f"rejected: 2 combinations ({titles}): it cannot be" in text
+    assert f"rejected: 2 combinations: it cannot be ({titles})" in text
     assert "a note" in lines
     time = "about 36 s (estimated from 1 finished run)"
     assert lines[-1] == f"8 combinations: 5 to run, 2 at once, {time}; 1 finished; 2 rejected"
@@ -51,7 +51,7 @@ def test_rejections_with_the_same_reason_share_a_line(tmp_path: Path) -> None:
     many = [fake_cell(tmp_path, f"attention={a}", seed=s, rejection="no") for a in ("mha", "mqa") for s in range(4)]
     other = fake_cell(tmp_path, "attention=gqa", rejection="otherwise")
     assert rejections([*many, other]) == [
-        "rejected: 8 combinations (attention=mha seed=0, attention=mha seed=1, attention=mha seed=2 and 5 more): no",
+        "rejected: 8 combinations: no (attention=mha seed=0, attention=mha seed=1, attention=mha seed=2 and 5 more)",
         "rejected: attention=gqa seed=0: otherwise",
     ]
 
