@@ -8,23 +8,24 @@ import os
 import signal
 import sys
 import traceback
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
-import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from gptx.cli import Parser
-from gptx.config.compose import UNREADABLE, compose, explain, plain_dict
-from gptx.config.overrides import about_sweeps, check_choice, conf_dir, key_of
-from gptx.errors import ConfigError, GptxError, Interrupted, reason
+from gptx.cli import configure_logging, default_sigint, exit_code, log, split_verbosity
+from gptx.config.command import run_hydra
+from gptx.config.compose import plain_dict
+from gptx.config.overrides import about_sweeps
+from gptx.errors import GptxError, Interrupted, RunFailed, reason
 from gptx.processes.signals import block_warning_signals, stop_exit_code
 from gptx.runs import checkpoint_files
+from gptx.runs.facts import RunFacts
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
+from gptx.runs.records import EndReason
 from gptx.tracking.follower import Follower
 from gptx.training.location import Location, locate
 from gptx.training.preflight import preflight
@@ -34,75 +35,32 @@ if TYPE_CHECKING:
     from gptx.strategy.base import Strategy
 
 
-def main() -> None:
-    """The command line, as ``python -m gptx.run`` has it."""
-    try:
-        _command()
-    except SystemExit as end:
-        if end.code and "RANK" in os.environ:  # a worker's broken process group would wait for its peers, or abort
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(end.code if isinstance(end.code, int) else 1)
-        raise
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    verbosity, sys.argv[1:] = split_verbosity(sys.argv[1:] if argv is None else argv)
+    configure_logging(verbosity)
+    code = exit_code(_run)
+    if code and "RANK" in os.environ:  # ending in the normal way, a worker of torchrun waits for its peers, or aborts
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
-def _command() -> None:
-    """Run the command line; every error meant for the user is one line and an exit code."""
+def _run() -> int:
     block_warning_signals()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them its own way
+    default_sigint()
     try:
-        _check_flags()
-        hydra.main(str(conf_dir()), "config", version_base="1.3")(_task)()
-    except UNREADABLE as error:
-        _fail(explain(error, sys.argv[1:]), 2)
-    except GptxError as error:
-        _fail(str(error), error.exit_code)
-    except OSError as error:  # a disk that is full or not writable
-        _fail(f"{error}; the same command goes on from the last checkpoint", 1)
+        return run_hydra(_task)
+    except OSError as error:  # a disk that is full or read-only
+        raise RunFailed(f"{error}; the same command resumes from the last checkpoint") from error
     except (Interrupted, KeyboardInterrupt) as stop:
-        number = next(iter(stop.args), signal.SIGINT)
-        _fail("interrupted; the same command goes on from the last checkpoint", stop_exit_code(number))
+        log.error("interrupted; the same command resumes from the last checkpoint")
+        return stop_exit_code(next(iter(stop.args), signal.SIGINT))
 
 
-def _check_flags() -> None:
-    """Flags may stand anywhere among the overrides, and a wrong one gets a line as every mistake does."""
-    parser = get_args_parser()
-    parser.prog = "python -m gptx.run"
-    parser.error = partial(Parser.error, parser)  # type: ignore[method-assign, arg-type]
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word.startswith("~") or ("=" in word and word[0] != "-"))
-    for word in parser.parse_args(sys.argv[1:]).overrides:
-        check_choice(word, sys.argv[1:])
-
-
-def _fail(text: str, code: int) -> NoReturn:
-    print(f"gptx: {text}", file=sys.stderr)
-    raise SystemExit(code)
-
-
-def _task(_: DictConfig) -> None:
-    """One run. Hydra's own composition is not used: ours is checked."""
-    try:
-        words, of_hydra = HydraConfig.get().overrides.task, HydraConfig.get().overrides.hydra
-        cfg = compose(words)
-        allowed = ("dry_run", "hydra.launcher") if cfg.dry_run else ("dry_run",)  # it is checked for its machine
-        for word in filter(about_sweeps, (*words, *of_hydra)):
-            if not key_of(word).replace("/", ".").startswith(allowed):
-                raise ConfigError(f"{word} is about a sweep: give -m")
-        _say_what_is_left(cfg, words)
-        code = _dry(words) if cfg.dry_run else run(cfg)
-    except GptxError as error:  # not left to Hydra, which would add a line of its own
-        _fail(str(error), error.exit_code)
-    raise SystemExit(code)
-
-
-def _say_what_is_left(cfg: DictConfig, words: list[str]) -> None:
-    """A study brings them along, and each run of its sweep has them solved already."""
-    asked = {"match": cfg.variant.match != "none", "sweep.lr": cfg.sweep.lr, "sweep.halving": cfg.sweep.halving}
-    swept = [key for key in HydraConfig.get().sweeper.params if key not in map(key_of, words)]
-    left = [f"sweep of {' and '.join(swept)}"] * bool(swept) + [key for key, given in asked.items() if given]
-    if left and not cfg.runtime.brief:
-        print(f"gptx: this is one run, without the study's {', '.join(left)}, which is for -m", file=sys.stderr)
+def _task(cfg: DictConfig, overrides: list[str]) -> int:
+    return _dry(overrides) if cfg.dry_run else run(cfg)
 
 
 def _dry(words: list[str]) -> int:
@@ -114,7 +72,7 @@ def _dry(words: list[str]) -> int:
     cfg = HydraConfig.get()
     found = compose_cells([[word for word in words if not about_sweeps(word)]])
     launcher = make(cfg.launcher)
-    check_cells(found, launcher.there)
+    check_cells(found, launcher.machine)
     preview(found, launcher, found[0].cfg)
     return 2 if found[0].rejection else 0
 
@@ -130,7 +88,7 @@ def run(cfg: DictConfig) -> int:
             _summary(cfg, location.existing, "finished already")
             _say_of_other_code(location.existing)
         return 0
-    strategy, facts = preflight(cfg)
+    ready = preflight(cfg)
     if _rank() > 0:  # another worker of torchrun: the first keeps the books
         _as_rank(cfg, folder)
         return 0
@@ -139,10 +97,10 @@ def run(cfg: DictConfig) -> int:
         if folder.finished() and not cfg.force:  # by another command, while this one was getting ready
             _summary(cfg, folder, "finished already")
             return 0
-        begin(cfg, folder, location.identity, facts, _set_aside(cfg, location))
+        begin(cfg, folder, location.identity, ready.facts, _set_aside(cfg, location))
         follower = Follower.start([folder.path], plain_dict(cfg)["tracking"], Path(cfg.paths.outputs))
         try:
-            code = _train(cfg, folder, strategy, facts)
+            code = _train(cfg, folder, ready.strategy, ready.facts)
         finally:
             warning = follower.finish() if follower else None
     if warning:
@@ -191,7 +149,7 @@ def _rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def _train(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: dict[str, Any]) -> int:
+def _train(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: RunFacts) -> int:
     """Train in this process or in workers; whatever happens, the journal says how it ended."""
     from gptx.training.session import fit
 
@@ -209,16 +167,17 @@ def _train(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: dict
         if folder.finished():  # by the first worker; another one was lost after that
             return 0
         with contextlib.suppress(GptxError, OSError):  # on a full disk: the journal then has no end, and that says it
-            folder.end("failed", error=str(error).splitlines()[-1])  # of a worker's traceback: what was raised
+            folder.end(EndReason.ERROR, error=str(error).splitlines()[-1])  # of a worker's traceback: what was raised
         raise
     except Exception as error:
-        folder.end("failed", error=reason(error))
+        folder.end(EndReason.ERROR, error=reason(error))
         traceback.print_exc()
         return 1
     if folder.finished():  # a signal in the last moment comes too late
         return 0
-    folder.end("interrupted")
-    if until(cfg) and checkpoint_files.newest(folder.checkpoints) >= until(cfg):
+    stopped = bool(until(cfg)) and checkpoint_files.newest(folder.checkpoints) >= until(cfg)
+    folder.end(EndReason.UNTIL if stopped else EndReason.SIGNAL)
+    if stopped:
         print(f"stopped at step {until(cfg)}, as runtime.until asks; without it the same command goes on")
         return 0
     print(f"gptx: interrupted; the same command goes on from the last checkpoint in {folder.path}", file=sys.stderr)
@@ -238,14 +197,14 @@ def until(cfg: DictConfig) -> int:
     return int(cfg.runtime.until) if cfg.runtime.until < cfg.trainer.max_steps else 0
 
 
-def _in_workers(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: dict[str, Any]) -> int:
+def _in_workers(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: RunFacts) -> int:
     """Train in workers, started again from the last checkpoint when one is lost; returns the signal that stopped them,
     or 0."""
     from gptx.hardware.device import threads
     from gptx.processes import workers
     from gptx.training.session import worker
 
-    processes = facts["processes"]
+    processes = facts.processes
     for left in reversed(range(strategy.restarts + 1)):
         args = (plain_dict(cfg), str(folder.path), until(cfg))
         try:
@@ -268,4 +227,4 @@ def _summary(cfg: DictConfig, folder: RunFolder, how: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

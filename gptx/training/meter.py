@@ -57,7 +57,7 @@ class Meter:
         seconds = (time.perf_counter() - self.clock_time) / (step - self.clock_step)
         self.start_clock(step)
         self.totals[:2] = 0
-        ranks = self.strategy.voices
+        ranks = self.strategy.loss_ranks
         values = {"perf/tokens_per_s": self.tokens_per_step / seconds}
         values |= {f"train/{name}": x / ranks for name, x in zip(self.model_metrics, model_metrics, strict=True)}
         if steps:

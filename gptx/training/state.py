@@ -80,7 +80,8 @@ def resume(
         RunFailed: the ranks found different checkpoints.
     """
     state, saved = TrainingState(), steps(folder.checkpoints)
-    origin = None if saved else (folder.start_record() or {}).get("origin")
+    start = None if saved else folder.start_record()
+    source = start.resume_source if start else None
     if saved:
         facts = checkpoint.load(saved[-1], model, optimizer)
         state = _state_of(facts)
@@ -88,8 +89,8 @@ def resume(
         best = dict(facts["best"])
         state.best = BestValidation(int(best.pop("step")), int(best.pop("stale")), best)
         meter.restore(facts["tallies"])
-    elif origin:
-        facts = checkpoint.load(checkpoint_of(cfg.resume_from, origin["step"]), model, optimizer)
+    elif source:
+        facts = checkpoint.load(checkpoint_of(cfg.resume_from, source.step), model, optimizer)
         state = _state_of(facts)
         meter.restore(facts["tallies"])
         meter.totals[2] = 0  # skipped steps count from the start of this run, as does the best validation
@@ -103,7 +104,7 @@ def _state_of(facts: dict[str, Any]) -> TrainingState:
 
 
 def _check_same_step(step: int, folder: RunFolder, strategy: Strategy) -> None:
-    if strategy.largest(step) != -strategy.largest(-step):
+    if strategy.max(step) != -strategy.max(-step):
         raise RunFailed(
             f"the processes found different checkpoints in {folder.path} (this one step {step}): paths.outputs must "
             "be a folder that all machines share"

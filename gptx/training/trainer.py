@@ -23,6 +23,7 @@ from gptx.optim.update import decay_groups, update
 from gptx.runs.checkpoint_files import steps
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
+from gptx.runs.records import MetricsRecord
 from gptx.strategy.base import Batch, Strategy
 from gptx.strategy.batch_plan import BatchPlan
 from gptx.training import checkpoint
@@ -44,13 +45,15 @@ class Trainer:
         self.cfg, self.folder, self.strategy, self.journal = cfg, folder, strategy, journal
         torch.set_num_threads(threads(cfg.runtime.threads, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
         if strategy.device.type == "cpu":
-            (return_freed_memory if strategy.frugal else keep_freed_memory)()
+            (return_freed_memory if strategy.shards_weights else keep_freed_memory)()
         self.autocast = partial(autocast, strategy.device, compute_dtype(cfg.precision.dtype, strategy.device))
         self._open_data()
         self._build_model()
         self.meter = Meter(strategy, self.plan.batch_size * cfg.model.context)
         self.stop_interval = 1  # steps between two times that the ranks agree on whether to stop
-        self.saver = checkpoint.Saver(folder.checkpoints, cfg.runtime.keep, strategy.saving, strategy.rank == 0)
+        self.saver = checkpoint.Saver(
+            folder.checkpoints, cfg.runtime.keep, strategy.checkpoint_group, strategy.rank == 0
+        )
         self.state = resume(cfg, folder, self.model, self.optimizer, self.meter)
 
     def _open_data(self) -> None:
@@ -58,7 +61,7 @@ class Trainer:
         self.plan = BatchPlan.of(cfg, self.strategy.data_size)
         self.tokens = tokens(cfg)
         self.separator = separator(cfg, self.tokens.tokenizer)
-        own = slice(data_rank * self.plan.share, (data_rank + 1) * self.plan.share)
+        own = slice(data_rank * self.plan.rank_batch, (data_rank + 1) * self.plan.rank_batch)
         self.rows = TrainingRows(self.tokens.train, cfg.data_seed, self.plan.batch_size, cfg.model.context, own)
         token_bytes, count = self.tokens.tokenizer.token_bytes(), cfg.trainer.val_tokens
         self.validation = Validation(
@@ -78,7 +81,7 @@ class Trainer:
         """Train on the next global batch: one update of the weights."""
         step, strategy = self.state.step, self.strategy
         if self.cfg.model.dropout:  # a function of (seed, step, rank): a resume needs no state of the generator
-            torch.manual_seed(zlib.crc32(f"{self.cfg.seed} {step} {strategy.stream}".encode()))
+            torch.manual_seed(zlib.crc32(f"{self.cfg.seed} {step} {strategy.dropout_stream}".encode()))
         micro_batches = self._micro_batches()
         count = len(micro_batches)
         loss, metrics = torch.zeros((), device=strategy.device), dict[str, Tensor]()
@@ -123,7 +126,7 @@ class Trainer:
             if log:
                 self._log(bar, validate)
             agree = log or step % self.stop_interval == 0
-            stop = agree and self.strategy.largest(bool(signals)) > 0
+            stop = agree and self.strategy.max(bool(signals)) > 0
             if validate or stop or step == end:
                 self._save()
             if stop and not last:
@@ -143,13 +146,13 @@ class Trainer:
             data = self.tokens.meta
             data_hash = f"{data['corpus_hash']} {data['tokenizer_hash']} {data['train_tokens']}"
             checksum = zlib.crc32(data_hash.encode(), self.state.batch_checksum)
-            self.journal.write("metrics", step=self.state.step, values=values, batch=f"{checksum:08x}")
+            self.journal.write(MetricsRecord(step=self.state.step, values=values, batch_checksum=f"{checksum:08x}"))
         self.state.batch_checksum = 0
 
     def _read_meter(self, bar: ProgressBar) -> dict[str, float]:
         reading = self.meter.read(self.state.step)
         if self.strategy.size > 1:  # the ranks wait for each other: they agree on a stop once a second
-            slowest = self.strategy.largest(round(1e6 * reading.seconds_per_step)) / 1e6
+            slowest = self.strategy.max(round(1e6 * reading.seconds_per_step)) / 1e6
             self.stop_interval = max(1, int(1 / max(slowest, 1e-6)))
         self._check_skipped(reading.skipped)
         if "train/loss" in reading.values:
@@ -184,7 +187,7 @@ class Trainer:
         )
 
     def _save(self) -> None:
-        self.state.peak_memory = max(self.state.peak_memory, self.strategy.largest(peak_memory(self.strategy.device)))
+        self.state.peak_memory = max(self.state.peak_memory, self.strategy.max(peak_memory(self.strategy.device)))
         facts = checkpoint_facts(self.state, self.meter)
         self.saver.save(self.state.step, checkpoint.tensors(self.model, self.optimizer), facts)
         self.meter.start_clock(self.state.step)

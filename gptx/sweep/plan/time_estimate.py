@@ -16,8 +16,9 @@ from omegaconf import DictConfig
 from gptx.config.axes import model_axes
 from gptx.config.compose import plain_dict
 from gptx.runs import checkpoint_files, journal
+from gptx.runs.codec import to_json
 from gptx.runs.folder import RunFolder
-from gptx.sweep.execute.isolated import each
+from gptx.sweep.execute.isolated import map_isolated
 from gptx.sweep.plan.cells import Cell, warn_no_estimate
 from gptx.sweep.plan.timed_step import flops_per_second
 
@@ -114,7 +115,7 @@ class TimeEstimator:
     def __post_init__(self) -> None:
         for path in journal.runs(self.outputs):
             with suppress(LookupError, TypeError):  # no result, or one of another version
-                self.known.append(_speed_of(RunFolder(path).result() or {}))
+                self.known.append(_speed_of(to_json(RunFolder(path).result() or {})))
 
     def estimate(self, cell: Cell) -> TimeEstimate:
         setting, processes = Setting.of(cell.cfg, cell.facts, self.jobs), cell.facts["processes"]
@@ -138,9 +139,9 @@ class TimeEstimator:
     def _time_step(self, cell: Cell, threads: int) -> float | None:
         start = time.monotonic()
         work = (plain_dict(cell.cfg), cell.facts, threads)
-        [speed] = each(flops_per_second, [work], warn_no_estimate(f"the time of {cell.title}"), alone=True)
+        [speed] = map_isolated(flops_per_second, [work], warn_no_estimate(f"the time of {cell.title}"), sequential=True)
         self.spent += time.monotonic() - start
-        return speed  # type: ignore[no-any-return]
+        return speed
 
     def _may_time(self) -> bool:
         limit = TIMING
