@@ -17,7 +17,8 @@ from torch import Tensor
 
 from gptx.config.compose import compose
 from gptx.config.instantiate import part
-from gptx.hardware.device import autocast, peak_memory, pick
+from gptx.hardware.description import peak_memory
+from gptx.hardware.device import autocast, pick
 from gptx.runs.folder import RunFolder
 from gptx.training.trainer import Trainer
 

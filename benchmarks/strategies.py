@@ -199,7 +199,7 @@ def _trainer(overrides: list[str]) -> Iterator["Trainer"]:
 def _together(work: Callable[..., None], cases: list[Case], args: argparse.Namespace) -> Any:
     """What the first process of a group has written."""
     from gptx.data.from_config import tokens
-    from gptx.hardware.device import cores
+    from gptx.hardware.cpu import cores
     from gptx.processes import workers
 
     count = cases[0].processes
@@ -231,7 +231,7 @@ def _speeds(args: argparse.Namespace) -> tuple[Table, Any]:
 
 
 def _time(cases: list[Case], out: str, steps: int, device: str) -> None:
-    from gptx.hardware.device import peak_memory
+    from gptx.hardware.description import peak_memory
 
     [case] = cases
     with _trainer([*LARGE, f"trainer.max_steps={steps}", f"device={device}", *case.overrides]) as trainer:

@@ -17,7 +17,9 @@ from gptx.data.batches import TrainingRows
 from gptx.data.from_config import separator, tokens
 from gptx.errors import Interrupted, RunFailed
 from gptx.geometry.visibility import documents
-from gptx.hardware.device import autocast, compute_dtype, keep_freed_memory, peak_memory, return_freed_memory, threads
+from gptx.hardware.cpu import keep_freed_memory, return_freed_memory, threads
+from gptx.hardware.description import peak_memory
+from gptx.hardware.device import autocast, compute_dtype
 from gptx.model.build import build
 from gptx.optim.update import decay_groups, update
 from gptx.runs.checkpoint_files import steps
