@@ -19,7 +19,7 @@ def flops_per_second(work: tuple[dict[str, Any], dict[str, Any], int]) -> float:
     import torch
 
     from gptx.config.instantiate import part
-    from gptx.data.from_config import tokens
+    from gptx.data.from_config import tokens_of
     from gptx.geometry.visibility import documents
     from gptx.hardware.cpu import keep_freed_memory
     from gptx.hardware.device import autocast, pick
@@ -31,7 +31,7 @@ def flops_per_second(work: tuple[dict[str, Any], dict[str, Any], int]) -> float:
     device = pick(cfg.device.type)
     torch.set_num_threads(threads)
     keep_freed_memory()
-    model = build(cfg, tokens(cfg).tokenizer.n_vocab).to(device)
+    model = build(cfg, tokens_of(cfg).tokenizer.n_vocab).to(device)
     optim = part(cfg.optim)(decay_groups(model, cfg.optim.get("weight_decay", 0.0)))
     context, flops_per_token = cfg.model.context, facts["flops_per_token"]
     rows_of_process = -(-cfg.trainer.batch_size // facts["processes"])
