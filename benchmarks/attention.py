@@ -13,9 +13,10 @@ from gptx.config.compose import compose
 from gptx.config.instantiate import part
 from gptx.geometry.model_shape import ModelShape
 from gptx.geometry.visibility import Where
+from gptx.geometry.view import Score
 from gptx.hardware.device import autocast, compute_dtype, keep_freed_memory, peak_memory, pick
 from gptx.kernel.auto import Auto
-from gptx.kernel.base import Kernel, Score
+from gptx.kernel.base import Kernel
 from gptx.kernel.cost import counted
 
 

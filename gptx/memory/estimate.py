@@ -90,8 +90,8 @@ def _build(cfg: DictConfig, n_vocab: int, device: str) -> GPT:
     """With a kernel that computes on the CPU, and keeps what a GPU's would."""
     model = build(cfg, n_vocab, torch.device(device))
     if cfg.variant.kernel in ("flex", "flash"):
-        model.kernel = Fused(model.shape, model.kernel.demands)
-    model.kernel.device = device
+        model.use_kernel(Fused(model.shape, model.kernel.demands))
+    model.choose_kernel_for(device)
     return model
 
 

@@ -41,9 +41,7 @@ class Shares:
         if form.get("tp", 1) > 1:
             cut_heads(model, form["tp"])
         if (stages := form.get("pp", 1)) > 1:
-            kept = range(model.shape.n_layer // stages)
-            model.layers, model.ffns = kept, model.ffns[: len(kept)]
-            model.blocks = model.blocks[: len(kept)]
+            model.keep_stage(range(model.shape.n_layer // stages), first=True, last=True)
             parts = strategy.cuts(rows, stages)  # type: ignore[attr-defined]
             rows = -(-rows // parts) * stages  # chunks on their way, at most
         sharing = form.get("cp", 1)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from gptx.attention.base import Keep
 from gptx.errors import ConfigError, option
+from gptx.geometry.view import Keep
 from gptx.geometry.visibility import Where
 from gptx.model.cache import Context
 from gptx.model.gpt import GPT
@@ -64,12 +64,12 @@ class CP(FSDP):
                 f"strategy.cp={pieces // 2} cuts rows in {pieces} pieces, which model.context={length} is not a "
                 f"multiple of: model.context={pieces * max(1, round(length / pieces))} would do"
             )
-        if any(ffn.whole_rows for ffn in model.ffns):
+        if any(ffn.needs_full_rows for ffn in model.ffns):
             raise ConfigError(
                 f"ffn={option(model.ffns[0])} limits or balances its experts over whole rows, of which strategy=cp "
                 "gives each process a part: ffn.capacity=0 ffn.balance=0 would do"
             )
-        if not model.kernel.parts:
+        if not model.kernel.supports_partial_rows:
             raise ConfigError(
                 f"kernel={option(model.kernel)} computes whole rows, strategy=cp parts of them: use kernel=auto"
             )
@@ -77,7 +77,7 @@ class CP(FSDP):
     def place(self, model: GPT) -> nn.Module:
         self.cut = Cut(self.mesh.get_local_rank("cp"), self.mesh["cp"].size())
         self.group = self.mesh.get_group("cp").group_name
-        model.kernel = Pieces(model.shape, model.kernel, self.cut)
+        model.use_kernel(Pieces(model.shape, model.kernel, self.cut))
         return super().place(model)
 
     def own(self, batch: Batch) -> tuple[Tensor, Tensor, Context, Tensor | None]:

@@ -12,7 +12,6 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 
 from gptx.attention.base import Attention
 from gptx.ffn.base import FFN
-from gptx.kernel.base import Kernel
 from gptx.model.gpt import GPT
 from gptx.pos.base import PositionalEncoding
 
@@ -52,7 +51,7 @@ class Heads(PositionalEncoding):
     def __init__(self, whole: PositionalEncoding, rank: int, ranks: int, n_head: int) -> None:
         nn.Module.__init__(self)
         self.whole, self.rank, self.ranks, self.first = whole, rank, ranks, rank * n_head
-        for name in ("logit_scale", "biased", "linear", "pair_width", "relative", "max_length"):
+        for name in ("logit_scale", "biased", "linear", "macs_per_pair", "relative", "max_length"):
             setattr(self, name, getattr(whole, name))
 
     def own(self, x: Tensor, dim: int) -> Tensor:
@@ -104,15 +103,12 @@ def style(how: str, child: nn.Module) -> ParallelStyle:
 
 def serves_heads(pos: PositionalEncoding) -> bool:
     """Whether an encoding's weights are used head by head, and not in the residual stream."""
-    return type(pos).embed is PositionalEncoding.embed
+    return not pos.embeds
 
 
 def show_own_heads(model: GPT, mesh: DeviceMesh) -> None:
     """To the kernels, which ask for biases by the head, and to the encodings. That attention weights are dropped at
     the same places in each process is no harm: they are other heads'."""
     rank, ranks = mesh.get_local_rank(), mesh.size()
-    for kernel in model.kernel.modules():
-        if isinstance(kernel, Kernel):
-            kernel.n_head = model.shape.n_head // ranks
-    own = {pos: Heads(pos, rank, ranks, model.shape.n_head // ranks) for pos in set(model.layer_pos)}
-    model.layer_pos = tuple(own[pos] for pos in model.layer_pos)
+    n_head = model.shape.n_head // ranks
+    model.keep_heads(n_head, lambda pos: Heads(pos, rank, ranks, n_head))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 
 from gptx.errors import ConfigError, option
-from gptx.ffn.base import FFN
+from gptx.geometry.side_losses import SideLosses
 from gptx.model.cache import NoContext
 from gptx.model.gpt import GPT
 from gptx.strategy.base import Autocast, Batch
@@ -43,13 +43,13 @@ class Stage(nn.Module):
         return [self.model.blocks[layer] for layer in self.model.layers]
 
     def forward(self, x: Tensor, documents: Tensor | None = None, targets: Tensor | None = None) -> Tensor:
-        """Tokens (B, T) or the residual stream (B, T, D) -> the stream, or what `GPT.end` makes of it."""
-        model, memory = self.model, NoContext()
+        """Tokens (B, T) or the residual stream (B, T, D) -> the stream, or what `GPT.output` makes of it."""
+        model, context, side = self.model, NoContext(), SideLosses()
         with self.autocast():
-            where = memory.where(set(model.windows), x, documents)
-            x = model.begin(x, where) if self.first else x
-            x = model.through(x, where, memory)
-            return model.end(x, targets) if self.last else x.to(self.dtype)
+            where = context.where(set(model.windows), x, documents)
+            x = model.embed_tokens(x, where) if self.first else x
+            x = model.run_layers(x, where, context, side)
+            return model.output(x, targets, side) if self.last else x.to(self.dtype)
 
 
 class PP(FSDP):
@@ -102,7 +102,7 @@ class PP(FSDP):
                 f"pos={option(model.pos)} has weights for embeddings and for heads, which strategy=pp keeps in "
                 "different stages: use strategy=fsdp"
             )
-        if type(model.ffns[0]).metrics is not FFN.metrics:
+        if model.ffns[0].has_side_losses:
             raise ConfigError(
                 f"strategy=pp makes the loss in the last of its stages, and ffn={option(model.ffns[0])} has losses and "
                 "figures in all of them: use strategy=fsdp"
@@ -128,15 +128,7 @@ class PP(FSDP):
         """Keep what is this stage's: the rest has no weights here, and names stay as they are."""
         each, tied = model.shape.n_layer // self.stages, model.head is None
         embeds = not serves_heads(model.pos)  # it works at the input, and nowhere else
-        model.layers = range(self.stage * each, (self.stage + 1) * each)
-        model.ffns = tuple(model.ffns[layer] for layer in model.layers)
-        elsewhere = [f"blocks.{layer}" for layer in range(model.shape.n_layer) if layer not in model.layers]
-        if not self.first:
-            elsewhere += ["pos"] * embeds + ["embed"] * (not tied or not self.last)
-        if not self.last:
-            elsewhere += ["norm"] + ["head"] * (not tied)
-        for name in elsewhere:
-            model.set_submodule(name, nn.Identity())
+        model.keep_stage(range(self.stage * each, (self.stage + 1) * each), first=self.first, last=self.last)
         stage = Stage(model, self.first, self.last, self.dtype).to(self.device)
         if self.data_size > 1 or self.offload or self.dtype != torch.float32:
             self.wrap(stage, stage.blocks)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from gptx.errors import ConfigError, option
-from gptx.ffn.base import Gated
+from gptx.ffn.base import GatedFFN
 from gptx.model.gpt import GPT
 from gptx.pos.base import PositionalEncoding
 from gptx.strategy.cut import cut, serves_heads
@@ -58,8 +58,8 @@ def uncut(model: GPT, count: int) -> tuple[str, ...] | None:
     """What of a model cannot be cut into so many parts, and what instead could, if anything; None: all can."""
     first: Any = model.blocks[0]
     shape, attention, ffn = model.shape, first.attention, first.ffn
-    piece = count * attention.together
-    pairs = " (which go in pairs)" if attention.together == 2 else ""
+    piece = count * attention.head_group
+    pairs = " (which go in pairs)" if attention.head_group == 2 else ""
     if shape.n_head % piece:
         heads = [h for h in range(piece, shape.d_model, piece) if shape.d_model % (2 * h) == 0]  # an even head_dim
         return f"model.n_head={shape.n_head}{pairs}", *(f"model.n_head={h}" for h in near(heads, shape.n_head))
@@ -70,7 +70,7 @@ def uncut(model: GPT, count: int) -> tuple[str, ...] | None:
     for width in (getattr(ffn, child).out_features for child, how in ffn.tp.items() if how == "col"):
         if width % count:
             ratio = max(1, round(width / count)) * count / shape.d_model
-            way = f"ffn.multiple_of={count}" if isinstance(ffn, Gated) else f"ffn.ratio={ratio:.6g}"
+            way = f"ffn.multiple_of={count}" if isinstance(ffn, GatedFFN) else f"ffn.ratio={ratio:.6g}"
             return f"ffn={option(ffn)} of width {width}", way
     if mixed(model.pos):
         return (f"pos={option(model.pos)}, whose weights serve both embeddings and heads",)

@@ -1,4 +1,4 @@
-"""Chunked attention (Llama 4, 2025): a document is cut into chunks, and a token sees those before it in its chunk."""
+"""Chunked attention (Llama 4, 2025): a document is split into chunks, and a token sees the earlier tokens of its chunk."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from gptx.window.base import Window, at_least_one
 
 @dataclass(frozen=True)
 class Chunked(Window):
-    """Chunks have ``size`` tokens each, counted from the beginning of the document; nothing is seen across them."""
+    """Chunks have ``size`` tokens each, counted from the start of the document."""
 
     size: int
 

@@ -1,4 +1,4 @@
-"""Full attention: the whole past."""
+"""Full attention: all earlier tokens are visible."""
 
 import torch
 from torch import Tensor
@@ -7,6 +7,8 @@ from gptx.window.base import Window
 
 
 class Full(Window):
+    """Hides nothing."""
+
     def covers(self, length: int) -> bool:
         return True
 
