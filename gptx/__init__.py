@@ -49,9 +49,10 @@ def load(run_dir: str | Path, device: str = "auto") -> tuple[GPT, Tokenizer]:
     Raises:
         CheckpointError: no model was kept yet, or it is damaged.
     """
-    from omegaconf import DictConfig, OmegaConf
+    from omegaconf import OmegaConf
 
     from gptx.config.overrides import conf_dir
+    from gptx.config.saved import load_config
     from gptx.errors import ConfigError
     from gptx.hardware.device import pick
     from gptx.model.build import build as build_model
@@ -60,8 +61,7 @@ def load(run_dir: str | Path, device: str = "auto") -> tuple[GPT, Tokenizer]:
 
     run = Path(run_dir)
     weights, _ = load_best(run / "checkpoints")
-    cfg = OmegaConf.load(run / "config.yaml")
-    assert isinstance(cfg, DictConfig)
+    cfg = load_config(run)
     tokenizer = load_tokenizer(run / "tokenizer.json")
     try:
         model = build_model(cfg, tokenizer.n_vocab, device)

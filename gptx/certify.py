@@ -18,10 +18,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from gptx.cli import Parser
 from gptx.config.compose import plain_dict
+from gptx.config.saved import load_config
 from gptx.errors import ConfigError, GptxError, Interrupted
 from gptx.runs.checkpoint_files import damage, number, step_name, steps
 from gptx.runs.folder import RunFolder, write_json
@@ -85,8 +86,7 @@ def _certify(folder: RunFolder, start: dict[str, Any], given: int | None, again:
     from gptx.training.preflight import preflight
 
     first, last = _stretch(folder, given)
-    cfg = OmegaConf.load(folder.path / "config.yaml")
-    assert isinstance(cfg, DictConfig)
+    cfg = load_config(folder.path)
     begun = first or int((start.get("origin") or {}).get("step", 0))
     before = conditions(folder, begun, last)
     with _where_it_was_started(cfg, folder):

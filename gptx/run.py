@@ -21,12 +21,13 @@ from gptx.cli import Parser
 from gptx.config.compose import UNREADABLE, compose, explain, plain_dict
 from gptx.config.overrides import about_sweeps, check_choice, conf_dir, key_of
 from gptx.errors import ConfigError, GptxError, Interrupted, reason
-from gptx.processes.children import exit_code, hold_warnings
+from gptx.processes.signals import block_warning_signals, stop_exit_code
 from gptx.runs import checkpoint_files
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
 from gptx.tracking.follower import Follower
-from gptx.training.preflight import folder_of, preflight
+from gptx.training.location import Location, locate
+from gptx.training.preflight import preflight
 from gptx.training.start import begin, other_code, resume, warn
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def main() -> None:
 
 def _command() -> None:
     """Run the command line; every error meant for the user is one line and an exit code."""
-    hold_warnings()
+    block_warning_signals()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them its own way
     try:
@@ -61,7 +62,7 @@ def _command() -> None:
         _fail(f"{error}; the same command goes on from the last checkpoint", 1)
     except (Interrupted, KeyboardInterrupt) as stop:
         number = next(iter(stop.args), signal.SIGINT)
-        _fail("interrupted; the same command goes on from the last checkpoint", exit_code(number))
+        _fail("interrupted; the same command goes on from the last checkpoint", stop_exit_code(number))
 
 
 def _check_flags() -> None:
@@ -106,27 +107,28 @@ def _say_what_is_left(cfg: DictConfig, words: list[str]) -> None:
 
 def _dry(words: list[str]) -> int:
     """Check a run and show what it takes."""
-    from gptx.sweep.base import survey
     from gptx.sweep.execute.launcher import make
-    from gptx.sweep.plan.cells import cells, check
+    from gptx.sweep.plan.cells import check_cells, compose_cells
+    from gptx.sweep.plan.preview import preview
 
     cfg = HydraConfig.get()
-    found = cells([[word for word in words if not about_sweeps(word)]])
+    found = compose_cells([[word for word in words if not about_sweeps(word)]])
     launcher = make(cfg.launcher)
-    check(found, launcher.there)
-    survey(found, launcher, found[0].cfg)
-    return 2 if found[0].refusal else 0
+    check_cells(found, launcher.there)
+    preview(found, launcher, found[0].cfg)
+    return 2 if found[0].rejection else 0
 
 
 def run(cfg: DictConfig) -> int:
     """Train, resume or show one run; returns the exit code."""
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         cfg.force = False  # torchrun gives the whole command again: what it is to go on with was started afresh
-    folder, name = folder_of(cfg)
-    if _finished(cfg, folder):
+    location = locate(cfg)
+    folder = location.folder
+    if _finished(cfg, location.existing):
         if _rank() == 0:
-            _summary(cfg, folder, "finished already")
-            _say_of_other_code(folder)
+            _summary(cfg, location.existing, "finished already")
+            _say_of_other_code(location.existing)
         return 0
     strategy, facts = preflight(cfg)
     if _rank() > 0:  # another worker of torchrun: the first keeps the books
@@ -137,8 +139,7 @@ def run(cfg: DictConfig) -> int:
         if folder.finished() and not cfg.force:  # by another command, while this one was getting ready
             _summary(cfg, folder, "finished already")
             return 0
-        replaced = folder.set_aside(Path(cfg.paths.outputs)) if cfg.force else None
-        begin(cfg, folder, name, facts, replaced)
+        begin(cfg, folder, location.identity, facts, _set_aside(cfg, location))
         follower = Follower.start([folder.path], plain_dict(cfg)["tracking"], Path(cfg.paths.outputs))
         try:
             code = _train(cfg, folder, strategy, facts)
@@ -151,15 +152,26 @@ def run(cfg: DictConfig) -> int:
     return code
 
 
+def _set_aside(cfg: DictConfig, location: Location) -> str | None:
+    """With force=true, move an earlier run of this config out of the way; returns its uid."""
+    if not cfg.force:
+        return None
+    outputs = Path(cfg.paths.outputs)
+    if location.former is None:
+        return location.folder.set_aside(outputs)
+    with location.former.lock():
+        return location.former.set_aside(outputs)
+
+
 def _finished(cfg: DictConfig, folder: RunFolder) -> bool:
     """Whether there is nothing to do. Of torchrun's workers the first one knows: else those that find nothing, for want
     of a shared folder, would wait for it."""
     here = folder.finished() and not cfg.force
     if "RANK" not in os.environ:
         return here
-    from gptx.processes.workers import first_says
+    from gptx.processes.workers import broadcast_from_rank_0
 
-    there = first_says("finished" if here else "not yet") == "finished"
+    there = broadcast_from_rank_0("finished" if here else "not yet") == "finished"
     if there and not here:
         print(
             f"gptx: the run is finished, but not in {folder.path}: let all machines share paths.outputs",
@@ -210,15 +222,15 @@ def _train(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: dict
         print(f"stopped at step {until(cfg)}, as runtime.until asks; without it the same command goes on")
         return 0
     print(f"gptx: interrupted; the same command goes on from the last checkpoint in {folder.path}", file=sys.stderr)
-    return exit_code(number)
+    return stop_exit_code(number)
 
 
 def _as_rank(cfg: DictConfig, folder: RunFolder) -> None:
     """Train as one of torchrun's workers."""
-    from gptx.processes.workers import as_rank
+    from gptx.processes.workers import run_as_rank
     from gptx.training.session import worker
 
-    as_rank(worker, (plain_dict(cfg), str(folder.path), until(cfg)), folder.path / "logs")
+    run_as_rank(worker, (plain_dict(cfg), str(folder.path), until(cfg)), folder.path / "logs")
 
 
 def until(cfg: DictConfig) -> int:

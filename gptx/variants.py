@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gptx.cli import Parser
+from gptx.config.axes import interacting_axes, model_axes
 from gptx.config.compose import compose
 from gptx.config.instantiate import part
 from gptx.config.overrides import conf_dir, options
@@ -29,8 +30,6 @@ from gptx.model.build import build
 from gptx.model.cost import Cost, cost
 from gptx.model.gpt import GPT
 
-MEET = ("attention", "pos", "window")  # axes whose options may refuse each other
-AXES = (*MEET, "ffn", "norm", "placement", "kernel")
 VOCAB = 257  # of the default tokenizer
 HEAD = ("variant", "what it is", "parameters", "KV bytes", "refuses")
 EXAMPLES = """examples:
@@ -89,7 +88,7 @@ def table(overrides: Sequence[str] = ()) -> Iterator[Row]:
     with torch.device("meta"):
         build(exchanged(base, {"attention": "mha", "pos": "none"}), VOCAB)  # sizes that nobody takes
         foes = _foes(base)
-        for axis in AXES:
+        for axis in model_axes():
             for option in options(axis):
                 what = (conf_dir() / axis / f"{option}.yaml").read_text().splitlines()[0].removeprefix("# ")
                 met = tuple(_named(foes, axis, option))
@@ -108,7 +107,7 @@ def exchanged(base: DictConfig, parts: dict[str, str], **model: int) -> DictConf
     """A config with these options in place of its own, as their YAML files have them; ``model``: keys of that group."""
     cfg = base.copy()
     cfg.model.update(model)
-    for axis in AXES:
+    for axis in model_axes():
         option = parts.get(axis, cfg.variant[axis])
         cfg[axis], cfg.variant[axis] = _yaml(conf_dir() / axis / f"{option}.yaml").copy(), option
     return cfg
@@ -139,7 +138,7 @@ Choice = tuple[str, str]  # axis, option
 def _foes(base: DictConfig) -> dict[Choice, list[Choice]]:
     """For each option those it does not go with: of another axis, or kernels that have no way to compute it."""
     foes: dict[Choice, list[Choice]] = defaultdict(list)
-    choices = [(axis, option) for axis in MEET for option in options(axis)]
+    choices = [(axis, option) for axis in interacting_axes() for option in options(axis)]
     choices = [choice for choice in choices if _builds(exchanged(base, dict([choice])))]
     pairs = [(a, b) for a, b in itertools.combinations(choices, 2) if a[0] != b[0]]
     met = [pair for pair in pairs if not _builds(exchanged(base, dict(pair)))]

@@ -12,6 +12,9 @@ from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
 from gptx.geometry.view import Keep, View
 
+ID = "attention.differential"
+REVISION = 1
+
 
 class Differential(GQA):
     """Key/value heads 2p and 2p+1 form a pair. Each has its own keys; both use the values of both, concatenated (2D).

@@ -11,6 +11,9 @@ from gptx.attention.gqa import GQA
 from gptx.geometry.model_shape import ModelShape
 from gptx.geometry.view import Keep, View
 
+ID = "attention.forgetting"
+REVISION = 1
+
 
 class Forgetting(GQA):
     """f_t = sigmoid(w x_t + b), one gate per key head; logit_ij = q_i.k_j scale + sum over l = j+1..i of log f_l.

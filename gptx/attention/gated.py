@@ -9,6 +9,9 @@ from gptx.attention.gqa import GQA
 from gptx.geometry.model_shape import ModelShape
 from gptx.geometry.view import Keep, View
 
+ID = "attention.gated"
+REVISION = 1
+
 
 class Gated(GQA):
     """out(y * sigmoid(gate(x))), where y is the output of the heads and x the input of the query projection.

@@ -29,6 +29,10 @@ def check_softcap(softcap: float) -> None:
         )
 
 
+ID = "attention.gqa"
+REVISION = 1
+
+
 class GQA(Attention):
     """H query heads share G key/value heads: H/G times fewer key/value parameters, and a cache H/G times smaller.
 

@@ -12,6 +12,9 @@ from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
 from gptx.geometry.view import Keep, Score, View
 
+ID = "attention.mla"
+REVISION = 1
+
 
 class MLA(Attention):
     """Keys and values of all heads are projected from one latent vector (C) per token, and only the latent is cached.

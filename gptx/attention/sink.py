@@ -22,6 +22,10 @@ class SinkLogits(nn.Module):
         return self.weight
 
 
+ID = "attention.sink"
+REVISION = 1
+
+
 class Sink(GQA):
     """Softmax over the keys and one additional logit per head that has no value: exp(l_j) / (exp(sink_h) + sum exp(l)).
 

@@ -14,7 +14,7 @@ from rich.console import Console, Group
 from rich.measure import Measurement
 
 from gptx.cli import Parser
-from gptx.compare import notes, render
+from gptx.compare import comparability, render
 from gptx.compare.table import counts, summarise, table
 from gptx.errors import GptxError
 from gptx.runs import journal
@@ -103,7 +103,7 @@ def _csv(summary: pd.DataFrame) -> str:
 def _json(frame: pd.DataFrame, summary: pd.DataFrame) -> str:
     rows = summary.to_dict("records")
     clean = [{key: None if value != value else value for key, value in row.items()} for row in rows]
-    told = {"variants": clean, "runs": counts(frame), "warnings": notes.warnings(frame, summary)}
+    told = {"variants": clean, "runs": counts(frame), "warnings": comparability.warnings(frame, summary)}
     return json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -113,7 +113,7 @@ def _svg(page: Group, title: str) -> str:
     fits = [
         Measurement.get(wide, wide.options, part).maximum
         for part in page.renderables
-        if isinstance(part, render.Fitting)
+        if isinstance(part, render.FittingTable)
     ]
     canvas = Console(record=True, file=io.StringIO(), width=max(80, *fits), highlight=False, legacy_windows=False)
     canvas.print(page)

@@ -1,4 +1,4 @@
-"""What summarise found, for people: a rich table as wide as the terminal, and the warnings under it."""
+"""The comparison for the terminal: a rich table that fits the width, and the warnings below it."""
 
 import difflib
 import math
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gptx.compare import table as t
-from gptx.compare.notes import warnings
+from gptx.compare.comparability import warnings
 from gptx.compare.table import METRICS, Metric
 from gptx.compare.text import SHOWN, axes, count, human, plain, titled, variant_name
 from gptx.errors import GptxError
@@ -28,9 +28,15 @@ def show(
     all_keys: bool = False,
     include_unfinished: bool = False,
 ) -> pd.DataFrame:
-    """Print the variants of run folders (or of all runs below the paths); returns the summary, empty if none.
+    """Print the comparison of run folders, or of all runs below the paths.
 
-    Missing, unfinished and damaged runs are told of, never raised. GptxError: an unknown ``sort``.
+    Missing, unfinished and damaged runs are reported in the output.
+
+    Returns:
+        The summary, empty if there is no run.
+
+    Raises:
+        GptxError: ``sort`` is not a column.
     """
     frame = t.table(run for path in paths for run in (list(journal.runs(Path(path))) or [Path(path)]))
     summary = t.summarise(frame, all_keys=all_keys, include_unfinished=include_unfinished)
@@ -39,7 +45,13 @@ def show(
 
 
 def ordered(summary: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Rows by a column, best first (a figure may lack its _mean); no value or no end comes last."""
+    """The rows sorted by a column, best first. A metric may be named without ``_mean``.
+
+    Rows without a value and unfinished runs come last.
+
+    Raises:
+        GptxError: no such column.
+    """
     plain = [*axes(summary), "n", *(m.key for m in METRICS)]
     names = [*plain, *(f"{m.key}_{what}" for m in METRICS for what in ("mean", "sd"))]
     if column not in names:
@@ -48,7 +60,7 @@ def ordered(summary: pd.DataFrame, column: str) -> pd.DataFrame:
         raise GptxError(f"cannot sort by {column!r}{hint}; choose from {', '.join(plain)}")
     metric = next((m for m in METRICS if column in (m.key, f"{m.key}_mean")), None)
     values = list(summary[f"{metric.key}_mean" if metric else column])
-    up = -1 if metric and metric.best is max else 1
+    sign = -1 if metric and metric.best is max else 1
     ended = list(summary["status"] == "finished") if "status" in summary else [True] * len(values)
 
     def place(i: int) -> tuple[bool, int, float, str]:
@@ -56,44 +68,44 @@ def ordered(summary: pd.DataFrame, column: str) -> pd.DataFrame:
         if value is None or value != value:
             return not ended[i], 2, 0.0, ""
         if isinstance(value, int | float):
-            return not ended[i], 0, up * float(value), ""
+            return not ended[i], 0, sign * float(value), ""
         return not ended[i], 1, 0.0, str(value)
 
     return summary.iloc[sorted(range(len(values)), key=place)]
 
 
 def page(frame: pd.DataFrame, summary: pd.DataFrame) -> Group:
-    """A table for each corpus (figures of different texts do not compare), then warnings and the rest."""
+    """One table for each corpus, because losses on different texts are not comparable; then warnings and other runs."""
     parts: list[RenderableType] = []
     corpora = list(dict.fromkeys(summary["corpus_hash"]))
     for corpus in corpora:
         part, title = titled(summary, str(corpus)) if len(corpora) > 1 else (summary, "")
-        parts += [*([Text()] if parts else []), Fitting(part, title)]
+        parts += [*([Text()] if parts else []), FittingTable(part, title)]
     if len(summary):
         size = f"{count(len(summary), 'variant')}, {count(int(summary['n'].sum()), 'run')}"
         many = (summary["n"] > 1).any()
-        spread = "mean ±sample deviation over n seeds" if many else "one seed each: no deviation is known"
+        spread = "mean ±sample standard deviation over n seeds" if many else "one seed each: deviations are unknown"
         parts.append(Text(f"\n{size} · {spread} · bold: best of the column", "dim"))
-    warned = warnings(frame, summary)
-    if warned:
+    messages = warnings(frame, summary)
+    if messages:
         lines = Table.grid(padding=(0, 1))
-        for line in warned:
+        for line in messages:
             lines.add_row(Text("!", "yellow bold"), Text(line, "yellow", overflow="fold"))
         parts += [Text(), lines]
     rest = unfinished(frame)
     if rest:
-        where = "not finished, in rows of their own" if "status" in summary else "not in the table"
+        where = "unfinished, in separate rows" if "status" in summary else "not in the table"
         parts.append(Text(f"{where}: {rest}"))
     return Group(*parts)
 
 
 def unfinished(frame: pd.DataFrame) -> str:
-    """ "2 failed, 1 running": the runs that did not finish."""
+    """The unfinished runs by status, such as "2 failed, 1 running"."""
     return ", ".join(f"{n} {status}" for status, n in t.counts(frame).items() if status != "finished")
 
 
-class Fitting:
-    """The roomiest layout that the width can hold; nothing is dropped: the last is two tables that fold."""
+class FittingTable:
+    """Chooses the widest of four layouts that fits the console. The narrowest one splits the table in two."""
 
     def __init__(self, summary: pd.DataFrame, title: str) -> None:
         self.wide = _layout(summary, title, joined=False, stacked=False)
@@ -103,12 +115,12 @@ class Fitting:
         self.split = [_layout(summary, head, joined=True, stacked=True, metrics=part) for head, part in parts]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        room = options.max_width
-        if self._needs(console, self.wide).maximum <= room:
+        width = options.max_width
+        if self._needs(console, self.wide).maximum <= width:
             yield self.wide
-        elif self._needs(console, self.stacked).maximum <= room:
+        elif self._needs(console, self.stacked).maximum <= width:
             yield self.stacked
-        elif self._needs(console, self.joined).minimum <= room:
+        elif self._needs(console, self.joined).minimum <= width:
             yield self.joined
         else:
             yield Group(self.split[0], Text(), self.split[1])
@@ -124,7 +136,7 @@ class Fitting:
 def _layout(
     summary: pd.DataFrame, title: str, *, joined: bool, stacked: bool, metrics: tuple[Metric, ...] = SHOWN
 ) -> Table:
-    """``joined``: the whole name in one column; ``stacked``: deviations under means, headings folded."""
+    """One layout. ``joined``: the name in one column. ``stacked``: deviations below means, folded headings."""
     out = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold")
     out.show_edge, out.padding, out.collapse_padding, out.pad_edge = False, (0, 1), True, False
     names = axes(summary)
@@ -147,18 +159,19 @@ def _layout(
 
 
 def _column(summary: pd.DataFrame, metric: Metric, stacked: bool) -> list[Text]:
-    """The cells of one figure; deviations line up, the best is bold unless all tie or it is unfair."""
+    """The cells of one metric. The best value is bold, unless all are equal or the rows are not comparable in it."""
     means, sds = list(summary[f"{metric.key}_mean"]), list(summary[f"{metric.key}_sd"])
     ended = list(summary["status"] == "finished") if "status" in summary else [True] * len(means)
-    fair = [mean for mean, end in zip(means, ended, strict=True) if end and not math.isnan(mean)]
-    best = metric.best(fair) if metric.best and len(set(fair)) > 1 and not _unfair(summary, metric) else None
+    values = [mean for mean, end in zip(means, ended, strict=True) if end and not math.isnan(mean)]
+    comparable = metric.best and len(set(values)) > 1 and not _not_comparable(summary, metric)
+    best = metric.best(values) if metric.best and comparable else None
     bold = [end and mean == best for mean, end in zip(means, ended, strict=True)]
     pairs = zip(means, sds, strict=True)
     spreads = [f"±{human(sd, metric.unit, mean)}" if sd > 0 else "" for mean, sd in pairs]
     texts = [human(mean, metric.unit) for mean in means]
-    wide = max(map(len, spreads), default=0)
-    # rich cuts blanks at the end of right-justified text, so the cells are placed from the left
-    left = max(max(map(len, texts), default=0), len(metric.head) - wide - 1) if wide and not stacked else 0
+    widest = max(map(len, spreads), default=0)
+    # rich removes blanks at the end of right-aligned text, so the cells are padded on the left
+    left = max(max(map(len, texts), default=0), len(metric.head) - widest - 1) if widest and not stacked else 0
     gap = " " if left else "\n"
     cells = []
     for text, spread, good in zip(texts, spreads, bold, strict=True):
@@ -168,8 +181,8 @@ def _column(summary: pd.DataFrame, metric: Metric, stacked: bool) -> list[Text]:
     return cells
 
 
-def _unfair(summary: pd.DataFrame, metric: Metric) -> bool:
-    """Loss per token under several tokenizers, speed and memory on several machines: no best among them."""
+def _not_comparable(summary: pd.DataFrame, metric: Metric) -> bool:
+    """Whether rows differ in the tokenizer (loss per token) or in the machine (speed, memory)."""
     if metric.key == "val_loss":
         return len(set(summary["tokenizer_hash"])) > 1
     name = {"tokens_per_s": "hardware", "peak_memory_bytes": "device"}.get(metric.key)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from gptx.config.axes import run_name_axes
 from gptx.config.identity import NOT_RESULT, result_keys
 from gptx.runs import journal
 
@@ -42,11 +43,9 @@ METRICS = (
     Metric("train_loss", "", "4", min),
     Metric("seconds", "", "", min),
 )
-ALWAYS = ("attention", "pos", "window", "strategy")
 _SEEDS = {"seed", "data_seed"}
 CURVES = {"val_loss": "val/loss", "val_bpb": "val/bpb", "val_accuracy": "val/accuracy"}
-CURVES |= {"val_perplexity": "val/perplexity", "train_loss": "train/loss"}
-CURVES |= {"tokens_per_s": "perf/tokens_per_s"}
+CURVES |= {"val_perplexity": "val/perplexity", "train_loss": "train/loss", "tokens_per_s": "perf/tokens_per_s"}
 _FACTS = ("uid", "identity", "name", "study", "corpus_hash", "tokenizer_hash", "dtype")
 _COLUMNS = ["run", "status", "problem", "written", *_FACTS, "seed", "data_seed", "steps", "tokens"]
 _COLUMNS += ["hardware", "device", "code", "variant", "config", *(m.key for m in METRICS)]
@@ -67,7 +66,9 @@ def table(run_dirs: Iterable[Path]) -> pd.DataFrame:
 def _row(folder: Path) -> Row:
     status, result, problem = _result(folder)
     config, hardware = _dict(result.get("config")), _dict(result.get("hardware"))
-    kept = {key: value for key, value in result_keys(config).items() if key not in _SEEDS}
+    kept = {
+        key: value for key, value in result_keys(config, _dict(result.get("revisions"))).items() if key not in _SEEDS
+    }
     if origin := _dict(result.get("origin")):
         kept["resume_from"] = f"{origin.get('identity')}@{origin.get('step')}"
     row: Row = {"run": str(folder), "status": status, "problem": problem, "written": _written(folder), "config": kept}
@@ -178,7 +179,7 @@ def chosen(frame: pd.DataFrame, *, include_unfinished: bool = False) -> list[Row
 def naming(rows: list[Row], *, all_keys: bool = False) -> list[str]:
     """What tells variants apart: the usual axes, others that differ, keys that differ within one choice."""
     axes = sorted({axis for row in rows for axis in row["variant"]})
-    names = [*ALWAYS, *(axis for axis in axes if axis not in ALWAYS and _differs(rows, axis))]
+    names = [*(shown := run_name_axes()), *(axis for axis in axes if axis not in shown and _differs(rows, axis))]
     keys = [k for k in sorted({k for row in rows for k in row["config"]}) if _differs(rows, k)]
     seen: set[Hashable] = set()
     for key in sorted(keys, key=lambda k: (not k.startswith("model."), k)):

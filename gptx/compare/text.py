@@ -1,43 +1,47 @@
-"""How the comparison names variants and writes numbers."""
+"""Names of variants and formatted numbers for the comparison."""
 
 import math
 from collections.abc import Hashable, Mapping
 
 import pandas as pd
 
-from gptx.compare.table import ALWAYS, METRICS
+from gptx.compare.table import METRICS
+from gptx.config.axes import run_name_axes
 
 SHOWN = tuple(metric for metric in METRICS if metric.head)
 _SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def axes(summary: pd.DataFrame) -> list[str]:
-    """The columns that name the variant."""
+    """The columns of a summary that name the variant."""
     columns = [str(column) for column in summary.columns]
     end = columns.index("status") if "status" in columns else columns.index("n")
     return columns[:end]
 
 
 def variant_name(row: Mapping[Hashable, object], names: list[str], gap: str = " ") -> str:
-    """A variant's name in one text, as "gqa·rope·full·ddp model.n_layer=4"; gap: newline makes it narrow."""
-    one, two, three, four = (plain(row[axis]) for axis in ALWAYS)
+    """A variant's name, such as "gqa·rope·full·ddp model.n_layer=4". A newline as ``gap`` makes it narrow."""
+    one, two, three, four = (plain(row[axis]) for axis in run_name_axes())
     name = f"{one}·{two}·{gap.strip(' ')}{three}·{four}"
-    rest = [f"{k}={plain(row[k])}" for k in names if k not in ALWAYS and row[k] is not None]
+    rest = [f"{k}={plain(row[k])}" for k in names if k not in run_name_axes() and row[k] is not None]
     return gap.join([name, *rest])
 
 
 def titled(summary: pd.DataFrame, corpus: str) -> tuple[pd.DataFrame, str]:
-    """The rows of one corpus; what they all share goes from the columns into the title."""
+    """The rows of one corpus, and a title with the values that all share; these are removed from the columns."""
     part = summary[summary["corpus_hash"] == corpus]
-    shared = [k for k in axes(part) if k not in ALWAYS and len({str(value) for value in part[k]}) == 1]
+    shared = [k for k in axes(part) if k not in run_name_axes() and len({str(value) for value in part[k]}) == 1]
     values = {k: part[k].iloc[0] for k in shared if k not in ("data", "corpus_hash")}
-    told = [f"{k}={value}" for k, value in values.items() if value is not None]
-    title = " · ".join([str(part["data"].iloc[0] or "corpus"), corpus[:8], *told])
+    common = [f"{k}={value}" for k, value in values.items() if value is not None]
+    title = " · ".join([str(part["data"].iloc[0] or "corpus"), corpus[:8], *common])
     return part.drop(columns=shared), title
 
 
 def human(value: float, unit: str = "", scale_of: float | None = None) -> str:
-    """1234567 -> 1.23M, bytes -> 1.23 MB; unit "4" is four decimals; ``scale_of``: at that number's scale."""
+    """A number with a prefix: 1234567 -> "1.23M", with unit "B" -> "1.23 MB". The unit "4" gives four decimals.
+
+    ``scale_of``: use the prefix of this number, so that a deviation has the prefix of its mean.
+    """
     if math.isnan(value):
         return "-"
     if unit == "4":
@@ -50,8 +54,10 @@ def human(value: float, unit: str = "", scale_of: float | None = None) -> str:
 
 
 def count(n: int, what: str) -> str:
+    """A number with its noun, such as "1 run" or "2 runs"."""
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def plain(value: object) -> str:
+    """A value as text; empty for None."""
     return "" if value is None else str(value)

@@ -1,4 +1,18 @@
-"""What a config computes, in a name: the same command finds its run again. Without torch."""
+"""The identity of a run: a hash of everything in its config that decides the result. No torch.
+
+The same command has the same identity and so finds its run again. Scheme 2, in use since the start record has the key
+``identity_scheme``:
+
+- A built-in class counts by the id and the revision declared beside it (`gptx.config.declared`), not by where it is.
+  A user's own class counts by its path.
+- Names of options and presets do not count, only keys: ``attention=gqa attention.n_kv_head=4`` is the same run as
+  ``attention=mha`` where ``model.n_head=4``.
+- A key that was added later counts only where its value differs from the one that reproduces earlier behaviour.
+- `CORE_REVISION` counts: it is raised when the model's skeleton, the initialisation, the trainer or the order of the
+  batches computes something else than before.
+
+`gptx.config.identity_v1` has scheme 1, for runs made before.
+"""
 
 import hashlib
 import json
@@ -7,12 +21,21 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from gptx.config.axes import run_name_axes
 from gptx.config.compose import flat, plain_dict
+from gptx.config.declared import declaration
 
-# What does not change the result. Identity is the hash of everything else, so nobody keeps a longer list.
+SCHEME = 2
+CORE_REVISION = 1
+CORE = "core"  # its key in `revisions`
+
+# Keys outside the groups of an option's class that were added after runs were made: {dotted key: reproducing value}.
+ADDED_KEYS: dict[str, Any] = {}
+
+# Groups that do not change the result.
 NOT_RESULT = ("tracking", "runtime", "sweep", "paths", "study", "about", "force", "dry_run", "match", "variant")
-# Nor does where a text or another run lies (its hash and its identity stand for it), how many do the work (but see
-# `result_keys`), or what saves memory: a run that has too little may go on with it.
+# Keys that do not change the result: paths (the corpus's fingerprint and the source run's identity count instead), the
+# number of processes (except with dropout) and how they communicate, and what trades memory for time.
 NOT_RESULT_KEYS = (
     "data.path",
     "tokenizer.path",
@@ -25,31 +48,72 @@ NOT_RESULT_KEYS = (
     "strategy.offload",
     "activation_checkpointing",
 )
-AXES = ("attention", "pos", "window", "strategy")  # the ones a run's name shows
 
 
 def identity(cfg: DictConfig, corpus: str, origin: str = "") -> str:
     """Ten hex digits that name what a config computes.
 
     Args:
-        corpus: the corpus's fingerprint; it stands for ``data.path``: where a text lies does not change what it says.
-        origin: what stands for ``resume_from`` likewise: the identity of the run it begins from, and the step.
+        corpus: fingerprint of the corpus; it counts instead of ``data.path``.
+        origin: identity and step of the checkpoint that ``resume_from`` names (``IDENTITY@STEP``); it counts instead
+            of that path. Empty without ``resume_from``.
     """
-    apart = {"corpus": corpus, **({"origin": origin} if origin else {})}
-    text = json.dumps({**result_keys(plain_dict(cfg)), **apart}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
+    counted = {**result_keys(plain_dict(cfg)), "scheme": SCHEME, "corpus": corpus}
+    return digest(counted | ({"origin": origin} if origin else {}))
 
 
-def result_keys(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a plain config decides the result, as {dotted key: value}.
+def digest(counted: Mapping[str, Any]) -> str:
+    """Ten hex digits of a hash over keys and values."""
+    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:10]
 
-    With dropout the number of processes is part of it: each draws masks of its own.
+
+def result_keys(plain: Mapping[str, Any], made_with: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """The part of a plain config that decides the result, as {dotted key: value}; targets as ``ID r1`` or a path.
+
+    Args:
+        made_with: the `revisions` that a run was made with; an id that is missing had revision 1. None: today's.
+    """
+    found: dict[str, Any] = {CORE: CORE_REVISION if made_with is None else made_with.get(CORE, 1)}
+    for key, value in result_leaves(plain).items():
+        group, _, name = key.rpartition(".")
+        built_in = declaration(str(plain_value(plain, group, "_target_")))
+        if name.startswith("_") and built_in:
+            if name == "_target_":
+                revision = built_in.revision if made_with is None else made_with.get(built_in.id, 1)
+                found[key] = f"{built_in.id} r{revision}"
+            continue  # _partial_ and the like: how Hydra builds it
+        added = built_in.added_keys if built_in else {}
+        if (name in added and added[name] == value) or (key in ADDED_KEYS and ADDED_KEYS[key] == value):
+            continue
+        found[key] = value
+    return found
+
+
+def result_leaves(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Every key of a plain config that decides the result, as it is in the config.
+
+    With dropout the number of processes decides too, because each process draws its own masks.
     """
     leaves = {key: value for key, value in flat(plain) if not isinstance(value, dict)}
-    apart = set(NOT_RESULT_KEYS) - ({"strategy.nproc"} if leaves.get("model.dropout") else set())
-    return {k: v for k, v in leaves.items() if k.split(".")[0] not in NOT_RESULT and k not in apart}
+    ignored = set(NOT_RESULT_KEYS) - ({"strategy.nproc"} if leaves.get("model.dropout") else set())
+    return {k: v for k, v in leaves.items() if k.split(".")[0] not in NOT_RESULT and k not in ignored}
+
+
+def plain_value(plain: Mapping[str, Any], group: str, name: str) -> Any:
+    """``plain[a][b][name]`` for the group ``a.b``, or "" where there is none."""
+    node: Any = plain
+    for part in filter(None, group.split(".")):
+        node = node.get(part, {}) if isinstance(node, Mapping) else {}
+    return node.get(name, "") if isinstance(node, Mapping) else ""
+
+
+def revisions(cfg: DictConfig) -> dict[str, int]:
+    """The revision of the core and of every built-in class of a config, by id; a run's start record has them."""
+    targets = [value for key, value in flat(plain_dict(cfg)) if key.endswith("._target_")]
+    built_in = [found for target in targets if (found := declaration(str(target)))]
+    return {CORE: CORE_REVISION, **{found.id: found.revision for found in built_in}}
 
 
 def run_name(cfg: DictConfig) -> str:
-    """``gqa·rope·full·ddp·s0``."""
-    return "·".join([*(cfg.variant[axis] for axis in AXES), f"s{cfg.seed}"])
+    """The readable part of a run's name: ``gqa·rope·full·ddp·s0``."""
+    return "·".join([*(cfg.variant[axis] for axis in run_name_axes()), f"s{cfg.seed}"])

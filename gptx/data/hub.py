@@ -10,6 +10,9 @@ from gptx.data.base import Corpus
 from gptx.errors import DataError
 from gptx.runs.digest import digest, file_hash
 
+ID = "data.hub"
+REVISION = 1
+
 
 class HubCorpus(Corpus):
     """``hub`` is a dataset's name on the hub, or a local folder of parquet or jsonl files like one."""

@@ -6,6 +6,9 @@ from pathlib import Path
 from gptx.data.base import Corpus
 from gptx.runs.digest import digest
 
+ID = "data.pydocs"
+REVISION = 1
+
 
 class Pydocs(Corpus):
     name = "pydocs"

@@ -13,6 +13,10 @@ URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshake
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
 
+ID = "data.shakespeare"
+REVISION = 1
+
+
 class Shakespeare(Corpus):
     name = "shakespeare"
 

@@ -8,6 +8,9 @@ from gptx.data.base import Corpus
 from gptx.errors import DataError
 from gptx.runs.digest import digest
 
+ID = "data.sotu"
+REVISION = 1
+
 
 class Sotu(Corpus):
     name = "sotu"

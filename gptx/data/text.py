@@ -13,6 +13,10 @@ from gptx.runs.digest import digest, file_hash
 READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
 
+ID = "data.text"
+REVISION = 1
+
+
 class Text(Corpus):
     name = "text"
 

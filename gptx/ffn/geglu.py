@@ -6,6 +6,9 @@ from torch import Tensor
 from gptx.ffn.base import GatedFFN
 from gptx.geometry.model_shape import ModelShape
 
+ID = "ffn.geglu"
+REVISION = 1
+
 
 class GeGLU(GatedFFN):
     """Args:

@@ -6,6 +6,9 @@ from torch import Tensor
 from gptx.ffn.base import PlainFFN
 from gptx.geometry.model_shape import ModelShape
 
+ID = "ffn.gelu"
+REVISION = 1
+
 
 class GELU(PlainFFN):
     """Args:

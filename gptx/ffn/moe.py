@@ -21,6 +21,10 @@ from gptx.hardware.device import exactly
 TYPICAL = {"capacity": 1.25, "balance": 0.01}  # what an error message recommends
 
 
+ID = "ffn.moe"
+REVISION = 1
+
+
 class MoE(FFN):
     """The sum over the K chosen experts of probability * expert(x). Each token costs K experts, whatever E is.
 

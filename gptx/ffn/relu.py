@@ -5,6 +5,9 @@ from torch import Tensor
 
 from gptx.ffn.base import PlainFFN
 
+ID = "ffn.relu"
+REVISION = 1
+
 
 class ReLU(PlainFFN):
     """out(relu(up(x)))."""

@@ -5,6 +5,9 @@ from torch import Tensor
 
 from gptx.ffn.base import PlainFFN
 
+ID = "ffn.relu2"
+REVISION = 1
+
 
 class ReLU2(PlainFFN):
     """out(relu(up(x))^2)."""

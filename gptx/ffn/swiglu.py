@@ -5,6 +5,9 @@ from torch import Tensor
 
 from gptx.ffn.base import GatedFFN
 
+ID = "ffn.swiglu"
+REVISION = 1
+
 
 class SwiGLU(GatedFFN):
     """out(silu(gate(x)) * up(x))."""

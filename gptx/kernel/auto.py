@@ -23,6 +23,10 @@ MOST_PAIRS = 1024 * 1024
 PREFERENCE = ("causal", "banded", "sdpa", "reference")
 
 
+ID = "kernel.auto"
+REVISION = 1
+
+
 class Auto(Kernel):
     """Delegates each (window, encoding) to one of `reference`, `sdpa` and `banded`."""
 

@@ -38,6 +38,10 @@ class Band:
     bias: Tensor | None
 
 
+ID = "kernel.banded"
+REVISION = 1
+
+
 class Banded(Kernel):
     """Serves windows with a reach, with every encoding and every feature."""
 

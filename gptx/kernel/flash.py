@@ -34,6 +34,10 @@ class FlashMask:
     slopes: Tensor | None
 
 
+ID = "kernel.flash"
+REVISION = 1
+
+
 class Flash(Kernel):
     """Runs on CUDA in bf16 or fp16, with full and sliding windows and the bias of ALiBi."""
 

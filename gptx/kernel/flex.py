@@ -30,6 +30,10 @@ class Blocks:
     bias: Bias | None
 
 
+ID = "kernel.flex"
+REVISION = 1
+
+
 class Flex(Reference):
     """Trains on CUDA. With a cache it computes as the reference kernel does, because compiling a kernel for every
     length would cost more than it saves.

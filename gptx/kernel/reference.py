@@ -15,6 +15,9 @@ from gptx.kernel.base import Kernel, additive
 from gptx.pos.base import PositionalEncoding
 from gptx.window.base import Window
 
+ID = "kernel.reference"
+REVISION = 1
+
 
 class Reference(Kernel):
     """The kernel that all others are tested against. Its mask is an additive tensor (B or 1, H or 1, Tq, Tk)."""

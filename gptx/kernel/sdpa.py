@@ -14,6 +14,9 @@ from gptx.kernel.base import Kernel, additive
 from gptx.pos.base import PositionalEncoding
 from gptx.window.base import Window
 
+ID = "kernel.sdpa"
+REVISION = 1
+
 
 class SDPA(Kernel):
     """Supports plain logits with any window and bias; no softcap, sink or decay."""

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
 
+ID = "norm.layernorm"
+REVISION = 1
+
 
 class LayerNorm(nn.Module):
     """Normalise (..., D) to mean 0 and variance 1, multiply by a learned scale and, if the model has biases, add a

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
 
+ID = "norm.rmsnorm"
+REVISION = 1
+
 
 class RMSNorm(nn.Module):
     """Normalise (..., D) to mean square 1 and multiply by a learned scale. No mean is subtracted, no bias added.

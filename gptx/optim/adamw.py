@@ -1,5 +1,24 @@
 """AdamW (Loshchilov and Hutter 2019), torch's own implementation."""
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 from torch.optim import AdamW
 
-__all__ = ["AdamW"]
+ID = "optim.adamw"
+REVISION = 1
+
+
+def adamw(
+    params: Iterable[Any], *, lr: float, betas: Sequence[float], eps: float, weight_decay: float, fused: bool
+) -> AdamW:
+    """The optimiser of these parameters or parameter groups.
+
+    Args:
+        lr: the schedule's peak.
+        betas: decay rates of the first and the second moment, each at least 0 and below 1.
+        eps: added to the root of the second moment.
+        weight_decay: of the parameters whose group has no rate of its own.
+        fused: one kernel for the whole step.
+    """
+    return AdamW(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)  # type: ignore[arg-type]

@@ -12,6 +12,9 @@ from gptx.geometry.side_losses import SideLosses
 from gptx.geometry.view import Keep, View
 from gptx.placement.base import Block
 
+ID = "placement.peri"
+REVISION = 1
+
 
 class Peri(Block):
     """A norm before and after each branch; the residual stream itself is not normalised. Letters: B batch, T time, D

@@ -6,6 +6,9 @@ from gptx.geometry.side_losses import SideLosses
 from gptx.geometry.view import Keep, View
 from gptx.placement.base import Block
 
+ID = "placement.post"
+REVISION = 1
+
 
 class Post(Block):
     """A norm after each addition. Letters: B batch, T time, D model width."""

@@ -6,6 +6,9 @@ from gptx.geometry.side_losses import SideLosses
 from gptx.geometry.view import Keep, View
 from gptx.placement.base import Block
 
+ID = "placement.pre"
+REVISION = 1
+
 
 class Pre(Block):
     """A norm before each branch. Letters: B batch, T time, D model width."""

@@ -8,6 +8,9 @@ from torch import Tensor
 from gptx.geometry.model_shape import ModelShape
 from gptx.pos.base import PositionalEncoding
 
+ID = "pos.alibi"
+REVISION = 1
+
 
 class ALiBi(PositionalEncoding):
     """Logit bias -slope_h * (q - k). For H heads, slope_h = 2^(-8h/H), h = 1..H; if H is not a power of two, the slopes

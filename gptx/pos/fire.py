@@ -11,6 +11,9 @@ from gptx.hardware.device import exactly
 from gptx.pos.base import PositionalEncoding
 from gptx.pos.check import above, at_least
 
+ID = "pos.fire"
+REVISION = 1
+
 
 class FIRE(PositionalEncoding):
     """b(q, k) = f(psi(q - k) / psi(max(L, q))) with psi(x) = ln(c x + 1) and f a network with one hidden layer.

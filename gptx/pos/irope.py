@@ -7,6 +7,9 @@ from gptx.pos.none import NoPE
 from gptx.pos.rope import RoPE
 from gptx.window.base import Window
 
+ID = "pos.irope"
+REVISION = 1
+
 
 class IRoPE(RoPE):
     """RoPE where the layer's window is local, NoPE elsewhere."""

@@ -8,6 +8,9 @@ from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
 from gptx.pos.base import PositionalEncoding
 
+ID = "pos.kerple"
+REVISION = 1
+
 
 class Kerple(PositionalEncoding):
     """Logit bias of distance d: -r1 ln(1 + r2 d) (``log``) or -r1 d^r2 with r2 <= 2 (``power``). Each head learns its own

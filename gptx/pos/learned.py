@@ -5,6 +5,9 @@ from torch import Tensor, nn
 from gptx.geometry.model_shape import ModelShape
 from gptx.pos.base import PositionalEncoding
 
+ID = "pos.learned"
+REVISION = 1
+
 
 class Learned(PositionalEncoding):
     """One vector per position of the trained context; longer input is refused."""

@@ -2,6 +2,9 @@
 
 from gptx.pos.base import PositionalEncoding
 
+ID = "pos.none"
+REVISION = 1
+
 
 class NoPE(PositionalEncoding):
     """No encoding in any of the four places."""

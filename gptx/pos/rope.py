@@ -11,6 +11,9 @@ from gptx.geometry.model_shape import ModelShape
 from gptx.pos.base import PositionalEncoding
 from gptx.pos.check import above
 
+ID = "pos.rope"
+REVISION = 1
+
 
 class RoPE(PositionalEncoding):
     """Rotates the pair (x_i, x_{i+R/2}) at position p by the angle p * theta^(-2i/R): q.k then depends on positions only

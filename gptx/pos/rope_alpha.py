@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from gptx.geometry.model_shape import ModelShape
 from gptx.pos.rope import RoPE, rotate_pairs
 
+ID = "pos.rope_alpha"
+REVISION = 1
+
 
 class RoPEAlpha(RoPE):
     """Angles p * alpha_g * theta^(-2i/R): one alpha per key head, shared with its H/G query heads, or one for all.

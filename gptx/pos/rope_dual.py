@@ -6,6 +6,9 @@ from gptx.pos.check import above
 from gptx.pos.rope import RoPE
 from gptx.window.base import Window
 
+ID = "pos.rope_dual"
+REVISION = 1
+
 
 class RoPEDual(RoPE):
     """Base ``theta`` where the layer's window is local, ``global_theta`` elsewhere: long distances need low frequencies."""

@@ -6,6 +6,9 @@ from gptx.geometry.model_shape import ModelShape
 from gptx.pos.check import at_least
 from gptx.pos.rope import RoPE
 
+ID = "pos.rope_linear"
+REVISION = 1
+
 
 class RoPELinear(RoPE):
     """Position p is encoded as p / factor: every frequency is ``factor`` times lower."""

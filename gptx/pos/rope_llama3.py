@@ -9,6 +9,9 @@ from gptx.geometry.model_shape import ModelShape
 from gptx.pos.check import above, at_least
 from gptx.pos.rope_linear import RoPELinear
 
+ID = "pos.rope_llama3"
+REVISION = 1
+
 
 class RoPELlama3(RoPELinear):
     """Pairs with more than ``high_freq_factor`` rotations within the original context keep their frequency; the frequency

@@ -6,6 +6,9 @@ from gptx.geometry.model_shape import ModelShape
 from gptx.pos.check import at_least
 from gptx.pos.rope import RoPE
 
+ID = "pos.rope_ntk"
+REVISION = 1
+
 
 class RoPENTK(RoPE):
     """theta' = theta * factor^(R / (R - 2)), constant: with a base that depends on the input length, rotated keys in a

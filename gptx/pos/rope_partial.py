@@ -8,6 +8,9 @@ from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
 from gptx.pos.rope import RoPE
 
+ID = "pos.rope_partial"
+REVISION = 1
+
 
 class RoPEPartial(RoPE):
     """Rotates the first ``fraction`` of the dims, rounded to an integer, and leaves the others unchanged."""

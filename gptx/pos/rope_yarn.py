@@ -9,6 +9,9 @@ from gptx.geometry.model_shape import ModelShape
 from gptx.pos.check import above, at_least
 from gptx.pos.rope_linear import RoPELinear
 
+ID = "pos.rope_yarn"
+REVISION = 1
+
 
 class RoPEYaRN(RoPELinear):
     """Pairs with more than ``beta_fast`` rotations within the original context keep their frequency; the frequency of pairs

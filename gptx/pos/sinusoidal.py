@@ -11,6 +11,9 @@ from gptx.geometry.model_shape import ModelShape
 from gptx.pos.base import PositionalEncoding
 from gptx.pos.check import above
 
+ID = "pos.sinusoidal"
+REVISION = 1
+
 
 class Sinusoidal(PositionalEncoding):
     """PE(p, 2i) = sin(p / theta^(2i/D)), PE(p, 2i+1) = cos(p / theta^(2i/D)), times ``scale``.

@@ -9,6 +9,9 @@ from gptx.geometry.model_shape import ModelShape
 from gptx.pos.base import PositionalEncoding
 from gptx.pos.check import above, at_least
 
+ID = "pos.t5"
+REVISION = 1
+
 
 class T5(PositionalEncoding):
     """Half of the buckets hold one distance each; the others grow logarithmically up to ``max_distance``, and the last one

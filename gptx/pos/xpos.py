@@ -16,6 +16,10 @@ from gptx.pos.rope import RoPE, rotate_pairs
 EXPONENT = 60  # largest factor on q and k, as a power of e; fp32 and bf16 overflow at e^88
 
 
+ID = "pos.xpos"
+REVISION = 1
+
+
 class XPos(RoPE):
     """q_p times zeta^(p / scale_base), k_p times its inverse: a pair's product shrinks by zeta^(distance / scale_base).
 

@@ -1,4 +1,4 @@
-"""Where the processes of a run speak: the first one on the terminal, every other one in a file of its own."""
+"""Log files of workers: rank 0 writes to the terminal, every other rank to a file of its own."""
 
 import faulthandler
 import os
@@ -12,8 +12,9 @@ from typing import TextIO
 
 @contextmanager
 def rank_log(folder: Path, rank: int) -> Iterator[TextIO]:
-    """Open ``folder/rank-0001.log``, to which stdout and stderr go: file descriptors, for C++ writes to those too. The
-    first rank keeps the terminal; if the interpreter crashes, its log has the trace as well.
+    """Open ``folder/rank-0001.log`` and redirect stdout and stderr to it within the block. The file descriptors are
+    redirected, because C++ code writes to them too. Rank 0 is not redirected. The stack trace of a crash of the
+    interpreter is written to the log of every rank.
 
     Raises:
         OSError: the file cannot be written.
@@ -22,17 +23,17 @@ def rank_log(folder: Path, rank: int) -> Iterator[TextIO]:
     with open(folder / f"rank-{rank:04d}.log", "a", buffering=1) as log:
         log.write(f"--- {time.strftime('%F %T')}, process {os.getpid()} on {os.uname().nodename}\n")
         faulthandler.enable(log)
-        kept = {number: os.dup(number) for number in (1, 2)} if rank else {}
+        originals = {number: os.dup(number) for number in (1, 2)} if rank else {}
         _flush()
-        for number in kept:
+        for number in originals:
             os.dup2(log.fileno(), number)
         try:
             yield log
         finally:
             _flush()
-            for number, copy in kept.items():
-                os.dup2(copy, number)
-                os.close(copy)
+            for number, original in originals.items():
+                os.dup2(original, number)
+                os.close(original)
             faulthandler.disable()
 
 

@@ -1,8 +1,8 @@
-"""Start the processes of a run on this machine, watch over them, and bring their end back whole.
+"""Start the workers of a run on this machine, watch them, and report the root cause when one fails.
 
-The traps this closes: a worker that dies leaves its peers waiting for it; one whose parent is killed with -9 would live
-on; one that a terminal's Ctrl-C meets in the midst of its imports would print a traceback, and one that a scheduler's
-warning meets there would die of it.
+A failed worker leaves its peers waiting in a collective: they are killed after a grace period. Workers die with their
+parent, even when it is killed with SIGKILL. Signals are blocked while workers import torch, where a handler is not yet
+installed: they would print a traceback after Ctrl-C and die of a scheduler's warning.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from multiprocessing import connection, resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -24,57 +25,83 @@ from typing import Any
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from gptx.errors import GptxError, RunFailed
-from gptx.processes.children import STOPS, die_with, ending, insisted, listening
+from gptx.processes.children import describe_exit, die_with_parent
+from gptx.processes.signals import STOP_SIGNALS, count_stop_requests, unblocked_stop_signals
 from gptx.processes.worker_logs import rank_log
 
-CUT = re.compile(r"Connection (closed|reset|refused)|Broken pipe|gloo|NCCL")  # what a dead worker's peers report
-SIGNALS = {*STOPS, signal.SIGHUP}
-GRACE = 5.0  # seconds that the others have when one is lost, to say what they know of it
+CONNECTION_LOST = re.compile(r"Connection (closed|reset|refused)|Broken pipe|gloo|NCCL")  # reported by peers
+FORWARDED_SIGNALS = {*STOP_SIGNALS, signal.SIGHUP}
+GRACE = 5.0  # seconds that the other workers have, after one failed, to report their own errors
 
 
 class WorkerLost(RunFailed):
-    """A worker died, or raised something that gptx does not know: it may go better another time."""
+    """A worker died or raised an error that gptx does not know; a new attempt may succeed."""
 
 
-def first_says(word: str) -> str:
-    """What the first rank says here; the others' words count for nothing. Asked before the process group stands, of
-    torchrun's own store; without torchrun (which else could hold it?) each has its own word.
+@dataclass(frozen=True)
+class WorkerFailure:
+    """The error of a worker, which it writes to a file for the main process.
+
+    Attributes:
+        message: one line.
+        retriable: `WorkerLost` was raised: a new attempt may succeed.
+        connection_lost: the error follows from the failure of another worker.
     """
+
+    message: str
+    retriable: bool
+    connection_lost: bool
+
+    def write(self, folder: Path, rank: str) -> None:
+        """Write the file in one step, so that a reader never sees half of it."""
+        path = folder / f"{rank}.part"
+        path.write_text(json.dumps(asdict(self)))
+        path.rename(path.with_suffix(".json"))
+
+    def error(self) -> GptxError:
+        """The same error, to raise in the main process."""
+        return (WorkerLost if self.retriable else RunFailed)(self.message)
+
+
+def broadcast_from_rank_0(text: str) -> str:
+    """Return the text that rank 0 passes, in every process of torchrun. It uses torchrun's own store and so works
+    before the process group exists. Without torchrun, return ``text`` unchanged."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return word
+        return text
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-    key = f"gptx/first says/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"  # a store may outlive a round
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun may reuse its store after a restart
+    key = f"gptx/broadcast/{restart}"
     if os.environ["RANK"] == "0":
-        store.set(key, word)
+        store.set(key, text)
     return str(store.get(key).decode())
 
 
 def start(function: Callable[..., Any], args: tuple[Any, ...], nproc: int, threads: int, logs: Path) -> int:
-    """Run ``function(*args)`` in ``nproc`` processes, which log to the folder ``logs``, and wait.
+    """Run ``function(*args)`` in ``nproc`` processes, which log to the folder ``logs``, and wait for them.
+
+    Args:
+        threads: CPU threads of each process.
 
     Returns:
-        0, or the number of the signal that this process got, and handed on to them.
+        0, or the number of the first stop signal that this process received and forwarded to the workers.
 
     Raises:
-        GptxError: a worker raised one (its text), or was lost (`WorkerLost`).
+        GptxError: the error that a worker raised; `WorkerLost` if it died or raised another exception.
     """
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is loaded, so before a worker's first line
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # torch reads it when it is imported, before a worker's first line
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    here |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(nproc))
+    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    environment |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(nproc))
+    spawn = multiprocessing.get_context("spawn").Process
     with tempfile.TemporaryDirectory(prefix="gptx-") as folder:
-        crew = [
-            multiprocessing.get_context("spawn").Process(
-                target=_worker, args=(function, args, here | {"RANK": str(i), "LOCAL_RANK": str(i)}, folder, logs)
-            )
-            for i in range(nproc)
-        ]
-        with _handing_on(crew) as got:
-            _begin(crew, got)
-            failed = _watch(crew)
-        if failed and not got:
-            raise _first_error(Path(folder), failed, nproc, logs)
-    return got[0] if got else 0
+        ranks = [environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(nproc)]
+        workers = [spawn(target=_worker, args=(function, args, own, folder, logs)) for own in ranks]
+        with _forward_signals(workers) as received:
+            _start_all(workers, received)
+            failed = _watch(workers)
+        if failed and not received:
+            raise _root_cause(Path(folder), failed, nproc, logs)
+    return received[0] if received else 0
 
 
 def _worker(
@@ -82,23 +109,23 @@ def _worker(
 ) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None and parent.pid is not None
-    die_with(parent.pid, signal.SIGKILL)
+    die_with_parent(parent.pid, signal.SIGKILL)
     os.environ.update(environment)
     try:
-        as_rank(function, args, logs)
+        run_as_rank(function, args, logs)
     except GptxError as error:
-        told = {"lost": isinstance(error, WorkerLost), "cut": bool(CUT.search(_cause(error))), "text": str(error)}
-        record = Path(folder) / f"{environment['RANK']}.part"
-        record.write_text(json.dumps(told))
-        record.rename(record.with_suffix(".json"))
-        os._exit(1)  # destructors of a broken process group may wait for peers that are gone
+        connection_lost = bool(CONNECTION_LOST.search(_last_line(error)))
+        failure = WorkerFailure(str(error), isinstance(error, WorkerLost), connection_lost)
+        failure.write(Path(folder), environment["RANK"])
+        os._exit(1)  # destructors of a broken process group may wait for peers that have ended
 
 
-def as_rank(function: Callable[..., Any], args: tuple[Any, ...], logs: Path) -> None:
-    """Run ``function(*args)`` as one rank of several, with a log of its own.
+def run_as_rank(function: Callable[..., Any], args: tuple[Any, ...], logs: Path) -> None:
+    """Run ``function(*args)`` as one rank of several, with a log file of its own.
 
     Raises:
-        GptxError: its own, or `WorkerLost`, a line, for anything else: the log has the traceback.
+        GptxError: as ``function`` raised it; any other exception becomes a `WorkerLost` of one line, with the
+            traceback in the log.
     """
     rank, last = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]) - 1
     with rank_log(logs, rank) as log:
@@ -108,94 +135,102 @@ def as_rank(function: Callable[..., Any], args: tuple[Any, ...], logs: Path) -> 
             raise
         except Exception as error:
             traceback.print_exc(file=log)
-            how = "lost another one" if CUT.search(_cause(error)) else "failed"
-            raise WorkerLost(f"worker {rank} (of 0..{last}) {how}: {_cause(error)}; see {log.name}") from error
+            cause = _last_line(error)
+            problem = "lost the connection to another worker" if CONNECTION_LOST.search(cause) else "failed"
+            raise WorkerLost(f"worker {rank} (of 0..{last}) {problem}: {cause}; see {log.name}") from error
 
 
-def _cause(error: BaseException) -> str:
-    """The last line of a traceback, of the error that began it."""
-    begun = error.__cause__ if isinstance(error, WorkerLost) and error.__cause__ else error
-    return traceback.format_exception_only(begun)[-1].strip().splitlines()[-1]
+def _last_line(error: BaseException) -> str:
+    """Return the last line of the traceback of an error, or of the exception that a `WorkerLost` wraps."""
+    original = error.__cause__ if isinstance(error, WorkerLost) and error.__cause__ else error
+    return traceback.format_exception_only(original)[-1].strip().splitlines()[-1]
 
 
-def _first_error(folder: Path, failed: dict[int, int], nproc: int, logs: Path) -> GptxError:
-    """The error that came first; that a peer lost its connection is none, unless all of them say so."""
-    records = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
-    told = {int(record.stem): json.loads(record.read_text()) for record in records}
-    silent = [rank for rank in failed if rank not in told]
-    causes = [one for one in told.values() if not one["cut"]]
-    if not silent:
-        causes = causes or list(told.values())
-    first = next(iter(causes), None)
-    if first is not None:
-        return (WorkerLost if first["lost"] else RunFailed)(first["text"])
-    rank, code = silent[0], failed[silent[0]]
-    memory = ": out of memory is the usual reason" if code == -signal.SIGKILL else ""
+def _root_cause(folder: Path, failed: dict[int, int], nproc: int, logs: Path) -> GptxError:
+    """Return the first error that is not a consequence of another worker's failure: a lost connection counts only when
+    every worker reports one.
+
+    Args:
+        folder: where the workers wrote their `WorkerFailure`.
+        failed: exit codes by rank, in the order in which the workers ended.
+    """
+    files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    failures = {int(file.stem): WorkerFailure(**json.loads(file.read_text())) for file in files}
+    unreported = [rank for rank in failed if rank not in failures]
+    causes = [failure for failure in failures.values() if not failure.connection_lost]
+    if not unreported:
+        causes = causes or list(failures.values())
+    if causes:
+        return causes[0].error()
+    rank, code = unreported[0], failed[unreported[0]]
+    hint = ": out of memory is the usual reason" if code == -signal.SIGKILL else ""
     log = logs / f"rank-{rank:04d}.log"
-    return WorkerLost(f"worker {rank} (of 0..{nproc - 1}) died without a word ({ending(code)}){memory}; see {log}")
+    return WorkerLost(f"worker {rank} (of 0..{nproc - 1}) died ({describe_exit(code)}){hint}; see {log}")
 
 
-def _begin(crew: Sequence[SpawnProcess], got: list[int]) -> None:
-    """Start them with their ears shut: they inherit the mask. SIGTERM ends them until the training loop listens."""
-    resource_tracker.ensure_running()  # else the first process to start brings it along, and that unblocks SIGINT
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS - {signal.SIGTERM})
-    for one in crew:
-        one.start()
-    if got:  # while one was not yet known to have a number
-        _send(crew, signal.SIGTERM)
+def _start_all(workers: Sequence[SpawnProcess], received: list[int]) -> None:
+    """Start the workers with all stop signals but SIGTERM blocked (they inherit the mask): SIGTERM ends them until the
+    training loop installs its handlers."""
+    resource_tracker.ensure_running()  # else the first start creates it, and that unblocks SIGINT
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS - {signal.SIGTERM})
+    for worker in workers:
+        worker.start()
+    if received:  # while a worker that was just started had no process id yet
+        _send(workers, signal.SIGTERM)
 
 
-def _watch(crew: Sequence[SpawnProcess]) -> dict[int, int]:
-    """Wait until all have ended. When one is lost, the others have but a short time.
+def _watch(workers: Sequence[SpawnProcess]) -> dict[int, int]:
+    """Wait for all workers. When one fails, kill the others after `GRACE` seconds.
 
     Returns:
-        The exit codes of those that ended badly, by themselves, in that order.
+        The exit codes, by rank, of the workers that failed by themselves, in the order in which they ended.
     """
-    running = {one.sentinel: rank for rank, one in enumerate(crew)}
+    running = {worker.sentinel: rank for rank, worker in enumerate(workers)}
     failed: dict[int, int] = {}
     deadline: float | None = None
-    with listening():
+    with unblocked_stop_signals():
         while running:
             ended = connection.wait(list(running), deadline and max(0.0, deadline - time.monotonic()))
             if not ended:
                 break
             for sentinel in ended:
                 rank = running.pop(sentinel)  # type: ignore[arg-type]
-                crew[rank].join()
-                if code := crew[rank].exitcode:
+                workers[rank].join()
+                if code := workers[rank].exitcode:
                     failed[rank] = code
                     deadline = deadline or time.monotonic() + GRACE
-        _send(crew, signal.SIGKILL)
-        for one in crew:
-            one.join()
+        _send(workers, signal.SIGKILL)
+        for worker in workers:
+            worker.join()
     return failed
 
 
-def _send(crew: Sequence[SpawnProcess], number: int) -> None:
-    for one in crew:
-        if one.pid is not None and one.exitcode is None:
+def _send(workers: Sequence[SpawnProcess], number: int) -> None:
+    for worker in workers:
+        if worker.pid is not None and worker.exitcode is None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(one.pid, number)
+                os.kill(worker.pid, number)
 
 
 @contextmanager
-def _handing_on(crew: Sequence[SpawnProcess]) -> Iterator[list[int]]:
-    """Signals that come are noted, and handed on to the workers as SIGTERM: those that train end by themselves, at the
-    same step, and those that are still starting at once. A second one kills them, and more change nothing. One that is
-    ignored (nohup's SIGHUP) stays so."""
-    got: list[int] = []
+def _forward_signals(workers: Sequence[SpawnProcess]) -> Iterator[list[int]]:
+    """Record the signals received within the block and forward them to the workers as SIGTERM: workers that train end
+    at the same step, workers that are still starting end at once. A second stop request kills them, and further ones
+    have no effect. An ignored SIGHUP (nohup) stays ignored."""
+    received: list[int] = []
 
-    def hand_on(number: int, frame: object) -> None:
-        if insisted(got) < 2:
-            got.append(number)
-            _send(crew, signal.SIGTERM if insisted(got) < 2 else signal.SIGKILL)
+    def forward(number: int, frame: object) -> None:
+        if count_stop_requests(received) < 2:
+            received.append(number)
+            _send(workers, signal.SIGTERM if count_stop_requests(received) < 2 else signal.SIGKILL)
 
-    heard = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
-    saved = {number: signal.signal(number, hand_on) for number in heard}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    forwarded = FORWARDED_SIGNALS - ({signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set())
+    handlers = {number: signal.signal(number, forward) for number in forwarded}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        yield got
+        yield received
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for number, handler in saved.items() if insisted(got) < 2 else ():
-            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if count_stop_requests(received) < 2:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)

@@ -2,6 +2,9 @@
 
 from gptx.schedule.base import check_fractions, warm
 
+ID = "schedule.constant"
+REVISION = 1
+
 
 def constant(step: int, max_steps: int, *, warmup: float) -> float:
     """Constant after the warm-up."""

@@ -4,6 +4,9 @@ import math
 
 from gptx.schedule.base import check_fractions, warm
 
+ID = "schedule.cosine"
+REVISION = 1
+
 
 def cosine(step: int, max_steps: int, *, warmup: float, final: float) -> float:
     """Half a cosine from 1 at the end of the warm-up to ``final`` at ``max_steps`` (Loshchilov and Hutter 2017)."""

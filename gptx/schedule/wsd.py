@@ -4,6 +4,9 @@ import math
 
 from gptx.schedule.base import check_fractions, warm
 
+ID = "schedule.wsd"
+REVISION = 1
+
 
 def wsd(step: int, max_steps: int, *, warmup: float, decay: float, final: float) -> float:
     """Warm-up, stable, decay: constant, then 1 - sqrt to ``final`` over the last ``decay`` (Hagele et al. 2024)."""

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 COLLECTIVE = torch.ops._c10d_functional  # those that torch.compile knows, and that no version has renamed
 
 
+ID = "strategy.cp"
+REVISION = 1
+
+
 class CP(FSDP):
     """Every process's loss is the mean over its T/n tokens of its rows; the mean of all is the loss, and `fully_shard`
     averages the gradients in the same way.

@@ -11,6 +11,9 @@ from gptx.model.gpt import GPT
 from gptx.strategy.base import Strategy
 from gptx.strategy.distributed import Distributed
 
+ID = "strategy.ddp"
+REVISION = 1
+
 
 class DDP(Distributed):
     replica: DistributedDataParallel | None = None

@@ -16,6 +16,10 @@ from gptx.strategy.distributed import Distributed
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
+ID = "strategy.fsdp"
+REVISION = 1
+
+
 class FSDP(Distributed):
     """Args:
     param_dtype: what weights are gathered and computed in: fp32, bf16 (half of what is sent).

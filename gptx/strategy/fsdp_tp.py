@@ -8,6 +8,9 @@ from gptx.strategy.distributed import degree
 from gptx.strategy.fsdp import FSDP
 from gptx.strategy.tp import TP
 
+ID = "strategy.fsdp_tp"
+REVISION = 1
+
 
 class FSDPTP(TP, FSDP):
     """Args:

@@ -8,6 +8,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from gptx.strategy.distributed import degree
 from gptx.strategy.fsdp import FSDP
 
+ID = "strategy.hsdp"
+REVISION = 1
+
 
 class HSDP(FSDP):
     """Args:

@@ -52,6 +52,10 @@ class Stage(nn.Module):
             return model.output(x, targets, side) if self.last else x.to(self.dtype)
 
 
+ID = "strategy.pp"
+REVISION = 1
+
+
 class PP(FSDP):
     """Args:
     pp: stages; 0: as many as processes. With fewer, each is cut over several processes as fsdp does it.

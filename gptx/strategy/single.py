@@ -3,6 +3,9 @@
 from gptx.errors import ConfigError
 from gptx.strategy.base import Strategy
 
+ID = "strategy.single"
+REVISION = 1
+
 
 class Single(Strategy):
     def __init__(self, *, nproc: int) -> None:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from gptx.strategy.batch_plan import BatchPlan
 
 
+ID = "strategy.tp"
+REVISION = 1
+
+
 class TP(Distributed):
     parts: tuple[str, ...] = ()  # names of weights whose gradients are parts of a sum
     key = "nproc"  # what says how many processes share the heads

@@ -137,8 +137,8 @@ def _gathered(found: list[Standing]) -> Iterator[tuple[str, Standing]]:
 
 def _collect(sweep: Sweep) -> int:
     from gptx.compare.render import show
-    from gptx.sweep.base import listed
-    from gptx.sweep.plan import rates
+    from gptx.sweep.closing import list_reasons
+    from gptx.sweep.plan import learning_rates
     from gptx.tracking.sync import send
 
     found = list(standings(sweep))
@@ -149,13 +149,13 @@ def _collect(sweep: Sweep) -> int:
             print(f"gptx: not in MLflow: {line}", file=sys.stderr)
     plan, done = sweep.plan, [one.folder for one in found if one.state == "finished" and one.folder]
     if plan.get("lr"):
-        done = rates.chosen(plan["cells"], sweep.outputs, left_out_in(sweep, plan))
+        done = learning_rates.show_choices(plan["cells"], sweep.outputs, left_out_in(sweep, plan))
     if done:
         show(done)
     if still := [one for one in found if one.open]:
         print(f"\n{len(still)} of {len(found)} are not done yet ({_counts(still)}): collect again when they are")
     for state in ("left out", "pruned"):
-        listed(state, {one.title: one.told for one in found if one.state == state}, len(found))
+        list_reasons(state, {one.title: one.told for one in found if one.state == state}, len(found))
     bad = [one for one in found if one.state in ("failed", "refused", "stopped", "not started")]
     if bad:
         print(f"\n{len(bad)} of {len(found)} did not finish:", file=sys.stderr)

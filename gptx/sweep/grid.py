@@ -1,8 +1,10 @@
-"""The grid: every combination of a multirun command line, checked whole before any is started, one process a run.
+"""The grid sweeper: all combinations of a multirun command line are checked, then each runs in a process of its own.
 
-What is finished is shown by its run folder and not run again: the same command goes on with a sweep.
+Finished runs are recognised by their run folders and are not trained again, so the same command resumes a sweep.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,102 +12,135 @@ from omegaconf import DictConfig
 
 from gptx.errors import ConfigError
 from gptx.runs.journal import Journal
-from gptx.sweep.base import Base, close, following, survey
+from gptx.sweep.base import SweeperBase
+from gptx.sweep.closing import close, following
 from gptx.sweep.execute.launcher import Launcher, make
 from gptx.sweep.execute.loop import Listed, drive
-from gptx.sweep.plan import matching, rates
-from gptx.sweep.plan.cells import Cell, cells, check, refit
-from gptx.sweep.search import halving
-from gptx.sweep.search.halving import Halving
+from gptx.sweep.plan import learning_rates, matching
+from gptx.sweep.plan.cells import Cell, check_cells, compose_cells, with_overrides
+from gptx.sweep.search.halving import check_rungs
+from gptx.sweep.search.halving_source import HalvingSource
 from gptx.sweep.state.dashboard import Board
 from gptx.sweep.state.folder import Sweep, name_of
+from gptx.sweep.sweep_overrides import combinations
 
 if TYPE_CHECKING:
     from gptx.hardware.device import Machine
 
 
-class GridSweeper(Base):
+@dataclass(frozen=True)
+class _Outcome:
+    """Why cells failed, and why halving has dropped others, by title."""
+
+    failed: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+
+
+class GridSweeper(SweeperBase):
     """`python -m gptx.run -m attention=mha,gqa seed=0,1`."""
 
     kind = "grid"
 
-    def _run(self, words: list[str], whole: list[str]) -> int:
-        """Check all cells, run those that can be, compare what is finished and list the failures."""
-        combinations = self._combinations(words)
-        found = cells(combinations)
-        options = self._options(next(cell.overrides for cell in found if cell.cfg), whole)
-        if options.sweep.lr:
-            found = cells(rates.spread(combinations, options.sweep.lr))
-        launcher = make(self.hydra.launcher)
-        found = self._matched(found, options, launcher.there)
-        meant = [cell.folder.path.name if cell.folder else " ".join(cell.overrides) for cell in found]
-        sweep = Sweep(Path(options.paths.outputs), name_of(options.study, meant))
-        launcher.open(sweep, options.sweep, len(found))
-        check(found, launcher.there)
-        if options.sweep.halving:
-            if launcher.detached:
-                raise ConfigError("sweep.halving decides while runs go on: hydra.launcher.wait=true stays and watches")
-            halving.check([cell for cell in found if not cell.refusal], options.sweep.factor)
-        seconds = survey(found, launcher, options, sweep)
-        refused = [cell for cell in found if cell.refusal]
-        if options.dry_run:
-            return 2 if refused and not options.sweep.skip_invalid else 0
-        _explain(len(refused), len(found), options)
-        with sweep.work(self._plan(found, options), any(cell.cfg.get("force") for cell in found)) as book:
-            for cell in refused:
-                book.write("refused", title=cell.title, reason=cell.refusal)
-            failed, left_out = self._train(found, options, launcher, book, seconds)
-        done = [cell.folder.path for cell in found if cell.folder and cell.folder.finished()]
-        if options.sweep.lr:
-            done = rates.chosen(sweep.plan["cells"], sweep.outputs, left_out)
-        return close(done, found, failed, left_out)
+    def _run(self, overrides: list[str], of_sweep: list[str]) -> int:
+        """Check all cells, run those that can run, compare the finished ones and list the failures."""
+        from gptx.sweep.plan.preview import preview
 
-    @staticmethod
-    def _matched(found: list[Cell], options: DictConfig, there: "Machine | None") -> list[Cell]:
-        """All arms with the same budget, where that is asked for."""
-        if options.variant.match == "none":
-            return found
-        able = [cell for cell in found if not cell.refusal]
-        solved = matching.solve([cell.cfg for cell in able], options, there) if able else []
-        fits = dict(zip(map(id, able), solved, strict=True))
-        for i, cell in enumerate(found):
-            fit = fits.get(id(cell))
-            if isinstance(fit, str):
-                cell.refusal = fit
-            elif fit:
-                found[i] = refit(cell, fit.words, fit.note)
-        return found
+        grid = combinations(self._parse(overrides))
+        cells = compose_cells(grid)
+        options = self._options(next(cell.overrides for cell in cells if cell.cfg), of_sweep)
+        if options.sweep.lr:
+            cells = compose_cells(learning_rates.with_rates(grid, options.sweep.lr))
+        launcher = make(self.hydra.launcher)
+        cells = _matched(cells, options, launcher.there)
+        sweep = Sweep(Path(options.paths.outputs), name_of(options.study, list(map(_cell_id, cells))))
+        launcher.open(sweep, options.sweep, len(cells))
+        check_cells(cells, launcher.there)
+        if options.sweep.halving:
+            _check_halving(cells, options.sweep.factor, launcher)
+        seconds = preview(cells, launcher, options, sweep)
+        rejected = [cell for cell in cells if cell.rejection]
+        if options.dry_run:
+            return 2 if rejected and not options.sweep.skip_invalid else 0
+        _check_rejected(len(rejected), len(cells), options)
+        with sweep.work(self._plan(cells, options), any(cell.cfg.get("force") for cell in cells)) as journal:
+            for cell in rejected:
+                journal.write("refused", title=cell.title, reason=cell.rejection)
+            outcome = self._train(cells, options, launcher, journal, seconds)
+        finished = [cell.folder.path for cell in cells if cell.folder and cell.folder.finished()]
+        if options.sweep.lr:
+            finished = learning_rates.show_choices(sweep.plan["cells"], sweep.outputs, outcome.dropped)
+        return close(finished, cells, outcome.failed, outcome.dropped)
 
     def _train(
-        self, found: list[Cell], options: DictConfig, launcher: Launcher, book: Journal, seconds: float
-    ) -> tuple[dict[str, str], dict[str, str]]:
-        """By title: why cells failed, and why others were left out."""
-        able = [cell for cell in found if not cell.refusal]
-        todo = [cell for cell in able if not cell.done]
-        if not todo:
-            return {}, {}
-        tasks = [cell.task(self._words()) for cell in todo]
+        self, cells: list[Cell], options: DictConfig, launcher: Launcher, journal: Journal, seconds: float
+    ) -> _Outcome:
+        able = [cell for cell in cells if not cell.rejection]
+        to_run = [cell for cell in able if not cell.done]
+        if not to_run:
+            return _Outcome()
+        tasks = [cell.task(self._common()) for cell in to_run]
         if launcher.detached:
             with launcher:
                 launcher.submit(tasks)
-            print(f"python -m gptx.sweep status {launcher.sweep.name} tells how they stand")
-            return {}, {}
-        rungs = list(launcher.sweep.records("begin", "rung"))
-        halves = Halving(able, self._words(), options.sweep.factor, book, rungs) if options.sweep.halving else None
-        steps = {task.folder: cell.cfg.trainer.max_steps for task, cell in zip(tasks, todo, strict=True)}
-        board = Board(len(able), len(able) - len(todo), steps, seconds)
-        folders = [cell.folder.path for cell in able if cell.folder]
-        with following(options, folders):
-            failed = drive(halves or Listed(tasks), launcher, book, board, options.sweep.retry)
-        return {task.title: why for task, why in failed.items()}, halves.left_out() if halves else {}
+            print(f"python -m gptx.sweep status {launcher.sweep.name} shows their status")
+            return _Outcome()
+        halving = self._halving(able, options, launcher, journal)
+        steps = {task.folder: cell.cfg.trainer.max_steps for task, cell in zip(tasks, to_run, strict=True)}
+        board = Board(len(able), len(able) - len(to_run), steps, seconds)
+        with following(options, [cell.folder.path for cell in able if cell.folder]):
+            failed = drive(halving or Listed(tasks), launcher, journal, board, options.sweep.retry)
+        return _Outcome({task.title: why for task, why in failed.items()}, halving.dropped() if halving else {})
+
+    def _halving(
+        self, cells: list[Cell], options: DictConfig, launcher: Launcher, journal: Journal
+    ) -> HalvingSource | None:
+        if not options.sweep.halving:
+            return None
+        records = list(launcher.sweep.records("begin", "rung"))
+        return HalvingSource(cells, self._common(), options.sweep.factor, journal, records)
 
 
-def _explain(refused: int, of: int, options: DictConfig) -> None:
-    """Nothing is started while a refusal stands, unless that is allowed."""
-    if refused == of:
-        raise ConfigError(f"all {of} combinations are refused (see above)")
-    if refused and not options.sweep.skip_invalid:
+def _cell_id(cell: Cell) -> str:
+    """What names a sweep: the run folders of its cells."""
+    return cell.folder.path.name if cell.folder else " ".join(cell.overrides)
+
+
+def _matched(cells: list[Cell], options: DictConfig, machine: "Machine | None") -> list[Cell]:
+    """The cells with the same budget for all arms, if `match` asks for that."""
+    able = [cell for cell in cells if not cell.rejection]
+    if options.variant.match == "none" or not able:
+        return cells
+    found = matching.match_budgets([cell.cfg for cell in able], options, machine)
+    return _apply(cells, dict(zip(map(id, able), found, strict=True)))
+
+
+def _apply(cells: Sequence[Cell], found: dict[int, matching.Matched | matching.Unmatched]) -> list[Cell]:
+    changed = []
+    for cell in cells:
+        match = found.get(id(cell))
+        if isinstance(match, matching.Matched):
+            changed.append(with_overrides(cell, match.overrides, match.note))
+            continue
+        if match:
+            cell.rejection = match.reason
+        changed.append(cell)
+    return changed
+
+
+def _check_halving(cells: Sequence[Cell], factor: int, launcher: Launcher) -> None:
+    if launcher.detached:
         raise ConfigError(
-            f"{refused} of {of} combinations are refused (see above), so nothing was started: mend them, or "
-            "sweep.skip_invalid=true runs the rest"
+            "sweep.halving must watch the runs; use hydra.launcher.wait=true, with which the command stays"
+        )
+    check_rungs([cell for cell in cells if not cell.rejection], factor)
+
+
+def _check_rejected(rejected: int, total: int, options: DictConfig) -> None:
+    """Nothing starts while a cell is rejected, unless sweep.skip_invalid allows it."""
+    if rejected == total:
+        raise ConfigError(f"all {total} combinations are rejected (see above)")
+    if rejected and not options.sweep.skip_invalid:
+        raise ConfigError(
+            f"{rejected} of {total} combinations are rejected (see above), so nothing was started; correct them or use "
+            "sweep.skip_invalid=true to run the others"
         )

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from gptx.config.declared import current_target
+
 EOT_TEXT = "<|endoftext|>"  # how the end-of-text token reads when it is decoded; never parsed out of text
 
 
@@ -63,6 +65,6 @@ class Tokenizer(ABC):
 def load(path: Path) -> Tokenizer:
     """The tokenizer saved in a tokenizer.json, of whatever kind: the file names its class."""
     state = json.loads(path.read_text(encoding="utf-8"))
-    module, _, name = state["class"].rpartition(".")
+    module, _, name = current_target(state["class"]).rpartition(".")
     tokenizer: Tokenizer = getattr(import_module(module), name).restore(state)
     return tokenizer

@@ -7,6 +7,9 @@ from gptx.errors import ConfigError, GptxError
 from gptx.runs.digest import digest
 from gptx.tokenizer.ranks import PATTERN, RankTokenizer
 
+ID = "tokenizer.bpe"
+REVISION = 1
+
 
 class BPE(RankTokenizer):
     """``vocab_size`` ids: 256 bytes, merges, eot last. Fewer where the corpus is too small for them."""

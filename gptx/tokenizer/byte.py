@@ -7,6 +7,9 @@ import numpy as np
 
 from gptx.tokenizer.base import EOT_TEXT, Tokenizer
 
+ID = "tokenizer.byte"
+REVISION = 1
+
 
 class Byte(Tokenizer):
     name = "byte"

@@ -11,6 +11,10 @@ from gptx.tokenizer.base import Tokenizer
 SEPARATOR = "\n"  # documents are joined by a blank line, so this is always in the vocabulary
 
 
+ID = "tokenizer.char"
+REVISION = 1
+
+
 class Char(Tokenizer):
     name = "char"
     needs_fit = True

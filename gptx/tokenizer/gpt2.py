@@ -20,6 +20,10 @@ CACHED = {
 }
 
 
+ID = "tokenizer.gpt2"
+REVISION = 1
+
+
 class GPT2(RankTokenizer):
     name = "gpt2"
     n_vocab = 50257

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from gptx.processes.children import STOPS, heeded_signals
+from gptx.processes.signals import STOP_SIGNALS, default_stop_signals
 from gptx.runs import journal
 from gptx.tracking.store import one_line, store_uri
 
@@ -88,7 +88,7 @@ class Follower:
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
-            with heeded_signals():
+            with default_stop_signals():
                 arrived = self._process.wait(self._wait) == 0
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not suppress the message
@@ -210,7 +210,7 @@ def main() -> int:
     parser.add_argument("--wait", type=float, default=30.0, help="seconds to keep trying after stdin is closed")
     args = parser.parse_args()
     os.nice(10)
-    for number in (*STOPS, signal.SIGHUP):
+    for number in (*STOP_SIGNALS, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a cluster signals all processes of a job
     runs = _FollowedRuns(args.run_dirs, args.outputs, args.uri, args.experiment, args.weights)
     return follow(runs, args.wait, sys.stdin.buffer)

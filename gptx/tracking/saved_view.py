@@ -11,10 +11,10 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from gptx.config.axes import interacting_axes, result_axes, run_name_axes
+
 KEY = "gptx"  # key of the view in links
 TAG = f"mlflow.sharedViewState.{KEY}"
-_PARAMS = ["attention", "pos", "window", "strategy", "seed"]
-_MORE = ["ffn", "norm", "kernel", "model", "data", "tokenizer", "optim", "schedule", "precision", "device"]
 _METRICS = ["val_bpb", "val_loss", "tok_s", "params", "mem_mb", "kv_B_tok", "val_acc", "seconds"]
 _CURVES = ["val/bpb", "val/loss", "train/loss"]
 _RUNS = 20  # number of runs, the best ones, that charts show at first
@@ -37,11 +37,21 @@ def view(params: Iterable[Mapping[str, str]]) -> str:
 
 def _varied(runs: Sequence[Mapping[str, str]]) -> list[str]:
     """Short parameters that differ between the runs."""
-    return [key for key in (*_PARAMS, *_MORE) if len({run.get(key) for run in runs}) > 1]
+    return [key for key in _columns() if len({run.get(key) for run in runs}) > 1]
+
+
+def _first_columns() -> list[str]:
+    """Columns of every table: the axes that a run's name shows, and the seed."""
+    return [*run_name_axes(), "seed"]
+
+
+def _columns() -> list[str]:
+    """All short params, those of `_first_columns` first."""
+    return [*_first_columns(), *(axis for axis in result_axes() if axis not in run_name_axes())]
 
 
 def _state(varied: list[str]) -> dict[str, Any]:
-    columns = [*_PARAMS, *(key for key in varied if key not in _PARAMS)]
+    columns = [*_first_columns(), *(key for key in varied if key not in _first_columns())]
     names = [f"params.`{key}`" for key in columns] + [f"metrics.`final/{key}`" for key in _METRICS]
     return {
         "searchFilter": "",
@@ -73,7 +83,7 @@ def _state(varied: list[str]) -> dict[str, Any]:
             _section("curves", "Curves", columns=3),
             *(_section(f"more-{name}", name, display=False) for name in ("final", "perf", "train", "val")),
         ],
-        "compareRunCharts": _charts([key for key in varied if key != "seed"] or _PARAMS[:3]),
+        "compareRunCharts": _charts([key for key in varied if key != "seed"] or list(interacting_axes())),
     }
 
 

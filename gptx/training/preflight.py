@@ -1,35 +1,24 @@
 """What is known of a run before anything is started: where it lies, what it costs, and why it cannot be."""
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from gptx.config import instantiate
-from gptx.config.identity import identity, run_name
 from gptx.data import from_config
 from gptx.errors import CheckpointError, ConfigError
 from gptx.runs import resume_source
 from gptx.runs.checkpoint_files import steps
-from gptx.runs.folder import RunFolder
 from gptx.runs.provenance import own_code
 from gptx.tracking.store import check_uri
+from gptx.training.location import locate
 
 if TYPE_CHECKING:
     from gptx.data.tokens import Tokens
     from gptx.hardware.device import Machine
     from gptx.model.gpt import GPT
     from gptx.strategy.base import Strategy
-
-
-def folder_of(cfg: DictConfig) -> tuple[RunFolder, str]:
-    """Where a config's run lies, and its identity. Without torch."""
-    if not cfg.study or cfg.study.startswith(".") or "/" in cfg.study:
-        raise ConfigError(f"study={cfg.study}: expected the name of a folder, without '/', not beginning with '.'")
-    begun = resume_source.find(cfg.resume_from)
-    name = identity(cfg, from_config.corpus(cfg).fingerprint(), f"{begun.run}@{begun.step}" if begun else "")
-    return RunFolder(Path(cfg.paths.outputs) / cfg.study / f"{run_name(cfg)}-{name}"), name
 
 
 def preflight(cfg: DictConfig, there: "Machine | None" = None, make: bool = True) -> tuple["Strategy", dict[str, Any]]:
@@ -57,8 +46,10 @@ def preflight(cfg: DictConfig, there: "Machine | None" = None, make: bool = True
     slices = strategy.rows(processes)
     plan = BatchPlan.of(cfg, slices, processes // slices)
     _check_optimiser(cfg)
+    location = locate(cfg)
+    location.check(cfg.force)
     begun = resume_source.find(cfg.resume_from)
-    if begun and (cfg.force or not steps(folder_of(cfg)[0].checkpoints)):
+    if begun and (cfg.force or not steps(location.folder.checkpoints)):
         resume_source.check(cfg, begun)
     else:
         begun = None

@@ -12,7 +12,7 @@ from gptx.config.instantiate import part
 from gptx.errors import Interrupted
 from gptx.model import sampling
 from gptx.model.build import build
-from gptx.processes.children import noted_signals
+from gptx.processes.signals import record_stop_signals
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
@@ -33,7 +33,7 @@ def fit(cfg: DictConfig, run_dir: str, until: int = 0) -> None:
     with strategy.open(cfg.device.type), contextlib.ExitStack() as stack:
         first = strategy.rank == 0
         book = stack.enter_context(Journal(Path(run_dir))) if first else None
-        stop = stack.enter_context(noted_signals())
+        stop = stack.enter_context(record_stop_signals())
         trainer = Trainer(cfg, RunFolder(Path(run_dir)), strategy, book)
         stack.callback(trainer.saver.close)
         with Bar(f"{cfg.variant.model} {Path(run_dir).name}", end, trainer.now, first) as bar:

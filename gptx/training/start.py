@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from gptx.config.compose import plain_dict
-from gptx.config.identity import run_name
+from gptx.config.identity import SCHEME, revisions, run_name
 from gptx.runs.checkpoint_files import clear, meta, number, steps
 from gptx.runs.folder import RunFolder, write_json
 from gptx.runs.journal import Journal
@@ -33,6 +33,8 @@ def begin(cfg: DictConfig, folder: RunFolder, name: str, facts: dict[str, Any], 
             "start",
             uid=uuid.uuid4().hex,
             identity=name,
+            identity_scheme=SCHEME,
+            revisions=revisions(cfg),
             name=run_name(cfg),
             study=cfg.study,
             variant=plain_dict(cfg)["variant"],

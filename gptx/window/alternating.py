@@ -11,6 +11,9 @@ from gptx.window.chunked import Chunked
 from gptx.window.full import Full
 from gptx.window.sliding import Sliding
 
+ID = "window.alternating"
+REVISION = 1
+
 
 @dataclass(frozen=True)
 class Alternating(Window):

@@ -6,6 +6,9 @@ from torch import Tensor
 
 from gptx.window.base import Window, at_least_one
 
+ID = "window.chunked"
+REVISION = 1
+
 
 @dataclass(frozen=True)
 class Chunked(Window):

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from gptx.window.base import Window, at_least_one
 
+ID = "window.dilated"
+REVISION = 1
+
 
 @dataclass(frozen=True)
 class Dilated(Window):

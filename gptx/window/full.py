@@ -5,6 +5,9 @@ from torch import Tensor
 
 from gptx.window.base import Window
 
+ID = "window.full"
+REVISION = 1
+
 
 class Full(Window):
     """Hides nothing."""

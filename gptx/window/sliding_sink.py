@@ -11,6 +11,9 @@ from torch import Tensor
 from gptx.errors import ConfigError
 from gptx.window.base import Window, at_least_one
 
+ID = "window.sliding_sink"
+REVISION = 1
+
 
 @dataclass(frozen=True)
 class SlidingSink(Window):

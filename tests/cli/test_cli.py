@@ -411,8 +411,8 @@ def test_a_users_code_that_was_changed_is_told_of(gptx: Gptx) -> None:
     again = gptx(*words, "seed=0")
     assert again.code == 0 and "finished already" in again.out
     assert again.err == "gptx: made by other code than is here (edited): force=true makes it afresh\n"
-    survey = gptx("-m", *words, "seed=0,1,2", "dry_run=true")
-    assert "2 made or begun by other code than is here (edited): force=true begins them afresh" in survey.out
+    preview = gptx("-m", *words, "seed=0,1,2", "dry_run=true")
+    assert "2 runs used an earlier version of your code (edited): force=true starts them again" in preview.out
     on = gptx(*words, "seed=1")
     told = "goes on with other code than it began with (edited): force=true begins afresh"
     assert f"gptx: {told}\n" in on.err

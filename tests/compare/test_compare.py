@@ -108,7 +108,7 @@ def cli(*args: object, width: int = 160, cwd: Path | None = None) -> subprocess.
     return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=240)
 
 
-def said(*runs: Path) -> str:
+def warnings_of(*runs: Path) -> str:
     frame = table(runs)
     return "\n".join(warnings(frame, summarise(frame)))
 
@@ -126,20 +126,20 @@ def test_command_shows_variants_best_first_and_writes_raw_numbers(tmp_path: Path
         ["mha", "rope", "sliding", "single", "2"],
     ]
     assert len(rows) == 8 and "8 variants, 16 runs" in done.stdout and "n_kv_head" not in done.stdout
-    told = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+    output = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     raw = pd.read_csv(tmp_path / "a.csv")
     summary = summarise(table(sorted((tmp_path / "outputs/grid").iterdir())))
-    assert [v["val_bpb_mean"] for v in told["variants"]] == list(raw["val_bpb_mean"]) == list(summary["val_bpb_mean"])
-    assert [v["val_bpb_sd"] for v in told["variants"]] == list(raw["val_bpb_sd"])
-    assert told["variants"][0]["seeds"] == [0, 1] and len(told["variants"][0]["runs"]) == 2
-    assert all((tmp_path / run / "result.json").exists() for v in told["variants"] for run in v["runs"])
-    assert told["runs"] == {"finished": 16} and told["warnings"] == []
+    assert [v["val_bpb_mean"] for v in output["variants"]] == list(raw["val_bpb_mean"]) == list(summary["val_bpb_mean"])
+    assert [v["val_bpb_sd"] for v in output["variants"]] == list(raw["val_bpb_sd"])
+    assert output["variants"][0]["seeds"] == [0, 1] and len(output["variants"][0]["runs"]) == 2
+    assert all((tmp_path / run / "result.json").exists() for v in output["variants"] for run in v["runs"])
+    assert output["runs"] == {"finished": 16} and output["warnings"] == []
     assert "gptx.compare outputs" in (tmp_path / "a.svg").read_text(encoding="utf-8").replace("&#160;", " ")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "a.json", "a.svg", "outputs"]
 
 
 @pytest.mark.parametrize("width", [44, 60, 80, 100, 160])
-def test_no_width_loses_a_figure(tmp_path: Path, width: int) -> None:
+def test_every_width_shows_all_figures(tmp_path: Path, width: int) -> None:
     grid(tmp_path)
     out = cli(tmp_path, width=width).stdout
     assert max(map(len, out.splitlines())) <= width and "…" not in out
@@ -149,7 +149,7 @@ def test_no_width_loses_a_figure(tmp_path: Path, width: int) -> None:
         assert f"{value:.4f}" in out
 
 
-def test_names_of_any_length_fold_instead_of_vanishing(tmp_path: Path) -> None:
+def test_long_names_are_folded(tmp_path: Path) -> None:
     for i in range(3):
         put(tmp_path, result(0, keys={"optim": {"a_really_long_name_of_an_option": f"{'value' * 9}{i}"}}))
     out = "".join(cli(tmp_path, width=80).stdout.split())
@@ -199,10 +199,10 @@ def test_unfinished_runs_are_counted_and_never_mixed_in(tmp_path: Path) -> None:
         extra = cli(tmp_path, "--include-unfinished", "--json", tmp_path / "x.json")
     assert "not in the table: 1 failed, 1 interrupted, 1 killed, 1 running" in done.stdout
     assert "1 variant, 1 run " in done.stdout and "2.7000" not in done.stdout
-    told = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["variants"]
-    assert told[0]["status"] == "finished" and told[0]["val_bpb_mean"] == 2.02 and told[0]["n"] == 1
-    assert {v["status"] for v in told[1:]} == {"failed", "interrupted", "killed", "running"}
-    assert all(v["val_bpb_mean"] == 2.7 and v["steps"] == [100] for v in told[1:])
+    output = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["variants"]
+    assert output[0]["status"] == "finished" and output[0]["val_bpb_mean"] == 2.02 and output[0]["n"] == 1
+    assert {v["status"] for v in output[1:]} == {"failed", "interrupted", "killed", "running"}
+    assert all(v["val_bpb_mean"] == 2.7 and v["steps"] == [100] for v in output[1:])
     assert "running" in extra.stdout and "2.7000" in extra.stdout
 
 
@@ -216,9 +216,9 @@ def test_result_is_taken_from_the_journal_and_damage_is_named(tmp_path: Path) ->
     for folder in (torn, gone):
         (folder / "result.json").write_bytes(b'{"status": "fini\xff')
     done = cli(tmp_path, "--json", tmp_path / "x.json", width=400)
-    told = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
-    assert done.returncode == 0 and told["variants"][0]["seeds"] == [1, 2]
-    assert told["variants"][0]["val_bpb_mean"] == statistics.mean([1.5, 1.7])
+    output = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+    assert done.returncode == 0 and output["variants"][0]["seeds"] == [1, 2]
+    assert output["variants"][0]["val_bpb_mean"] == statistics.mean([1.5, 1.7])
     assert f"{gone / 'result.json'} is damaged" in done.stdout and "not in the table: 1 damaged" in done.stdout
     assert f"{torn / 'result.json'} is damaged" in done.stdout and "taken from the journal" in done.stdout
 
@@ -238,7 +238,7 @@ def test_study_and_sort(tmp_path: Path) -> None:
 
 @settings(max_examples=25)
 @given(st.lists(st.floats(0.1, 1e12), min_size=1, max_size=6), st.randoms())
-def test_mean_and_deviation_are_the_statisticians_in_any_order(
+def test_mean_and_deviation_do_not_depend_on_the_order(
     tmp_path_factory: pytest.TempPathFactory, values: list[float], rng: random.Random
 ) -> None:
     root = tmp_path_factory.mktemp("runs")
@@ -253,7 +253,7 @@ def test_mean_and_deviation_are_the_statisticians_in_any_order(
         assert sd == statistics.stdev(values) if len(values) > 1 else math.isnan(sd)
 
 
-def test_only_the_keys_that_make_the_difference_are_named(tmp_path: Path) -> None:
+def test_only_differing_keys_are_named(tmp_path: Path) -> None:
     put(tmp_path, result(attention="mha"))
     put(tmp_path, result(attention="mqax", keys={"model": {"n_layer": 6}, "attention": {"n_layer": 6}}))
     put(tmp_path, result(attention="mqax", keys={"attention": {"n_layer": 4}}))
@@ -282,42 +282,42 @@ def test_a_copied_key_is_named_once_and_whole_numbers_stay_whole(tmp_path: Path)
     assert set(summary["window.size"]) == {None, 16, 32} and "32.0" not in cli(tmp_path).stdout
 
 
-def test_figures_that_are_missing_or_not_finite_are_not_averaged(tmp_path: Path) -> None:
+def test_missing_or_infinite_figures_are_not_averaged(tmp_path: Path) -> None:
     runs = [put(tmp_path, result(0, val_loss=math.nan, peak_memory_bytes=None)), put(tmp_path, result(1))]
     summary = summarise(table(runs))
     assert summary["val_loss_mean"][0] == 1.4 and math.isnan(summary["val_loss_sd"][0]) and summary["n"][0] == 2
-    assert "val loss is missing in 1 of 2 runs" in said(*runs)
-    assert said(put(tmp_path, result(2, attention="gqa", val_accuracy=None))) == ""
+    assert "val loss is missing in 1 of 2 runs" in warnings_of(*runs)
+    assert warnings_of(put(tmp_path, result(2, attention="gqa", val_accuracy=None))) == ""
 
 
 # --- the warnings
 
 
-def test_fair_runs_are_not_warned_of(tmp_path: Path) -> None:
-    assert said(*(grid(tmp_path) / "grid").iterdir()) == ""
+def test_comparable_runs_give_no_warning(tmp_path: Path) -> None:
+    assert warnings_of(*(grid(tmp_path) / "grid").iterdir()) == ""
 
 
 @pytest.mark.parametrize(
     ("over", "warning"),
     [
-        ({"steps": 200}, "not the same budget: steps 200, 500"),
-        ({"tokens": 1_000_000}, "not the same budget: tokens 1,000,000, 4,096,000"),
-        ({"seed": 1}, "not the same seeds: 0 in mha·rope·full·single; 1 in gqa·rope·full·single"),
+        ({"steps": 200}, "different budgets: steps 200, 500"),
+        ({"tokens": 1_000_000}, "different budgets: tokens 1,000,000, 4,096,000"),
+        ({"seed": 1}, "different seeds: 0 in mha·rope·full·single; 1 in gqa·rope·full·single"),
         ({"tokenizer_hash": "c"}, "different tokenizers"),
-        ({"hardware": {**CPU, "cpu": "Xeon"}}, "tokens/s does not compare"),
-        ({"hardware": {"device": "cuda"}}, "tokens/s and peak memory do not compare"),
-        ({"keys": {"trainer": {"val_tokens": 1}}}, "not the same validation set (trainer.val_tokens)"),
-        ({"code": {"mine": "a", "other": "a"}}, "not the same code: mine was changed between runs (1 and 1 of them)"),
+        ({"hardware": {**CPU, "cpu": "Xeon"}}, "tokens/s is not comparable"),
+        ({"hardware": {"device": "cuda"}}, "tokens/s and peak memory are not comparable"),
+        ({"keys": {"trainer": {"val_tokens": 1}}}, "different validation sets (trainer.val_tokens)"),
+        ({"code": {"mine": "a", "other": "a"}}, "different code: mine was changed between runs (1 and 1 of them)"),
         ({"corpus_hash": "abcdef"}, "different corpora (sotu 9f8e7d6c, sotu abcdef)"),
     ],
 )
-def test_unfair_comparisons_are_warned_of(tmp_path: Path, over: dict[str, Any], warning: str) -> None:
+def test_incomparable_runs_give_a_warning(tmp_path: Path, over: dict[str, Any], warning: str) -> None:
     runs = [put(tmp_path, result(code={"mine": "b"})), put(tmp_path, result(**{"attention": "gqa", **over}))]
-    assert warning in said(*runs)
+    assert warning in warnings_of(*runs)
     assert warning[:40] in " ".join(cli(tmp_path, width=300).stdout.split())
 
 
-def test_each_corpus_has_a_table_and_a_best_of_its_own(tmp_path: Path) -> None:
+def test_each_corpus_has_its_own_table(tmp_path: Path) -> None:
     for corpus, data in (("aaaa", "sotu"), ("bbbb", "pydocs")):
         for attention in ("mha", "gqa"):
             put(tmp_path, result(attention=attention, corpus_hash=corpus, data=data))
@@ -334,36 +334,38 @@ def test_each_corpus_has_a_table_and_a_best_of_its_own(tmp_path: Path) -> None:
         ("bf16", 1.5, True),
     ],
 )
-def test_strategy_is_a_null_factor(tmp_path: Path, precision: str, loss: float, warned: bool) -> None:
+def test_warns_when_strategies_end_with_different_losses(
+    tmp_path: Path, precision: str, loss: float, warned: bool
+) -> None:
     runs = [
         put(tmp_path, result(precision=precision)),
         put(tmp_path, result(precision=precision, strategy="ddp", val_loss=loss)),
         put(tmp_path, result(precision=precision, strategy="ddp", seed=1, val_loss=9.0)),  # no partner, no verdict
     ]
-    text = said(*runs)
-    assert ("a bug is suspected" in text) == warned
+    text = warnings_of(*runs)
+    assert ("this indicates a bug" in text) == warned
     assert not warned or ("ddp ends" in text and "above single (mha·rope·full, seed 0: " in text)
 
 
-def test_with_dropout_each_process_draws_masks_of_its_own(tmp_path: Path) -> None:
+def test_strategies_may_differ_with_dropout(tmp_path: Path) -> None:
     keys = {"model": {"dropout": 0.1}}
     runs = [put(tmp_path, result(keys=keys)), put(tmp_path, result(keys=keys, strategy="ddp", val_loss=1.5))]
-    assert "a bug is suspected" not in said(*runs)
+    assert "this indicates a bug" not in warnings_of(*runs)
 
 
-def test_the_same_run_twice_is_not_a_second_seed(tmp_path: Path) -> None:
+def test_a_repeated_run_is_not_a_second_seed(tmp_path: Path) -> None:
     old = put(tmp_path, result(0, val_bpb=9.0))
     new = put(tmp_path, result(0, study="again", val_bpb=2.0))
     os.utime(old / "result.json", (1, 1))
     summary = summarise(table([old, new, new, tmp_path / "again" / ".." / "again" / new.name]))
     assert list(summary["n"]) == [1] and list(summary["val_bpb_mean"]) == [2.0]
-    assert "1 run left out" in said(old, new)
+    assert "1 run left out" in warnings_of(old, new)
 
 
 # --- the Python side
 
 
-def test_show_tells_and_never_raises_for_runs(tmp_path: Path) -> None:
+def test_show_reports_damaged_runs(tmp_path: Path) -> None:
     console = Console(file=StringIO(), width=80)
     assert show([tmp_path / "never made", unfinished(tmp_path, "failed")], console).empty
     assert "1 failed, 1 missing" in console.file.getvalue()  # type: ignore[attr-defined]
@@ -379,7 +381,7 @@ def test_human_units() -> None:
     assert human(1.23456, "4") == "1.2346" and all(metric.head for metric in SHOWN)
 
 
-def test_comparing_needs_neither_torch_nor_mlflow() -> None:
+def test_compare_imports_neither_torch_nor_mlflow() -> None:
     code = "import sys, gptx.compare.__main__; sys.exit(bool({'torch', 'mlflow'} & set(sys.modules)))"
     subprocess.run(
         [sys.executable, "-c", code],

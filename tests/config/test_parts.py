@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -26,7 +26,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 import gptx
-from gptx.config.identity import identity
 from gptx.config.instantiate import part
 from gptx.config.overrides import conf_dir
 from gptx.errors import ConfigError
@@ -230,96 +229,6 @@ def test_numbers_out_of_range_are_refused(key: str, value: float, least: int | N
     assert ("more than 0" if least is None else f"at least {least}") in message
     OmegaConf.update(cfg, key, 1e-3 if least is None else least)
     BatchPlan.of(cfg, 1)
-
-
-# Identity
-
-# Written out once more, not taken from the package: a key that slips out of the identity by mistake fails the test.
-APART = {"tracking", "runtime", "sweep", "paths", "study", "about", "force", "dry_run", "match", "variant"}
-APART_KEYS = {"data.path", "tokenizer.path", "resume_from", "strategy.nproc", "strategy.timeout", "strategy.restarts"}
-APART_KEYS |= {"strategy.reshard", "strategy.prefetch", "strategy.offload", "activation_checkpointing"}
-
-
-def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        name = f"{path}.{key}".lstrip(".")
-        if isinstance(value, dict):
-            yield from leaves(value, name)
-        else:
-            yield name, value
-
-
-def flip(value: Any) -> Any:
-    """Another value of the same type."""
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, list):
-        return [flip(value[0]), *value[1:]] if value else [1]
-    return value + "x" if isinstance(value, str) else value + 1
-
-
-@functools.cache
-def all_leaves() -> dict[str, Any]:
-    """Every key of the default config, with its value."""
-    return dict(leaves(OmegaConf.to_container(_default())))
-
-
-def silent() -> set[str]:
-    """Those that are no part of the identity."""
-    return {key for key in all_leaves() if key.partition(".")[0] in APART or key in APART_KEYS}
-
-
-def test_every_key_but_those_apart_is_part_of_the_identity() -> None:
-    cfg, seen = default(), {}
-    name = identity(cfg, "corpus")
-    assert len(name) == 10 and int(name, 16) >= 0
-    assert len(all_leaves()) - len(silent()) > 40 and len(silent()) > 10
-    for key, value in all_leaves().items():
-        OmegaConf.update(cfg, key, flip(value))
-        seen[key] = identity(cfg, "corpus")
-        OmegaConf.update(cfg, key, value)
-    assert identity(cfg, "corpus") == name
-    assert {key for key, other in seen.items() if other == name} == silent()
-    loud = [other for key, other in seen.items() if key not in silent()]
-    assert len(set(loud)) == len(loud), "two different runs share a folder"
-
-
-@settings(max_examples=30)
-@given(data=st.data())
-def test_keys_apart_never_change_the_identity(data: st.DataObject) -> None:
-    values, cfg = all_leaves(), default()
-    other = data.draw(st.sampled_from(sorted(set(values) - silent())))
-    OmegaConf.update(cfg, other, flip(values[other]))
-    name = identity(cfg, "corpus")
-    apart = silent() - ({"strategy.nproc"} if other == "model.dropout" else set())
-    for key in data.draw(st.sets(st.sampled_from(sorted(apart)))):
-        OmegaConf.update(cfg, key, flip(values[key]))
-    assert identity(cfg, "corpus") == name
-
-
-def test_with_dropout_the_number_of_processes_is_part_of_the_identity() -> None:
-    """Each process draws masks of its own."""
-
-    def named(*words: str) -> set[str]:
-        return {identity(gptx.compose(["strategy=ddp", f"strategy.nproc={n}", *words]), "c") for n in (2, 4)}
-
-    assert len(named()) == 1
-    assert len(named("model.dropout=0.1")) == 2
-
-
-def test_the_identity_depends_on_what_the_text_says_not_on_where_it_lies() -> None:
-    a, b = gptx.compose(["data=text", "data.path=a.txt"]), gptx.compose(["data.path=/b/*.txt", "data=text"])
-    assert identity(a, "same") == identity(b, "same")
-    assert identity(a, "same") != identity(a, "other")
-    assert identity(a, "same") != identity(default(), "same"), "another corpus class may cut it otherwise"
-
-
-def test_the_identity_is_that_of_the_values_however_they_are_written() -> None:
-    plain = gptx.compose(["attention=mha", "seed=1", "trainer.clip=1.0", "trainer.max_steps=1000"])
-    other = gptx.compose(["trainer.max_steps=1e3", "trainer.clip=1", "++seed=1", "runtime.keep=9", "study=elsewhere"])
-    assert identity(plain, "c") == identity(other, "c")
-    spelled = gptx.compose(["attention=gqa", "attention.n_kv_head=4", "seed=1", "trainer.max_steps=1000"])
-    assert identity(spelled, "c") == identity(plain, "c"), "gqa with all heads computes what mha does"
 
 
 # Choosing the next token

@@ -18,7 +18,7 @@ import gptx
 from gptx.config.identity import identity
 from gptx.model.build import build
 from gptx.model.cost import Cost, cost
-from gptx.sweep.plan.matching import Fit, solve
+from gptx.sweep.plan.matching import Matched, match_budgets
 from gptx.training.preflight import preflight
 
 ROOT = Path(__file__).parents[2]
@@ -141,8 +141,8 @@ MATCHED = [name for name in STUDIES if "params" in str(file(name)["defaults"])]
 @pytest.mark.parametrize("name", large(MATCHED))
 def test_arms_that_are_to_be_matched_can_be(name: str) -> None:
     cfgs = [cfg for cfg, _, _ in arms(name).values()]
-    for cfg, fit in zip(cfgs, solve(cfgs, cfgs[0]), strict=True):
-        assert isinstance(fit, Fit) and abs(fit.residual) <= cfg.match.tolerance, fit
+    for cfg, fit in zip(cfgs, match_budgets(cfgs, cfgs[0]), strict=True):
+        assert isinstance(fit, Matched) and abs(fit.relative_difference) <= cfg.match.tolerance, fit
 
 
 def rows() -> Iterator[str]:

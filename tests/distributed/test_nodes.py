@@ -88,7 +88,8 @@ def test_a_machine_is_lost_and_both_are_started_again(gptx: Gptx, nodes: Nodes, 
     code, err = first.end()
     assert code == 1
     [line] = [line for line in err.splitlines() if line.startswith("gptx: worker")]
-    assert "worker 0 (of 0..1) lost another one: RuntimeError" in line and "logs/rank-0000.log" in line
+    assert "worker 0 (of 0..1) lost the connection to another worker: RuntimeError" in line
+    assert "logs/rank-0000.log" in line
     assert "Traceback" in (gptx.folder / "logs" / "rank-0000.log").read_text()
     assert journal.status(gptx.folder) == "failed"
     assert gptx.orphans() == []

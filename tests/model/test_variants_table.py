@@ -11,8 +11,9 @@ import yaml
 from helpers_model import options
 
 import gptx
+from gptx.config.axes import model_axes
 from gptx.errors import ConfigError
-from gptx.variants import AXES, Row, table
+from gptx.variants import Row, table
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +29,9 @@ def rows() -> list[Row]:
 
 
 def test_every_option_on_disk_has_a_row(rows: list[Row]) -> None:
-    assert [(row.axis, row.option) for row in rows] == [(axis, option) for axis in AXES for option in options(axis)]
+    assert [(row.axis, row.option) for row in rows] == [
+        (axis, option) for axis in model_axes() for option in options(axis)
+    ]
 
 
 def test_the_readme_shows_what_the_command_prints(rows: list[Row]) -> None:

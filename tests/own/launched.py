@@ -12,13 +12,13 @@ import torch
 import torch.distributed as dist
 
 from gptx.processes import workers
-from gptx.processes.children import noted_signals
+from gptx.processes.signals import record_stop_signals
 from gptx.strategy.ddp import DDP
 
 
 def signalled_at_the_end(folder: str) -> None:
     """Rank 0 has finished, and is on its way out, when it gets a signal."""
-    with noted_signals():
+    with record_stop_signals():
         if os.environ["RANK"] == "0":
             atexit.register(os.kill, os.getpid(), signal.SIGTERM)
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from gptx.config import overrides
 from gptx.config.overrides import check_choice
 from gptx.errors import ConfigError
-from gptx.processes.workers import WorkerLost, _first_error
+from gptx.processes.workers import WorkerFailure, WorkerLost, _root_cause
 from gptx.runs import checkpoint_files, journal, provenance, resume_source
 from gptx.runs.folder import RunFolder, held
 from gptx.runs.journal import Journal
@@ -119,15 +119,15 @@ def test_a_checkpoint_that_is_removed_while_it_is_read_is_not_damaged(
 
 def test_the_error_of_a_worker_comes_before_what_its_peers_make_of_it(tmp_path: Path) -> None:
     """Written down in the same instant, or later."""
-    for rank, cut, text in ((0, True, "lost another one"), (1, False, "the kernel broke")):
+    for rank, lost, message in ((0, True, "lost another one"), (1, False, "the kernel broke")):
+        WorkerFailure(message, retriable=True, connection_lost=lost).write(tmp_path, str(rank))
         record = tmp_path / f"{rank}.json"
-        record.write_text(json.dumps({"lost": True, "cut": cut, "text": text}))
         os.utime(record, (100.0 + rank, 100.0 + rank))
-    assert str(_first_error(tmp_path, {0: 1, 1: 1}, 2, tmp_path)) == "the kernel broke"
+    assert str(_root_cause(tmp_path, {0: 1, 1: 1}, 2, tmp_path)) == "the kernel broke"
     (tmp_path / "1.json").unlink()
-    said = _first_error(tmp_path, {0: 1, 1: -9}, 2, tmp_path)
-    assert "worker 1 (of 0..1) died without a word (SIGKILL)" in str(said)
-    last = _first_error(tmp_path, {0: 1}, 2, tmp_path)
+    said = _root_cause(tmp_path, {0: 1, 1: -9}, 2, tmp_path)
+    assert "worker 1 (of 0..1) died (SIGKILL)" in str(said)
+    last = _root_cause(tmp_path, {0: 1}, 2, tmp_path)
     assert str(last) == "lost another one" and isinstance(last, WorkerLost)
 
 

@@ -22,7 +22,9 @@ from gptx.runs.journal import Journal
 from gptx.sweep.execute.launcher import End, Task
 from gptx.sweep.plan import preview
 from gptx.sweep.plan.cells import Cell
-from gptx.sweep.search.halving import Course, Halving, rungs
+from gptx.sweep.plan.time_estimate import TimeEstimate
+from gptx.sweep.search.halving import HalvingState, rung_steps
+from gptx.sweep.search.halving_source import HalvingSource
 from gptx.sweep.state.folder import Sweep
 
 STEPS, EVERY = 800, 100
@@ -54,13 +56,13 @@ class World:
         self.root, self.loss, self.failing = root, loss, set[str]()
         self.trained: list[tuple[str, int, int]] = []  # title, from, to
 
-    def command(self, found: list[Cell], ends: float = math.inf, factor: int = 2) -> Halving:
+    def command(self, found: list[Cell], ends: float = math.inf, factor: int = 2) -> HalvingSource:
         """The sweep, killed after so many ends of runs."""
         self.root.mkdir(exist_ok=True)
         with Journal(self.root) as book:
             book.write("begin", force=any(cell.cfg.force for cell in found))
             records = [record for record in journal.read(self.root) if record["kind"] in ("begin", "rung")]
-            source = Halving(found, ["brief"], factor, book, records)
+            source = HalvingSource(found, ["brief"], factor, book, records)
             while tasks := source.more(2):
                 for task in tasks:
                     if ends <= 0:
@@ -106,18 +108,18 @@ def test_the_better_half_goes_on_from_where_it_stands(tmp_path: Path) -> None:
     assert {last: len(arms) for last, arms in world.spans().items()} == {100: 8, 200: 4, 400: 2, 800: 1}
     assert all(first in (0, last // 2, last) for _, first, last in world.trained if last > 100), "from its checkpoint"
     assert sum(last - first for _, first, last in world.trained) == 2 * (8 * 100 + 4 * 100 + 2 * 200 + 400)
-    left = source.left_out()
-    assert left["a3 seed=1"] == "left out at step 100: 5th of 8"
-    assert left["a0 seed=0"] == "left out at step 100: 8th of 8"
-    assert left["a6 seed=0"] == "left out at step 400: 2nd of 2"
+    left = source.dropped()
+    assert left["a3 seed=1"] == "dropped at step 100: place 5 of 8"
+    assert left["a0 seed=0"] == "dropped at step 100: place 8 of 8"
+    assert left["a6 seed=0"] == "dropped at step 400: place 2 of 2"
     assert len(left) == 14 and "a7 seed=0" not in left
 
 
 class Steady:
-    """A pace: each run takes 80 s, and its start."""
+    """A time estimator: each run takes 80 s, and its start."""
 
-    def seconds(self, cell: Cell) -> tuple[float, str]:
-        return 81.5, "a guess"
+    def estimate(self, cell: Cell) -> TimeEstimate:
+        return TimeEstimate(81.5, 1, "a guess")
 
 
 def test_the_survey_knows_what_is_decided_on_the_way(tmp_path: Path) -> None:
@@ -127,21 +129,26 @@ def test_the_survey_knows_what_is_decided_on_the_way(tmp_path: Path) -> None:
 
     def said() -> list[str]:
         out = io.StringIO()
-        preview.show(found, 2, Steady(), course=Course.ahead(found, 2, sweep), console=Console(file=out, width=100))  # type: ignore[arg-type]
+        preview.show(
+            found, 2, Steady(), halving=HalvingState.next_command(found, 2, sweep), console=Console(file=out, width=100)
+        )  # type: ignore[arg-type]
         return [line.strip() for line in out.getvalue().splitlines()]
 
-    assert said()[-2:] == [
-        "halving: at steps 100, 200, 400 the better half of the arms goes on",
-        "8 combinations: 8 will run, 2 at once, about 2.2 min (by a guess)",  # 4 x 11.5 + 2 x 11.5 + 21.5 + 41.5 s
-    ]
+    assert (
+        said()[-2:]
+        == [
+            "halving: after steps 100, 200, 400 only the better half of these arms continues",
+            "8 combinations: 8 to run, 2 at once, about 2.2 min (estimated from a guess)",  # 4 x 11.5 + 2 x 11.5 + 21.5 + 41.5 s  # noqa: E501
+        ]
+    )
     world.command(found, ends=12)
     assert said()[-2:] == [
-        "halving: at step 400 the better half of the arms goes on",
-        "8 combinations: 2 will run, 2 at once, about 83 s (by a guess); 6 are left out",
+        "halving: after step 400 only the better half of these arms continues",
+        "8 combinations: 2 to run, 2 at once, about 83 s (estimated from a guess); 6 dropped",
     ]
     world.command(found)
-    assert said()[-3].endswith("left out") and said()[-2].endswith("done")
-    assert said()[-1] == "8 combinations: 1 is done; 7 are left out"
+    assert said()[-3].endswith("dropped") and said()[-2].endswith("finished")
+    assert said()[-1] == "8 combinations: 1 finished; 7 dropped"
 
 
 @settings(max_examples=60)
@@ -157,10 +164,10 @@ def test_a_killed_sweep_decides_the_same(arms: int, seeds: int, factor: int, kil
             troubled.command(cells(troubled.root, arms, seeds), ends, factor)
         other = troubled.command(cells(troubled.root, arms, seeds), factor=factor)
         assert troubled.decisions() == quiet.decisions()
-        assert other.left_out() == one.left_out() and other.alive == one.alive
+        assert other.dropped() == one.dropped() and other.remaining == one.remaining
         assert sorted(troubled.trained) == sorted(quiet.trained), "nothing is trained twice"
         again = troubled.command(cells(troubled.root, arms, seeds), factor=factor)
-        assert len(troubled.trained) == len(quiet.trained) and again.left_out() == one.left_out()
+        assert len(troubled.trained) == len(quiet.trained) and again.dropped() == one.dropped()
 
 
 def test_of_equals_the_first_in_the_grid_go_on(tmp_path: Path) -> None:
@@ -174,7 +181,7 @@ def test_an_arm_of_which_a_run_fails_goes_no_further(tmp_path: Path) -> None:
     world.failing = {"a3 seed=0"}
     source = world.command(cells(tmp_path, 4, seeds=2))
     assert world.decisions() == [(200, ["a1", "a2"]), (400, ["a2"])]
-    assert source.left_out()["a3 seed=1"] == "left out at step 200: a run of its arm has failed"
+    assert source.dropped()["a3 seed=1"] == "dropped at step 200: a run of this arm failed"
     assert "a3" not in world.spans()[400] | world.spans()[800]
 
 
@@ -193,9 +200,9 @@ def test_what_has_failed_is_tried_again_and_then_it_is_decided_anew(tmp_path: Pa
         ("a3 seed=0", 200),
         *((f"a3 seed={seed}", last) for seed in (0, 1) for last in (400, 800)),
     }
-    assert source.left_out()["a1 seed=0"] == "left out at step 200: 3rd of 4", "though it has gone to step 400"
+    assert source.dropped()["a1 seed=0"] == "dropped at step 200: place 3 of 4", "though it has gone to step 400"
     world.trained.clear()
-    assert world.command(cells(tmp_path, 4, seeds=2)).left_out() == source.left_out() and world.trained == []
+    assert world.command(cells(tmp_path, 4, seeds=2)).dropped() == source.dropped() and world.trained == []
     assert len(world.decisions()) == 6, "the newest stands"
 
 
@@ -203,7 +210,7 @@ def test_where_all_fail_nothing_goes_on(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.failing = {f"a{arm} seed=0" for arm in range(4)}
     source = world.command(cells(tmp_path, 4))
-    assert source.done and world.decisions() == [(200, [])] and len(source.left_out()) == 4
+    assert source.done and world.decisions() == [(200, [])] and len(source.dropped()) == 4
 
 
 def test_a_run_that_diverges_is_the_last(tmp_path: Path) -> None:
@@ -216,7 +223,7 @@ def test_runs_that_a_signal_ends_decide_nothing(tmp_path: Path) -> None:
     """The driver asks for no more then; what it is told of has not failed."""
     found = cells(tmp_path, 4)
     with Journal(tmp_path) as book:
-        source = Halving(found, [], 2, book, [])
+        source = HalvingSource(found, [], 2, book, [])
         for task in source.more(4):
             source.told(End(task, "interrupted"))
     assert World(tmp_path).decisions() == []
@@ -257,7 +264,7 @@ def test_force_begins_afresh_once(tmp_path: Path) -> None:
     world.command(cells(tmp_path, 2))
     given: list[tuple[bool, int]] = []
     with Journal(tmp_path) as book:
-        source = Halving(cells(tmp_path, 2, force=True), [], 2, book, journal.read(tmp_path))
+        source = HalvingSource(cells(tmp_path, 2, force=True), [], 2, book, journal.read(tmp_path))
         while tasks := source.more(2):
             for task in tasks:
                 given.append(("force=false" in task.words, until(task)))
@@ -276,7 +283,7 @@ def test_what_was_decided_before_a_force_does_not_count(tmp_path: Path) -> None:
     world.loss = lambda folder, step: -place(folder, step)
     world.command(cells(tmp_path, 4, force=True))
     assert world.decisions()[-2:] == [(200, ["a0", "a1"]), (400, ["a0"])]
-    assert world.command(cells(tmp_path, 4)).alive == ["a0"]
+    assert world.command(cells(tmp_path, 4)).remaining == ["a0"]
 
 
 def test_decisions_that_leave_nobody_are_read_twice(tmp_path: Path) -> None:
@@ -284,40 +291,40 @@ def test_decisions_that_leave_nobody_are_read_twice(tmp_path: Path) -> None:
     with Journal(tmp_path) as book:
         for step in (200, 400):
             book.write("rung", step=step, factor=2, losses=losses, kept=[])
-        source = Halving(cells(tmp_path, 4), [], 2, book, journal.read(tmp_path))
-    assert source.done and source.left_out()["a0 seed=0"] == "left out at step 200: a run of its arm has failed"
+        source = HalvingSource(cells(tmp_path, 4), [], 2, book, journal.read(tmp_path))
+    assert source.done and source.dropped()["a0 seed=0"] == "dropped at step 200: a run of this arm failed"
 
 
 @given(st.integers(1, 60), st.integers(1, 5000), st.integers(1, 500), st.integers(2, 5))
 def test_rungs(arms: int, max_steps: int, eval_every: int, factor: int) -> None:
-    found = rungs(arms, max_steps, eval_every, factor)
+    found = rung_steps(arms, max_steps, eval_every, factor)
     assert found == sorted(set(found)) and all(0 < step < max_steps and step % eval_every == 0 for step in found)
     assert (found == []) if arms == 1 else len(found) <= math.ceil(math.log(arms, factor) + 1e-9)
     for step, rest in zip(found, range(len(found), 0, -1), strict=True):
         assert abs(step - max_steps / factor**rest) <= eval_every / 2 or eval_every > max_steps / factor**rest / 2
 
 
-def test_the_usual_rungs() -> None:
-    assert rungs(8, 800, 100, 2) == [100, 200, 400]
-    assert rungs(9, 900, 50, 3) == [100, 300]
-    assert rungs(6, 800, 100, 2) == [100, 200, 400]
-    assert rungs(3, 30, 10, 2) == [10, 20] and rungs(2, 100, 100, 2) == []
+def test_the_usual_rung_steps() -> None:
+    assert rung_steps(8, 800, 100, 2) == [100, 200, 400]
+    assert rung_steps(9, 900, 50, 3) == [100, 300]
+    assert rung_steps(6, 800, 100, 2) == [100, 200, 400]
+    assert rung_steps(3, 30, 10, 2) == [10, 20] and rung_steps(2, 100, 100, 2) == []
 
 
 def test_what_cannot_be_compared(tmp_path: Path) -> None:
     def refused(found: list[Cell], factor: int = 2) -> str:
         with Journal(tmp_path) as book, pytest.raises(ConfigError) as caught:
-            Halving(found, [], factor, book, [])
+            HalvingSource(found, [], factor, book, [])
         return str(caught.value)
 
     assert "sweep.factor=1: expected at least 2" in refused(cells(tmp_path), 1)
     mixed = [*cells(tmp_path), *cells(tmp_path, max_steps=400)]
-    assert "given trainer.max_steps=400, 800" in refused(mixed)
+    assert "trainer.max_steps=400,800 cannot vary" in refused(mixed)
     coarse = refused(cells(tmp_path, eval_every=800))
-    assert "trainer.eval_every=800 of trainer.max_steps=800: trainer.eval_every=200 would do" in coarse
+    assert "trainer.eval_every=800 leaves none" in coarse and coarse.endswith("use trainer.eval_every=200")
     begun = cells(tmp_path)
     begun[0].cfg.resume_from = "outputs/x"
-    assert "leave resume_from out" in refused(begun)
+    assert "remove resume_from" in refused(begun)
 
 
 def test_where_all_are_refused_there_is_nothing_to_do(tmp_path: Path) -> None:

@@ -25,16 +25,16 @@ from gptx.sweep.execute.launcher import End, Launcher, Task
 from gptx.sweep.execute.loop import drive
 from gptx.sweep.plan.cells import Cell
 from gptx.sweep.search import trials as module
+from gptx.sweep.search.optuna_study import STORE, SearchOptions, importances, open_study, pruner_of
+from gptx.sweep.search.report import show_estimate, show_search
 from gptx.sweep.search.space import Space
-from gptx.sweep.search.study import STORE, Keys, importances, open_study, pruner
-from gptx.sweep.search.sweeper import _forecast, _show
-from gptx.sweep.search.trials import Trials
+from gptx.sweep.search.trials import SearchContext, TrialSource
 from gptx.sweep.state.dashboard import Board
 from gptx.sweep.state.folder import Sweep
 
 STEPS, EVERY = 40, 10
 GB = 10**9
-KEYS = Keys(12, ("val_loss",), "tpe", 4, 0, "none", 0)
+KEYS = SearchOptions(12, ("val_loss",), "tpe", 4, 0, "none", 0)
 LR = "optim.lr=tag(log,interval(1e-4,1e-2))"
 
 # ------------------------------------------------------------------------------------------------- the space
@@ -51,10 +51,10 @@ def space(*words: str) -> Space:
         ("attention=choice(mha,gqa,mha)", "mha, gqa", ["mha", "gqa"]),
         ("seed=0,1", "0, 1", ["0", "1"]),
         ("a.b=[1,2],[3]", "[1,2], [3]", ["[1,2]", "[3]"]),
-        (LR, "0.0001 to 0.01, log", ["0.0001", "0.003367", "0.01"]),
+        (LR, "0.0001 to 0.01, log scale", ["0.0001", "0.003367", "0.01"]),
         ("x=interval(0,3)", "0 to 3", ["0.0", "1", "3.0"]),
         ("x=int(interval(1,8))", "1 to 8", ["1", "8"]),
-        ("x=tag(log,int(interval(1,8)))", "1 to 8, log", ["1", "8"]),
+        ("x=tag(log,int(interval(1,8)))", "1 to 8, log scale", ["1", "8"]),
         ("x=range(1,9,2)", "1 to 7, in steps of 2", ["1", "7"]),
         ("x=range(9,1,-2)", "3 to 9, in steps of 2", ["3", "9"]),
         ("x=range(0.5,2.1,0.5)", "0.5 to 2, in steps of 0.5", ["0.5", "2.0"]),
@@ -65,9 +65,9 @@ def test_the_space_is_the_command_line(word: str, told: str, corners: list[str])
     key = word.partition("=")[0]
     assert found.fixed == ["pos=rope"]
     assert str(found) == f"  {key}: {told}"
-    assert [words[1] for words in found.corners()] == [f"{key}={corner}" for corner in corners]
+    assert [words[1] for words in found.examples()] == [f"{key}={corner}" for corner in corners]
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
-    [axis] = found.axes
+    [axis] = found.dimensions
     tried = {axis.suggest(study.ask()) for _ in range(20)}
     assert all(len(space(one, "y=1,2").fixed) == 1 for one in tried)  # each is a word of one value
     assert len(tried) > 1
@@ -79,10 +79,10 @@ def test_the_space_is_the_command_line(word: str, told: str, corners: list[str])
         (["attention=mha", "seed=0"], "nothing to search: expected at least one key with several values, e.g."),
         (["x=interval(2,1)"], "x=interval(2,1): expected a smaller number, then a larger one"),
         (["x=tag(log,interval(0,1))"], "then a larger one, both above 0"),
-        (["x=tag(ln,interval(1,2))"], "the only tag of a search is log"),
-        (["x=tag(log,choice(1,2))"], "the only tag of a search is log, of an interval"),
-        (["x=shuffle(1,2)"], "no order that could be shuffled"),
-        (["x=range(3,3)"], "there is no such value to choose from"),
+        (["x=tag(ln,interval(1,2))"], "a search knows only the tag log"),
+        (["x=tag(log,choice(1,2))"], "a search knows only the tag log of an interval"),
+        (["x=shuffle(1,2)"], "no order to shuffle"),
+        (["x=range(3,3)"], "has no values"),
     ],
 )
 def test_a_space_that_cannot_be(words: list[str], expected: str) -> None:
@@ -97,11 +97,11 @@ def test_a_space_that_cannot_be(words: list[str], expected: str) -> None:
         ({"n_trials": 0}, "hydra.sweeper.n_trials=0: expected at least 1"),
         ({"sampler": "nsga2", "startup": 1}, "hydra.sweeper.startup=1: expected at least 2"),
         ({"metrics": ("val_los",)}, "Did you mean 'val_loss'?"),
-        ({"metrics": ()}, "expected one or more, each once"),
-        ({"metrics": ("val_loss", "val_loss")}, "expected one or more, each once"),
+        ({"metrics": ()}, "expected at least one, and none twice"),
+        ({"metrics": ("val_loss", "val_loss")}, "expected at least one, and none twice"),
         ({"sampler": "grid"}, "hydra.sweeper.sampler=grid: expected one of tpe, nsga2, random"),
         ({"pruner": "hyperband"}, "expected one of none, median, asha"),
-        ({"warmup": 5}, "hydra.sweeper.warmup=5 is of a pruner"),
+        ({"warmup": 5}, "hydra.sweeper.warmup=5 needs a pruner"),
         ({"pruner": "median", "metrics": ("val_loss", "n_params")}, "metrics=[val_loss]"),
         ({"pruner": "asha", "metrics": ("n_params",)}, "or pruner=none"),
     ],
@@ -184,9 +184,9 @@ class Search:
 
     def __init__(self, outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sweep = Sweep(outputs, "study-0")
-        monkeypatch.setattr(module, "cells", lambda combinations: [self.cell(*combinations)])
-        monkeypatch.setattr(module, "check", lambda cells, there: None)
-        monkeypatch.setattr(module, "check_memory", lambda cells, jobs, here, rooms: (jobs, ""))
+        monkeypatch.setattr(module, "compose_cells", lambda combinations: [self.cell(*combinations)])
+        monkeypatch.setattr(module, "check_cells", lambda cells, there: None)
+        monkeypatch.setattr(module, "check_memory", lambda cells, jobs, here, rooms: None)
         self.followed: list[Path] = []
 
     def cell(self, words: list[str]) -> Cell:
@@ -200,23 +200,15 @@ class Search:
         refusal = "it cannot be" if "attention=never" in words else ""
         return Cell(words, "", "", cfg, RunFolder(folder), refusal, facts)
 
-    def __call__(self, launcher: Pretended, keys: Keys = KEYS, where: Space | None = None) -> Trials:
+    def __call__(self, launcher: Pretended, keys: SearchOptions = KEYS, where: Space | None = None) -> TrialSource:
         known = self.sweep.plan["cells"] if self.sweep.path.exists() else []
         plan = {"command": "", "study": "study", "kind": "optuna", "cells": known}
         with self.sweep.work(plan) as book:
-            study = open_study(self.sweep.path, keys, pruner(keys, EVERY))
+            study = open_study(self.sweep.path, keys, pruner_of(keys, EVERY))
             board = Board(keys.n_trials, 0, {}, 0.0)
-            source = Trials(
-                study,
-                keys,
-                where or space("attention=mha,gqa", LR),
-                (),
-                launcher,
-                self.sweep,
-                book,
-                board,
-                self.followed.append,
-            )
+            where = where or space("attention=mha,gqa", LR)
+            context = SearchContext(keys, where, (), launcher, self.sweep, book, board, self.followed.append)
+            source = TrialSource(study, context)
             drive(source, launcher, book, board, retry=0)
         return source
 
@@ -278,13 +270,13 @@ def test_what_there_is_already_is_told(search: Search, capsys: pytest.CaptureFix
     launcher, where = Pretended(loss_of), space("attention=mha,gqa", LR)
     search(launcher, replace(KEYS, n_trials=3))
     launcher.sweep = search.sweep
-    _forecast(3, [], launcher, OmegaConf.create())
-    assert capsys.readouterr().out == "3 trials: 3 are done\n"
-    _show(KEYS, where, Sweep(search.sweep.outputs, "study-1"), "study")
-    new = "a new search; study-0 of study=study goes on by the space and metrics that it began with"
+    show_estimate(3, [], launcher, OmegaConf.create())
+    assert capsys.readouterr().out == "3 trials: 3 finished\n"
+    show_search(KEYS, where, Sweep(search.sweep.outputs, "study-1"), "study")
+    new = "this is a new search, because its space or its metrics are new; study=study also has study-0"
     assert capsys.readouterr().out.splitlines()[-1] == new
-    _show(KEYS, where, search.sweep, "study")
-    assert "a new search" not in capsys.readouterr().out
+    show_search(KEYS, where, search.sweep, "study")
+    assert "this is a new search" not in capsys.readouterr().out
 
 
 def test_more_trials_go_on_with_what_there_is(search: Search) -> None:
@@ -391,7 +383,7 @@ def test_refused_points_do_not_count_and_are_learnt_from(search: Search, refused
 def test_a_space_of_refusals_ends(search: Search) -> None:
     launcher = Pretended(loss_of, slots=2)
     source = search(launcher, where=space("attention=never,typo", LR))
-    assert "25 points one after the other were refused, the last one because" in source.given_up
+    assert "25 points in a row were rejected, the last one because" in source.abandoned
     assert launcher.begun == []
 
 
@@ -471,10 +463,15 @@ def test_a_search_killed_with_its_runs_goes_on_and_further(gptx: Gptx) -> None:
     words = command(gptx, "attention=mha,gqa", LR, "kernel=fragile")
     dry = gptx.run("gptx.run", *words, "dry_run=true")
     assert dry.code == 0 and not gptx.outputs.exists(), dry.err
-    assert "20 trials by tpe, for val_loss (minimize)" in dry.out and "optim.lr: 0.0001 to 0.01, log" in dry.out
+    assert (
+        "search: 20 trials to minimize val_loss, sampled by tpe, in" in dry.out
+        and "optim.lr: 0.0001 to 0.01, log scale" in dry.out
+    )
     corners, last = dry.out.splitlines()[-2:]
-    assert corners.startswith("at the corners a trial holds ") and " MB and takes " in corners
-    assert last.startswith("20 trials: 20 will run, 2 at once, about ") and last.endswith(" (by a timed step)")
+    assert corners.startswith("a trial needs ") and " MB and takes " in corners
+    assert last.startswith("20 trials: 20 to run, 2 at once, about ") and last.endswith(
+        " (estimated from a timed step)"
+    )
     pause = {"PAUSE_AT": "15", "PAUSE_IN": str(gptx.cwd)}
     killed = gptx.popen("gptx.run", *words, "hydra.sweeper.n_trials=2", **pause)
     begun = lambda: [folder for folder in gptx.folders() if records(folder, "start")]  # noqa: E731
@@ -494,7 +491,7 @@ def test_a_search_killed_with_its_runs_goes_on_and_further(gptx: Gptx) -> None:
     assert len(gptx.folders()) == 3
     assert uids.items() <= {folder.name: records(folder, "start")[0]["uid"] for folder in gptx.folders()}.items()
     lines = done.out.splitlines()
-    best = shlex.split(lines[lines.index("the best:") + 2])
+    best = shlex.split(lines[lines.index("best trial:") + 2])
     assert best[:3] == ["python", "-m", "gptx.run"]
     alone = gptx.run("gptx.run", *best[3:])
     assert alone.code == 0 and "finished already" in alone.out, alone.err
@@ -507,9 +504,9 @@ def test_a_search_killed_with_its_runs_goes_on_and_further(gptx: Gptx) -> None:
     [
         (["attention=mha,gqa", "hydra.sweeper.n_trial=3"], "Did you mean 'hydra.sweeper.n_trials'?"),
         (["model.n_layer=interval(1,3)"], "expected a whole number"),
-        (["attention=mha,gqa", "match=params"], "match is of a grid, and a search has none"),
-        (["attention=mha,gqa", "force=true"], "force=true: a search takes finished runs as they are"),
-        (["attention=mha,gqa", "runtime.until=10"], "the trials of a search are whole runs"),
+        (["attention=mha,gqa", "match=params"], "match is an option of a grid, not of a search"),
+        (["attention=mha,gqa", "force=true"], "force=true: a search uses finished runs as they are"),
+        (["attention=mha,gqa", "runtime.until=10"], "the runs of a search train to their end"),
         (["trainer.max_steps=10,20", "hydra.sweeper.pruner=median"], "trainer.max_steps cannot be searched"),
     ],
 )

@@ -68,10 +68,10 @@ def test_what_halving_has_left_out(tmp_path: Path, capsys: pytest.CaptureFixture
     records = BEGIN, rung(5, {"a0": 1.0, "a1": 2.0}, "a0"), first, rung(10, {"a2": 1.0, "a1": 2.0}, "a2")
     found = sweep(tmp_path, cells, *records, factor=2)
     assert told(found) == [
-        ("left out", "left out at step 5: 3rd of 4"),
-        ("left out", "left out at step 10: 2nd of 2"),
+        ("left out", "dropped at step 5: place 3 of 4"),
+        ("left out", "dropped at step 10: place 2 of 2"),
         ("finished", "val loss 1.3800"),
-        ("left out", "left out at step 5: 4th of 4"),
+        ("left out", "dropped at step 5: place 4 of 4"),
     ]
     assert not any(one.open for one in standings(found))
     assert main(["status", "--outputs", str(tmp_path)]) == 0
@@ -90,7 +90,7 @@ def test_a_failure_is_no_leaving_out_and_its_arm_is_tried_again(tmp_path: Path) 
     found = sweep(tmp_path, cells, BEGIN, end(runs[1], "out of memory"), decision, factor=2)
     assert told(found)[1:] == [
         ("failed", "out of memory"),
-        ("left out", "left out at step 5: a run of its arm has failed"),
+        ("left out", "dropped at step 5: a run of this arm failed"),
     ]
     with Journal(found.path) as book:
         book.write(**BEGIN)

@@ -19,12 +19,12 @@ from gptx.config import compose
 from gptx.errors import ConfigError
 from gptx.hardware.device import cores
 from gptx.runs import checkpoint_files, journal
-from gptx.sweep.base import check_words, words_of
 from gptx.sweep.execute.isolated import _child
 from gptx.sweep.execute.launcher import End, Task, make
 from gptx.sweep.execute.prewarmed import start
-from gptx.sweep.plan.cells import cells
+from gptx.sweep.plan.cells import compose_cells
 from gptx.sweep.state.dashboard import Board
+from gptx.sweep.sweep_overrides import check_given_once, single_values
 
 GRID = ["attention=mha,gqa", "pos=rope,learned,none"]
 
@@ -58,7 +58,7 @@ def test_nothing_is_started_while_a_refusal_is_unexplained(gptx: Gptx) -> None:
     done = gptx.run("gptx.run", *sweep(gptx, "attention=mha,gqa", "model.n_head=4,3"))
     assert done.code == 2
     assert done.out.count("model.d_model=16 is not divisible by model.n_head=3") >= 1
-    assert "2 of 4 combinations are refused" in done.err.splitlines()[-1]
+    assert "2 of 4 combinations are rejected" in done.err.splitlines()[-1]
     assert "sweep.skip_invalid=true" in done.err.splitlines()[-1]
     assert gptx.folders() == []
     rest = gptx.run("gptx.run", *sweep(gptx, "attention=mha,gqa", "model.n_head=4,3", "sweep.skip_invalid=true"))
@@ -84,14 +84,14 @@ def test_a_text_is_tokenised_once_and_one_that_cannot_be_is_a_refusal(gptx: Gptx
     done = gptx.run("gptx.run", *words)
     assert done.code == 2, done.err
     assert done.err.splitlines() == ["tokenising text with byte"] * 3  # one of them, and twice in vain
-    assert "2 combinations: bad.txt" in done.out and "2 will run" in done.out
+    assert "2 combinations: bad.txt" in done.out and "2 to run" in done.out
     assert gptx.run("gptx.run", *words).err.splitlines() == ["tokenising text with byte"] * 2
 
 
 def test_a_schema_is_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     composed: list[list[str]] = []
     monkeypatch.setattr(compose, "hydra_compose", lambda *a, **k: composed.append(a[1]) or hydra_compose(*a, **k))  # type: ignore[func-returns-value]
-    found = cells([[f"attention={a}", f"seed={s}"] for a in ("mha", "gqa") for s in range(3)])
+    found = compose_cells([[f"attention={a}", f"seed={s}"] for a in ("mha", "gqa") for s in range(3)])
     assert len(composed) == 6 + 2
     assert [(cell.cfg.variant.attention, cell.cfg.seed) for cell in found[2:4]] == [("mha", 2), ("gqa", 0)]
 
@@ -113,15 +113,15 @@ def test_what_cannot_be_composed_or_built_is_one_refusal(gptx: Gptx) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["sweep.jobs=1,2"], "sweep.jobs=1,2 is about the whole sweep: give it one value"),
+        (["sweep.jobs=1,2"], "sweep.jobs=1,2: sweep.jobs is an option of the sweep as a whole; give it one value"),
         (["sweep.jobs=-1"], "sweep.jobs=-1: expected at least 0"),
         (["sweep.retry=-1"], "sweep.retry=-1: expected at least 0"),
         (["sweep.timeout=-1"], "sweep.timeout=-1"),
         (["sweep.jobz=2"], "unknown key 'sweep.jobz'. Did you mean 'sweep.jobs'?"),
         (["hydra.launcher.jobs=3"], "hydra.launcher.jobs"),
         (["attention=gqq", "seed=0,1"], "unknown option attention=gqq. Did you mean"),
-        (["pos=glob(zzz*)"], "gptx: pos=glob(zzz*) means no value at all"),
-        (["experiment=smoke/ffn_norm,smoke/gqa_groups"], "a study is a sweep of its own"),
+        (["pos=glob(zzz*)"], "gptx: pos=glob(zzz*) has no values"),
+        (["experiment=smoke/ffn_norm,smoke/gqa_groups"], "a study is a sweep by itself"),
         (["seed=0,1", "trainer.max_step=3"], "unknown key 'trainer.max_step'"),
     ],
 )
@@ -139,22 +139,22 @@ def parsed(*words: str) -> list[Override]:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["seed=0,1", "seed=2,3"], "seed=0,1 and seed=2,3: the last alone would count, give seed once"),
+        (["seed=0,1", "seed=2,3"], "seed=0,1 and seed=2,3: only the last would count; give seed once"),
         (["+seed=4", "seed=range(3)"], "+seed=4 and seed=range(3)"),
-        (["paths.outputs=a,b"], "paths.outputs=a,b is about the whole sweep: give it one value"),
-        (["optim.lr=interval(1e-4,1e-2)"], "optim.lr=interval(1e-4,1e-2) is for hydra/sweeper=optuna"),
-        (["attention=mha,gqa", "seed=range(3,1)"], "seed=range(3,1) means no value at all"),
+        (["paths.outputs=a,b"], "paths.outputs=a,b: paths.outputs is an option of the sweep as a whole"),
+        (["optim.lr=interval(1e-4,1e-2)"], "optim.lr=interval(1e-4,1e-2) needs hydra/sweeper=optuna"),
+        (["attention=mha,gqa", "seed=range(3,1)"], "seed=range(3,1) has no values"),
     ],
 )
 def test_a_word_that_no_grid_can_mean(words: list[str], expected: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        check_words(parsed(*words))
-        list(map(words_of, parsed(*words)))
+        check_given_once(parsed(*words))
+        list(map(single_values, parsed(*words)))
     assert str(refused.value).startswith(expected) and "\n" not in str(refused.value)
 
 
 def test_one_value_may_be_given_twice() -> None:
-    check_words(parsed("seed=0", "pos=rope,none", "seed=1"))
+    check_given_once(parsed("seed=0", "pos=rope,none", "seed=1"))
 
 
 def test_a_launcher_of_another_kind_is_refused() -> None:
@@ -196,12 +196,12 @@ def test_what_is_about_sweeps_is_refused_without_one(gptx: Gptx, word: str) -> N
 def test_one_run_of_a_study_says_so_and_may_be_tried_out_for_a_cluster(gptx: Gptx) -> None:
     slurm = ["hydra/launcher=slurm", "hydra.launcher.device=cpu", "dry_run=true"]
     done = gptx("experiment=smoke/pos_ablation", "pos=none", *slurm)
-    assert done.code == 0 and "1 combination: 1 will run" in done.out
+    assert done.code == 0 and "1 combination: 1 to run" in done.out
     assert done.err == "gptx: this is one run, without the study's sweep of seed, which is for -m\n"
     (gptx.cwd / "own" / "experiment").mkdir(parents=True)
     (gptx.cwd / "own" / "experiment" / "halves.yaml").write_text("# @package _global_\nsweep: {halving: true}\n")
     done = gptx("--config-dir=own", "experiment=halves", "dry_run=true")
-    assert done.code == 0 and "1 combination: 1 will run" in done.out
+    assert done.code == 0 and "1 combination: 1 to run" in done.out
     assert done.err == "gptx: this is one run, without the study's sweep.halving, which is for -m\n"
 
 

@@ -24,7 +24,8 @@ from gptx.errors import CheckpointError, ConfigError
 from gptx.runs import checkpoint_files
 from gptx.training import checkpoint
 from gptx.training.checkpoint import Saver, whole
-from gptx.training.preflight import folder_of, preflight
+from gptx.training.location import locate
+from gptx.training.preflight import preflight
 from gptx.training.session import fit
 from gptx.training.trainer import Trainer
 
@@ -361,7 +362,7 @@ def test_a_damaged_one_is_passed_over_and_its_identity_is_of_the_other(
     flip(damaged / "checkpoints/step-00000030/meta.json")
     runs = [damaged, trained.folder / "checkpoints/step-00000020", trained.folder]
     cfgs = [composed(corpus, tmp_path, "trainer.max_steps=60", f"resume_from='{run}'") for run in runs]
-    names = [folder_of(cfg)[1] for cfg in cfgs]
+    names = [locate(cfg).identity for cfg in cfgs]
     assert names[0] == names[1] != names[2], "where it lies is no part of it; the step is"
     facts = preflight(cfgs[0])[1]
     assert facts["origin"]["step"] == 20

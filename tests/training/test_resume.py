@@ -31,7 +31,7 @@ from conftest import Maker
 from fake_runs import ask, contents, database, rows_of, uid_of
 
 from gptx.errors import CheckpointError
-from gptx.processes.children import EXIT_RESUMABLE
+from gptx.processes.signals import EXIT_RESUMABLE
 from gptx.runs import journal
 from gptx.runs.checkpoint_files import clear, meta, steps
 from gptx.tracking.store import Store, store_uri
@@ -114,7 +114,7 @@ def test_a_run_goes_on_whatever_stops_it(gptx: Gptx, reference: Callable[..., Pa
         run = life.until(1)
         psutil.Process(life.pid(1)).kill()
         life.ends(run, 1, "failed")
-        assert "worker 1 (of 0..1) died without a word (SIGKILL)" in life.err.splitlines()[-1]
+        assert "worker 1 (of 0..1) died (SIGKILL)" in life.err.splitlines()[-1]
         assert str(gptx.folder.name + "/logs/rank-0001.log") in life.err.splitlines()[-1]
         assert life.resumed()[3:] == [interrupted]
 
@@ -172,7 +172,7 @@ def test_a_lost_worker_is_started_again(
     _, err = run.communicate(timeout=DEADLINE)
     assert run.returncode == 0, err
     [event] = records(gptx.folder, "event")
-    assert f"worker 1 (of 0..1) died without a word ({number.name})" in event["text"] and event["text"] in err
+    assert f"worker 1 (of 0..1) died ({number.name})" in event["text"] and event["text"] in err
     assert "strategy.restarts: 1 left" in event["text"]
     assert [record["step"] for record in records(gptx.folder, "resume")] == [10]
     log = (gptx.folder / "logs" / "rank-0001.log").read_text()
@@ -243,7 +243,7 @@ def test_a_worker_ends_well(gptx: Gptx, work: str) -> None:
 def test_a_worker_that_hangs_does_not_outlive_its_peer(gptx: Gptx) -> None:
     done = gptx.run("launched", "hangs_when_its_peer_dies", str(gptx.cwd))
     assert done.code == 1
-    assert "WorkerLost: worker 1 (of 0..1) died without a word (SIGKILL)" in done.err.splitlines()[-1]
+    assert "WorkerLost: worker 1 (of 0..1) died (SIGKILL)" in done.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("strategy", ["single", "ddp"])

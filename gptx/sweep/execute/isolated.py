@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from gptx.errors import reason
-from gptx.processes.children import ending
+from gptx.processes.children import describe_exit
 from gptx.sweep.execute import prewarmed
 
 PATIENCE = 120.0  # seconds for what takes about one
@@ -65,7 +65,7 @@ class _Share:
             why = f"no answer within {self.seconds:g} s"
         except (EOFError, OSError):  # the other end is gone, maybe in the midst of a message
             self.process.join()
-            why = f"it ends the process that tries it ({ending(self.process.exitcode or 0)})"
+            why = f"it ends the process that tries it ({describe_exit(self.process.exitcode or 0)})"
         self.end()
         del self.left[0]
         if self.left:

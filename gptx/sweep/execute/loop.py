@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Protocol
 
 from gptx.errors import Interrupted
-from gptx.processes.children import noted_signals
+from gptx.processes.signals import record_stop_signals
 from gptx.runs.journal import Journal
 from gptx.sweep.execute.launcher import End, Launcher, Task
 from gptx.sweep.state.dashboard import Board
@@ -72,7 +72,7 @@ def drive(source: Source, launcher: Launcher, book: Journal, board: Board, retry
         if not (end.reason and stop):  # else it is not at its end: the same command goes on with it
             source.told(end)
 
-    with noted_signals() as stop, launcher, board:
+    with record_stop_signals() as stop, launcher, board:
         while not stop:
             tasks = source.more(launcher.slots - len(in_hand))
             launcher.submit(tasks)

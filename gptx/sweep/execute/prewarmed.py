@@ -11,7 +11,7 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from gptx.processes.children import die_with
+from gptx.processes.children import die_with_parent
 
 
 def stock() -> None:
@@ -61,6 +61,6 @@ def leash() -> None:
     assert parent is not None
     if (alive := getattr(forkserver._forkserver, "_forkserver_alive_fd", None)) is not None:
         os.close(alive)  # every process has a copy, and the store would not end before the last of them
-    die_with(os.getppid(), signal.SIGTERM)
+    die_with_parent(os.getppid(), signal.SIGTERM)
     if not parent.is_alive():  # it died before the call
         os.kill(os.getpid(), signal.SIGTERM)

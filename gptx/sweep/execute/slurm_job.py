@@ -16,7 +16,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from gptx.processes.children import STOPS, hold_warnings
+from gptx.processes.signals import STOP_SIGNALS, block_warning_signals
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder, write_json
 from gptx.sweep.execute import slurm_cluster
@@ -52,7 +52,7 @@ class Job:
 
     def __call__(self) -> None:
         heard: list[int] = []
-        for number in STOPS:
+        for number in STOP_SIGNALS:
             signal.signal(number, lambda number, frame: heard.append(number))
         node, folder = int(os.environ["SLURM_NODEID"]), RunFolder(self.task.folder)
         note = self.notes / f"{job_id()}-{attempt()}-{node}.json"
@@ -80,7 +80,7 @@ class Job:
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as file:
             child = subprocess.Popen(
-                self._command(node), stdout=file, stderr=file, start_new_session=True, preexec_fn=hold_warnings
+                self._command(node), stdout=file, stderr=file, start_new_session=True, preexec_fn=block_warning_signals
             )
         watched = Watched(self.task, child, OmegaConf.create(self.options), self.replaces)
         while True:

@@ -11,14 +11,15 @@ from typing import Protocol
 import psutil
 from omegaconf import DictConfig
 
-from gptx.processes.children import EXIT_RESUMABLE, ending, exit_code
+from gptx.processes.children import describe_exit
+from gptx.processes.signals import EXIT_RESUMABLE, stop_exit_code
 from gptx.runs import journal
 from gptx.runs.checkpoint_files import newest, no_space
 from gptx.runs.folder import RunFolder
 from gptx.sweep.execute.launcher import End, Task, uid
 
 LOG = "run.log"  # in the run's logs/: what it said on its terminal
-_INTERRUPTED = {exit_code(signal.SIGINT), EXIT_RESUMABLE, -signal.SIGTERM}
+_INTERRUPTED = {stop_exit_code(signal.SIGINT), EXIT_RESUMABLE, -signal.SIGTERM}
 
 
 class Process(Protocol):
@@ -101,7 +102,8 @@ class Watched:
             return (
                 f"killed (SIGKILL): {'the system was out of memory' if sure else 'out of memory is the usual reason'}"
             )
-        return last_word(folder.path) or f"its process ended without a word ({ending(code)}){_unsaid(folder.path)}"
+        how = describe_exit(code)
+        return last_word(folder.path) or f"its process ended without a word ({how}){_unsaid(folder.path)}"
 
 
 def last_word(folder: Path) -> str:

@@ -1,4 +1,7 @@
-"""The cells of a sweep: each is one plain command, composed, named and checked before any of them is started."""
+"""The cells of a sweep: each is a plain command, which is composed, named and checked before anything starts.
+
+A cell is one combination of values. Cells that differ only in their seeds are repeats of one another and form an arm.
+"""
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -8,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config.compose import Schemas, compose, plain_dict
+from gptx.config.compose import SEEDS, Schemas, compose, plain_dict
 from gptx.config.overrides import key_of
 from gptx.data import from_config
 from gptx.errors import ConfigError, NotTokenised, reason
@@ -16,29 +19,28 @@ from gptx.runs.folder import RunFolder
 from gptx.runs.provenance import own_modules
 from gptx.sweep.execute.isolated import each
 from gptx.sweep.execute.launcher import Task
-from gptx.training.preflight import folder_of, preflight
+from gptx.training.location import locate
+from gptx.training.preflight import preflight
 
 if TYPE_CHECKING:
     from gptx.hardware.device import Machine
 
-SEEDS = ("seed", "data_seed")
-MANY = 20  # combinations: they take seconds to compose
-_LATE = "its text is not tokenised"
+PROGRESS_FROM = 20  # cells; composing that many takes seconds, so a progress bar is shown
 
 
 @dataclass
 class Cell:
-    """One combination.
+    """One combination of a sweep.
 
     Attributes:
         overrides: ``python -m gptx.run *overrides`` is this run.
-        title: the words that set it apart from the others; the whole of them where it is the only one.
-        arm: the same without seeds: cells of one arm are repeats.
-        cfg: composed and checked; empty where it could not be.
-        folder: its run's; None: not even that could be found out.
-        refusal: why it cannot be.
-        facts: what preflight has found, the user's own ``modules``, and ``memory_bytes`` where that was estimated.
-        note: what was solved for it.
+        title: the overrides in which it differs from the other cells.
+        arm: the same without seeds.
+        cfg: composed and checked; empty if that failed.
+        folder: its run folder; None if the config has no folder because it is wrong.
+        rejection: why it cannot run, in one line; empty if it can.
+        facts: what preflight found, the user's own ``modules``, and ``memory_bytes`` if memory was estimated.
+        note: what matching changed.
     """
 
     overrides: list[str]
@@ -46,7 +48,7 @@ class Cell:
     arm: str
     cfg: DictConfig
     folder: RunFolder | None
-    refusal: str = ""
+    rejection: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     note: str = ""
 
@@ -54,111 +56,130 @@ class Cell:
     def done(self) -> bool:
         return bool(self.folder and self.folder.finished() and not self.cfg.force)
 
-    def task(self, words: Sequence[str]) -> Task:
-        """As a launcher takes it; ``words`` come first."""
+    def task(self, common: Sequence[str]) -> Task:
+        """The task that a launcher starts. ``common``: overrides that all runs of the sweep get; the cell's own follow
+        and win."""
         assert self.folder is not None
         processes, device = self.facts["processes"], self.facts["hardware"]["device"]
         restarts = self.cfg.strategy.get("restarts", 0)
         modules = tuple(self.facts.get("modules", {}).items())
-        return Task(self.title, self.folder.path, (*words, *self.overrides), processes, device, restarts, modules)
+        return Task(self.title, self.folder.path, (*common, *self.overrides), processes, device, restarts, modules)
 
     def record(self) -> dict[str, Any]:
-        """As a sweep's plan has it."""
+        """The cell as the sweep's plan.json stores it."""
         return {
             "title": self.title,
             "arm": self.arm,
             "run": f"{self.cfg.study}/{self.folder.path.name}" if self.folder else None,
             "words": self.overrides,
-            "refusal": self.refusal,
+            "refusal": self.rejection,
             "note": self.note,
             "processes": self.facts.get("processes"),
             "steps": self.cfg.trainer.max_steps if self.cfg else 0,
         }
 
 
-def cells(combinations: Sequence[Sequence[str]]) -> list[Cell]:
-    """Composed and named; one that cannot be composed is refused. Combinations that mean one and the same run are one
-    cell.
+def compose_cells(combinations: Sequence[Sequence[str]]) -> list[Cell]:
+    """Compose and name the cells. A cell that cannot be composed is rejected; combinations that lead to the same run
+    are one cell.
 
     Raises:
-        ConfigError: none of them can be composed: what is wrong with the first.
+        ConfigError: no combination can be composed; the message is that of the first.
     """
     from rich.console import Console
     from rich.progress import track
 
     schemas: Schemas = {}
     named = list(zip(combinations, _titles(combinations), strict=True))
-    quiet = len(named) < MANY or not sys.stderr.isatty()
-    slowly = track(named, "composing", console=Console(stderr=True), transient=True, disable=quiet)
-    found = [_cell(list(words), *title, schemas) for words, title in slowly]
-    if found and not any(cell.cfg for cell in found):
-        raise ConfigError(found[0].refusal)
-    return list({cell.folder.path if cell.folder else id(cell): cell for cell in reversed(found)}.values())[::-1]
+    hidden = len(named) < PROGRESS_FROM or not sys.stderr.isatty()
+    tracked = track(named, "composing", console=Console(stderr=True), transient=True, disable=hidden)
+    cells = [_compose(list(overrides), *names, schemas) for overrides, names in tracked]
+    if cells and not any(cell.cfg for cell in cells):
+        raise ConfigError(cells[0].rejection)
+    return list({cell.folder.path if cell.folder else id(cell): cell for cell in reversed(cells)}.values())[::-1]
 
 
 def _titles(combinations: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
-    """Title and arm of each. They all have the same keys, in the same order."""
-    varied = [len(set(column)) > 1 for column in zip(*combinations, strict=True)]
-    shown = [list(compress(words, varied)) for words in combinations]
-    arms = [" ".join(word for word in words if key_of(word) not in SEEDS) for words in shown]
-    return [(" ".join(words) or "the only one", arm) for words, arm in zip(shown, arms, strict=True)]
+    """Title and arm of each combination. All combinations have the same keys in the same order."""
+    varies = [len(set(column)) > 1 for column in zip(*combinations, strict=True)]
+    varied = [list(compress(overrides, varies)) for overrides in combinations]
+    arms = [" ".join(override for override in overrides if key_of(override) not in SEEDS) for overrides in varied]
+    return [(" ".join(overrides) or "the only run", arm) for overrides, arm in zip(varied, arms, strict=True)]
 
 
-def _cell(words: list[str], title: str, arm: str, schemas: Schemas | None = None) -> Cell:
+def _compose(overrides: list[str], title: str, arm: str, schemas: Schemas | None = None) -> Cell:
     cfg = OmegaConf.create()
     try:
-        cfg = compose(words, schemas)
-        return Cell(words, title, arm, cfg, folder_of(cfg)[0])
-    except (Exception, SystemExit) as error:  # a text that is not there, a corpus whose code breaks: others may be well
-        return Cell(words, title, arm, cfg, None, reason(error))
+        cfg = compose(overrides, schemas)
+        return Cell(overrides, title, arm, cfg, locate(cfg).existing)
+    except (Exception, SystemExit) as error:  # a missing text, or a corpus class that fails: other cells may be fine
+        return Cell(overrides, title, arm, cfg, None, reason(error))
 
 
-def no_estimate(title: str) -> Callable[[str], None]:
-    """Says why nothing is known of a cell beforehand; its run may do better."""
+def with_overrides(cell: Cell, overrides: Sequence[str], note: str) -> Cell:
+    """The cell with further overrides, composed again under the same title."""
+    changed = _compose([*cell.overrides, *overrides], cell.title, cell.arm)
+    changed.note = note
+    return changed
+
+
+def warn_no_estimate(title: str) -> Callable[[str], None]:
+    """A handler that reports why the memory or time of a cell could not be estimated. The cell runs all the same."""
     return lambda why: print(f"gptx: no estimate of {title}: {why}", file=sys.stderr)
 
 
-def refit(cell: Cell, words: Sequence[str], note: str) -> Cell:
-    """The same cell with what was solved for it."""
-    again = _cell([*cell.overrides, *words], cell.title, cell.arm)
-    again.note = note
-    return again
+@dataclass(frozen=True)
+class _Checked:
+    """What checking a config found: facts, or why it is rejected. ``tokens_missing``: its text must be tokenised
+    first."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    rejection: str = ""
+    tokens_missing: bool = False
 
 
-def check(found: Iterable[Cell], there: "Machine | None") -> None:
-    """Let every part that knows refuse; cells of one arm are asked once. ``there``: see `Launcher`."""
+def check_cells(cells: Iterable[Cell], machine: "Machine | None") -> None:
+    """Let every part of a run check each cell, once per arm. Texts that are not tokenised are tokenised here.
+
+    Args:
+        machine: the machine that the runs are for, if it is not this one.
+    """
     arms: dict[str, list[Cell]] = {}
-    for cell in found:
-        if not cell.refusal and not cell.done:
+    for cell in cells:
+        if not cell.rejection and not cell.done:
             arms.setdefault(cell.arm, []).append(cell)
-    _ask(list(arms.values()), there)
-    late = [arm for arm in arms.values() if arm[0].refusal == _LATE]
-    for arm in late:
-        refusal = _tokenise(arm[0].cfg)
+    waiting = _check_arms(list(arms.values()), machine)
+    for arm in waiting:
+        rejection = _tokenise(arm[0].cfg)
         for cell in arm:
-            cell.refusal = refusal
-    _ask([arm for arm in late if not arm[0].refusal], there)
+            cell.rejection = rejection
+    _check_arms([arm for arm in waiting if not arm[0].rejection], machine)
 
 
-def _ask(arms: Sequence[list[Cell]], there: "Machine | None") -> None:
-    """Refusal and facts of each arm, for all of its cells."""
-    given = [(plain_dict(arm[0].cfg), there) for arm in arms]
-    for arm, told in zip(arms, each(_facts, given, lost=lambda why: (why, {})), strict=True):
+def _check_arms(arms: Sequence[list[Cell]], machine: "Machine | None") -> list[list[Cell]]:
+    """Store facts or rejection in all cells of each arm; returns the arms whose text must be tokenised first."""
+    work = [(plain_dict(arm[0].cfg), machine) for arm in arms]
+    waiting = []
+    for arm, checked in zip(arms, each(_check, work, lost=lambda why: _Checked(rejection=why)), strict=True):
         for cell in arm:
-            cell.refusal, cell.facts = told
+            cell.rejection, cell.facts = checked.rejection, checked.facts
+        if checked.tokens_missing:
+            waiting.append(arm)
+    return waiting
 
 
-def _facts(given: tuple[dict[str, Any], "Machine | None"]) -> tuple[str, dict[str, Any]]:
-    plain, there = given
+def _check(work: tuple[dict[str, Any], "Machine | None"]) -> _Checked:
+    plain, machine = work
     try:
-        facts = preflight(OmegaConf.create(plain), there, make=False)[1]
+        facts = preflight(OmegaConf.create(plain), machine, make=False)[1]
     except NotTokenised:
-        return _LATE, {}
-    return "", facts | {"modules": own_modules()}
+        return _Checked(tokens_missing=True)
+    return _Checked(facts | {"modules": own_modules()})
 
 
 def _tokenise(cfg: DictConfig) -> str:
-    """Here, and with a bar: it may take hours. Why it cannot be, if so."""
+    """Tokenise a config's text in this process, with a progress bar, because it may take hours. Returns why it failed;
+    empty on success."""
     try:
         from_config.tokens(cfg, quiet=False)
     except (Exception, SystemExit) as error:

@@ -1,6 +1,6 @@
-"""`match=params` and `match=flops`: every arm of a sweep gets the same budget, by its ffn's width or by d_model.
+"""`match=params` and `match=flops`: give every arm of a sweep the same budget by changing its ffn's width or d_model.
 
-What was found are ordinary words (``ffn.ratio=4.1796875``), so that a matched cell is a plain command.
+The result is ordinary overrides (``ffn.ratio=4.1796875``), so a matched cell is still a plain command.
 """
 
 import json
@@ -13,93 +13,112 @@ from omegaconf import DictConfig, OmegaConf
 from gptx.config.compose import SEEDS, flat, plain_dict
 from gptx.errors import ConfigError
 from gptx.sweep.execute.isolated import each
-from gptx.sweep.plan import rates
-from gptx.sweep.plan.widths import UNITS, Goal, attempt, named
+from gptx.sweep.plan import learning_rates
+from gptx.sweep.plan.width_search import UNITS, Budget, describe, find_width
 
 if TYPE_CHECKING:
     from gptx.hardware.device import Machine
 
-SOLVED = {"ffn": ("ffn.ratio", "ffn.multiple_of"), "d_model": ("model.d_model", "ffn.ratio", "ffn.multiple_of")}
+CHANGED_KEYS = {
+    "ffn": ("ffn.ratio", "ffn.multiple_of"),
+    "d_model": ("model.d_model", "ffn.ratio", "ffn.multiple_of"),
+}
 
 
 @dataclass(frozen=True)
-class Fit:
-    """What gives an arm the budget.
+class Matched:
+    """How an arm gets the budget.
 
     Attributes:
-        words: to be added to its overrides; none where it is as near as it can be.
-        value, target: parameters, or FLOPs a token.
-        note: the same for a reader: "ffn.ratio=4.18 (width 535): 820,992 parameters, +0.06 %".
+        overrides: to be added to the arm's own; empty if it meets the budget without a change.
+        size: its parameters, or FLOPs per token.
+        target: what it was to have.
+        note: for the preview: "ffn.ratio=4.18 (width 535): 820,992 parameters, +0.06 %".
     """
 
-    words: tuple[str, ...]
-    value: int
+    overrides: tuple[str, ...]
+    size: int
     target: float
     note: str
 
     @property
-    def residual(self) -> float:
-        return self.value / self.target - 1
+    def relative_difference(self) -> float:
+        return self.size / self.target - 1
 
 
-def solve(cfgs: Sequence[DictConfig], options: DictConfig, there: "Machine | None" = None) -> list[Fit | str]:
-    """For each config of a sweep what gives it the budget, or in one line why nothing does. Those that differ in their
-    seeds and rates only are solved once.
+@dataclass(frozen=True)
+class Unmatched:
+    """Why an arm cannot have the budget, in one line."""
+
+    reason: str
+
+
+def match_budgets(
+    cfgs: Sequence[DictConfig], options: DictConfig, machine: "Machine | None" = None
+) -> list[Matched | Unmatched]:
+    """Find for each config of a sweep the overrides that give it the budget. Configs that differ only in their seeds
+    and learning rates are one arm and get the same answer.
 
     Args:
         options: a config that says how to match.
-        there: the machine that the runs are for, where that is not this one.
+        machine: the machine that the runs are for, if it is not this one.
 
     Raises:
-        ConfigError: the keys of `match` are wrong, or the sweep varies what they solve.
+        ConfigError: the keys of `match` are wrong, or the sweep varies a key that matching would change.
     """
-    goal = replace(_goal(cfgs, options.variant.match, options.match), there=there)
-    found: dict[str, Fit | str] = {}
-    if not goal.target:
-        [first] = each(_price, [(plain_dict(cfgs[0]), goal)], lost=str)
-        if isinstance(first, str):
-            lost = f"match.target=0 is what the first combination has, which cannot be ({first}): set match.target"
-            return [first if _arm(cfg) == _arm(cfgs[0]) else lost for cfg in cfgs]
-        goal = replace(goal, target=first)
-        found[_arm(cfgs[0])] = Fit((), first, first, f"the target: {goal.amount(first)}")
-    todo = {_arm(cfg): (plain_dict(cfg), goal) for cfg in cfgs if _arm(cfg) not in found}
-    found |= zip(todo, each(_fit, list(todo.values()), lost=str), strict=True)
-    return [found[_arm(cfg)] for cfg in cfgs]
+    budget = replace(_budget(cfgs, options.variant.match, options.match), machine=machine)
+    found: dict[str, Matched | Unmatched] = {}
+    if not budget.target:
+        [first] = each(_measure, [(plain_dict(cfgs[0]), budget)], lost=Unmatched)
+        if isinstance(first, Unmatched):
+            others = Unmatched(
+                "match.target=0 takes the size of the first combination, but that one cannot be built "
+                f"({first.reason}); set match.target"
+            )
+            return [first if _arm_key(cfg) == _arm_key(cfgs[0]) else others for cfg in cfgs]
+        budget = replace(budget, target=first)
+        found[_arm_key(cfgs[0])] = Matched((), first, first, f"the target: {budget.amount(first)}")
+    to_match = {_arm_key(cfg): (plain_dict(cfg), budget) for cfg in cfgs if _arm_key(cfg) not in found}
+    found |= zip(to_match, each(_match, list(to_match.values()), lost=Unmatched), strict=True)
+    return [found[_arm_key(cfg)] for cfg in cfgs]
 
 
-def _price(given: tuple[dict[str, Any], Goal]) -> int:
-    return given[1].price(OmegaConf.create(given[0]))
+def _measure(work: tuple[dict[str, Any], Budget]) -> int:
+    plain, budget = work
+    return budget.measure(OmegaConf.create(plain))
 
 
-def _fit(given: tuple[dict[str, Any], Goal]) -> Fit:
-    cfg, goal = OmegaConf.create(given[0]), given[1]
-    found = attempt(cfg, goal)
-    if found.refusal:
-        raise ConfigError(found.refusal)
-    keys = {key: value for key, value in found.keys.items() if OmegaConf.select(cfg, key) != value}
-    note = f"{named(cfg, keys) or 'as it is'}: {goal.amount(found.value)}, {goal.off(found.value)}"
-    return Fit(tuple(f"{key}={value!r}" for key, value in keys.items()), int(found.value), goal.target, note)
+def _match(work: tuple[dict[str, Any], Budget]) -> Matched:
+    cfg, budget = OmegaConf.create(work[0]), work[1]
+    found = find_width(cfg, budget)
+    if found.problem:
+        raise ConfigError(found.problem)
+    changed = {key: value for key, value in found.values.items() if OmegaConf.select(cfg, key) != value}
+    note = f"{describe(cfg, changed) or 'unchanged'}: {budget.amount(found.size)}, {budget.difference(found.size)}"
+    return Matched(tuple(f"{key}={value!r}" for key, value in changed.items()), int(found.size), budget.target, note)
 
 
-def _goal(cfgs: Sequence[DictConfig], kind: str, match: DictConfig) -> Goal:
-    """The budget that is asked for, checked."""
+def _budget(cfgs: Sequence[DictConfig], kind: str, match: DictConfig) -> Budget:
+    """The budget that the options ask for, checked."""
     if kind not in UNITS:
         raise ConfigError(f"match={kind}: expected params or flops")
-    if match.by not in SOLVED:
-        raise ConfigError(f"match.by={match.by}: expected ffn (its width) or d_model")
+    if match.by not in CHANGED_KEYS:
+        raise ConfigError(f"match.by={match.by}: expected ffn (change its width) or d_model")
     if match.target < 0:
-        raise ConfigError(f"match.target={match.target:g}: expected a number of {UNITS[kind]}, or 0 (the first's)")
+        raise ConfigError(
+            f"match.target={match.target:g}: expected a number of {UNITS[kind]}, or 0 for that of the first combination"
+        )
     if not 0 <= match.tolerance < 1:
-        raise ConfigError(f"match.tolerance={match.tolerance:g}: expected a share, such as 0.01")
-    solved = SOLVED[match.by]
-    if len({_arm(cfg) for cfg in cfgs}) > len({_arm(cfg, solved) for cfg in cfgs}):
-        keys = ", ".join(solved)
-        raise ConfigError(f"match={kind} with match.by={match.by} solves {keys}: leave them out of the sweep")
-    return Goal(kind, match.target, match.by, match.tolerance)
+        raise ConfigError(f"match.tolerance={match.tolerance:g}: expected a fraction below 1, such as 0.01")
+    changed = CHANGED_KEYS[match.by]
+    if len({_arm_key(cfg) for cfg in cfgs}) > len({_arm_key(cfg, changed) for cfg in cfgs}):
+        keys = ", ".join(changed)
+        raise ConfigError(f"match={kind} with match.by={match.by} changes {keys}; remove them from the sweep")
+    return Budget(kind, match.target, match.by, match.tolerance)
 
 
-def _arm(cfg: DictConfig, without: Sequence[str] = ()) -> str:
-    """Equal for configs that differ in these keys, in seeds and in rates only."""
-    apart = {*SEEDS, rates.KEY, *without}
-    leaves = {key: v for key, v in flat(plain_dict(cfg)) if key not in apart and not isinstance(v, dict)}
+def _arm_key(cfg: DictConfig, without: Sequence[str] = ()) -> str:
+    """Equal for configs that differ only in seeds, learning rate and the keys of ``without``."""
+    ignored = {*SEEDS, learning_rates.KEY, *without}
+    leaves = {key: v for key, v in flat(plain_dict(cfg)) if key not in ignored and not isinstance(v, dict)}
     return json.dumps(leaves, sort_keys=True)

@@ -1,8 +1,10 @@
-"""Whether a sweep's runs fit into this machine's memory, what would make one fit, and how many fit side by side."""
+"""Check whether a sweep's runs fit into this machine's memory, which settings would make a run fit, and how many runs
+fit at once."""
 
 import bisect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -15,161 +17,194 @@ from gptx.data.from_config import tokens
 from gptx.errors import GptxError
 from gptx.memory.estimate import BASE, estimate, machine_memory
 from gptx.sweep.execute.isolated import each
-from gptx.sweep.plan.cells import Cell, no_estimate
+from gptx.sweep.plan.cells import Cell, warn_no_estimate
 
-COMPUTES = (
+# The config's groups and keys that memory depends on, besides the batch.
+COMPUTED_BY = (
     "model attention pos window ffn norm placement kernel strategy tokenizer data compile activation_checkpointing"
 )
+Change = dict[str, Any]  # dotted keys of a config and their values
+FreeMemory = dict[str, int]  # bytes, by device type: what this machine had before the sweep started runs
 
 
-def check_memory(
-    cells: Sequence[Cell], jobs: int, here: bool = True, rooms: dict[str, int] | None = None
-) -> tuple[int, str]:
-    """Estimate ``facts["memory_bytes"]`` of what is to run; refuse what is too large for this machine.
+@dataclass(frozen=True)
+class JobLimit:
+    """How many runs may run at once, and a line for the user if memory allows fewer than wanted."""
+
+    jobs: int
+    note: str = ""
+
+
+def check_memory(cells: Sequence[Cell], jobs: int, here: bool = True, free: FreeMemory | None = None) -> JobLimit:
+    """Estimate ``facts["memory_bytes"]`` of the cells that are to run, and reject those too large for this machine.
 
     Args:
         jobs: how many are to run at once.
-        here: whether they will run on this machine; elsewhere nothing is refused.
-        rooms: by device, what this machine had free before runs of the sweep took of it; what is not in it is added.
-
-    Returns:
-        How many fit side by side, at most ``jobs``; and where that is less, a line that says so.
+        here: whether they will run on this machine; for another machine nothing is rejected.
+        free: what is known of this machine's free memory; devices that are missing are added.
     """
-    todo = [cell for cell in cells if not cell.refusal and not cell.done]
-    alike = {_what_counts(cell): cell for cell in todo}
-    given = [(plain_dict(cell.cfg), cell.facts) for cell in alike.values()]
-    found = dict(zip(alike, each(_bytes, given, lost=str), strict=True))  # a text: why it is not known
-    for what, size in found.items():
-        if isinstance(size, str):
-            no_estimate(f"what {alike[what].title} holds")(size)
-    for cell in todo:
-        if isinstance(size := found[_what_counts(cell)], int):
-            cell.facts["memory_bytes"] = size
+    to_run = [cell for cell in cells if not cell.rejection and not cell.done]
+    _estimate(to_run)
     if not here:
-        return jobs, ""
-    known = [cell for cell in todo if "memory_bytes" in cell.facts]
-    rooms = {} if rooms is None else rooms
-    rooms |= {kind: machine_memory(kind) for kind in set(map(_kind, known)) - rooms.keys()}
-    return _against_machine(known, jobs, rooms)
+        return JobLimit(jobs)
+    known = [cell for cell in to_run if "memory_bytes" in cell.facts]
+    free = {} if free is None else free
+    free |= {device: machine_memory(device) for device in set(map(_device, known)) - free.keys()}
+    _reject_too_large(known, free)
+    return _job_limit([cell for cell in known if not cell.rejection], jobs, free)
 
 
-def fit(cells: Sequence[Cell], rooms: Mapping[str, int]) -> bool:
-    """Whether they may run side by side, as far as is known. ``rooms``: see `check_memory`; a GPU is one run's own."""
-    sizes, room = _shared([cell for cell in cells if "memory_bytes" in cell.facts], rooms)
-    return len(sizes) < 2 or not room or sum(sizes) <= room
+def _estimate(cells: Sequence[Cell]) -> None:
+    """Store the estimate in the facts; cells that differ in nothing that memory depends on are estimated once."""
+    alike = {_memory_key(cell): cell for cell in cells}
+    work = [(plain_dict(cell.cfg), cell.facts) for cell in alike.values()]
+    warnings = [warn_no_estimate(f"the memory of {cell.title}") for cell in alike.values()]
+    found = each(_bytes_of_process, work, lost=_Unknown)
+    for warn, size in zip(warnings, found, strict=True):
+        if isinstance(size, _Unknown):
+            warn(size.reason)
+    sizes = dict(zip(alike, found, strict=True))
+    for cell in cells:
+        if isinstance(size := sizes[_memory_key(cell)], int):
+            cell.facts["memory_bytes"] = size
 
 
-def _shared(cells: Sequence[Cell], rooms: Mapping[str, int]) -> tuple[list[int], int]:
-    """What runs hold of the memory that all of them share, the largest first, and how much of it is free; 0: that is
-    not known."""
-    sizes = sorted((_of_run(cell.facts) for cell in cells if _kind(cell) != "cuda"), reverse=True)
-    return sizes, min((room for kind, room in rooms.items() if kind != "cuda"), default=0)
+@dataclass(frozen=True)
+class _Unknown:
+    reason: str
 
 
-def _what_counts(cell: Cell) -> str:
-    """Of a config, for memory: combinations that differ in a rate or a seed need as much."""
+def fits_at_once(cells: Sequence[Cell], free: Mapping[str, int]) -> bool:
+    """Whether the cells may run at the same time, as far as is known. A GPU is never shared between runs."""
+    sizes, limit = _sizes([cell for cell in cells if "memory_bytes" in cell.facts]), _shared_memory(free)
+    return len(sizes) < 2 or not limit or sum(sizes) <= limit
+
+
+def _sizes(cells: Sequence[Cell]) -> list[int]:
+    """Bytes of each run in the memory that all runs share, the largest first."""
+    return sorted((_bytes_of_run(cell.facts) for cell in cells if _device(cell) != "cuda"), reverse=True)
+
+
+def _shared_memory(free: Mapping[str, int]) -> int:
+    """Free bytes of the memory that all runs share; 0 if unknown."""
+    return min((size for device, size in free.items() if device != "cuda"), default=0)
+
+
+def _memory_key(cell: Cell) -> str:
+    """Equal for cells that need the same memory, such as those that differ in a rate or a seed."""
     plain, facts = plain_dict(cell.cfg), cell.facts
     batch = [plain["trainer"]["batch_size"], plain["trainer"]["micro_batch"], plain["runtime"]["val_batch"]]
-    where = [facts["hardware"]["device"], facts["dtype"], facts["processes"]]
-    return json.dumps([[plain[key] for key in COMPUTES.split()], batch, where])
+    setting = [facts["hardware"]["device"], facts["dtype"], facts["processes"]]
+    return json.dumps([[plain[key] for key in COMPUTED_BY.split()], batch, setting])
 
 
-def _against_machine(cells: Sequence[Cell], jobs: int, rooms: Mapping[str, int]) -> tuple[int, str]:
-    advised: dict[str, str] = {}
+def _reject_too_large(cells: Sequence[Cell], free: Mapping[str, int]) -> None:
+    advice: dict[str, str] = {}
     for cell in cells:
-        room = rooms[_kind(cell)]
-        if _of_run(cell.facts) > room:
-            key = _what_counts(cell)
-            if key not in advised:
-                [ways] = each(
-                    ways_out, [(plain_dict(cell.cfg), cell.facts, room)], no_estimate(f"what would do for {cell.title}")
-                )
-                advised[key] = " or ".join(ways or ["a smaller model.d_model or model.n_layer"])
-            cell.refusal = f"{_too_large(cell, room)}: {advised[key]} would do"
-    sizes, room = _shared([cell for cell in cells if not cell.refusal], rooms)
-    if sum(sizes[:jobs]) <= room:
-        return jobs, ""
-    most = bisect.bisect_right(list(accumulate(sizes)), room)
-    return (
-        most,
-        f"{most} at once instead of {jobs}: the largest would hold about {human(sizes[0])} of {human(room)} free",
-    )
+        limit = free[_device(cell)]
+        if _bytes_of_run(cell.facts) > limit:
+            key = _memory_key(cell)
+            if key not in advice:
+                work = (plain_dict(cell.cfg), cell.facts, limit)
+                [ways] = each(smaller_settings, [work], warn_no_estimate(f"settings that would make {cell.title} fit"))
+                advice[key] = " or ".join(ways or ["a smaller model.d_model or model.n_layer"])
+            cell.rejection = f"{_too_large(cell, limit)}; use {advice[key]}"
 
 
-def _kind(cell: Cell) -> str:
+def _job_limit(cells: Sequence[Cell], jobs: int, free: Mapping[str, int]) -> JobLimit:
+    sizes, limit = _sizes(cells), _shared_memory(free)
+    if sum(sizes[:jobs]) <= limit:
+        return JobLimit(jobs)
+    fitting = bisect.bisect_right(list(accumulate(sizes)), limit)
+    note = f"only {fitting} of {jobs} runs at once: the largest needs about {human(sizes[0])} of {human(limit)} free"
+    return JobLimit(fitting, f"{note} memory")
+
+
+def _device(cell: Cell) -> str:
     return str(cell.facts["hardware"]["device"])
 
 
-def _too_large(cell: Cell, room: int) -> str:
+def _too_large(cell: Cell, limit: int) -> str:
     count = cell.facts["processes"]
-    who = f"its {count} processes" if count > 1 and _kind(cell) != "cuda" else "a process of it" if count > 1 else "it"
-    there = "of a GPU here" if _kind(cell) == "cuda" else "that are free here"
-    return f"{who} would hold about {human(_of_run(cell.facts))}, more than the {human(room)} {there}"
+    subject = "the run needs"
+    if count > 1:
+        subject = "each process of the run needs" if _device(cell) == "cuda" else f"its {count} processes need"
+    available = "of a GPU of this machine" if _device(cell) == "cuda" else "that this machine has free"
+    return f"{subject} about {human(_bytes_of_run(cell.facts))}, more than the {human(limit)} {available}"
 
 
-def _of_run(facts: Mapping[str, Any]) -> int:
-    """On a CPU all processes of a run share the machine, its command among them; each GPU is one process's."""
+def _bytes_of_run(facts: Mapping[str, Any]) -> int:
+    """On a CPU all processes of a run share the memory, its main process among them; a GPU belongs to one process."""
     one, count = int(facts["memory_bytes"]), facts["processes"]
     return one if facts["hardware"]["device"] == "cuda" or count == 1 else count * one + BASE
 
 
-def _bytes(given: tuple[dict[str, Any], dict[str, Any]]) -> int:
-    plain, facts = given
-    return _size(OmegaConf.create(plain), facts)
+def _bytes_of_process(work: tuple[dict[str, Any], dict[str, Any]]) -> int:
+    plain, facts = work
+    return _estimate_bytes(OmegaConf.create(plain), facts)
 
 
-def _size(cfg: DictConfig, facts: Mapping[str, Any]) -> int:
+def _estimate_bytes(cfg: DictConfig, facts: Mapping[str, Any]) -> int:
     dtype = getattr(torch, facts["dtype"])
     n_vocab = tokens(cfg).tokenizer.n_vocab
     return estimate(cfg, n_vocab, facts["hardware"]["device"], dtype, facts["processes"]).total
 
 
-def ways_out(given: tuple[dict[str, Any], dict[str, Any], int]) -> list[str]:
-    """Settings with which a run would fit into so many bytes, each with what it would hold; the mildest first."""
-    plain, facts, room = given
+def smaller_settings(work: tuple[dict[str, Any], dict[str, Any], int]) -> list[str]:
+    """Up to two settings with which a run would fit, each with its estimate, those that change least first.
 
-    def need(changed: Mapping[str, Any]) -> float:
+    Args:
+        work: the plain config, the facts from preflight, and the memory limit in bytes.
+    """
+    plain, facts, limit = work
+
+    def needed(change: Change) -> float:
         cfg = OmegaConf.create(plain)
-        for key, value in changed.items():
+        for key, value in change.items():
             OmegaConf.update(cfg, key, value, merge=False)
         try:
-            return _of_run({**facts, "memory_bytes": _size(cfg, facts)})
-        except GptxError:  # it cannot be so: a pipeline that is not filled
+            return _bytes_of_run({**facts, "memory_bytes": _estimate_bytes(cfg, facts)})
+        except GptxError:  # not possible, e.g. a pipeline with too few micro-batches
             return float("inf")
 
-    rows = plain["trainer"]["micro_batch"] or plain["trainer"]["batch_size"]
-    less = [n for n in range(1, rows) if rows % n == 0]
-    saving = {"activation_checkpointing": True}
-    tried = [
-        _most(less, lambda n: {"trainer.micro_batch": n}, need, room),
-        saving,
-        _most(less, lambda n: {"trainer.micro_batch": n, "runtime.val_batch": n}, need, room),
-        _most(less, lambda n: {"trainer.micro_batch": n, "runtime.val_batch": n, **saving}, need, room),
-    ]
-    if facts["processes"] > 1 and plain["variant"]["strategy"] == "ddp":
-        sharded = OmegaConf.to_container(OmegaConf.load(conf_dir() / "strategy" / "fsdp.yaml"))
-        tried.append({"strategy": {**sharded, "nproc": facts["processes"]}})  # type: ignore[dict-item]
     ways = []
-    for changed in tried:
-        if changed and (size := need(changed)) <= room:
-            words = " ".join(f"{key}={_word(value)}" for key, value in changed.items())
-            ways.append(f"{words} (about {human(size)})")
+    for change in _changes(plain, facts, needed, limit):
+        if change and (size := needed(change)) <= limit:
+            ways.append(f"{_as_overrides(change)} (about {human(size)})")
     return ways[:2]
 
 
-def _most(
-    numbers: Sequence[int], change: Callable[[int], dict[str, Any]], need: Callable[[dict[str, Any]], float], room: int
-) -> dict[str, Any]:
-    """The change by the largest number that fits; {}: none."""
-    fits = bisect.bisect_left(numbers, True, key=lambda n: need(change(n)) > room)
-    return change(numbers[fits - 1]) if fits else {}
+def _changes(
+    plain: Mapping[str, Any], facts: Mapping[str, Any], needed: Callable[[Change], float], limit: int
+) -> list[Change]:
+    """What could make a run smaller: micro-batches, recomputed activations, smaller validation batches, fsdp."""
+    rows = plain["trainer"]["micro_batch"] or plain["trainer"]["batch_size"]
+    divisors = [n for n in range(1, rows) if rows % n == 0]
+    recompute = {"activation_checkpointing": True}
+
+    def largest(change: Callable[[int], Change]) -> Change:
+        """The change by the largest divisor that fits; empty if none does."""
+        count = bisect.bisect_left(divisors, True, key=lambda n: needed(change(n)) > limit)
+        return change(divisors[count - 1]) if count else {}
+
+    changes = [
+        largest(lambda n: {"trainer.micro_batch": n}),
+        recompute,
+        largest(lambda n: {"trainer.micro_batch": n, "runtime.val_batch": n}),
+        largest(lambda n: {"trainer.micro_batch": n, "runtime.val_batch": n, **recompute}),
+    ]
+    if facts["processes"] > 1 and plain["variant"]["strategy"] == "ddp":
+        fsdp: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "strategy" / "fsdp.yaml"))
+        changes.append({"strategy": {**fsdp, "nproc": facts["processes"]}})
+    return changes
 
 
-def _word(value: Any) -> str:
-    return "fsdp" if isinstance(value, dict) else str(value).lower()
+def _as_overrides(change: Change) -> str:
+    values = {key: "fsdp" if isinstance(value, dict) else str(value).lower() for key, value in change.items()}
+    return " ".join(f"{key}={value}" for key, value in values.items())
 
 
 def human(size: float) -> str:
-    """Bytes, two digits of them: no estimate knows more."""
+    """Bytes in MB or GB with two digits; no estimate is more precise."""
     size = float(f"{size:.1e}")
     return f"{size / 1e9:.{size < 1e10:d}f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

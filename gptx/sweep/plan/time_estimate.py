@@ -1,9 +1,9 @@
-"""How long runs will take: their FLOPs over the rate that finished runs had here, else that of a step that is timed."""
+"""Estimate how long runs will take: their FLOPs divided by the speed of similar finished runs or of a timed step."""
 
 import heapq
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -11,182 +11,195 @@ from math import log
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from gptx.config.axes import model_axes
 from gptx.config.compose import plain_dict
 from gptx.runs import checkpoint_files, journal
 from gptx.runs.folder import RunFolder
 from gptx.sweep.execute.isolated import each
-from gptx.sweep.plan.cells import Cell, no_estimate
+from gptx.sweep.plan.cells import Cell, warn_no_estimate
+from gptx.sweep.plan.timed_step import flops_per_second
 
-STARTUP, STARTUP_OF_MANY = 1.5, 8.0  # seconds: composing, the model, a sample; and workers, which import torch
-AXES = ("attention", "pos", "window", "ffn", "kernel", "placement")  # what else than size a rate depends on
-FAR = log(10)  # runs that differ by more say nothing of each other
-TIMING = 20.0  # seconds that steps are timed for; the arms that are left go by the nearest that was
-WORTH = 0.02  # of what there is to do, as far as is known: where it is done thereafter, no more is spent on knowing it
-FLOPS = 3e10  # of a step that is timed, about
+STARTUP, STARTUP_OF_MANY = 1.5, 8.0  # seconds before training: composing, building; and starting workers with torch
+FAR = log(10)  # a run whose FLOPs per token differ by more than this factor tells nothing
+TIMING = 20.0  # seconds to spend on timing steps; then arms take the speed of the most similar timed one
+WORTH = 0.02  # fraction of the sweep's estimated time that may be spent on timing
+NEIGHBOURS = 3  # finished runs whose median speed is taken
 
 
 @dataclass(frozen=True)
-class Rate:
-    """What a run computes on, what it is, and the FLOPs a second that it trains with."""
+class Setting:
+    """What must be equal for two speeds to be comparable. ``name``: of the device; empty if the machine is unknown."""
 
-    place: tuple[Any, ...]
-    flops: float  # of a token
+    device: str
+    name: str
+    dtype: str
+    processes: int
+    compiled: bool
+    threads: int
+
+    @classmethod
+    def of(cls, cfg: DictConfig | dict[str, Any], facts: dict[str, Any], jobs: int) -> "Setting":
+        """Of a run; ``jobs``: how many runs share the cores."""
+        hardware, processes = facts["hardware"], facts["processes"]
+        threads = cfg["runtime"]["threads"] or max(1, hardware["cores"] // (jobs * processes))
+        return cls(hardware["device"], hardware["name"], facts["dtype"], processes, bool(cfg["compile"]), threads)
+
+    def comparable(self, known: "Setting") -> bool:
+        """For an unknown machine, every known one with the same device will do, whatever its threads."""
+        if self.name:
+            return known == self
+        alike = ("device", "dtype", "processes", "compiled")
+        return all(getattr(known, key) == getattr(self, key) for key in alike)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The known training speed of a model.
+
+    Attributes:
+        flops_per_token: of the model.
+        axes: its variant on `AXES`.
+        flops_per_second: in training.
+        timed: from a timed step instead of a finished run.
+    """
+
+    setting: Setting
+    flops_per_token: float
     axes: tuple[str, ...]
-    rate: float
+    flops_per_second: float
     timed: bool = False
 
-    def distance(self, flops: float, axes: tuple[str, ...]) -> float:
-        return abs(log(self.flops / flops)) + 0.5 * sum(a != b for a, b in zip(self.axes, axes, strict=True))
+    def distance(self, flops_per_token: float, axes: tuple[str, ...]) -> float:
+        different = sum(a != b for a, b in zip(self.axes, axes, strict=True))
+        return abs(log(self.flops_per_token / flops_per_token)) + 0.5 * different
+
+
+@dataclass(frozen=True)
+class TimeEstimate:
+    """Of what is left of a run.
+
+    Attributes:
+        seconds: None if unknown.
+        processes: of the run.
+        source: what the estimate is based on, for the user; empty if unknown.
+    """
+
+    seconds: float | None
+    processes: int
+    source: str = ""
 
 
 @dataclass
-class Pace:
-    """Args:
-    outputs: where the finished runs lie.
-    jobs: how many runs share the cores.
-    here: whether they will run on this machine, so that a step can be timed.
-    runs: how many will run thereafter; 0: none, to know is all.
+class TimeEstimator:
+    """Estimates the time of cells.
+
+    Args:
+        outputs: the folder with finished runs.
+        jobs: how many runs share the cores.
+        here: whether the runs are for this machine, so that a step can be timed.
+        runs: how many runs will follow; 0 for a dry run, which may time steps for as long as `TIMING`.
     """
 
     outputs: Path
     jobs: int
     here: bool = True
     runs: int = 0
-    known: list[Rate] = field(default_factory=list)
+    known: list[Speed] = field(default_factory=list)
     spent: float = 0.0
-    told: list[float] = field(default_factory=list)
-    failed: set[str] = field(default_factory=set)
+    estimated: list[float] = field(default_factory=list)
+    failed_arms: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for path in journal.runs(self.outputs):
-            with suppress(LookupError, TypeError):  # no result, or of another version
-                self.known.append(_of(RunFolder(path).result() or {}))
+            with suppress(LookupError, TypeError):  # no result, or one of another version
+                self.known.append(_speed_of(RunFolder(path).result() or {}))
 
-    def seconds(self, cell: Cell) -> tuple[float | None, str]:
-        """Of what is left of a cell, and by what that is known; None: by nothing."""
-        where, flops, axes = _place(cell.cfg, cell.facts, self.jobs), cell.facts["flops_per_token"], _axes(cell.cfg)
-        near = self._near(where, flops, axes)
-        if self._may_time() and cell.arm not in self.failed and (not near or (near[0].timed and near[0].axes != axes)):
-            began = time.monotonic()
-            [rate] = each(timed, [(plain_dict(cell.cfg), cell.facts, where[-1])], no_estimate(cell.title), alone=True)
-            self.spent += time.monotonic() - began
-            if rate:
-                self.known.append(Rate(where, flops, axes, rate, timed=True))
-                near = self._near(where, flops, axes)
+    def estimate(self, cell: Cell) -> TimeEstimate:
+        setting, processes = Setting.of(cell.cfg, cell.facts, self.jobs), cell.facts["processes"]
+        flops, axes = cell.facts["flops_per_token"], _axes(cell.cfg.variant)
+        similar = self._similar(setting, flops, axes)
+        untimed = not similar or (similar[0].timed and similar[0].axes != axes)
+        if untimed and self._may_time() and cell.arm not in self.failed_arms:
+            if speed := self._time_step(cell, setting.threads):
+                self.known.append(Speed(setting, flops, axes, speed, timed=True))
+                similar = self._similar(setting, flops, axes)
             else:
-                self.failed.add(cell.arm)
-        if not near:
-            return None, ""
-        seconds = startup(cell.facts["processes"]) + work(cell) / statistics.median(rate.rate for rate in near)
-        self.told.append(seconds)
-        return seconds, "a timed step" if near[0].timed else f"{len(near)} finished run{'s' * (len(near) > 1)}"
+                self.failed_arms.add(cell.arm)
+        if not similar:
+            return TimeEstimate(None, processes)
+        speed = statistics.median(one.flops_per_second for one in similar)
+        seconds = startup(processes) + remaining_flops(cell) / speed
+        self.estimated.append(seconds)
+        finished = f"{len(similar)} finished run{'s' * (len(similar) > 1)}"
+        return TimeEstimate(seconds, processes, "a timed step" if similar[0].timed else finished)
+
+    def _time_step(self, cell: Cell, threads: int) -> float | None:
+        start = time.monotonic()
+        work = (plain_dict(cell.cfg), cell.facts, threads)
+        [speed] = each(flops_per_second, [work], warn_no_estimate(f"the time of {cell.title}"), alone=True)
+        self.spent += time.monotonic() - start
+        return speed  # type: ignore[no-any-return]
 
     def _may_time(self) -> bool:
-        most = TIMING
-        if self.told and self.runs:
-            most = min(TIMING, WORTH * statistics.mean(self.told) * self.runs / self.jobs)
-        return self.here and self.spent < most
+        limit = TIMING
+        if self.estimated and self.runs:
+            limit = min(TIMING, WORTH * statistics.mean(self.estimated) * self.runs / self.jobs)
+        return self.here and self.spent < limit
 
-    def _near(self, where: tuple[Any, ...], flops: float, axes: tuple[str, ...]) -> list[Rate]:
-        """The three nearest, of the same kind as the nearest of all."""
-        fits = [rate for rate in self.known if _alike(rate.place, where) and abs(log(rate.flops / flops)) < FAR]
-        fits.sort(key=lambda rate: (rate.timed, rate.distance(flops, axes)))
-        return list(islice((rate for rate in fits if rate.timed == fits[0].timed), 1 if fits and fits[0].timed else 3))
+    def _similar(self, setting: Setting, flops: float, axes: tuple[str, ...]) -> list[Speed]:
+        """The most similar finished runs, or else the most similar timed step."""
+        found = [
+            speed
+            for speed in self.known
+            if setting.comparable(speed.setting) and abs(log(speed.flops_per_token / flops)) < FAR
+        ]
+        found.sort(key=lambda speed: (speed.timed, speed.distance(flops, axes)))
+        count = 1 if found and found[0].timed else NEIGHBOURS
+        return list(islice((speed for speed in found if speed.timed == found[0].timed), count))
 
 
 def startup(processes: int) -> float:
-    """Seconds of a run that are no training."""
+    """Seconds of a run before it trains."""
     return STARTUP if processes == 1 else STARTUP_OF_MANY
 
 
-def work(cell: Cell) -> float:
-    """FLOPs of what is left to do: training, and validation, where a token has a forward only."""
+def remaining_flops(cell: Cell) -> float:
+    """FLOPs of the steps that are left, and of their validations, where a token has no backward."""
     cfg, trainer, data = cell.cfg, cell.cfg.trainer, cell.facts["data"]
     saved = checkpoint_files.steps(cell.folder.checkpoints) if cell.folder and not cfg.force else []
-    left = trainer.max_steps - (checkpoint_files.number(saved[-1]) if saved else 0)
-    validated = min(trainer.val_tokens or data["val_tokens"], data["val_tokens"])
-    validations = -(-left // trainer.eval_every)
-    tokens = left * trainer.batch_size * cfg.model.context + validations * validated / 3
+    steps = trainer.max_steps - (checkpoint_files.number(saved[-1]) if saved else 0)
+    val_tokens = min(trainer.val_tokens or data["val_tokens"], data["val_tokens"])
+    validations = -(-steps // trainer.eval_every)
+    tokens = steps * trainer.batch_size * cfg.model.context + validations * val_tokens / 3
     return float(tokens * cell.facts["flops_per_token"])
 
 
-def total(runs: Iterable[tuple[float, int]], jobs: int) -> float:
-    """Seconds that runs (their seconds, their processes) take which are started in this order, ``jobs`` processes at
-    once."""
-    free = [0.0] * jobs
-    for seconds, processes in runs:
-        taken = [heapq.heappop(free) for _ in range(min(processes, jobs))]
+@dataclass(frozen=True)
+class RunTime:
+    """A run's estimated seconds and its number of processes."""
+
+    seconds: float
+    processes: int
+
+
+def total_seconds(runs: Iterable[RunTime], jobs: int) -> float:
+    """Seconds until all runs have ended, if they start in this order and ``jobs`` processes run at once."""
+    free = [0.0] * jobs  # when each slot is free
+    for run in runs:
+        taken = [heapq.heappop(free) for _ in range(min(run.processes, jobs))]
         for _ in taken:
-            heapq.heappush(free, max(taken) + seconds)
+            heapq.heappush(free, max(taken) + run.seconds)
     return max(free)
 
 
-def _place(cfg: DictConfig | dict[str, Any], facts: dict[str, Any], jobs: int) -> tuple[Any, ...]:
-    """What makes rates comparable; the number of threads of a process is the last of it."""
-    hardware, processes = facts["hardware"], facts["processes"]
-    threads = cfg["runtime"]["threads"] or max(1, hardware["cores"] // (jobs * processes))
-    return hardware["device"], hardware["name"], facts["dtype"], processes, bool(cfg["compile"]), threads
+def _axes(variant: Mapping[str, str]) -> tuple[str, ...]:
+    """The options that the speed depends on, besides the model's size."""
+    return tuple(variant[axis] for axis in model_axes() if axis != "norm")
 
 
-def _alike(known: tuple[Any, ...], where: tuple[Any, ...]) -> bool:
-    """Of another machine neither name nor threads are known: then any that has the device will do."""
-    device, name, *kind, _ = where
-    return known == where if name else (known[0], *known[2:-1]) == (device, *kind)
-
-
-def _axes(cfg: DictConfig) -> tuple[str, ...]:
-    return tuple(cfg.variant[axis] for axis in AXES)
-
-
-def _of(result: dict[str, Any]) -> Rate:
-    flops, speed = result["flops_per_token"], result["tokens_per_s"]
-    axes = tuple(result["variant"][axis] for axis in AXES)
-    return Rate(_place(result["config"], result, 1), flops, axes, speed * flops)
-
-
-def timed(given: tuple[dict[str, Any], dict[str, Any], int]) -> float:
-    """FLOPs a second of a real training step of a config (plain), with so many threads: a few rows, and the optimiser
-    as often as a whole step has it. All processes of a run are thought to be as fast as this one."""
-    import torch
-
-    from gptx.config.instantiate import part
-    from gptx.data.from_config import tokens
-    from gptx.geometry.visibility import documents
-    from gptx.hardware.device import autocast, keep_freed_memory, pick
-    from gptx.model.build import build
-    from gptx.optim.update import decay_groups, update
-
-    plain, facts, threads = given
-    cfg = OmegaConf.create(plain)
-    device = pick(cfg.device.type)
-    torch.set_num_threads(threads)
-    keep_freed_memory()
-    model = build(cfg, tokens(cfg).tokenizer.n_vocab).to(device)
-    optim = part(cfg.optim)(decay_groups(model, cfg.optim.get("weight_decay", 0.0)))
-    length = cfg.model.context
-    share = -(-cfg.trainer.batch_size // facts["processes"])
-    rows = min(cfg.trainer.micro_batch or share, max(1, int(FLOPS / (facts["flops_per_token"] * length))))
-    x = torch.randint(model.shape.vocab_size, (rows, length), device=device)
-    separator = 0 if cfg.data.get("document_mask", False) else None
-
-    def took(work: Callable[[], object]) -> float:
-        begin = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - begin
-
-    def backward() -> None:
-        with autocast(device, getattr(torch, facts["dtype"])):
-            loss = model(x, x, None, documents(x, separator))
-        loss.backward()
-
-    def step() -> None:
-        update(optim, torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.trainer.clip or float("inf")), 0.0)
-
-    times = [(took(backward), took(step)) for _ in range(3)][1:]  # the first one makes what the others use again
-    through, stepping = (min(column) for column in zip(*times, strict=True))
-    seconds = through * share / rows + stepping
-    return float(facts["flops_per_token"] * share * length * facts["processes"] / seconds)
+def _speed_of(result: dict[str, Any]) -> Speed:
+    flops, tokens_per_s = result["flops_per_token"], result["tokens_per_s"]
+    axes = _axes(result["variant"])
+    return Speed(Setting.of(result["config"], result, 1), flops, axes, tokens_per_s * flops)

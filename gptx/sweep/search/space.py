@@ -1,4 +1,4 @@
-"""The space of a search: the words of the command line that have several values, in Hydra's own syntax."""
+"""The space of a search: the overrides of the command line that have several values, in Hydra's own syntax."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ EXAMPLE = "optim.lr=tag(log,interval(1e-4,1e-2)) attention=mha,gqa 'model.n_laye
 
 
 @dataclass(frozen=True)
-class Choice:
-    """``attention=mha,gqa``."""
+class Choices:
+    """A dimension with a list of values: ``attention=mha,gqa``."""
 
     key: str
     values: tuple[str, ...]
 
     @property
-    def words(self) -> list[str]:
-        """All there are."""
+    def examples(self) -> list[str]:
+        """Overrides that represent the dimension: one for each value."""
         return [f"{self.key}={value}" for value in self.values]
 
     def suggest(self, trial: "Trial") -> str:
-        """The word that a trial tries."""
+        """The override that a trial tries."""
         return f"{self.key}={trial.suggest_categorical(self.key, self.values)}"
 
     def __str__(self) -> str:
@@ -35,8 +35,9 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Number:
-    """``optim.lr=tag(log,interval(1e-4,1e-2))``; both ends belong to it. Of whole numbers where both ends are."""
+class Interval:
+    """A dimension of numbers: ``optim.lr=tag(log,interval(1e-4,1e-2))``. Both ends are included. If both are integers,
+    only integers are tried."""
 
     key: str
     low: float
@@ -45,69 +46,76 @@ class Number:
     log: bool
 
     @property
-    def words(self) -> list[str]:
-        """The ends, and something between them."""
+    def examples(self) -> list[str]:
+        """Overrides that represent the dimension: both ends, and a number between them."""
         between = [] if self.step or isinstance(self.low, int) else [f"{self.key}={(self.low + self.high) / 3:.4g}"]
         return [f"{self.key}={self.low}", *between, f"{self.key}={self.high}"]
 
     def suggest(self, trial: "Trial") -> str:
-        """The word that a trial tries: of an interval to four digits, which can be read and typed again."""
+        """The override that a trial tries. Real numbers have four digits, which can be read and typed again."""
         if isinstance(self.low, int) and isinstance(self.high, int):
-            return (
-                f"{self.key}={trial.suggest_int(self.key, self.low, self.high, step=int(self.step or 1), log=self.log)}"
-            )
+            step = int(self.step or 1)
+            return f"{self.key}={trial.suggest_int(self.key, self.low, self.high, step=step, log=self.log)}"
         value = trial.suggest_float(self.key, self.low, self.high, step=self.step, log=self.log)
         return f"{self.key}={value}" if self.step else f"{self.key}={value:.4g}"
 
     def __str__(self) -> str:
         steps = f", in steps of {self.step:g}" if self.step and self.step != 1 else ""
-        return f"{self.low:g} to {self.high:g}{steps}{', log' * self.log}"
+        return f"{self.low:g} to {self.high:g}{steps}{', log scale' * self.log}"
 
 
 @dataclass(frozen=True)
 class Space:
-    """``fixed``: the words that all trials share; ``axes``: what is searched."""
+    """What a search tries.
+
+    Attributes:
+        fixed: the overrides that all trials have.
+        dimensions: the keys that are searched.
+    """
 
     fixed: list[str]
-    axes: list[Choice | Number]
+    dimensions: list[Choices | Interval]
 
     @classmethod
     def of(cls, parsed: Sequence[Override]) -> "Space":
-        """A command line's.
+        """The space of a command line.
 
         Raises:
-            ConfigError: there is nothing to search, or it cannot be.
+            ConfigError: there is nothing to search, or a key that cannot be searched.
         """
-        axes = {one.get_key_element(): _axis(one) for one in parsed if one.is_sweep_override()}
-        if not axes:
+        dimensions = {one.get_key_element(): _dimension(one) for one in parsed if one.is_sweep_override()}
+        if not dimensions:
             raise ConfigError(f"nothing to search: expected at least one key with several values, e.g. {EXAMPLE}")
-        return cls([str(one.input_line) for one in parsed if not one.is_sweep_override()], list(axes.values()))
+        return cls([str(one.input_line) for one in parsed if not one.is_sweep_override()], list(dimensions.values()))
 
-    def corners(self) -> list[list[str]]:
-        """Every axis's words, each with the first ones of the others. The first is that of all first ones."""
-        first = [axis.words[0] for axis in self.axes]
+    def examples(self) -> list[list[str]]:
+        """The overrides of a few points that represent the space: each example of a dimension, combined with the first
+        example of every other one. The first point has all first examples."""
+        first = [dimension.examples[0] for dimension in self.dimensions]
         return [
-            [*self.fixed, *first[:i], word, *first[i + 1 :]] for i, axis in enumerate(self.axes) for word in axis.words
+            [*self.fixed, *first[:i], example, *first[i + 1 :]]
+            for i, dimension in enumerate(self.dimensions)
+            for example in dimension.examples
         ]
 
     def __str__(self) -> str:
-        return "\n".join(f"  {axis.key}: {axis}" for axis in self.axes)
+        return "\n".join(f"  {dimension.key}: {dimension}" for dimension in self.dimensions)
 
 
-def _axis(override: Override) -> Choice | Number:
+def _dimension(override: Override) -> Choices | Interval:
     key, sweep, given = override.get_key_element(), override.value(), override.input_line
     tags: set[str] = getattr(sweep, "tags", set())
     if tags - {"log"} or (tags and not isinstance(sweep, IntervalSweep)):
-        raise ConfigError(f"{given}: the only tag of a search is log, of an interval: tag(log,interval(1e-4,1e-2))")
+        raise ConfigError(f"{given}: a search knows only the tag log of an interval, e.g. tag(log,interval(1e-4,1e-2))")
     if getattr(sweep, "shuffle", False):
-        raise ConfigError(f"{given}: a search has no order that could be shuffled; leave shuffle out")
+        raise ConfigError(f"{given}: a search has no order to shuffle; remove shuffle")
     if isinstance(sweep, IntervalSweep):
         assert sweep.start is not None and sweep.end is not None
         if not sweep.start < sweep.end or (tags and sweep.start <= 0):
             raise ConfigError(f"{given}: expected a smaller number, then a larger one{', both above 0' * bool(tags)}")
-        return Number(key, sweep.start, sweep.end, None, bool(tags))
+        return Interval(key, sweep.start, sweep.end, None, bool(tags))
     if isinstance(sweep, RangeSweep) and (values := sorted(sweep.range())):
-        return Number(key, values[0], values[-1], abs(sweep.step), False)
+        return Interval(key, values[0], values[-1], abs(sweep.step), False)
     if not (choices := tuple(dict.fromkeys(override.sweep_string_iterator()))):
-        raise ConfigError(f"{given}: there is no such value to choose from")
-    return Choice(key, choices)
+        raise ConfigError(f"{given} has no values: its glob matches no option, or its range is empty")
+    return Choices(key, choices)

@@ -1,7 +1,7 @@
-"""The trials of a search: a source for the sweep's loop that asks optuna for the next ones and tells it how they ended.
+"""The trials of a search: a source of tasks that asks optuna for points and reports to it how their runs ended.
 
-A trial is a point of the space and the run that trains it. What has been asked for and not been told, because the
-command was killed, comes first when it is given again: the same values, so the same run folder, so the run goes on.
+A trial is a point of the space and the run that trains it. Trials that a killed command left unfinished come first when
+the command is given again: they have the same values, so the same run folders, so their runs resume.
 """
 
 import math
@@ -11,36 +11,48 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from gptx.errors import ConfigError
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
 from gptx.sweep.execute.launcher import End, Launcher, Task
-from gptx.sweep.plan.cells import Cell, cells, check
-from gptx.sweep.plan.memory_fit import check_memory, fit
+from gptx.sweep.plan.cells import Cell, check_cells, compose_cells
+from gptx.sweep.plan.memory_fit import FreeMemory, check_memory, fits_at_once
+from gptx.sweep.search.optuna_study import (
+    FAILURE,
+    OVERRIDES,
+    REJECTION,
+    RUN,
+    TITLE,
+    SearchOptions,
+    rejection,
+    sampler_of,
+)
 from gptx.sweep.search.space import Space
-from gptx.sweep.search.study import Keys, sampler
 from gptx.sweep.state.dashboard import Board
 from gptx.sweep.state.folder import Sweep
 
-PATIENCE = 25  # points refused one after the other, when a space is given up
+MAX_REJECTIONS = 25  # points in a row, until the search is abandoned
 
 
-def refused(trial: FrozenTrial) -> str:
-    """Why a trial could not be tried; "": it was."""
-    return str(trial.user_attrs.get("refused", "")) if trial.state == TrialState.PRUNED else ""
+@dataclass(frozen=True)
+class _Point:
+    """A trial that is ready to run."""
+
+    trial: optuna.Trial
+    cell: Cell
+    folder: Path
 
 
 @dataclass
 class _Run:
-    """One on its way, for one trial or for several that try the same.
+    """A run in progress, for one trial or for several that try the same point.
 
     Attributes:
-        cell: what it is.
-        offset: how far its journal was read.
-        pruned: it was told to stop.
+        offset: how far its journal has been read.
+        pruned: whether it has been asked to stop.
     """
 
     task: Task
@@ -50,112 +62,129 @@ class _Run:
     pruned: bool = False
 
 
-class Trials:
-    """A `Source`.
+@dataclass(frozen=True)
+class _Validation:
+    step: int
+    value: float
 
-    Args:
-        words: of every run, the launcher's.
-        follow: called with the folder of a run before that begins.
+
+@dataclass(frozen=True)
+class SearchContext:
+    """What the trials of a search work with.
+
+    Attributes:
+        common: arguments that every run of the sweep gets.
+        follow: called with the folder of each run before it starts.
     """
 
-    def __init__(
-        self,
-        study: optuna.Study,
-        keys: Keys,
-        space: Space,
-        words: Sequence[str],
-        launcher: Launcher,
-        sweep: Sweep,
-        book: Journal,
-        board: Board,
-        follow: Callable[[Path], None],
-    ) -> None:
-        self._study, self._keys, self._space, self._words = study, keys, space, words
-        self._sweep, self._book, self._board = sweep, book, board
-        self._there, self._here, self._follow = launcher.there, launcher.here, follow
-        self._rooms: dict[str, int] = {}
-        self._held: list[tuple[optuna.Trial, Cell, Path]] = []  # at most one: it waits until there is memory for it
-        self._left = deque(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-        self._count = sum(not refused(trial) for trial in study.get_trials(deepcopy=False))
+    options: SearchOptions
+    space: Space
+    common: Sequence[str]
+    launcher: Launcher
+    sweep: Sweep
+    journal: Journal
+    board: Board
+    follow: Callable[[Path], None]
+
+
+class TrialSource:
+    """A `gptx.sweep.execute.loop.Source`.
+
+    Attributes:
+        abandoned: why the search was abandoned; empty if it was not.
+    """
+
+    def __init__(self, study: optuna.Study, context: SearchContext) -> None:
+        self._study, self._context = study, context
+        self._free: FreeMemory = {}
+        self._waiting: _Point | None = None  # until there is memory for it
+        self._unfinished = deque(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+        self._count = sum(not rejection(trial) for trial in study.get_trials(deepcopy=False))
         self._runs: dict[Path, _Run] = {}
-        self._refused = 0  # in a row
-        self.given_up = ""
+        self._rejections = 0  # in a row
+        self.abandoned = ""
 
     @property
     def done(self) -> bool:
-        more = self._left or self._count < self._keys.n_trials
-        return not self._held and (bool(self.given_up) or not more)
+        more = self._unfinished or self._count < self._context.options.n_trials
+        return not self._waiting and (bool(self.abandoned) or not more)
 
     def more(self, room: int) -> list[Task]:
-        """One at most, so that the loop heeds what happens between two."""
+        """At most one task, so that the sweep's loop can react to events between two."""
         if room <= 0 or self.done:
             return []
-        if not self._held:
+        if not self._waiting:
             trial = self._ask()
             try:
-                self._held = [(trial, *self._cell(trial))]
+                self._waiting = self._prepare(trial)
             except ConfigError as error:
-                self._refuse(trial, str(error))
+                self._reject(trial, str(error))
                 return []
-        if not fit([self._held[0][1], *(run.cell for run in self._runs.values())], self._rooms):
+        if not fits_at_once([self._waiting.cell, *(run.cell for run in self._runs.values())], self._free):
             return []
-        return self._begin(*self._held.pop())
+        point, self._waiting = self._waiting, None
+        return self._start(point)
 
     def _ask(self) -> optuna.Trial:
-        if self._left:
-            number = self._left[0].number
-            self._study.sampler = sampler(self._keys, number)
-            return optuna.Trial(self._study, self._left.popleft()._trial_id)
-        self._study.sampler = sampler(self._keys, len(self._study.get_trials(deepcopy=False)))
+        if self._unfinished:
+            left = self._unfinished.popleft()
+            self._study.sampler = sampler_of(self._context.options, left.number)
+            return optuna.Trial(self._study, left._trial_id)
+        number = len(self._study.get_trials(deepcopy=False))
+        self._study.sampler = sampler_of(self._context.options, number)
         self._count += 1
         return self._study.ask()
 
-    def _cell(self, trial: optuna.Trial) -> tuple[Cell, Path]:
-        """The checked cell of a trial, and its folder.
+    def _prepare(self, trial: optuna.Trial) -> _Point:
+        """Compose and check the cell of a trial.
 
         Raises:
-            ConfigError: it is refused.
+            ConfigError: the point is rejected.
         """
-        tried = [axis.suggest(trial) for axis in self._space.axes]
-        words, title = [*self._space.fixed, *tried], " ".join([f"trial {trial.number}:", *tried])
-        trial.set_user_attr("title", title)
-        trial.set_user_attr("words", words)
-        [cell] = cells([words])
-        check([cell], self._there)
-        check_memory([cell], 1, self._here, self._rooms)
-        if cell.refusal or cell.folder is None:
-            raise ConfigError(cell.refusal)
+        launcher = self._context.launcher
+        tried = [dimension.suggest(trial) for dimension in self._context.space.dimensions]
+        overrides, title = [*self._context.space.fixed, *tried], " ".join([f"trial {trial.number}:", *tried])
+        trial.set_user_attr(TITLE, title)
+        trial.set_user_attr(OVERRIDES, overrides)
+        [cell] = compose_cells([overrides])
+        check_cells([cell], launcher.there)
+        check_memory([cell], 1, launcher.here, self._free)
+        if cell.rejection or cell.folder is None:
+            raise ConfigError(cell.rejection)
         cell.title = cell.arm = title
-        trial.set_user_attr("run", cell.record()["run"])
-        return cell, cell.folder.path
+        trial.set_user_attr(RUN, cell.record()["run"])
+        return _Point(trial, cell, cell.folder.path)
 
-    def _begin(self, trial: optuna.Trial, cell: Cell, folder: Path) -> list[Task]:
-        self._refused = 0
-        self._sweep.add(cell.record())
+    def _start(self, point: _Point) -> list[Task]:
+        trial, cell, folder = point.trial, point.cell, point.folder
+        context = self._context
+        self._rejections = 0
+        context.sweep.add(cell.record())
         if cell.done:
             self._tell(trial, folder, "")
-            self._board.ended(End(Task(cell.title, folder, (), 1, ""), ""), again=False)
+            context.board.ended(End(Task(cell.title, folder, (), 1, ""), ""), again=False)
             return []
-        if folder in self._runs:  # another trial tries the same just now
+        if folder in self._runs:  # another trial is trying the same point
             self._runs[folder].trials.append(trial)
             return []
-        self._follow(folder)
-        self._board.expect(folder, cell.cfg.trainer.max_steps)
-        run = self._runs[folder] = _Run(cell.task(self._words), cell, [trial])
-        self._report(run)  # what it did before it was interrupted: it is not stopped by that before it goes on
+        context.follow(folder)
+        context.board.expect(folder, cell.cfg.trainer.max_steps)
+        run = self._runs[folder] = _Run(cell.task(context.common), cell, [trial])
+        self._report(run)  # validations from before an interruption, so that they do not stop the run at once
         return [run.task]
 
-    def _refuse(self, trial: optuna.Trial, why: str) -> None:
-        """Not counted, and told as pruned: tpe learns from that where not to look, and from a failure it would not."""
-        trial.set_user_attr("refused", why)
+    def _reject(self, trial: optuna.Trial, why: str) -> None:
+        """The trial does not count. optuna is told that it was pruned: tpe learns from pruned trials which points to
+        avoid, but it ignores failed ones."""
+        trial.set_user_attr(REJECTION, why)
         self._study.tell(trial, state=TrialState.PRUNED)
-        title = str(trial.user_attrs["title"])
-        self._book.write("refused", title=title, reason=why)
-        self._board.say(f"{title}: refused: {why}")
+        title = str(trial.user_attrs[TITLE])
+        self._context.journal.write("refused", title=title, reason=why)
+        self._context.board.say(f"{title}: rejected: {why}")
         self._count -= 1
-        self._refused += 1
-        if self._refused >= PATIENCE:
-            self.given_up = f"{PATIENCE} points one after the other were refused, the last one because {why}"
+        self._rejections += 1
+        if self._rejections >= MAX_REJECTIONS:
+            self.abandoned = f"{MAX_REJECTIONS} points in a row were rejected, the last one because {why}"
 
     def told(self, end: End) -> None:
         run = self._runs.pop(end.task.folder)
@@ -163,45 +192,49 @@ class Trials:
             self._tell(trial, end.task.folder, end.reason, run.pruned)
 
     def _tell(self, trial: optuna.Trial, folder: Path, reason: str, pruned: bool = False) -> None:
+        """Report the end of a run to optuna and to the sweep's journal."""
         state, values = TrialState.FAIL, None
         if RunFolder(folder).finished():
             result = RunFolder(folder).result() or {}
-            found = {metric: result.get(metric) for metric in self._keys.metrics}
-            if wrong := [metric for metric, value in found.items() if value is None or not math.isfinite(value)]:
-                reason = f"its result has no finite {wrong[0]}"
+            found = {metric: result.get(metric) for metric in self._context.options.metrics}
+            if missing := [metric for metric, value in found.items() if value is None or not math.isfinite(value)]:
+                reason = f"its result has no finite {missing[0]}"
             else:
                 state, values = TrialState.COMPLETE, [float(value) for value in found.values() if value is not None]
         elif pruned:
             state = TrialState.PRUNED
-            self._board.passed()
+            self._context.board.passed()
         if state == TrialState.FAIL:
-            trial.set_user_attr("reason", reason or "it left no result")
+            trial.set_user_attr(FAILURE, reason or "it left no result")
         self._study.tell(trial, values, state)
-        run, title = folder.name, trial.user_attrs["title"]
-        self._book.write("trial", number=trial.number, title=title, run=run, state=state.name, values=values)
+        run, title = folder.name, trial.user_attrs[TITLE]
+        self._context.journal.write("trial", number=trial.number, title=title, run=run, state=state.name, values=values)
 
     def look(self) -> list[Task]:
-        return [run.task for run in self._runs.values() if self._keys.curve and not run.pruned and self._hopeless(run)]
+        if not self._context.options.curve:
+            return []
+        return [run.task for run in self._runs.values() if not run.pruned and self._should_prune(run)]
 
-    def _hopeless(self, run: _Run) -> bool:
-        """Whether a new validation, not the last one, says that the run is to be stopped."""
-        new = self._report(run)
-        if not new or new[0] >= run.cell.cfg.trainer.max_steps or not run.trials[0].should_prune():
+    def _should_prune(self, run: _Run) -> bool:
+        """Whether a new validation shows that the run should be stopped. The last validation never does."""
+        newest = self._report(run)
+        if not newest or newest.step >= run.cell.cfg.trainer.max_steps or not run.trials[0].should_prune():
             return False
         run.pruned = True
-        self._board.say(f"{run.task.title}: pruned at step {new[0]:,} with {self._keys.curve} {new[1]:.4f}")
+        curve = self._context.options.curve
+        self._context.board.say(f"{run.task.title}: pruned at step {newest.step:,} with {curve} {newest.value:.4f}")
         return True
 
-    def _report(self, run: _Run) -> tuple[int, float] | None:
-        """Hand what is new in its journal to optuna; step and value of the newest."""
-        new = None
+    def _report(self, run: _Run) -> _Validation | None:
+        """Report the new validations in a run's journal to optuna; returns the newest."""
+        newest = None
         records, run.offset = journal.tail(run.task.folder, run.offset)
         for record in (record for record in records if record["kind"] == "metrics"):
-            value = record["values"].get(self._keys.curve)
+            value = record["values"].get(self._context.options.curve)
             if value is None:
                 continue
-            new = record["step"], value
+            newest = _Validation(record["step"], value)
             for trial in run.trials:
-                if record["step"] not in trial.storage.get_trial(trial._trial_id).intermediate_values:
-                    trial.report(value, record["step"])
-        return new
+                if newest.step not in trial.storage.get_trial(trial._trial_id).intermediate_values:
+                    trial.report(newest.value, newest.step)
+        return newest

@@ -12,7 +12,7 @@ from gptx.sweep.execute import slurm_cluster
 from gptx.sweep.execute.launcher import Task
 from gptx.sweep.execute.slurm_cluster import State
 from gptx.sweep.execute.slurm_jobs import FOLDER, cancelled_in, jobs_of, judge
-from gptx.sweep.search.rungs import decided, left_out
+from gptx.sweep.search.halving import decisions, dropped
 from gptx.sweep.state.dashboard import Pulse
 from gptx.sweep.state.folder import Sweep
 
@@ -60,7 +60,7 @@ def left_out_in(sweep: Sweep, plan: dict[str, Any]) -> dict[str, str]:
     arms: dict[str, list[str]] = {}
     for cell in plan["cells"]:
         arms.setdefault(cell["arm"], []).append(cell["title"])
-    return left_out(decided(sweep.records("begin", "rung"), plan.get("factor", 0)), arms)
+    return dropped(decisions(sweep.records("begin", "rung"), plan.get("factor", 0)), arms)
 
 
 def _pruned(sweep: Sweep) -> set[str]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from gptx.errors import ConfigError
-from gptx.sweep.plan import rates
+from gptx.sweep.plan import learning_rates as rates
 
 Cell = dict[str, Any]
 
@@ -38,7 +38,7 @@ def grid(outputs: Path, losses: dict[str, dict[float, list[float | None]]]) -> l
 
 
 def test_every_combination_is_run_with_every_rate() -> None:
-    found = rates.spread([["attention=mha", "seed=0"], ["attention=gqa", "seed=0"]], [3e-3, 1e-5])
+    found = rates.with_rates([["attention=mha", "seed=0"], ["attention=gqa", "seed=0"]], [3e-3, 1e-5])
     assert found == [
         ["attention=mha", "seed=0", "optim.lr=1e-05"],
         ["attention=mha", "seed=0", "optim.lr=0.003"],
@@ -50,26 +50,26 @@ def test_every_combination_is_run_with_every_rate() -> None:
 @pytest.mark.parametrize(
     ("given", "part"),
     [
-        ([1e-3, 0.0], "0.0 is no rate, expected numbers above 0"),
-        ([1e-3, -1], "-1 is no rate"),
-        ([1e-3, "fast"], "'fast' is no rate"),
-        ([True, 1e-3], "True is no rate"),
-        ([1e-3, float("nan")], "nan is no rate"),
-        ([1e-3, float("inf")], "inf is no rate"),
-        ([1e-3], "sweep.lr=[0.001] leaves nothing to choose: optim.lr=0.001 sets it for all arms"),
-        ([1, 1.0], "sweep.lr=[1,1] names a rate twice"),
+        ([1e-3, 0.0], "0.0 is not a learning rate; expected numbers above 0"),
+        ([1e-3, -1], "-1 is not a learning rate"),
+        ([1e-3, "fast"], "'fast' is not a learning rate"),
+        ([True, 1e-3], "True is not a learning rate"),
+        ([1e-3, float("nan")], "nan is not a learning rate"),
+        ([1e-3, float("inf")], "inf is not a learning rate"),
+        ([1e-3], "sweep.lr=[0.001] leaves nothing to choose; optim.lr=0.001 sets the rate of all arms"),
+        ([1, 1.0], "sweep.lr=[1,1] contains a rate twice"),
     ],
 )
 def test_rates_that_are_none(given: list[Any], part: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        rates.spread([["attention=mha"]], given)
+        rates.with_rates([["attention=mha"]], given)
     assert part in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("word", ["optim.lr=2e-3", "++optim.lr=2e-3"])
 def test_a_rate_of_its_own_is_refused(word: str) -> None:
-    with pytest.raises(ConfigError, match=r"optim.lr=2e-3 and sweep.lr=\[0.001,0.003\] both set the rate"):
-        rates.spread([["attention=mha", word]], [1e-3, 3e-3])
+    with pytest.raises(ConfigError, match=r"optim.lr=2e-3 and sweep.lr=\[0.001,0.003\] both set the learning rate"):
+        rates.with_rates([["attention=mha", word]], [1e-3, 3e-3])
 
 
 def test_every_arm_keeps_its_best(tmp_path: Path) -> None:
@@ -85,9 +85,9 @@ def test_every_arm_keeps_its_best(tmp_path: Path) -> None:
     assert [choice.arm for choice in choices] == ["attention=mha", "attention=mqa", "attention=gqa"]
     assert (mha.best, mqa.best, gqa.best) == (3e-3, 1e-2, 1e-3)
     assert mha.runs == [tmp_path / cell["run"] for cell in cells[2:4]]
-    assert list(rates.notes(choices)) == [
-        "attention=mqa: the best rate 0.01 is the largest tried: sweep.lr=[0.001,0.003,0.01,0.03] would tell",
-        "attention=gqa: the best rate 0.001 is the smallest tried: sweep.lr=[0.0003,0.001,0.003,0.01] would tell",
+    assert list(rates.warnings(choices)) == [
+        "attention=mqa: the best learning rate 0.01 is the largest one tried, so a better one may lie beyond; try sweep.lr=[0.001,0.003,0.01,0.03]",  # noqa: E501
+        "attention=gqa: the best learning rate 0.001 is the smallest one tried, so a better one may lie beyond; try sweep.lr=[0.0003,0.001,0.003,0.01]",  # noqa: E501
     ]
     console = Console(width=80, force_terminal=True, color_system="standard")
     with console.capture() as shown:
@@ -108,17 +108,19 @@ def test_runs_that_are_not_finished_do_not_count_and_are_told_of(tmp_path: Path)
     one, two = rates.choose(cells, tmp_path)
     assert one.best == 1e-3 and len(one.runs) == 1
     assert two.best is None and two.runs == []
-    told = list(rates.notes([one, two]))
-    assert told[0].startswith("a=1: the best rate is 0.001 of those runs that have finished; missing: 2 of 3 at 0.001")
-    assert told[-1] == "a=2: no run has finished, so no rate is its best"
+    told = list(rates.warnings([one, two]))
+    assert told[0].startswith(
+        "a=1: the best learning rate 0.001 was chosen among finished runs only; missing runs: 2 of 3 at 0.001"
+    )
+    assert told[-1] == "a=2: no run has finished, so there is no best learning rate"
 
 
 def test_a_rate_that_lacks_a_run_does_not_win_where_another_is_whole(tmp_path: Path) -> None:
     cells = grid(tmp_path, {"a=1": {1e-3: [2.0, 2.0], 2e-3: [1.9, 2.0], 4e-3: [1.5, None]}})
     [choice] = rates.choose(cells, tmp_path)
     assert choice.best == 2e-3
-    told = "a=1: the best rate is 0.002 of those rates of which all runs have finished; missing: 1 of 2 at 0.004"
-    assert list(rates.notes([choice])) == [told]
+    told = "a=1: the best learning rate 0.002 was chosen among rates at which all runs have finished; missing runs: 1 of 2 at 0.004"  # noqa: E501
+    assert list(rates.warnings([choice])) == [told]
 
 
 def test_what_halving_left_out_is_not_missing(tmp_path: Path) -> None:
@@ -126,21 +128,21 @@ def test_what_halving_left_out_is_not_missing(tmp_path: Path) -> None:
     left = {cell["title"] for cell in cells if cell["arm"] != "a=1 optim.lr=0.002"}
     choices = rates.choose(cells, tmp_path, left)
     assert [choice.best for choice in choices] == [2e-3, None]
-    assert list(rates.notes(choices)) == [
-        "a=1: the best rate 0.002 is the largest tried: sweep.lr=[0.001,0.002,0.004] would tell"
+    assert list(rates.warnings(choices)) == [
+        "a=1: the best learning rate 0.002 is the largest one tried, so a better one may lie beyond; try sweep.lr=[0.001,0.002,0.004]"  # noqa: E501
     ]
 
 
 def test_a_diverged_run_is_never_the_best_and_one_arm_has_no_words(tmp_path: Path) -> None:
     cells = grid(tmp_path, {"": {1e-3: [2.0], 2e-3: [1.9], 4e-3: [float("nan")]}})
     [choice] = rates.choose(cells, tmp_path)
-    assert choice.arm == "" and choice.best == 2e-3 and list(rates.notes([choice])) == []
+    assert choice.arm == "" and choice.best == 2e-3 and list(rates.warnings([choice])) == []
 
 
 @given(st.dictionaries(st.sampled_from([1e-3, 2e-3, 4e-3, 8e-3]), st.lists(st.floats(0, 9), max_size=3)))
 def test_the_best_has_the_lowest_mean(losses: dict[float, list[float]]) -> None:
     ends = {rate: {Path(str(i)): loss for i, loss in enumerate(losses[rate])} for rate in sorted(losses)}
-    choice = rates.Choice("arm", ends, 3)
+    choice = rates.RateChoice("arm", ends, 3)
     whole = any(len(of) == 3 for of in losses.values())
     means = {rate: mean(of) for rate, of in losses.items() if len(of) == 3 or (of and not whole)}
     if choice.best is None:

@@ -18,8 +18,8 @@ from gptx.config.identity import identity, run_name
 from gptx.errors import ConfigError
 from gptx.hardware.device import Machine
 from gptx.model.cost import flops_per_token, n_params
-from gptx.sweep.plan.matching import Fit, solve
-from gptx.sweep.plan.widths import outward
+from gptx.sweep.plan.matching import Matched, Unmatched, match_budgets
+from gptx.sweep.plan.width_search import nearest_first
 
 KINDS = {"params": n_params, "flops": flops_per_token}
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -37,20 +37,20 @@ def price(kind: str, cfg: DictConfig) -> int:
         return KINDS[kind](gptx.build(cfg))
 
 
-def solved(*cfgs: DictConfig) -> list[Fit | str]:
-    return solve(cfgs, cfgs[0])
+def solved(*cfgs: DictConfig) -> list[Matched | Unmatched]:
+    return match_budgets(cfgs, cfgs[0])
 
 
-def fit(words: Sequence[str]) -> Fit:
+def fit(words: Sequence[str]) -> Matched:
     [found] = solved(config(*words))
-    assert isinstance(found, Fit), found
+    assert isinstance(found, Matched), found
     return found
 
 
 def refusal(words: Sequence[str]) -> str:
     [found] = solved(config(*words))
-    assert isinstance(found, str) and "\n" not in found
-    return found
+    assert isinstance(found, Unmatched) and "\n" not in found.reason
+    return found.reason
 
 
 ONE_LAYER = ("model.n_layer=1",)  # as good as four
@@ -67,20 +67,20 @@ def test_every_variant_gets_the_budget_of_the_first(kind: str, by: str, axes: tu
     arms = [("attention", "mha"), *((axis, option) for axis in axes for option in options(axis))]
     fits = solved(*(exchanged(*arm, *ONE_LAYER, f"match={kind}", f"match.by={by}") for arm in arms))
     for (axis, option), found in zip(arms, fits, strict=True):
-        assert isinstance(found, Fit), f"{option}: {found}"
-        assert abs(found.residual) <= 0.01 and found.target == price(kind, config(*ONE_LAYER))
-        if found.words:
-            plain = config(f"{axis}={option}", *ONE_LAYER, *found.words)
-            assert price(kind, plain) == found.value, "a matched cell is a plain command"
-    assert isinstance(fits[0], Fit) and fits[0].words == ()
+        assert isinstance(found, Matched), f"{option}: {found}"
+        assert abs(found.relative_difference) <= 0.01 and found.target == price(kind, config(*ONE_LAYER))
+        if found.overrides:
+            plain = config(f"{axis}={option}", *ONE_LAYER, *found.overrides)
+            assert price(kind, plain) == found.size, "a matched cell is a plain command"
+    assert isinstance(fits[0], Matched) and fits[0].overrides == ()
 
 
 def test_a_note_says_what_was_solved_and_what_is_left() -> None:
     first, second, third = solved(*(config("match=params", f"attention={a}") for a in ("mha", "mqa", "sink")))
-    assert isinstance(first, Fit) and first.note == "the target: 820,480 parameters"
-    assert isinstance(second, Fit) and second.words == ("ffn.ratio=4.75",)
+    assert isinstance(first, Matched) and first.note == "the target: 820,480 parameters"
+    assert isinstance(second, Matched) and second.overrides == ("ffn.ratio=4.75",)
     assert second.note == "ffn.ratio=4.75 (width 608): 820,480 parameters, +0.00 %"
-    assert isinstance(third, Fit) and third.note == "as it is: 820,496 parameters, +0.00 %"
+    assert isinstance(third, Matched) and third.note == "unchanged: 820,496 parameters, +0.00 %"
 
 
 @pytest.mark.parametrize("key", ["seed", "optim.lr"])
@@ -88,13 +88,13 @@ def test_seeds_and_rates_are_one_arm_and_the_first_stays_as_it_is(key: str) -> N
     cfgs = [config("match=params", f"attention={a}", f"{key}={s}") for a in ("gqa", "mha") for s in (1, 2)]
     fits = solved(*cfgs)
     assert fits[0] is fits[1] and fits[2] is fits[3]
-    assert isinstance(fits[0], Fit) and fits[0].words == () and fits[0].target == price("params", cfgs[0])
+    assert isinstance(fits[0], Matched) and fits[0].overrides == () and fits[0].target == price("params", cfgs[0])
 
 
 def test_finer_steps_are_taken_only_where_they_are_needed() -> None:
-    [word] = fit(["match=params", "match.target=1e6", "ffn=swiglu"]).words
+    [word] = fit(["match=params", "match.target=1e6", "ffn=swiglu"]).overrides
     assert float(word.removeprefix("ffn.ratio=")) * 128 % 8 == 0
-    words = fit(["match=params", "match.target=820480", "ffn=moe"]).words
+    words = fit(["match=params", "match.target=820480", "ffn=moe"]).overrides
     assert "ffn.multiple_of=1" in words
 
 
@@ -124,9 +124,9 @@ def test_what_is_refused_has_no_better_width(drawn: dict[str, Any]) -> None:
     asked = [*words, f"match={kind}", f"match.target={target}", f"match.tolerance={drawn['tolerance']}"]
     [found] = solved(config(*asked))
     cfg = config(*words).copy()
-    if isinstance(found, Fit):
-        assert abs(found.residual) <= drawn["tolerance"]
-        assert fit([*asked, *found.words]).words == (), "matched already"
+    if isinstance(found, Matched):
+        assert abs(found.relative_difference) <= drawn["tolerance"]
+        assert fit([*asked, *found.overrides]).overrides == (), "matched already"
         return
     cfg.ffn.multiple_of = 1
     if drawn["ffn"] == "gelu":
@@ -138,7 +138,7 @@ def test_what_is_refused_has_no_better_width(drawn: dict[str, Any]) -> None:
         value = price(kind, cfg)
         best = min(best, abs(value - target))
     assert best > drawn["tolerance"] * target, "there is a width that would do"
-    nearest = int(found.partition("match.target=")[2].split()[0])
+    nearest = int(found.reason.partition("match.target=")[2].split()[0])
     assert abs(nearest - target) == best, "the nearest that it can have"
 
 
@@ -152,7 +152,7 @@ def test_numbers_come_nearest_first(steps: list[int], own: int, target: int) -> 
         return -math.inf if k < 1 else prices[k] if k < len(prices) else math.inf
 
     own = min(own, len(steps))
-    found = outward(price, own, target)
+    found = nearest_first(price, own, target)
     first = list(itertools.islice(found, 3))
     gaps = sorted(abs(value - target) for value in [*prices[1:], math.inf, math.inf, math.inf])
     assert [abs(price(k) - target) for k in first] == gaps[:3]
@@ -160,7 +160,7 @@ def test_numbers_come_nearest_first(steps: list[int], own: int, target: int) -> 
 
 def test_few_models_are_built() -> None:
     asked = []
-    straight = outward(lambda k: asked.append(k) or (1000 * k + 7 if k else -math.inf), 512, 777_777)  # type: ignore[func-returns-value]
+    straight = nearest_first(lambda k: asked.append(k) or (1000 * k + 7 if k else -math.inf), 512, 777_777)  # type: ignore[func-returns-value]
     assert next(straight) == 778 and len(set(asked)) <= 8
 
 
@@ -169,8 +169,8 @@ def test_what_cannot_be_matched_is_told_what_would_do(kind: str) -> None:
     words = ["model.n_layer=1", "model.d_model=32", f"match={kind}", "ffn=moe", "match.tolerance=0.001"]
     own = price(kind, config(*words[:2], "ffn=moe"))
     message = refusal([*words, f"match.target={own * 0.83}"])
-    assert f"it has {own:,} " in message and "the nearest is" in message
-    ways = [word for word in message.rpartition(": ")[2].split() if word.startswith("match.")]
+    assert f"this arm has {own:,} " in message and "the nearest possible size is" in message
+    ways = [word for word in message.rpartition("; use ")[2].split() if word.startswith("match.")]
     assert len(ways) >= 2
     for way in ways:
         fit([*words, f"match.target={own * 0.83}", way])
@@ -179,41 +179,41 @@ def test_what_cannot_be_matched_is_told_what_would_do(kind: str) -> None:
 def test_a_target_below_what_the_rest_of_the_model_has() -> None:
     message = refusal(["match=params", "match.target=100000"])
     assert "(+" in message and "width 1)" in message and "match.by=d_model or " in message
-    assert fit(["match=params", "match.target=100000", "match.by=d_model"]).words[0].startswith("model.d_model=4")
+    assert fit(["match=params", "match.target=100000", "match.by=d_model"]).overrides[0].startswith("model.d_model=4")
 
 
 def test_a_width_that_tp_can_cut() -> None:
     words = ["match=params", "match.target=820480", "strategy=tp", "strategy.nproc=4", "pos=learned"]
     found = fit(words)
-    ratio = float(found.words[0].partition("=")[2])
-    assert round(ratio * 128) % 4 == 0 and abs(found.residual) <= 0.01
+    ratio = float(found.overrides[0].partition("=")[2])
+    assert round(ratio * 128) % 4 == 0 and abs(found.relative_difference) <= 0.01
     assert "cuts heads and hidden units" in refusal([*words, "match.target=819000", "match.tolerance=0.0008"])
 
 
 def test_arms_for_a_cluster_of_gpus() -> None:
     """Four on a node, which this machine need not have: tp cuts widths by so many."""
     words = ["match=params", "match.target=820480", "device=cuda", "strategy=tp", "pos=learned"]
-    [found] = solve([gptx.compose(words)], gptx.compose(words), Machine("cuda", per_node=4, cores=2))
-    assert isinstance(found, Fit), found
-    assert round(float(found.words[0].partition("=")[2]) * 128) % 4 == 0
+    [found] = match_budgets([gptx.compose(words)], gptx.compose(words), Machine("cuda", per_node=4, cores=2))
+    assert isinstance(found, Matched), found
+    assert round(float(found.overrides[0].partition("=")[2]) * 128) % 4 == 0
 
 
 def test_an_arm_that_cannot_be_built_is_refused_alone() -> None:
     good, bad = config("match=params"), config("match=params", "model.n_head=3")
     fits = solved(good, bad)
-    assert isinstance(fits[0], Fit) and isinstance(fits[1], str) and "n_head=3" in fits[1]
+    assert isinstance(fits[0], Matched) and isinstance(fits[1], Unmatched) and "n_head=3" in fits[1].reason
     fits = solved(bad, good)
-    assert isinstance(fits[0], str) and isinstance(fits[1], str) and "set match.target" in fits[1]
+    assert isinstance(fits[0], Unmatched) and isinstance(fits[1], Unmatched) and "set match.target" in fits[1].reason
 
 
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        ([["match.by=depth"]], "match.by=depth: expected ffn (its width) or d_model"),
+        ([["match.by=depth"]], "match.by=depth: expected ffn (change its width) or d_model"),
         ([["match.target=-1"]], "match.target=-1: expected a number of parameters"),
-        ([["match.tolerance=1"]], "match.tolerance=1: expected a share"),
-        ([["ffn.ratio=2"], ["ffn.ratio=4"]], "solves ffn.ratio, ffn.multiple_of: leave them out"),
-        ([["match.by=d_model"], ["match.by=d_model", "model.d_model=64"]], "solves model.d_model"),
+        ([["match.tolerance=1"]], "match.tolerance=1: expected a fraction below 1"),
+        ([["ffn.ratio=2"], ["ffn.ratio=4"]], "changes ffn.ratio, ffn.multiple_of; remove them from the sweep"),
+        ([["match.by=d_model"], ["match.by=d_model", "model.d_model=64"]], "changes model.d_model"),
     ],
 )
 def test_wrong_keys(words: list[list[str]], part: str) -> None:
@@ -224,7 +224,7 @@ def test_wrong_keys(words: list[list[str]], part: str) -> None:
 
 def test_sizes_may_be_swept_where_another_key_is_solved() -> None:
     small, large = solved(*(config("match=params", "match.tolerance=0.9", f"model.d_model={d}") for d in (128, 120)))
-    assert isinstance(small, Fit) and isinstance(large, Fit) and large.words
+    assert isinstance(small, Matched) and isinstance(large, Matched) and large.overrides
 
 
 def test_a_match_is_no_part_of_a_run() -> None:

@@ -1,4 +1,4 @@
-"""What makes the rows of a comparison not comparable, or not to be believed."""
+"""Warnings about rows of a comparison that are not comparable or not plausible."""
 
 import math
 from collections import Counter
@@ -7,24 +7,25 @@ from collections.abc import Hashable
 import pandas as pd
 
 from gptx.compare import table as t
-from gptx.compare.table import ALWAYS, Row, value_of
+from gptx.compare.table import Row, value_of
 from gptx.compare.text import SHOWN, axes, count, plain, titled, variant_name
+from gptx.config.axes import run_name_axes
 
 _VALIDATION_SET = ("trainer.val_tokens", "data.val_fraction", "model.context")
-_FP32, _LOW = 1e-3, 1e-2  # how far, relatively, rounding alone may drive two strategies apart
+_FP32, _LOW = 1e-3, 1e-2  # largest relative difference between strategies that rounding explains, by precision
 
 
 def warnings(frame: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
-    """What makes the rows of a summary not comparable, or not to be believed: one line each."""
+    """One line for each reason why rows of a summary are not comparable or not plausible."""
     out = [problem for problem in frame["problem"] if problem]
     repeats = t.counts(frame).get("finished", 0) - len(t.chosen(frame))
     if repeats:
-        out.append(f"{count(repeats, 'run')} left out: same variant and seed as a newer one")
+        out.append(f"{count(repeats, 'run')} left out: a newer run has the same variant and seed")
     ended = summary[summary["status"] == "finished"] if "status" in summary else summary
     parts = [part for _, part in ended.groupby("corpus_hash", sort=False)]
     if len(parts) > 1:
         texts = sorted(f"{part['data'].iloc[0]} {str(part['corpus_hash'].iloc[0])[:8]}" for part in parts)
-        out.append(f"different corpora ({', '.join(texts)}): figures compare within one table only")
+        out.append(f"different corpora ({', '.join(texts)}): compare figures within one table only")
     for part in parts:
         where = f"{part['data'].iloc[0]}: " if len(parts) > 1 else ""
         named = titled(part, str(part["corpus_hash"].iloc[0]))[0] if len(parts) > 1 else part
@@ -34,20 +35,20 @@ def warnings(frame: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
 
 
 def _gaps(rows: list[Row]) -> list[str]:
-    """A figure that some runs lack: its means are over fewer runs than n says."""
+    """Metrics that some runs lack; their means are over fewer runs than n."""
     lacks = {m.head: sum(math.isnan(row[m.key]) for row in rows) for m in SHOWN}
     return [f"{head} is missing in {n} of {count(len(rows), 'run')}" for head, n in lacks.items() if n]
 
 
 def _codes(rows: list[Row]) -> list[str]:
-    """The user's own modules that said one thing when some runs began, and another when others did."""
-    said: dict[str, Counter[str]] = {}
+    """Modules of the user whose source hash differs between runs."""
+    hashes: dict[str, Counter[str]] = {}
     for row in rows:
         for name, digest in row["code"].items():
-            said.setdefault(name, Counter())[digest] += 1
+            hashes.setdefault(name, Counter())[digest] += 1
     return [
-        f"not the same code: {name} was changed between runs ({' and '.join(map(str, found.values()))} of them)"
-        for name, found in sorted(said.items())
+        f"different code: {name} was changed between runs ({' and '.join(map(str, found.values()))} of them)"
+        for name, found in sorted(hashes.items())
         if len(found) > 1
     ]
 
@@ -58,40 +59,40 @@ def _budgets(part: pd.DataFrame) -> list[str]:
         found = sorted({x for values in part[name] for x in values})
         if len(found) > 1:
             each = ", ".join(f"{x:,}" for x in found)
-            out.append(f"not the same budget: {name} {each if len(found) < 5 else f'{found[0]:,} to {found[-1]:,}'}")
+            out.append(f"different budgets: {name} {each if len(found) < 5 else f'{found[0]:,} to {found[-1]:,}'}")
     if len(set(part["tokenizer_hash"])) > 1:
         out.append(
-            "different tokenizers: val loss is per token and does not compare; bits/byte does, over the same "
-            "text only if trainer.val_tokens=0"
+            "different tokenizers: val loss is per token and not comparable; bits/byte is, on the same text only if "
+            "trainer.val_tokens=0"
         )
-    held = [name for name in axes(part) if name.startswith(_VALIDATION_SET)]
-    if held:
-        out.append(f"not the same validation set ({', '.join(held)}): losses do not compare")
+    differing = [name for name in axes(part) if name.startswith(_VALIDATION_SET)]
+    if differing:
+        out.append(f"different validation sets ({', '.join(differing)}): losses are not comparable")
     return out
 
 
 def _seed_sets(part: pd.DataFrame) -> list[str]:
-    having: dict[str, list[str]] = {}
+    by_seeds: dict[str, list[str]] = {}
     for row in part.to_dict("records"):
-        having.setdefault(", ".join(map(str, row["seeds"])), []).append(variant_name(row, axes(part)))
-    if len(having) < 2:
+        by_seeds.setdefault(", ".join(map(str, row["seeds"])), []).append(variant_name(row, axes(part)))
+    if len(by_seeds) < 2:
         return []
-    found = sorted(having.items(), key=lambda item: (-len(item[1]), item[0]))
+    found = sorted(by_seeds.items(), key=lambda item: (-len(item[1]), item[0]))
     sets = (f"{seeds} in {', '.join(v) if len(v) < 3 else f'{len(v)} variants'}" for seeds, v in found)
-    return [f"not the same seeds: {'; '.join(sets)}"]
+    return [f"different seeds: {'; '.join(sets)}"]
 
 
 def _measures(part: pd.DataFrame) -> list[str]:
     hardware, devices = ({x for found in part[name] for x in found} for name in ("hardware", "device"))
     if len(hardware) < 2:
         return []
-    what = "tokens/s and peak memory do" if len(devices) > 1 else "tokens/s does"
-    return [f"different hardware ({'; '.join(sorted(hardware))}): {what} not compare"]
+    what = "tokens/s and peak memory are" if len(devices) > 1 else "tokens/s is"
+    return [f"different hardware ({'; '.join(sorted(hardware))}): {what} not comparable"]
 
 
 def _strategies(rows: list[Row]) -> list[str]:
-    """Strategy is a null factor: runs that differ in nothing else must agree up to rounding. Not with dropout: each
-    process draws masks of its own."""
+    """Pairs of runs that differ in the strategy only and end with different losses. Such runs must agree up to
+    rounding, except with dropout, because each process draws its own dropout masks."""
     alike: dict[Hashable, list[Row]] = {}
     for row in rows:
         if row["status"] == "finished" and row["val_loss"] > 0 and not value_of(row, "model.dropout"):
@@ -107,8 +108,8 @@ def _strategies(rows: list[Row]) -> list[str]:
         return []
     apart, low, high = max(found, key=lambda one: one[0])
     one, two = value_of(low, "strategy"), value_of(high, "strategy")
-    name = "·".join(plain(value_of(low, axis)) for axis in ALWAYS if axis != "strategy")
+    name = "·".join(plain(value_of(low, axis)) for axis in run_name_axes() if axis != "strategy")
     name += f", seed {t.seed_of(low)}"
-    text = f"strategy cannot change the loss, yet {two} ends {apart:.2%} above {one} ({name}: "
+    text = f"the strategy must not change the loss, but {two} ends {apart:.2%} above {one} ({name}: "
     more = f", and {count(len(found) - 1, 'other pair')}" if len(found) > 1 else ""
-    return [f"{text}{high['val_loss']:.4f} against {low['val_loss']:.4f}{more}): a bug is suspected"]
+    return [f"{text}{high['val_loss']:.4f} against {low['val_loss']:.4f}{more}): this indicates a bug"]

@@ -1,0 +1,67 @@
+"""What a built-in class declares beside itself for the identity of runs: a stable id, a revision, added keys. No torch.
+
+Directly above every option's class (or function) its module has the constants
+
+    ID = "attention.gqa"              # names what the class computes; stays the same when the class moves
+    REVISION = 1                      # raised when the class computes something else than before
+    ADDED_KEYS = {"softcap": 0.0}     # optional: keys added after runs were made, with the value that reproduces those
+
+They are read from the source text, because importing the module would import torch.
+"""
+
+import ast
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parents[1]
+
+# Targets of runs made before identity scheme 2, where today's target is another. Entries are only ever added: when a
+# built-in class moves, its former target is entered here.
+FORMER_TARGETS = {
+    "gptx.schedule.constant": "gptx.schedule.constant.constant",
+    "gptx.schedule.cosine": "gptx.schedule.cosine.cosine",
+    "gptx.schedule.wsd": "gptx.schedule.wsd.wsd",
+    "torch.optim.AdamW": "gptx.optim.adamw.adamw",
+}
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """Attributes:
+    id: names what the class computes, unique among all built-in classes.
+    revision: 1 or more.
+    added_keys: by key, the value with which the class computes what it computed before it had the key.
+    """
+
+    id: str
+    revision: int
+    added_keys: dict[str, Any] = field(default_factory=dict)
+
+
+def current_target(target: str) -> str:
+    """Today's target of a built-in class that has moved; any other target unchanged."""
+    return FORMER_TARGETS.get(target, target)
+
+
+def declaration(target: str) -> Declaration | None:
+    """The declaration beside the class of a ``_target_``; None for a class that is not built in."""
+    module, _, name = current_target(target).rpartition(".")
+    return _declarations(module).get(name) if module.startswith("gptx.") else None
+
+
+@cache
+def _declarations(module: str) -> dict[str, Declaration]:
+    """By name of a class or a function, the declaration above it."""
+    path = PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    found: dict[str, Declaration] = {}
+    constants: dict[str, Any] = {}
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else ():
+        match statement:
+            case ast.Assign(targets=[ast.Name(id="ID" | "REVISION" | "ADDED_KEYS" as name)], value=value):
+                constants[name] = ast.literal_eval(value)
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name) if "ID" in constants:
+                found[name] = Declaration(constants["ID"], constants["REVISION"], constants.get("ADDED_KEYS", {}))
+                constants = {}
+    return found

@@ -1,0 +1,41 @@
+"""Identity scheme 1, frozen: how runs were named before the start record had the key ``identity_scheme``.
+
+The same command looks for a run made under this scheme too. Nothing here is changed any more, except that
+`FORMER_TARGETS` of `gptx.config.declared` gets an entry when a class moves.
+"""
+
+from typing import Any
+
+from omegaconf import DictConfig
+
+from gptx.config.compose import plain_dict
+from gptx.config.declared import FORMER_TARGETS, declaration
+from gptx.config.identity import ADDED_KEYS, digest, plain_value, result_leaves, revisions
+
+
+def identity_v1(cfg: DictConfig, corpus: str, origin: str = "") -> str | None:
+    """The identity that scheme 1 gave to a config; None where the code of that time computed something else.
+
+    Args: as of `gptx.config.identity.identity`.
+    """
+    if any(revision > 1 for revision in revisions(cfg).values()):
+        return None
+    plain = plain_dict(cfg)
+    counted: dict[str, Any] = {}
+    for key, value in result_leaves(plain).items():
+        group, _, name = key.rpartition(".")
+        built_in = declaration(str(plain_value(plain, group, "_target_")))
+        added = {
+            **ADDED_KEYS,
+            **{f"{group}.{added}": v for added, v in (built_in.added_keys if built_in else {}).items()},
+        }
+        if key not in added:
+            counted[key] = _former(value) if name == "_target_" else value
+        elif added[key] != value:
+            return None  # no run of that time had the key
+    return digest({**counted, "corpus": corpus, **({"origin": origin} if origin else {})})
+
+
+def _former(target: str) -> str:
+    """The target that the class of today's ``target`` had at the time of scheme 1."""
+    return next((former for former, today in FORMER_TARGETS.items() if today == target), target)

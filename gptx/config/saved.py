@@ -1,0 +1,28 @@
+"""The config that a run folder has saved, as today's code reads it. No torch."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from gptx.config.declared import current_target, declaration
+from gptx.config.identity import ADDED_KEYS
+
+
+def load_config(run_dir: Path) -> DictConfig:
+    """The config of a run, from its ``config.yaml``.
+
+    In the config of a run that an earlier version made, targets of classes that have moved become today's, and keys
+    that were added since get the values that reproduce what the run computed.
+    """
+    cfg = OmegaConf.load(run_dir / "config.yaml")
+    assert isinstance(cfg, DictConfig)
+    for group in cfg.values():
+        if isinstance(group, DictConfig) and "_target_" in group:
+            group._target_ = current_target(group._target_)
+            built_in = declaration(group._target_)
+            for key, value in built_in.added_keys.items() if built_in else ():
+                group.setdefault(key, value)
+    for key, value in ADDED_KEYS.items():
+        if OmegaConf.select(cfg, key) is None:
+            OmegaConf.update(cfg, key, value, force_add=True)
+    return cfg

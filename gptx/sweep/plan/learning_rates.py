@@ -1,0 +1,195 @@
+"""`sweep.lr=[1e-3,3e-3]`: train every arm with each of these learning rates and compare the arms at their best rates.
+
+A comparison at a single rate favours the arm that this rate suits. The best rate is chosen by the mean validation loss
+at the end of the runs, which the comparison uses as well. Choosing the best of several therefore makes each arm look a
+little better than it is; all arms get the same number of tries.
+"""
+
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gptx.config.overrides import key_of
+from gptx.errors import ConfigError
+from gptx.runs.folder import RunFolder
+
+KEY = "optim.lr"
+Record = Mapping[str, Any]  # of a cell: see `gptx.sweep.plan.cells.Cell.record`
+
+
+@dataclass(frozen=True)
+class RateChoice:
+    """The results of one arm at each learning rate, and the rate that is chosen for it.
+
+    Attributes:
+        arm: its overrides, without the rate.
+        losses: by rate, in rising order: validation loss by run folder, of the finished runs.
+        seeds: number of planned runs at each rate.
+        dropped: the rates at which halving has dropped it.
+    """
+
+    arm: str
+    losses: dict[float, dict[Path, float]]
+    seeds: int
+    dropped: frozenset[float] = frozenset()
+
+    @property
+    def best(self) -> float | None:
+        """The rate with the lowest mean loss, the smaller one if two are equal; None if no run has finished. A rate
+        with missing runs (they may have diverged) is considered only if no rate is complete."""
+        means = {rate: mean(runs.values()) for rate, runs in self.losses.items() if runs}
+        return min(self.complete or means, key=means.__getitem__, default=None)
+
+    @property
+    def complete(self) -> list[float]:
+        """The rates at which all runs have finished."""
+        return [rate for rate, runs in self.losses.items() if len(runs) == self.seeds]
+
+    @property
+    def runs(self) -> list[Path]:
+        """The run folders that represent the arm in a comparison."""
+        return [] if self.best is None else list(self.losses[self.best])
+
+
+def check_rates(rates: Sequence[Any]) -> list[float]:
+    """The rates as numbers in rising order.
+
+    Raises:
+        ConfigError: they are not two or more different positive numbers.
+    """
+    given = f"sweep.lr={_list(rates)}"
+    for rate in rates:
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
+            raise ConfigError(f"{given}: {rate!r} is not a learning rate; expected numbers above 0, e.g. [1e-3,3e-3]")
+    if len(rates) == 1:
+        raise ConfigError(f"{given} leaves nothing to choose; {KEY}={rates[0]!r} sets the rate of all arms")
+    if len({float(rate) for rate in rates}) < len(rates):
+        raise ConfigError(f"{given} contains a rate twice")
+    return sorted(map(float, rates))
+
+
+def with_rates(combinations: Sequence[Sequence[str]], rates: Sequence[Any]) -> list[list[str]]:
+    """Every combination with every rate.
+
+    Raises:
+        ConfigError: the rates are wrong, or a combination sets its own rate.
+    """
+    for overrides in combinations:
+        if own := [override for override in overrides if key_of(override) == KEY]:
+            raise ConfigError(f"{own[0]} and sweep.lr={_list(rates)} both set the learning rate; remove one of them")
+    return [[*overrides, f"{KEY}={rate!r}"] for overrides in combinations for rate in check_rates(rates)]
+
+
+def show_choices(cells: Sequence[Record], outputs: Path, dropped: Collection[str]) -> list[Path]:
+    """Print the losses of every arm by rate; returns the runs at the best rates, which are to be compared."""
+    choices = choose(cells, outputs, dropped)
+    console = Console(highlight=False)
+    console.print(table(choices))
+    for warning in warnings(choices):
+        console.print(f"! {warning}", style="yellow", markup=False)
+    return [run for choice in choices for run in choice.runs]
+
+
+def choose(cells: Sequence[Record], outputs: Path, dropped: Collection[str] = ()) -> list[RateChoice]:
+    """The choice of every arm from the results in its run folders, in the order of the cells.
+
+    Args:
+        dropped: titles of the cells that halving has dropped.
+    """
+    arms: dict[str, list[Record]] = {}
+    for cell in cells:
+        if not cell["refusal"]:
+            arms.setdefault(without_rate(cell["arm"]), []).append(cell)
+    return [_choice(arm, its_cells, outputs, dropped) for arm, its_cells in arms.items()]
+
+
+def without_rate(arm: str) -> str:
+    """The name of an arm without its learning rate."""
+    return re.sub(rf"(^| ){re.escape(KEY)}=\S+", "", arm).strip()
+
+
+def _choice(arm: str, cells: list[Record], outputs: Path, dropped: Collection[str]) -> RateChoice:
+    by_rate = {rate: [cell for cell in cells if _rate(cell) == rate] for rate in sorted(set(map(_rate, cells)))}
+    losses = {rate: _losses(outputs / cell["run"] for cell in at_rate) for rate, at_rate in by_rate.items()}
+    out = frozenset(rate for rate, at_rate in by_rate.items() if all(cell["title"] in dropped for cell in at_rate))
+    return RateChoice(arm, losses, max(map(len, by_rate.values())), out)
+
+
+def _rate(cell: Record) -> float:
+    """The learning rate that `with_rates` gave the cell."""
+    return float(next(override.partition("=")[2] for override in cell["words"] if key_of(override) == KEY))
+
+
+def _losses(runs: Iterator[Path]) -> dict[Path, float]:
+    """The validation losses of the finished runs; infinite for a run that diverged."""
+    losses = {}
+    for run in runs:
+        result = RunFolder(run).result() or {}
+        if result.get("status") == "finished":
+            loss = result.get("val_loss")
+            losses[run] = loss if isinstance(loss, int | float) and math.isfinite(loss) else math.inf
+    return losses
+
+
+def warnings(choices: Sequence[RateChoice]) -> Iterator[str]:
+    """What makes a choice uncertain: missing runs, and a best rate that is the smallest or the largest one tried."""
+    for choice in choices:
+        name, best, rates = choice.arm or "the only arm", choice.best, list(choice.losses)
+        if choice.dropped == set(rates):
+            continue
+        if best is None:
+            yield f"{name}: no run has finished, so there is no best learning rate"
+            continue
+        yield from _missing(choice, name)
+        if best in (rates[0], rates[-1]) and len(rates) > 1:
+            extreme = "largest" if best == rates[-1] else "smallest"
+            yield (
+                f"{name}: the best learning rate {best:g} is the {extreme} one tried, so a better one may lie beyond; "
+                f"try sweep.lr={_list(_extended(rates, best))}"
+            )
+
+
+def _missing(choice: RateChoice, name: str) -> Iterator[str]:
+    missing = {rate: choice.seeds - len(runs) for rate, runs in choice.losses.items() if rate not in choice.dropped}
+    if any(missing.values()):
+        counts = ", ".join(f"{n} of {choice.seeds} at {rate:g}" for rate, n in missing.items() if n)
+        basis = "rates at which all runs have finished" if choice.complete else "finished runs only"
+        yield f"{name}: the best learning rate {choice.best:g} was chosen among {basis}; missing runs: {counts}"
+
+
+def _extended(rates: list[float], best: float) -> list[float]:
+    """The rates with one more beyond the best, which is the first or the last."""
+    if best == rates[-1]:
+        return [*rates, float(f"{best * rates[-1] / rates[-2]:.1g}")]
+    return [float(f"{best * rates[0] / rates[1]:.1g}"), *rates]
+
+
+def table(choices: Sequence[RateChoice]) -> Table:
+    """Mean validation losses by arm and rate; the best one of each arm is marked, and a dash is a rate without any."""
+    rates = sorted({rate for choice in choices for rate in choice.losses})
+    shown = Table("arm", title="val loss by learning rate (* best)")
+    for rate in rates:
+        shown.add_column(f"{rate:g}", justify="right")
+    for choice in choices:
+        row = [_figure(choice, rate) for rate in rates]
+        shown.add_row(escape(choice.arm) or "the only arm", *row)
+    return shown
+
+
+def _figure(choice: RateChoice, rate: float) -> str:
+    if not (losses := choice.losses.get(rate)):
+        return "dropped" if rate in choice.dropped else "-"
+    figure = f"{mean(losses.values()):.4f}"
+    return f"[bold]*{figure}[/]" if rate == choice.best else figure
+
+
+def _list(rates: Sequence[Any]) -> str:
+    return f"[{','.join(f'{rate:g}' if isinstance(rate, float) else str(rate) for rate in rates)}]"

@@ -1,0 +1,127 @@
+"""The table of a sweep's preview: one row per arm with its size, memory, time and status."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from gptx.sweep.plan import learning_rates
+from gptx.sweep.plan.cells import Cell
+from gptx.sweep.plan.memory_fit import human
+
+UNLIMITED = 10_000  # columns; to measure how wide a table would like to be
+
+
+class CellStatus(StrEnum):
+    """What will happen with a cell, in the order in which a preview counts them."""
+
+    TO_RUN = "to run"
+    FINISHED = "finished"
+    DROPPED = "dropped"  # by a halving
+    REJECTED = "rejected"
+
+
+def counts(statuses: Sequence[CellStatus]) -> dict[CellStatus, int]:
+    return {status: statuses.count(status) for status in CellStatus if status in statuses}
+
+
+@dataclass
+class ArmRow:
+    """One arm: its cells, their status, and the estimated seconds of those that will run."""
+
+    arm: str
+    cells: list[Cell] = field(default_factory=list)
+    statuses: list[CellStatus] = field(default_factory=list)
+    seconds: list[float | None] = field(default_factory=list)
+
+    @property
+    def status(self) -> str:
+        count = counts(self.statuses)
+        return next(iter(count)) if len(count) == 1 else ", ".join(f"{n} {status}" for status, n in count.items())
+
+    def figures(self) -> list[str]:
+        """Parameters, FLOPs per token, memory and time; an unknown one is empty."""
+        facts = next((facts for cell in self.cells if (facts := _facts(cell))), {})
+        known = [seconds for seconds in self.seconds if seconds is not None]
+        memory, processes = facts.get("memory_bytes"), facts.get("processes", 1)
+        return [
+            short(facts.get("n_params")),
+            short(facts.get("flops_per_token")),
+            f"{f'{processes} x ' if processes > 1 else ''}{human(memory)}" if memory else "",
+            duration(max(known)) if known else "",
+        ]
+
+
+def _facts(cell: Cell) -> Mapping[str, Any]:
+    """The facts from preflight, or those in the result of a finished run."""
+    if cell.facts or not cell.folder:
+        return cell.facts
+    result = cell.folder.result() or {}
+    return {**result, "memory_bytes": result.get("peak_memory_bytes")} if cell.done else {}
+
+
+def arm_table(rows: Sequence[ArmRow], console: Console) -> Table:
+    """The table that shows most and fits the console: a column for each key of the arms, or one column for all keys,
+    or that without model sizes."""
+    keys = {tuple(override.partition("=")[0] for override in row.arm.split()) for row in rows}
+    if len(keys) == 1 and all("=" in override for row in rows for override in row.arm.split()) and any(keys.pop()):
+        table = _table(rows, key_columns=True)
+        if _width(table, console).maximum <= console.width:
+            return table
+    table = _table(rows, key_columns=False)
+    return _table(rows, key_columns=False, sizes=False) if _width(table, console).minimum > console.width else table
+
+
+def _width(table: Table, console: Console) -> Measurement:
+    return Measurement.get(console, console.options.update(max_width=UNLIMITED), table)
+
+
+def _table(rows: Sequence[ArmRow], key_columns: bool, sizes: bool = True) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True)
+    pairs = [[override.partition("=") for override in row.arm.split()] for row in rows]
+    if key_columns:
+        for key, _, _ in pairs[0]:
+            table.add_column(Text(key.replace(".", ".\n")), no_wrap=True)
+    else:
+        table.add_column("arm", min_width=max(len(part) for row in rows for part in ["", *row.arm.split()]))
+    for name in ("runs", *(("parameters", "FLOPs per\ntoken") if sizes else ()), "memory", "time\nper run"):
+        table.add_column(Text(name, justify="right"), justify="right", no_wrap=True)
+    table.add_column("status", min_width=len("finished"))
+    for row, overrides in zip(rows, pairs, strict=True):
+        named = [value for _, _, value in overrides] if key_columns else [row.arm or "the only arm"]
+        texts = [*named, str(len(row.cells)), *row.figures()[0 if sizes else 2 :], row.status]
+        table.add_row(*map(Text, texts), style="" if row.status == CellStatus.TO_RUN else "dim")
+    return table
+
+
+def matched_table(rows: Sequence[ArmRow]) -> Table | None:
+    """What matching changed in each arm, whatever its learning rate; None if nothing was matched."""
+    notes = {learning_rates.without_rate(cell.arm): cell.note for row in rows for cell in row.cells if cell.note}
+    table = Table.grid(padding=(0, 2))
+    for arm, note in notes.items():
+        table.add_row(Text(arm or "the only arm"), Text(note, "dim"))
+    return table if notes else None
+
+
+def short(number: float | None) -> str:
+    """1234567 -> 1.23M; empty for None."""
+    if number is None:
+        return ""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes, hours or days with at most two digits."""
+    for unit, name in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 1.5 * unit:
+            return f"{seconds / unit:.{1 if seconds < 9.95 * unit else 0}f} {name}"
+    return f"{max(1, round(seconds))} s"

@@ -1,0 +1,76 @@
+"""The source of a sweep with halving: hands out the runs of one rung, and decides when all of them have ended."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from gptx.runs.journal import Journal, Record
+from gptx.sweep.execute.launcher import End, Task
+from gptx.sweep.plan.cells import Cell
+from gptx.sweep.search.halving import HalvingState, loss_at
+
+
+class HalvingSource(HalvingState):
+    """A `gptx.sweep.execute.loop.Source`.
+
+    Args:
+        common: overrides that every run of the sweep gets.
+        journal: the sweep's, into which decisions are written.
+    """
+
+    def __init__(
+        self, cells: Sequence[Cell], common: Sequence[str], factor: int, journal: Journal, records: Iterable[Record]
+    ) -> None:
+        super().__init__(cells, factor, records)
+        self.common, self.journal = common, journal
+        self.running: dict[Task, Cell] = {}
+        self.failed: set[str] = set()  # arms
+        self.started = False  # whether the tasks up to the next rung have been handed out
+
+    @property
+    def done(self) -> bool:
+        return not self.steps
+
+    def more(self, room: int) -> list[Task]:
+        """The tasks up to the next rung, once all earlier ones have ended. The decision is made here rather than in
+        `told`: when the sweep is interrupted, its runs end too, but no more tasks are asked for."""
+        while self.steps and not self.running:
+            if not self.started:
+                self.started = True
+                cells = [cell for arm in self.remaining for cell in self.arms[arm] if self._needs_training(cell)]
+                self.running = {self._task(cell): cell for cell in cells}
+                if self.running:
+                    return list(self.running)
+            if self.steps[0]:
+                self._decide()
+            else:
+                self.steps = []
+        return []
+
+    def told(self, end: End) -> None:
+        cell = self.running.pop(end.task)
+        if end.reason:
+            self.failed.add(cell.arm)
+
+    def look(self) -> list[Task]:
+        return []
+
+    def _task(self, cell: Cell) -> Task:
+        task = cell.task(self.common)
+        until = [f"runtime.until={self.steps[0]}"] if self.steps[0] else []
+        keep = ["force=false"] if self.force and self.rungs else []
+        return replace(task, words=(*task.words, *until, *keep))
+
+    def _needs_training(self, cell: Cell) -> bool:
+        """Whether a run has not reached the next rung yet."""
+        if self.force and not self.rungs:
+            return True
+        assert cell.folder is not None
+        return not cell.folder.finished() and not (self.steps[0] and loss_at(cell, self.steps[0]) is not None)
+
+    def _decide(self) -> None:
+        rung = self.decide(self.failed)
+        self.journal.write(
+            "rung", factor=self.factor, step=rung.step, losses=rung.losses, kept=rung.promoted, failed=rung.failed
+        )
+        self.apply(rung)
+        self.started = False

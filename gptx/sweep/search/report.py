@@ -1,0 +1,104 @@
+"""What a search prints: its space and plan before it starts, and its best trials at the end."""
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from gptx.sweep.closing import list_reasons
+from gptx.sweep.execute.launcher import Launcher
+from gptx.sweep.plan.cells import Cell, check_cells
+from gptx.sweep.search.space import Space
+from gptx.sweep.state.folder import Sweep, sweeps
+
+if TYPE_CHECKING:  # optuna is imported only by a command that searches
+    import optuna
+
+    from gptx.sweep.search.optuna_study import SearchOptions
+
+KIND = "optuna"  # of the sweep, as plan.json stores it
+_STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "unfinished"}
+
+
+def show_search(options: "SearchOptions", space: Space, sweep: Sweep, study: str) -> None:
+    """Print what the search will try, and whether the study has other searches."""
+    goals = [f"{way.name.lower()} {m}" for m, way in zip(options.metrics, options.directions, strict=True)]
+    by = f"sampled by {options.sampler}" + (f", pruned by {options.pruner}" if options.curve else "")
+    print(f"search: {options.n_trials} trials to {' and '.join(goals)}, {by}, in {sweep.path}")
+    print(space)
+    others = [] if sweep.path.exists() else [other for other in sweeps(sweep.outputs) if other.plan["study"] == study]
+    if names := [other.name for other in others if other.plan["kind"] == KIND]:
+        print(
+            f"this is a new search, because its space or its metrics are new; study={study} also has {', '.join(names)}"
+        )
+
+
+def show_estimate(trials: int, examples: Sequence[Cell], launcher: Launcher, options: DictConfig) -> None:
+    """Print how many trials are done and to come, and what they need, estimated from examples of the space."""
+    from gptx.sweep.plan.memory_fit import check_memory, human
+    from gptx.sweep.plan.preview import rejections, summary
+    from gptx.sweep.plan.preview_table import CellStatus, duration
+    from gptx.sweep.plan.time_estimate import TimeEstimator
+
+    done = len({record["number"] for record in launcher.sweep.records("trial")})
+    left, times, seconds = max(0, trials - done), [], 0.0
+    if left:
+        check_cells(examples, launcher.there)
+        limit = check_memory(examples, launcher.slots, launcher.here)
+        launcher.slots = limit.jobs
+        able = [cell for cell in examples if not cell.rejection and not cell.done]
+        estimator = TimeEstimator(Path(options.paths.outputs), launcher.slots, launcher.here)
+        times = [(time.seconds, time.source) for time in map(estimator.estimate, able) if time.seconds]
+        seconds = mean(time for time, _ in times) * left / min(left, launcher.slots) if times else 0.0
+        memory = sorted(cell.facts["memory_bytes"] for cell in able if "memory_bytes" in cell.facts)
+        needs = {"needs": list(map(human, memory)), "takes": [duration(time) for time, _ in sorted(times)]}
+        ranges = [f"{verb} {' to '.join(dict.fromkeys([all_[0], all_[-1]]))}" for verb, all_ in needs.items() if all_]
+        need = f"a trial {' and '.join(ranges)} (estimated at the ends of each range)" if ranges else ""
+        for line in filter(None, (*rejections(examples), limit.note, need)):
+            print(line)
+    statuses = [CellStatus.FINISHED] * done + [CellStatus.TO_RUN] * left
+    print(summary("trial", statuses, launcher.slots, seconds, [source for _, source in times]))
+
+
+def close_search(study: "optuna.Study", options: "SearchOptions", sweep: Sweep, config_dirs: Sequence[str]) -> int:
+    """Print the comparison of the finished runs, the best trials, and why others were rejected or failed; returns the
+    exit code."""
+    from gptx.compare.render import show
+    from gptx.sweep.search.optuna_study import FAILURE, RUN, TITLE, importances, rejection
+
+    trials = study.get_trials(deepcopy=False)
+    finished = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    if finished:
+        print()
+        show(sorted({sweep.outputs / trial.user_attrs[RUN] for trial in finished}))
+        _show_best(study, options, config_dirs)
+    if found := importances(study):
+        figures = ", ".join(f"{key} {value:.2f}" for key, value in found.items())
+        print(f"\nimportance of each key, estimated from {len(finished)} trials: {figures}")
+    rejected = {trial.user_attrs[TITLE]: why for trial in trials if (why := rejection(trial))}
+    counts = Counter(trial.state.name for trial in trials if not rejection(trial))
+    parts = [f"{counts[state]} {word}" for state, word in _STATES.items() if counts[state]]
+    print(f"\ntrials: {', '.join([*parts, *([f'{len(rejected)} rejected'] if rejected else [])])}")
+    list_reasons("rejected", rejected, len(trials))
+    failed = {t.user_attrs[TITLE]: t.user_attrs[FAILURE] for t in trials if t.state.name == "FAIL"}
+    list_reasons("failed", failed, len(trials))
+    return 1 if failed else 0
+
+
+def _show_best(study: "optuna.Study", options: "SearchOptions", config_dirs: Sequence[str]) -> None:
+    """The best trial, or those that no other trial beats in all metrics, each with its command."""
+    from gptx.sweep.search.optuna_study import OVERRIDES, RUN, TITLE
+
+    best = {trial.user_attrs[RUN]: trial for trial in reversed(study.best_trials)}
+    if len(options.metrics) == 1:
+        print("\nbest trial:")
+    else:
+        print(f"\n{len(best)} best trials (no other is better in both {' and '.join(options.metrics)}):")
+    for trial in sorted(best.values(), key=lambda trial: trial.values):
+        values = ", ".join(f"{m} {value:,.6g}" for m, value in zip(options.metrics, trial.values, strict=True))
+        print(f"  {trial.user_attrs[TITLE]}: {values}")
+        print(f"    {shlex.join(['python', '-m', 'gptx.run', *config_dirs, *trial.user_attrs[OVERRIDES]])}")
