@@ -1,1 +1,1 @@
-"""What the axes and the model share: model sizes, which key a query may see, the interface between attention and model."""
+"""What the axes and the model share: model sizes, visibility of keys, the interface between attention and model."""

@@ -15,7 +15,7 @@ class ModelShape:
         d_model: width of the residual stream.
         context: trained sequence length in tokens.
         vocab_size: number of rows of the token embedding.
-        dropout: probability in [0, 1), applied where GPT-2 applies it (embeddings, attention weights, residual branches).
+        dropout: probability in [0, 1), applied as in GPT-2: to embeddings, attention weights and residual branches.
         bias: whether linear layers and layer norms have a bias.
 
     Raises:

@@ -15,7 +15,7 @@ from gptx.kernel.sdpa import SDPA, causal
 from gptx.pos.base import PositionalEncoding
 from gptx.window.base import Window
 
-# The reference kernel saves its (H, Tq, Tk) weights for the backward: with more pairs than this it needs too much memory.
+# The reference kernel saves its (H, Tq, Tk) weights for the backward: too much memory with more pairs than this.
 MOST_PAIRS = 1024 * 1024
 
 # No costs are measured on GPUs yet: kernels that allocate no (T, T) tensor come first. flex and flash are not chosen

@@ -1,6 +1,6 @@
 """How `banded` splits the tokens into chunks of queries, each with the keys that it can reach.
 
-Letters: B batch, Tq queries, Tk keys, n chunks, C queries per chunk, P earlier keys that a chunk sees, W = P + C, E any.
+Letters: B batch, Tq queries, Tk keys, n chunks, C queries per chunk, P earlier keys of a chunk, W = P + C, E any.
 """
 
 from dataclasses import dataclass

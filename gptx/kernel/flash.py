@@ -61,9 +61,7 @@ class Flash(Kernel):
 
     def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:
         if where.q_doc is not None:
-            raise ConfigError(
-                "kernel=flash cannot hide packed documents from one another; use kernel=auto or data.document_mask=false"
-            )
+            raise ConfigError("kernel=flash cannot hide packed documents; use kernel=auto or data.document_mask=false")
         past = -1 if window.reach is None else window.reach - 1
         slopes = pos.slopes if pos.linear else None
         assert slopes is None or isinstance(slopes, Tensor)
@@ -74,8 +72,8 @@ class Flash(Kernel):
         if v.dtype not in (torch.bfloat16, torch.float16):
             dtype = str(v.dtype).removeprefix("torch.")
             raise ConfigError(f"kernel=flash computes in bf16, given {dtype}; use precision=bf16 or kernel=auto")
-        width = max(q.shape[-1], v.shape[-1])  # the package requires one width; zeros change nothing
-        q, k, values = (F.pad(x.to(v.dtype), (0, width - x.shape[-1])) for x in (q, k, v))  # (B, T, H or G, width)
+        width = max(q.shape[-1], v.shape[-1])  # the package requires one width: pad with zeros
+        q, k, values = (F.pad(x.to(v.dtype), (0, width - x.shape[-1])) for x in (q, k, v))
         y: Tensor = importlib.import_module("flash_attn").flash_attn_func(
             q,
             k,

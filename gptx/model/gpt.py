@@ -62,7 +62,7 @@ class GPT(nn.Module):
         self.norm = norm() if blocks[-1].final_norm else nn.Identity()
         self.head = None if tie else nn.Linear(shape.d_model, shape.vocab_size, bias=False)
         self.windows = tuple(window.at(layer, shape.n_layer) for layer in range(shape.n_layer))
-        # A tuple, not a ModuleList: parameters are registered by `self.pos` only, or they would be in the state dict twice.
+        # A tuple, not a ModuleList: only `self.pos` registers parameters, or the state dict would have them twice.
         self.layer_pos = tuple(pos.at(layer, window) for layer, window in enumerate(self.windows))
         self._metrics: dict[str, list[Tensor]] = {}
 
@@ -136,7 +136,7 @@ class GPT(nn.Module):
         return side.added_to(F.cross_entropy(logits.flatten(0, 1).to(high), targets.flatten()))  # (B*T, V), (B*T,)
 
     def views(self, where: dict[Window, Where]) -> dict[int, LayerView]:
-        """Return the view of each layer. Layers with the same window and encoding share one, with its mask and table."""
+        """Return the view of each layer. Layers with the same window and encoding share one, its mask and its table."""
         views: dict[tuple[Window, PositionalEncoding], LayerView] = {}
         for layer in self.layers:
             window, pos = key = self.windows[layer], self.layer_pos[layer]

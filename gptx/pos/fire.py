@@ -38,7 +38,7 @@ class FIRE(PositionalEncoding):
         self.c, self.threshold = c, threshold * shape.context
         self.c_factor = nn.Parameter(torch.zeros(1))
         self.l_factor = nn.Parameter(torch.zeros(1))
-        # A layer with one input, stored as vectors: a matrix would be initialised with std 0.02, too small to train well.
+        # A layer with one input, stored as vectors: a matrix would be initialised with std 0.02, which is too small.
         self.slope = nn.Parameter(torch.rand(width) * 2 - 1)
         self.offset = nn.Parameter(torch.rand(width) * 2 - 1)
         self.out = nn.Linear(width, shape.n_head, bias=False)

@@ -13,8 +13,8 @@ REVISION = 1
 
 
 class Kerple(PositionalEncoding):
-    """Logit bias of distance d: -r1 ln(1 + r2 d) (``log``) or -r1 d^r2 with r2 <= 2 (``power``). Each head learns its own
-    r1, r2 > 0, stored as logarithm or logit.
+    """Logit bias of distance d: -r1 ln(1 + r2 d) (``log``) or -r1 d^r2 with r2 <= 2 (``power``). Each head learns its
+    own r1, r2 > 0, stored as logarithm or logit.
 
     Args:
         form: "log" or "power".
@@ -28,7 +28,8 @@ class Kerple(PositionalEncoding):
         if form not in ("log", "power"):
             raise ConfigError(f"pos.form={form!r}: expected log or power")
         self.form = form
-        first, second = torch.rand(2, shape.n_head).clamp(0.01, 0.99)  # random, so that heads differ, as in the authors' code
+        # Random, so that heads differ, as in the authors' code.
+        first, second = torch.rand(2, shape.n_head).clamp(0.01, 0.99)
         self.a = nn.Parameter((2 * first).log() if form == "log" else first.log())
         self.b = nn.Parameter(second.log() if form == "log" else second.logit())
 

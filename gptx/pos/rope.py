@@ -16,8 +16,8 @@ REVISION = 1
 
 
 class RoPE(PositionalEncoding):
-    """Rotates the pair (x_i, x_{i+R/2}) at position p by the angle p * theta^(-2i/R): q.k then depends on positions only
-    through the distance.
+    """Rotates the pair (x_i, x_{i+R/2}) at position p by the angle p * theta^(-2i/R): q.k then depends on positions
+    only through the distance.
 
     Args:
         theta: base of the frequencies.
@@ -36,7 +36,7 @@ class RoPE(PositionalEncoding):
         self.dim, self.theta = dim, theta
 
     def exponents(self, pos: Tensor) -> Tensor:
-        """Return 2i/R (R/2,) on the positions' device, in float64: at position 10^5, angles in fp32 are wrong by 1 %."""
+        """Return 2i/R (R/2,) on the device of ``pos``, in float64: at position 10^5, fp32 angles are wrong by 1 %."""
         high = torch.float32 if pos.device.type == "mps" else torch.float64  # mps has no float64
         return torch.arange(0, self.dim, 2, device=pos.device, dtype=high) / self.dim
 

@@ -11,7 +11,7 @@ REVISION = 1
 
 
 class RoPEDual(RoPE):
-    """Base ``theta`` where the layer's window is local, ``global_theta`` elsewhere: long distances need low frequencies."""
+    """Base ``theta`` on layers with a local window, ``global_theta`` on others: long distances need low frequencies."""
 
     def __init__(self, shape: ModelShape, dim: int, heads: int, *, theta: float, global_theta: float) -> None:
         super().__init__(shape, dim, heads, theta=theta)

@@ -14,9 +14,9 @@ REVISION = 1
 
 
 class RoPELlama3(RoPELinear):
-    """Pairs with more than ``high_freq_factor`` rotations within the original context keep their frequency; the frequency
-    of pairs with less than ``low_freq_factor`` rotations is divided by ``factor``; between, linear interpolation in the
-    number of rotations.
+    """Pairs with more than ``high_freq_factor`` rotations within the original context keep their frequency; the
+    frequency of pairs with less than ``low_freq_factor`` rotations is divided by ``factor``; between, it is
+    interpolated linearly in the number of rotations.
 
     Args:
         original: context in tokens before scaling; 0: model.context / factor.

@@ -11,14 +11,14 @@ REVISION = 1
 
 
 class RoPENTK(RoPE):
-    """theta' = theta * factor^(R / (R - 2)), constant: with a base that depends on the input length, rotated keys in a
+    """theta' = theta * factor^(R / (R - 2)), constant: if the base depended on the input length, rotated keys in a
     cache would be wrong."""
 
     def __init__(self, shape: ModelShape, dim: int, heads: int, *, theta: float, factor: float) -> None:
         at_least("factor", factor, 1, 4)
         if dim == 2:
             raise ConfigError(
-                "pos=rope_ntk needs 4 or more rotated dims per head, given 2, whose only frequency it would not change; "
+                "pos=rope_ntk needs 4 or more rotated dims per head, given 2, whose one frequency it would not change; "
                 "use pos=rope_linear"
             )
         super().__init__(shape, dim, heads, theta=theta)

@@ -14,8 +14,8 @@ REVISION = 1
 
 
 class T5(PositionalEncoding):
-    """Half of the buckets hold one distance each; the others grow logarithmically up to ``max_distance``, and the last one
-    holds all longer distances. The layers share the bias, as in T5; unlike in T5, logits are scaled by 1/sqrt(D).
+    """Half of the buckets hold one distance each; the others grow logarithmically up to ``max_distance``, and the last
+    one holds all longer distances. The layers share the bias, as in T5; unlike in T5, logits are scaled by 1/sqrt(D).
 
     Args:
         buckets: number of buckets.
@@ -36,7 +36,7 @@ class T5(PositionalEncoding):
         return self.embedding.weight[self.bucket((q_pos - k_pos).clamp(min=0)), head]
 
     def bucket(self, distance: Tensor) -> Tensor:
-        """Return the bucket of each distance. Computed in fp32, as in T5's code, so that distances at an edge round alike."""
+        """Return the bucket of each distance, computed in fp32 as in T5's code: so distances at an edge round alike."""
         single = self.buckets // 2
         octaves = torch.log(distance.clamp(min=single).float() / single) / math.log(self.max_distance / single)
         wide = single + (octaves * (self.buckets - single)).long()

@@ -23,8 +23,8 @@ REVISION = 1
 class XPos(RoPE):
     """q_p times zeta^(p / scale_base), k_p times its inverse: a pair's product shrinks by zeta^(distance / scale_base).
 
-    zeta_i = (i / (R/2) + gamma) / (1 + gamma). Each factor alone grows with the position, and cached keys contain theirs:
-    so there is a largest supported position.
+    zeta_i = (i / (R/2) + gamma) / (1 + gamma). Each factor alone grows with the position, and cached keys contain
+    theirs: so there is a largest supported position.
 
     Args:
         scale_base: distance in tokens over which a product shrinks by zeta.

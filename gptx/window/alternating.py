@@ -45,7 +45,7 @@ class Alternating(Window):
     def at(self, layer: int, n_layer: int) -> Window:
         if len(self.pattern) > n_layer:
             raise ConfigError(
-                f"window.pattern={self.pattern} is longer than model.n_layer={n_layer}, so that letters would be unused; "
+                f"window.pattern={self.pattern} is longer than model.n_layer={n_layer}, so letters would be unused; "
                 f"use window.pattern={self.pattern[:n_layer]} or model.n_layer={len(self.pattern)}"
             )
         letter = self.pattern[layer % len(self.pattern)]

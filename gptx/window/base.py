@@ -45,7 +45,7 @@ class Window(ABC):
 
 
 def at_least_one(**sizes: int) -> None:
-    """Raise ConfigError for sizes below 1, which hide a token from itself, or so large that positions would overflow."""
+    """Raise ConfigError for sizes below 1, which hide a token from itself, or so large that positions overflow."""
     for name, size in sizes.items():
         if not 1 <= size <= 2**31:
             raise ConfigError(f"window.{name}={size}: expected at least 1, and at most {2**31}")

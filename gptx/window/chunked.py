@@ -1,4 +1,4 @@
-"""Chunked attention (Llama 4, 2025): a document is split into chunks, and a token sees the earlier tokens of its chunk."""
+"""Chunked attention (Llama 4, 2025): documents are split into chunks; a token sees the earlier tokens of its chunk."""
 
 from dataclasses import dataclass
 

@@ -1,5 +1,5 @@
-"""A sliding window with attention sinks (StreamingLLM, Xiao et al. 2023): the first tokens stay visible, because softmax
-puts unneeded weight on them.
+"""A sliding window with attention sinks (StreamingLLM, Xiao et al. 2023): the first tokens stay visible, because
+softmax puts unneeded weight on them.
 
 Tokens have their original positions here; StreamingLLM renumbers the visible ones (section 3.2).
 """

@@ -18,8 +18,8 @@ from torch import Tensor
 
 import gptx
 from gptx.config.instantiate import part
-from gptx.geometry.visibility import Where
 from gptx.geometry.view import Score
+from gptx.geometry.visibility import Where
 from gptx.kernel.base import Kernel
 from gptx.model.build import build
 from gptx.pos.base import PositionalEncoding

@@ -25,8 +25,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gptx.config.instantiate import part
 from gptx.geometry.model_shape import ModelShape
+from gptx.geometry.view import Score
 from gptx.geometry.visibility import Where
-from gptx.kernel.base import Kernel, Score
+from gptx.kernel.base import Kernel
 from gptx.model.build import build
 from gptx.pos.base import PositionalEncoding
 from gptx.window.base import Window

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from gptx.config.instantiate import part
 from gptx.geometry.model_shape import ModelShape
 from gptx.model.build import build
-from gptx.model.cost import pair_products
+from gptx.model.cost import attention_macs
 from gptx.model.gpt import GPT
 from gptx.pos.base import PositionalEncoding
 from gptx.window.base import Window
@@ -515,7 +515,7 @@ def test_fires_products_are_counted() -> None:
     for width in (16, 32):
         cfg = tiny(arm(pos="fire"))
         cfg.pos.width = width
-        costs[width] = pair_products(build(cfg, VOCAB))
+        costs[width] = attention_macs(build(cfg, VOCAB))
     pairs = (CONTEXT + 1) / 2  # visible keys of a token, on average
     assert costs[32] - costs[16] == pytest.approx(16 * 4 * pairs)
 
