@@ -595,7 +595,7 @@ def test_lambda_init_is_a_share(lambda_init: float) -> None:
 
 @pytest.mark.parametrize("attention", [a for a in NEW if a != "mla"])
 def test_heads_that_do_not_divide_are_refused(attention: str) -> None:
-    assert "one of 1, 2, 4 would" in refused(build, config_of(attention, n_kv_head=3), VOCAB)
+    assert "expected one of 1, 2, 4" in refused(build, config_of(attention, n_kv_head=3), VOCAB)
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_rows_of_a_batch_do_not_see_each_other() -> None:
 @pytest.mark.parametrize("kernel", kernels("full"))
 def test_learned_positions_refuse_a_longer_input(kernel: str) -> None:
     model = tiny_model(arm(pos="learned", kernel=kernel))
-    with pytest.raises(ValueError, match=rf"ends at {CONTEXT} tokens, given {CONTEXT + 1}.*(rope|alibi)"):
+    with pytest.raises(ValueError, match=rf"supports {CONTEXT} tokens, given {CONTEXT + 1}.*(rope|alibi)"):
         model(rows(1, CONTEXT + 1))
     cache = KVCache(2 * CONTEXT)
     model(rows(1, CONTEXT), context=cache)
@@ -299,8 +299,8 @@ def test_no_kernel_has_a_part_in_what_a_model_costs(option: str) -> None:
 @pytest.mark.parametrize("ffn", options("ffn"))
 @pytest.mark.parametrize("attention", options("attention"))
 def test_flops_are_those_that_torch_counts(attention: str, ffn: str, tie: bool, kernel: str) -> None:
-    """torch counts all T x T pairs of a layer, cost only the T (T + 1) / 2 visible ones: per token and layer,
-    (T - 1) / 2 pairs of macs_per_pair multiply-adds, which are two FLOPs each and done thrice (forward, two gradients)."""
+    """torch counts all T x T pairs of a layer, `cost` the T (T + 1) / 2 visible ones. The difference is, per token and
+    layer, (T - 1) / 2 pairs of macs_per_pair multiply-adds, two FLOPs each, in the forward and in two gradients."""
     batch, n_layer = 3, 2
     model = random_model(tiny(arm(attention=attention, ffn=ffn, kernel=kernel, window="full"), tie=tie, bias=True))
     row, width = rows(batch, CONTEXT + 1), model.blocks[0].attention.macs_per_pair
