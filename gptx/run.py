@@ -17,8 +17,8 @@ from omegaconf import DictConfig
 
 from gptx.cli import configure_logging, default_sigint, exit_code, log, split_verbosity
 from gptx.config.command import run_hydra
-from gptx.config.compose import plain_dict
 from gptx.config.overrides import about_sweeps
+from gptx.config.plain import plain_dict
 from gptx.errors import GptxError, Interrupted, RunFailed, reason
 from gptx.processes.signals import block_warning_signals, stop_exit_code
 from gptx.runs import checkpoint_files

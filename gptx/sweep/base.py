@@ -12,8 +12,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from gptx.config.compose import compose, plain_dict
+from gptx.config.compose import compose
 from gptx.config.overrides import about_sweeps, key_of
+from gptx.config.plain import plain_dict
 from gptx.errors import ConfigError
 from gptx.sweep.execute import prewarmed
 from gptx.sweep.plan.cells import Cell

@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config.compose import plain_dict
 from gptx.config.identity import SCHEME, revisions, run_name
+from gptx.config.plain import plain_dict
 from gptx.runs.checkpoint_files import clear, meta, number, steps
 from gptx.runs.folder import RunFolder, write_json
 from gptx.runs.journal import Journal
