@@ -132,7 +132,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_nothing_of_a_small_size_is_refused(name: str, texts: Path) -> None:
     for cfg, price, _ in arms(f"smoke/{name}").values():
         cfg.paths.data = str(texts)
-        assert preflight(cfg)[1]["n_params"] == price.n_params
+        assert preflight(cfg).facts.n_params == price.n_params
 
 
 MATCHED = [name for name in STUDIES if "params" in str(file(name)["defaults"])]

@@ -16,9 +16,11 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from gptx.errors import ConfigError
-from gptx.runs import journal
+from gptx.runs import json_log
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
+from gptx.runs.json_log import JsonLog
+from gptx.runs.records import MetricsRecord
 from gptx.sweep.execute.launcher import End, Task
 from gptx.sweep.plan import preview
 from gptx.sweep.plan.cells import Cell
@@ -59,9 +61,9 @@ class World:
     def command(self, found: list[Cell], ends: float = math.inf, factor: int = 2) -> HalvingSource:
         """The sweep, killed after so many ends of runs."""
         self.root.mkdir(exist_ok=True)
-        with Journal(self.root) as book:
+        with JsonLog(self.root) as book:
             book.write("begin", force=any(cell.cfg.force for cell in found))
-            records = [record for record in journal.read(self.root) if record["kind"] in ("begin", "rung")]
+            records = [record for record in json_log.read(self.root) if record["kind"] in ("begin", "rung")]
             source = HalvingSource(found, ["brief"], factor, book, records)
             while tasks := source.more(2):
                 for task in tasks:
@@ -81,13 +83,13 @@ class World:
             if task.title in self.failing:
                 return End(task, "it broke", final=True)
             for step in range(first + EVERY, last + 1, EVERY):
-                book.write("metrics", step=step, values={"val/bpb": self.loss(task.folder, step)})
+                book.write(MetricsRecord(step=step, values={"val/bpb": self.loss(task.folder, step)}))
         if last == STEPS:
             (task.folder / "result.json").write_text(json.dumps({"status": "finished"}))
         return End(task, "")
 
     def decisions(self) -> list[tuple[int, list[str]]]:
-        return [(r["step"], r["kept"]) for r in journal.read(self.root) if r["kind"] == "rung"]
+        return [(r["step"], r["kept"]) for r in json_log.read(self.root) if r["kind"] == "rung"]
 
     def spans(self) -> dict[int, set[str]]:
         """{step: what was trained up to it}."""
@@ -222,7 +224,7 @@ def test_a_run_that_diverges_is_the_last(tmp_path: Path) -> None:
 def test_runs_that_a_signal_ends_decide_nothing(tmp_path: Path) -> None:
     """The driver asks for no more then; what it is told of has not failed."""
     found = cells(tmp_path, 4)
-    with Journal(tmp_path) as book:
+    with JsonLog(tmp_path) as book:
         source = HalvingSource(found, [], 2, book, [])
         for task in source.more(4):
             source.told(End(task, "interrupted"))
@@ -253,7 +255,7 @@ def test_a_run_that_ended_early_counts_with_its_last_validation(tmp_path: Path) 
     early = tmp_path / "a0 seed=0"
     early.mkdir()
     with Journal(early) as book:
-        book.write("metrics", step=EVERY, values={"val/bpb": 0.5})
+        book.write(MetricsRecord(step=EVERY, values={"val/bpb": 0.5}))
     (early / "result.json").write_text('{"status": "finished"}')
     world.command(found)
     assert world.decisions() == [(400, ["a0"])]
@@ -263,8 +265,8 @@ def test_force_begins_afresh_once(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.command(cells(tmp_path, 2))
     given: list[tuple[bool, int]] = []
-    with Journal(tmp_path) as book:
-        source = HalvingSource(cells(tmp_path, 2, force=True), [], 2, book, journal.read(tmp_path))
+    with JsonLog(tmp_path) as book:
+        source = HalvingSource(cells(tmp_path, 2, force=True), [], 2, book, json_log.read(tmp_path))
         while tasks := source.more(2):
             for task in tasks:
                 given.append(("force=false" in task.words, until(task)))
@@ -288,10 +290,10 @@ def test_what_was_decided_before_a_force_does_not_count(tmp_path: Path) -> None:
 
 def test_decisions_that_leave_nobody_are_read_twice(tmp_path: Path) -> None:
     losses = {f"a{arm}": None for arm in range(4)}
-    with Journal(tmp_path) as book:
+    with JsonLog(tmp_path) as book:
         for step in (200, 400):
             book.write("rung", step=step, factor=2, losses=losses, kept=[])
-        source = HalvingSource(cells(tmp_path, 4), [], 2, book, journal.read(tmp_path))
+        source = HalvingSource(cells(tmp_path, 4), [], 2, book, json_log.read(tmp_path))
     assert source.done and source.dropped()["a0 seed=0"] == "dropped at step 200: a run of this arm failed"
 
 
@@ -313,7 +315,7 @@ def test_the_usual_rung_steps() -> None:
 
 def test_what_cannot_be_compared(tmp_path: Path) -> None:
     def refused(found: list[Cell], factor: int = 2) -> str:
-        with Journal(tmp_path) as book, pytest.raises(ConfigError) as caught:
+        with JsonLog(tmp_path) as book, pytest.raises(ConfigError) as caught:
             HalvingSource(found, [], factor, book, [])
         return str(caught.value)
 
