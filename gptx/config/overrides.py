@@ -41,9 +41,7 @@ def about_sweeps(override: str) -> bool:
 def own_dirs(arguments: Sequence[str] = ()) -> list[Path]:
     """The user's ``--config-dir``: Hydra's where it is initialised, else that of these command-line arguments."""
     if not GlobalHydra.instance().is_initialized():
-        split = (
-            argument.split("=", 1) if argument.startswith("--config-dir=") else [argument] for argument in arguments
-        )
+        split = (one.split("=", 1) if one.startswith("--config-dir=") else [one] for one in arguments)
         flags = pairwise(chain.from_iterable(split))
         return [Path(place).absolute() for flag, place in flags if flag in ("--config-dir", "-cd")]
     places = GlobalHydra.instance().config_loader().get_search_path().get_path()

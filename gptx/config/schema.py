@@ -74,7 +74,7 @@ def _check_magnitude(value: float, path: str) -> None:
 
 
 def plugin_keys(group: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The checked keys of a ``hydra/launcher`` or ``hydra/sweeper``; the profile of a cluster has those of its launcher.
+    """The checked keys of a ``hydra/launcher`` or ``hydra/sweeper``. A cluster's profile has the keys of its launcher.
 
     Raises:
         ConfigError: an unknown key, or a value of the wrong type.

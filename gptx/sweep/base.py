@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 from gptx.config.compose import compose
 from gptx.config.overrides import about_sweeps, key_of
 from gptx.config.plain import plain_dict
-from gptx.errors import ConfigError
 from gptx.sweep.execute import prewarmed
 from gptx.sweep.plan.cells import Cell
 from gptx.sweep.sweep_overrides import check_given_once
@@ -60,11 +59,7 @@ class SweeperBase(Sweeper):
 
     def _options(self, overrides: Sequence[str], of_sweep: Sequence[str]) -> DictConfig:
         """The config with the options of the sweep. ``overrides``: of any of its runs."""
-        options = compose([*overrides, *of_sweep])
-        for key in ("jobs", "retry", "timeout", "grace", "memory"):
-            if options.sweep[key] < 0:
-                raise ConfigError(f"sweep.{key}={options.sweep[key]}: expected at least 0")
-        return options
+        return compose([*overrides, *of_sweep])
 
     def _study_overrides(self, arguments: Sequence[str]) -> list[str]:
         """The study's own grid, without the keys that the command line gives."""

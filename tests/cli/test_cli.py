@@ -304,7 +304,10 @@ def test_a_mistake_gets_one_line_before_torch_is_imported(
 
 
 UNREADABLE = [
-    (["attention=[mha,gqa]"], ["attention=[mha,gqa] is a list: attention=mha,gqa with -m runs each"]),
+    (
+        ["attention=[mha,gqa]"],
+        ["attention=[mha,gqa] is a list: expected one option, or attention=mha,gqa with -m, which runs each"],
+    ),
     (["attention=null"], ["unknown option attention=null. attention is one of: "]),
     (
         ["hydra/launcher=basic"],
