@@ -47,7 +47,7 @@ def _dry_run(overrides: list[str]) -> int:
 
     cells = compose_cells([[override for override in overrides if not about_sweeps(override)]])
     launcher = make(HydraConfig.get().launcher)
-    check_cells(cells, launcher.there)
+    check_cells(cells, launcher.machine)
     preview(cells, launcher, cells[0].cfg)
     return 2 if cells[0].rejection else 0
 

@@ -153,7 +153,7 @@ def until(cfg: DictConfig) -> int:
 def _train_in_workers(cfg: DictConfig, folder: RunFolder, ready: Preflight) -> int:
     """Train in worker processes. After a lost worker, start them again from the last checkpoint, as often as
     ``strategy.restarts`` allows. Returns the number of the signal that stopped them, or 0."""
-    from gptx.hardware.device import threads
+    from gptx.hardware.cpu import threads
     from gptx.processes import workers
     from gptx.training.session import worker
 

@@ -16,10 +16,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from gptx.errors import ConfigError
-from gptx.runs import json_log
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
-from gptx.runs.json_log import JsonLog
 from gptx.runs.records import MetricsRecord
 from gptx.sweep.execute.launcher import End, Task
 from gptx.sweep.plan import preview
@@ -28,6 +26,7 @@ from gptx.sweep.plan.time_estimate import TimeEstimate
 from gptx.sweep.search.halving import HalvingState, rung_steps
 from gptx.sweep.search.halving_source import HalvingSource
 from gptx.sweep.state.folder import Sweep
+from gptx.sweep.state.records import CommandStarted, EndKind, Rung, SweepJournal, read_records
 
 STEPS, EVERY = 800, 100
 Loss = Callable[[Path, int], float]
@@ -43,7 +42,7 @@ def cells(root: Path, arms: int = 8, seeds: int = 1, force: bool = False, **trai
 
 
 def until(task: Task) -> int:
-    return next((int(word.partition("=")[2]) for word in task.words if word.startswith("runtime.until=")), STEPS)
+    return next((int(word.partition("=")[2]) for word in task.overrides if word.startswith("runtime.until=")), STEPS)
 
 
 def place(folder: Path, step: int) -> float:
@@ -61,16 +60,16 @@ class World:
     def command(self, found: list[Cell], ends: float = math.inf, factor: int = 2) -> HalvingSource:
         """The sweep, killed after so many ends of runs."""
         self.root.mkdir(exist_ok=True)
-        with JsonLog(self.root) as book:
-            book.write("begin", force=any(cell.cfg.force for cell in found))
-            records = [record for record in json_log.read(self.root) if record["kind"] in ("begin", "rung")]
+        with SweepJournal(self.root) as book:
+            book.write(CommandStarted(force=any(cell.cfg.force for cell in found)))
+            records = list(read_records(self.root))
             source = HalvingSource(found, ["brief"], factor, book, records)
-            while tasks := source.more(2):
+            while tasks := source.next_tasks(2):
                 for task in tasks:
                     if ends <= 0:
                         return source
                     ends -= 1
-                    source.told(self.train(task))
+                    source.ended(self.train(task))
         assert source.done
         return source
 
@@ -81,15 +80,15 @@ class World:
             first, last = max(0, book.last_step), until(task)
             self.trained.append((task.title, first, last))
             if task.title in self.failing:
-                return End(task, "it broke", final=True)
+                return End(task, EndKind.REJECTED, "it broke")
             for step in range(first + EVERY, last + 1, EVERY):
                 book.write(MetricsRecord(step=step, values={"val/bpb": self.loss(task.folder, step)}))
         if last == STEPS:
             (task.folder / "result.json").write_text(json.dumps({"status": "finished"}))
-        return End(task, "")
+        return End(task, EndKind.FINISHED if last == STEPS else EndKind.PAUSED)
 
     def decisions(self) -> list[tuple[int, list[str]]]:
-        return [(r["step"], r["kept"]) for r in json_log.read(self.root) if r["kind"] == "rung"]
+        return [(r.step, list(r.promoted)) for r in read_records(self.root) if isinstance(r, Rung)]
 
     def spans(self) -> dict[int, set[str]]:
         """{step: what was trained up to it}."""
@@ -224,10 +223,10 @@ def test_a_run_that_diverges_is_the_last(tmp_path: Path) -> None:
 def test_runs_that_a_signal_ends_decide_nothing(tmp_path: Path) -> None:
     """The driver asks for no more then; what it is told of has not failed."""
     found = cells(tmp_path, 4)
-    with JsonLog(tmp_path) as book:
+    with SweepJournal(tmp_path) as book:
         source = HalvingSource(found, [], 2, book, [])
-        for task in source.more(4):
-            source.told(End(task, "interrupted"))
+        for task in source.next_tasks(4):
+            source.ended(End(task, EndKind.STOPPED, "interrupted"))
     assert World(tmp_path).decisions() == []
     world = World(tmp_path)
     world.command(found)
@@ -265,14 +264,14 @@ def test_force_begins_afresh_once(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.command(cells(tmp_path, 2))
     given: list[tuple[bool, int]] = []
-    with JsonLog(tmp_path) as book:
-        source = HalvingSource(cells(tmp_path, 2, force=True), [], 2, book, json_log.read(tmp_path))
-        while tasks := source.more(2):
+    with SweepJournal(tmp_path) as book:
+        source = HalvingSource(cells(tmp_path, 2, force=True), [], 2, book, read_records(tmp_path))
+        while tasks := source.next_tasks(2):
             for task in tasks:
-                given.append(("force=false" in task.words, until(task)))
+                given.append(("force=false" in task.overrides, until(task)))
                 if not given[-1][0]:
                     shutil.rmtree(task.folder)
-                source.told(world.train(task))
+                source.ended(world.train(task))
     assert given == [(False, 400), (False, 400), (True, 800)]
 
 
@@ -289,11 +288,11 @@ def test_what_was_decided_before_a_force_does_not_count(tmp_path: Path) -> None:
 
 
 def test_decisions_that_leave_nobody_are_read_twice(tmp_path: Path) -> None:
-    losses = {f"a{arm}": None for arm in range(4)}
-    with JsonLog(tmp_path) as book:
+    losses: dict[str, float | None] = {f"a{arm}": None for arm in range(4)}
+    with SweepJournal(tmp_path) as book:
         for step in (200, 400):
-            book.write("rung", step=step, factor=2, losses=losses, kept=[])
-        source = HalvingSource(cells(tmp_path, 4), [], 2, book, json_log.read(tmp_path))
+            book.write(Rung(step=step, factor=2, losses=losses))
+        source = HalvingSource(cells(tmp_path, 4), [], 2, book, read_records(tmp_path))
     assert source.done and source.dropped()["a0 seed=0"] == "dropped at step 200: a run of this arm failed"
 
 
@@ -315,7 +314,7 @@ def test_the_usual_rung_steps() -> None:
 
 def test_what_cannot_be_compared(tmp_path: Path) -> None:
     def refused(found: list[Cell], factor: int = 2) -> str:
-        with JsonLog(tmp_path) as book, pytest.raises(ConfigError) as caught:
+        with SweepJournal(tmp_path) as book, pytest.raises(ConfigError) as caught:
             HalvingSource(found, [], factor, book, [])
         return str(caught.value)
 

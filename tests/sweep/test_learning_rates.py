@@ -13,11 +13,10 @@ from rich.console import Console
 
 from gptx.errors import ConfigError
 from gptx.sweep.plan import learning_rates as rates
+from gptx.sweep.state.folder import PlannedCell
 
-Cell = dict[str, Any]
 
-
-def cell(outputs: Path, arm: str, rate: float, seed: int, loss: float | None, status: str = "finished") -> Cell:
+def cell(outputs: Path, arm: str, rate: float, seed: int, loss: float | None, status: str = "finished") -> PlannedCell:
     """As a plan has it; its run has ended with a loss; None: it never began."""
     run = outputs / "study" / f"none-{arm}-{rate}-{seed}"
     if loss is not None:
@@ -25,10 +24,10 @@ def cell(outputs: Path, arm: str, rate: float, seed: int, loss: float | None, st
         (run / "result.json").write_text(json.dumps({"status": status, "val_loss": loss}))
     words = f"{arm} optim.lr={rate!r}".strip()
     title, name = f"{words} seed={seed}", f"study/{run.name}"
-    return {"title": title, "arm": words, "words": words.split(), "run": name, "refusal": "", "steps": 20}
+    return PlannedCell(title=title, arm=words, overrides=tuple(words.split()), run=name, steps=20)
 
 
-def grid(outputs: Path, losses: dict[str, dict[float, list[float | None]]]) -> list[Cell]:
+def grid(outputs: Path, losses: dict[str, dict[float, list[float | None]]]) -> list[PlannedCell]:
     return [
         cell(outputs, arm, rate, seed, loss)
         for arm, of in losses.items()
@@ -84,7 +83,7 @@ def test_every_arm_keeps_its_best(tmp_path: Path) -> None:
     mha, mqa, gqa = choices = rates.choose(cells, tmp_path)
     assert [choice.arm for choice in choices] == ["attention=mha", "attention=mqa", "attention=gqa"]
     assert (mha.best, mqa.best, gqa.best) == (3e-3, 1e-2, 1e-3)
-    assert mha.runs == [tmp_path / cell["run"] for cell in cells[2:4]]
+    assert mha.runs == [tmp_path / str(cell.run) for cell in cells[2:4]]
     assert list(rates.warnings(choices)) == [
         "attention=mqa: the best learning rate 0.01 is the largest one tried, so a better one may lie beyond; try sweep.lr=[0.001,0.003,0.01,0.03]",  # noqa: E501
         "attention=gqa: the best learning rate 0.001 is the smallest one tried, so a better one may lie beyond; try sweep.lr=[0.0003,0.001,0.003,0.01]",  # noqa: E501
@@ -125,7 +124,7 @@ def test_a_rate_that_lacks_a_run_does_not_win_where_another_is_whole(tmp_path: P
 
 def test_what_halving_left_out_is_not_missing(tmp_path: Path) -> None:
     cells = grid(tmp_path, {"a=1": {1e-3: [None, None], 2e-3: [2.0, 2.0]}, "a=2": {1e-3: [None], 2e-3: [None]}})
-    left = {cell["title"] for cell in cells if cell["arm"] != "a=1 optim.lr=0.002"}
+    left = {cell.title for cell in cells if cell.arm != "a=1 optim.lr=0.002"}
     choices = rates.choose(cells, tmp_path, left)
     assert [choice.best for choice in choices] == [2e-3, None]
     assert list(rates.warnings(choices)) == [

@@ -187,7 +187,7 @@ def test_a_width_that_tp_can_cut() -> None:
     found = fit(words)
     ratio = float(found.overrides[0].partition("=")[2])
     assert round(ratio * 128) % 4 == 0 and abs(found.relative_difference) <= 0.01
-    assert "cuts heads and hidden units" in refusal([*words, "match.target=819000", "match.tolerance=0.0008"])
+    assert "splits heads and hidden units" in refusal([*words, "match.target=819000", "match.tolerance=0.0008"])
 
 
 def test_arms_for_a_cluster_of_gpus() -> None:
