@@ -24,7 +24,7 @@ from typing import Any
 try:
     import psutil
 except ImportError:
-    raise SystemExit("error: benchmarks.faults needs psutil: pip install -e '.[test]' -c constraints.txt") from None
+    raise SystemExit("gptx: benchmarks.faults needs psutil: pip install -e '.[test]' -c constraints.txt") from None
 from rich.console import Console
 from rich.table import Table
 

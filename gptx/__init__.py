@@ -4,18 +4,17 @@
     model = gptx.build(cfg)                             # model(tokens (B, T)) -> logits (B, T, vocab)
     model, tokenizer = gptx.load("outputs/default/…")   # a trained run
 
-Nothing heavy is imported before it is used: a typo on the command line is answered before torch is loaded.
+Modules are imported where they are used, so that a typo on the command line is reported without loading torch.
 """
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gptx.config.compose import compose
-
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from omegaconf import DictConfig
 
     from gptx.model.gpt import GPT
@@ -23,50 +22,50 @@ if TYPE_CHECKING:
 
 __all__ = ["build", "compose", "load"]
 
-try:
-    __version__ = version("gptx")
-except PackageNotFoundError:  # a checkout that is not installed
-    __version__ = "0+checkout"
+
+def __getattr__(name: str) -> str:
+    if name != "__version__":
+        raise AttributeError(f"module 'gptx' has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("gptx")
+    except PackageNotFoundError:  # a checkout that is not installed
+        return "0+checkout"
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """The checked config of a run, e.g. ``compose(["attention=gqa", "trainer.max_steps=100"])``.
+
+    Raises:
+        ConfigError: an unknown option or key, or a value of the wrong type; one line that says what would work.
+    """
+    from gptx.config.compose import compose
+
+    return compose(overrides)
 
 
 def build(cfg: DictConfig) -> GPT:
     """The freshly initialised model of a config; ``model(tokens)``: (B, T) int64 -> logits (B, T, vocab).
 
-    The vocabulary is ``model.vocab_size``, or where that is 0 the tokenizer's (fitted on the corpus if need be).
+    The vocabulary has ``model.vocab_size`` ids, or those of the tokenizer where that is 0. A tokenizer that learns its
+    vocabulary is fitted on the corpus first.
 
     Raises:
-        ConfigError: parts that do not fit together; the text says which, and what would.
+        ConfigError: two parts do not fit together; the text says which, and what would fit.
     """
     from gptx.data.from_config import tokenizer
-    from gptx.model.build import build as build_model
+    from gptx.model.build import build
 
-    return build_model(cfg, tokenizer(cfg).n_vocab)
+    return build(cfg, tokenizer(cfg).n_vocab)
 
 
 def load(run_dir: str | Path, device: str = "auto") -> tuple[GPT, Tokenizer]:
-    """The best model of a run, in eval mode on ``device``, and its tokenizer. Needs nothing but the run folder.
+    """The best model of a run, in eval mode on ``device``, and its tokenizer. Reads nothing but the run folder.
 
     Raises:
-        CheckpointError: no model was kept yet, or it is damaged.
+        CheckpointError: no model was saved yet, or its file is damaged.
     """
-    from omegaconf import OmegaConf
+    from gptx.training.load import load
 
-    from gptx.config.overrides import conf_dir
-    from gptx.config.saved import load_config
-    from gptx.errors import ConfigError
-    from gptx.hardware.device import pick
-    from gptx.model.build import build as build_model
-    from gptx.tokenizer.base import load as load_tokenizer
-    from gptx.training.best_weights import load_best
-
-    run = Path(run_dir)
-    weights, _ = load_best(run / "checkpoints")
-    cfg = load_config(run)
-    tokenizer = load_tokenizer(run / "tokenizer.json")
-    try:
-        model = build_model(cfg, tokenizer.n_vocab, device)
-    except ConfigError:  # its kernel wants another device: kernels have no weights, so any other does
-        cfg.kernel = OmegaConf.load(conf_dir() / "kernel" / "auto.yaml")
-        model = build_model(cfg, tokenizer.n_vocab, device)
-    model.load_state_dict(weights)
-    return model.to(pick(device)).eval(), tokenizer
+    return load(run_dir, device)

@@ -1,34 +1,144 @@
-"""What the commands share: a wrong flag gets one line, as every mistake does."""
+"""What all commands share: parsing, one-line errors, exit codes, logging.
+
+Results go to stdout, diagnostics to stderr through the logger ``gptx``, each line with the prefix ``gptx: ``.
+"""
 
 import argparse
+import contextlib
+import logging
+import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
-from gptx.errors import ConfigError, GptxError
+from gptx.errors import ConfigError, GptxError, Interrupted
+
+EXIT_CODES = {
+    0: "done; a finished run's command shows its result",
+    1: "failed: the last line of stderr says why; repeating a run's command resumes it",
+    2: "mistake in the command, the config or the files it names; nothing was started",
+    75: "run stopped by SIGTERM, SIGUSR1 or SIGUSR2 of a scheduler after a checkpoint; the same command resumes it",
+    130: "stopped by Ctrl-C; a run has written a checkpoint, and the same command resumes it",
+}
+FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
+VERBOSITY = {"-v": 1, "--verbose": 1, "-q": -1, "--quiet": -1}
+
+log = logging.getLogger("gptx")
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises instead of printing its usage."""
+    """A parser that raises `ConfigError` where argparse would exit. It adds ``-v`` and ``-q`` and, below the help, the
+    exit codes.
+
+    Args:
+        prog: the command, e.g. ``gptx compare``.
+        description: text above the options.
+        epilog: text below the options.
+        options: of `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, prog: str, description: str | None = None, epilog: str = "", **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        text = "\n".join(filter(None, [epilog, exit_code_table()]))
+        super().__init__(prog, description=description, epilog=text, allow_abbrev=False, **options)
+        self.add_argument("-v", "--verbose", action="count", default=0, help="show diagnostics")
+        self.add_argument("-q", "--quiet", action="store_true", help="show errors only, no warnings")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, and set the level of logging that was asked for."""
+        found = super().parse_args(args, namespace)
+        configure_logging(-1 if found.quiet else found.verbose)
+        return found
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; {self.prog} --help shows what there is")
+        raise ConfigError(f"{message}; {self.prog} --help lists the options")
 
 
-def check_json(path: Path | None) -> None:
-    """Of ``--json FILE``, before anything is measured."""
-    if path and not path.parent.is_dir():
-        raise GptxError(f"--json {path}: there is no folder {path.parent}")
+def exit_code_table() -> str:
+    """The exit codes of all commands, a line each."""
+    return "\n".join(["exit codes:", *(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())])
 
 
 def exit_code(work: Callable[[], object]) -> int:
-    """Of a command: 0, that of an error after one line on stderr, or 130 after Ctrl-C."""
+    """Run a command; returns the exit code that ``work`` returns (0 for anything but an int), or that of its error.
+
+    An error that is meant for the user is one line on stderr. Ctrl-C, a full disk and a closed pipe are no tracebacks.
+    """
+    configure_logging()
     try:
-        work()
+        code = work()
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
     except GptxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        return _fail(error, str(error), error.exit_code)
+    except BrokenPipeError:  # the reader of a pipe has ended, as in `gptx compare | head`
+        _discard_stdout()
+        return 0
+    except OSError as error:
+        return _fail(error, str(error), FAILED)
+    except (KeyboardInterrupt, Interrupted) as stop:
+        return _fail(stop, "interrupted", INTERRUPTED)
+
+
+def _fail(error: BaseException, text: str, code: int) -> int:
+    log.debug("traceback of the error:", exc_info=error)
+    log.error("%s", text)
+    return code
+
+
+def _discard_stdout() -> None:
+    """Let what is still buffered go nowhere: the interpreter would report the closed pipe once more at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def default_sigint() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt; a shell makes its background jobs ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to what ``sys.stderr`` is at the time of writing."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+        self.setFormatter(logging.Formatter("gptx: %(message)s"))
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: TextIO) -> None: ...
+
+
+def configure_logging(verbosity: int | None = None) -> None:
+    """Send the logger ``gptx`` to stderr.
+
+    Args:
+        verbosity: -1: errors only; 0: warnings too; 1 or more: everything. None: as it is, or 0.
+    """
+    if not any(isinstance(handler, _Stderr) for handler in log.handlers):
+        log.addHandler(_Stderr())
+        log.propagate = False
+        verbosity = verbosity or 0
+    if verbosity is not None:
+        log.setLevel(logging.DEBUG if verbosity > 0 else logging.ERROR if verbosity < 0 else logging.WARNING)
+
+
+def split_verbosity(arguments: Sequence[str]) -> tuple[int, list[str]]:
+    """Separate ``-v`` and ``-q`` from the arguments of a command whose parser is not a `Parser`."""
+    given = [VERBOSITY[argument] for argument in arguments if argument in VERBOSITY]
+    return sum(given), [argument for argument in arguments if argument not in VERBOSITY]
+
+
+def check_json(path: Path | None) -> None:
+    """Check the argument of ``--json FILE`` before anything is measured.
+
+    Raises:
+        GptxError: the folder of the file is missing.
+    """
+    if path and not path.parent.is_dir():
+        raise GptxError(f"--json {path}: the folder {path.parent} does not exist")

@@ -1,10 +1,10 @@
-"""What gptx says to a user who asked for something that cannot be. One line each: given, expected, what would work."""
+"""Errors meant for the user. The text of each is one line: what was given, what is expected, what would work."""
 
 import os
 
 
-class GptxError(ValueError):
-    """Base of every error meant for the user; the command prints its text as one line and exits with ``exit_code``."""
+class GptxError(Exception):
+    """Base class. A command prints the text as one line and ends with ``exit_code``."""
 
     exit_code = 2
 
@@ -14,38 +14,38 @@ class ConfigError(GptxError):
 
 
 class DataError(GptxError):
-    """A corpus or a tokenizer that is missing, empty, unreadable or not what its hash says."""
+    """A corpus or a tokenizer that is missing, empty, unreadable or does not have the expected hash."""
 
 
 class NotTokenised(DataError):
-    """A corpus whose tokens would have to be made first."""
+    """A corpus that has not been tokenised yet, where tokenising it was not allowed."""
 
 
 class RunFailed(GptxError):
-    """Training stopped for a reason the user can act on (loss not finite, a worker died, a disk that is full)."""
+    """Training ended for a reason that the user can act on: loss not finite, a lost worker, a full disk."""
 
     exit_code = 1
 
 
 class CheckpointError(RunFailed):
-    """A checkpoint that is damaged, of another model, or not there."""
+    """A checkpoint that is missing, damaged or of another model."""
 
 
 class Interrupted(Exception):
-    """A signal (its number is the argument, if known) asked the run to stop; it stands on the disk, ready to go on."""
+    """A signal asked the run to stop; a checkpoint is written. The argument is the signal's number, if known."""
 
 
 def reason(error: BaseException) -> str:
-    """One line of an error."""
+    """An error as one line, with the name of its class unless it is meant for the user."""
     text = " ".join(str(error).split())
     return text if isinstance(error, GptxError) else f"{type(error).__name__}: {text}"
 
 
 def processes_as(count: int) -> str:
-    """How so many processes are asked for: of the command, or of torchrun where that started this one."""
+    """How to ask for ``count`` processes: as an override, or as an argument of torchrun in its workers."""
     return f"--nproc-per-node={count}" if "RANK" in os.environ else f"strategy.nproc={count}"
 
 
 def option(part: object) -> str:
-    """The option that a part of gptx's is, for a message: its file has the option's name."""
+    """The name of a built-in option, for a message: that of the file of its class."""
     return type(part).__module__.rpartition(".")[2]

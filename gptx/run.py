@@ -8,19 +8,18 @@ import os
 import signal
 import sys
 import traceback
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from gptx.cli import Parser
-from gptx.config.compose import UNREADABLE, compose, explain, plain_dict
-from gptx.config.overrides import about_sweeps, check_choice, conf_dir, key_of
-from gptx.errors import ConfigError, GptxError, Interrupted, reason
+from gptx.cli import configure_logging, default_sigint, exit_code, log, split_verbosity
+from gptx.config.command import run_hydra
+from gptx.config.compose import plain_dict
+from gptx.config.overrides import about_sweeps
+from gptx.errors import GptxError, Interrupted, RunFailed, reason
 from gptx.processes.signals import block_warning_signals, stop_exit_code
 from gptx.runs import checkpoint_files
 from gptx.runs.folder import RunFolder
@@ -34,75 +33,32 @@ if TYPE_CHECKING:
     from gptx.strategy.base import Strategy
 
 
-def main() -> None:
-    """The command line, as ``python -m gptx.run`` has it."""
-    try:
-        _command()
-    except SystemExit as end:
-        if end.code and "RANK" in os.environ:  # a worker's broken process group would wait for its peers, or abort
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(end.code if isinstance(end.code, int) else 1)
-        raise
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    verbosity, sys.argv[1:] = split_verbosity(sys.argv[1:] if argv is None else argv)
+    configure_logging(verbosity)
+    code = exit_code(_run)
+    if code and "RANK" in os.environ:  # ending in the normal way, a worker of torchrun waits for its peers, or aborts
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
-def _command() -> None:
-    """Run the command line; every error meant for the user is one line and an exit code."""
+def _run() -> int:
     block_warning_signals()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them its own way
+    default_sigint()
     try:
-        _check_flags()
-        hydra.main(str(conf_dir()), "config", version_base="1.3")(_task)()
-    except UNREADABLE as error:
-        _fail(explain(error, sys.argv[1:]), 2)
-    except GptxError as error:
-        _fail(str(error), error.exit_code)
-    except OSError as error:  # a disk that is full or not writable
-        _fail(f"{error}; the same command goes on from the last checkpoint", 1)
+        return run_hydra(_task)
+    except OSError as error:  # a disk that is full or read-only
+        raise RunFailed(f"{error}; the same command resumes from the last checkpoint") from error
     except (Interrupted, KeyboardInterrupt) as stop:
-        number = next(iter(stop.args), signal.SIGINT)
-        _fail("interrupted; the same command goes on from the last checkpoint", stop_exit_code(number))
+        log.error("interrupted; the same command resumes from the last checkpoint")
+        return stop_exit_code(next(iter(stop.args), signal.SIGINT))
 
 
-def _check_flags() -> None:
-    """Flags may stand anywhere among the overrides, and a wrong one gets a line as every mistake does."""
-    parser = get_args_parser()
-    parser.prog = "python -m gptx.run"
-    parser.error = partial(Parser.error, parser)  # type: ignore[method-assign, arg-type]
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word.startswith("~") or ("=" in word and word[0] != "-"))
-    for word in parser.parse_args(sys.argv[1:]).overrides:
-        check_choice(word, sys.argv[1:])
-
-
-def _fail(text: str, code: int) -> NoReturn:
-    print(f"gptx: {text}", file=sys.stderr)
-    raise SystemExit(code)
-
-
-def _task(_: DictConfig) -> None:
-    """One run. Hydra's own composition is not used: ours is checked."""
-    try:
-        words, of_hydra = HydraConfig.get().overrides.task, HydraConfig.get().overrides.hydra
-        cfg = compose(words)
-        allowed = ("dry_run", "hydra.launcher") if cfg.dry_run else ("dry_run",)  # it is checked for its machine
-        for word in filter(about_sweeps, (*words, *of_hydra)):
-            if not key_of(word).replace("/", ".").startswith(allowed):
-                raise ConfigError(f"{word} is about a sweep: give -m")
-        _say_what_is_left(cfg, words)
-        code = _dry(words) if cfg.dry_run else run(cfg)
-    except GptxError as error:  # not left to Hydra, which would add a line of its own
-        _fail(str(error), error.exit_code)
-    raise SystemExit(code)
-
-
-def _say_what_is_left(cfg: DictConfig, words: list[str]) -> None:
-    """A study brings them along, and each run of its sweep has them solved already."""
-    asked = {"match": cfg.variant.match != "none", "sweep.lr": cfg.sweep.lr, "sweep.halving": cfg.sweep.halving}
-    swept = [key for key in HydraConfig.get().sweeper.params if key not in map(key_of, words)]
-    left = [f"sweep of {' and '.join(swept)}"] * bool(swept) + [key for key, given in asked.items() if given]
-    if left and not cfg.runtime.brief:
-        print(f"gptx: this is one run, without the study's {', '.join(left)}, which is for -m", file=sys.stderr)
+def _task(cfg: DictConfig, overrides: list[str]) -> int:
+    return _dry(overrides) if cfg.dry_run else run(cfg)
 
 
 def _dry(words: list[str]) -> int:
@@ -268,4 +224,4 @@ def _summary(cfg: DictConfig, folder: RunFolder, how: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

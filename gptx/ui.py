@@ -3,9 +3,10 @@
 import argparse
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from gptx.cli import Parser
+from gptx.cli import Parser, default_sigint, exit_code
 from gptx.errors import GptxError, RunFailed
 from gptx.runs import journal
 from gptx.tracking.store import Store, store_uri
@@ -36,10 +37,24 @@ def run(args: argparse.Namespace) -> None:
         raise RunFailed(f"the MLflow server ended with code {server.wait()}")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code, 0 after Ctrl-C."""
+    default_sigint()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    return exit_code(lambda: _until_interrupted(_parser().parse_args(argv)))
+
+
+def _until_interrupted(args: argparse.Namespace) -> None:
+    try:
+        run(args)
+    except KeyboardInterrupt:
+        print()
+
+
+def _parser() -> Parser:
     parser = Parser(
-        prog="python -m gptx.ui",
-        description="Show all runs in MLflow: a sorted table of the variants, and configured charts. "
+        "gptx ui",
+        description="Show all runs in MLflow: a sorted table of the variants, and configured charts.\n"
         "Runs that are missing in MLflow are sent first.",
     )
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="default: outputs")
@@ -47,16 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=5000, help="default: 5000, or the next free one")
     parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
     parser.add_argument("--no-sync", action="store_true", help="do not send runs first")
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it otherwise
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        run(parser.parse_args(argv))
-    except GptxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print()
-    return 0
+    return parser
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from gptx.cli import Parser
+from gptx.cli import Parser, exit_code
 from gptx.config.axes import interacting_axes, model_axes
 from gptx.config.compose import compose
 from gptx.config.instantiate import part
 from gptx.config.overrides import conf_dir, options
-from gptx.errors import ConfigError, GptxError
+from gptx.errors import ConfigError
 from gptx.kernel.base import Kernel
 from gptx.model.build import build
 from gptx.model.cost import Cost, cost
@@ -33,9 +33,9 @@ from gptx.model.gpt import GPT
 VOCAB = 257  # of the default tokenizer
 HEAD = ("variant", "what it is", "parameters", "KV bytes", "refuses")
 EXAMPLES = """examples:
-  python -m gptx.variants                    the default model
-  python -m gptx.variants model=gpt2         another one
-  python -m gptx.variants --markdown         the README's table
+  gptx variants                    the default model
+  gptx variants model=gpt2         another one
+  gptx variants --markdown         the README's table
 """
 
 
@@ -58,26 +58,23 @@ class Row:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 2 after one line on stderr."""
-    try:
-        args = _parser().parse_args(argv)
-        rows = list(table(args.overrides))
-    except GptxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    """Run the command; returns the exit code."""
+    return exit_code(lambda: _show_table(_parser().parse_args(argv)))
+
+
+def _parser() -> Parser:
+    parser = Parser("gptx variants", description=__doc__, epilog=EXAMPLES)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="another model than the default one")
+    parser.add_argument("--markdown", action="store_true", help="print a markdown table")
+    return parser
+
+
+def _show_table(args: argparse.Namespace) -> None:
+    rows = list(table(args.overrides))
     if args.markdown:
         print(_markdown(rows))
     else:
         _show(rows)
-    return 0
-
-
-def _parser() -> Parser:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = Parser("python -m gptx.variants", description=__doc__, epilog=EXAMPLES, formatter_class=raw)
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="another model than the default one")
-    parser.add_argument("--markdown", action="store_true", help="print a markdown table")
-    return parser
 
 
 def table(overrides: Sequence[str] = ()) -> Iterator[Row]:

@@ -13,7 +13,7 @@ import pandas as pd
 from rich.console import Console, Group
 from rich.measure import Measurement
 
-from gptx.cli import Parser
+from gptx.cli import Parser, exit_code
 from gptx.compare import comparability, render
 from gptx.compare.table import counts, summarise, table
 from gptx.errors import GptxError
@@ -21,17 +21,12 @@ from gptx.runs import journal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 2 after one line on stderr."""
-    try:
-        _compare(_parser().parse_args(argv))
-    except GptxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    """Run the command; returns the exit code."""
+    return exit_code(lambda: _compare(_parser().parse_args(argv)))
 
 
 def _parser() -> Parser:
-    parser = Parser("python -m gptx.compare", description=__doc__, allow_abbrev=False)
+    parser = Parser("gptx compare", description=__doc__)
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="run folders or folders above (outputs)")
     parser.add_argument("--study", metavar="NAME", help="only the runs of this study")
     parser.add_argument("--sort", metavar="COLUMN", default="val_bpb", help="best first by this column (val_bpb)")

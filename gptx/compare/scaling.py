@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser("python -m gptx.compare.scaling", description=__doc__, allow_abbrev=False)
+    parser = Parser("python -m gptx.compare.scaling", description=__doc__)
     parser.add_argument(
         "path",
         nargs="?",

@@ -19,7 +19,7 @@ import numpy as np
 
 from gptx.data.base import Corpus
 from gptx.data.split import SIDES, Room
-from gptx.errors import DataError, NotTokenised
+from gptx.errors import DataError, GptxError, NotTokenised
 from gptx.runs.digest import digest, file_hash
 from gptx.tokenizer.base import Tokenizer, load
 
@@ -140,7 +140,7 @@ def _open(home: Path) -> Tokens | None:
         if [len(tokens) for tokens in maps] != [meta["train_tokens"], meta["val_tokens"]]:
             return None
         return Tokens(maps[0], maps[1], load(home / "tokenizer.json"), meta)
-    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError):
+    except (GptxError, OSError, ValueError, KeyError, TypeError, ImportError, AttributeError):
         return None
 
 

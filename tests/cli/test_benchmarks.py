@@ -39,12 +39,12 @@ def test_times_the_real_step_of_every_arm(tmp_path: Path) -> None:
         (["--peer", "mingpt=."], "nanogpt=PATH"),
         (["--shape", "huge"], "'nano', 'small', 'gpt2', 'gpt2_4'"),
         (["--rounds", "0"], "at least 1 round"),
-        (["--json", "/nowhere/a.json"], "no folder /nowhere"),
+        (["--json", "/nowhere/a.json"], "folder /nowhere does not exist"),
     ],
 )
 def test_a_mistake_gets_one_clear_line(arguments: list[str], said: str) -> None:
     done = bench(*arguments)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("gptx: ") and done.stderr.count("\n") == 1
     assert said in done.stderr

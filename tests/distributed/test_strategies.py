@@ -95,12 +95,12 @@ def test_a_few_kills_lose_nothing(tmp_path: Path) -> None:
     [
         ("strategies", ["--steps", "0"], "expected at least 1"),
         ("strategies", ["--strategy", "dpp"], "'ddp'"),
-        ("strategies", ["--json", "/nowhere/a.json"], "no folder /nowhere"),
+        ("strategies", ["--json", "/nowhere/a.json"], "folder /nowhere does not exist"),
         ("faults", ["--kills", "0"], "expected at least 1"),
-        ("faults", ["--json", "/nowhere/a.json"], "no folder /nowhere"),
+        ("faults", ["--json", "/nowhere/a.json"], "folder /nowhere does not exist"),
     ],
 )
 def test_a_mistake_gets_one_clear_line(name: str, arguments: list[str], said: str) -> None:
     done = bench(name, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and said in done.stderr
+    assert done.stderr.startswith("gptx: ") and done.stderr.count("\n") == 1 and said in done.stderr

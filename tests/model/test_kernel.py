@@ -562,9 +562,9 @@ def test_on_cuda_equals_the_reference(
     [
         ("kernels", ["--rounds", "0"], "at least 1"),
         ("kernels", ["--kernel", "fast"], "'reference', 'sdpa', 'banded', 'flex', 'flash'"),
-        ("kernels", ["--json", "/nowhere/a.json"], "no folder /nowhere"),
+        ("kernels", ["--json", "/nowhere/a.json"], "folder /nowhere does not exist"),
         ("window", ["--longest", "100"], "512"),
-        ("window", ["--json", "/nowhere/a.json"], "no folder /nowhere"),
+        ("window", ["--json", "/nowhere/a.json"], "folder /nowhere does not exist"),
         ("window", ["--dtype", "fp8"], "--help"),
     ],
 )
@@ -574,7 +574,7 @@ def test_a_wrong_flag_gets_one_line(
     main = importlib.import_module(f"benchmarks.{module}").main
     assert main(arguments) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and said in err
+    assert out == "" and err.startswith("gptx: ") and err.count("\n") == 1 and said in err
 
 
 @pytest.mark.slow

@@ -38,6 +38,7 @@ from proofs import (
 from torch import Tensor
 
 from gptx.config.instantiate import part
+from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
 from gptx.geometry.visibility import Where, visible
 from gptx.model.build import build
@@ -85,7 +86,7 @@ def test_any_size_of_any_combination_stands_the_proofs(data: st.DataObject) -> N
             cfg.window[key] = draw(st.integers(1, 8), label=key)
     try:
         model = build(cfg, VOCAB)
-    except ValueError as error:
+    except ConfigError as error:
         assert "\n" not in str(error) and len(str(error)) > 20, "refused in one line"
         assume(False)
     randomise(model, draw(st.integers(0, 99), label="seed"))

@@ -189,7 +189,7 @@ def test_what_is_about_sweeps_is_refused_without_one(gptx: Gptx, word: str) -> N
     more = ["hydra/sweeper=optuna"] * word.startswith("hydra.sweeper")
     done = gptx(word, *more)
     assert done.code == 2
-    assert f"{word} is about a sweep: give -m" in done.err and done.err.count("\n") == 1
+    assert f"{word} is an option of a sweep: give -m" in done.err and done.err.count("\n") == 1
     assert not gptx.outputs.exists()
 
 
@@ -197,12 +197,12 @@ def test_one_run_of_a_study_says_so_and_may_be_tried_out_for_a_cluster(gptx: Gpt
     slurm = ["hydra/launcher=slurm", "hydra.launcher.device=cpu", "dry_run=true"]
     done = gptx("experiment=smoke/pos_ablation", "pos=none", *slurm)
     assert done.code == 0 and "1 combination: 1 to run" in done.out
-    assert done.err == "gptx: this is one run, without the study's sweep of seed, which is for -m\n"
+    assert done.err == "gptx: this is one run, without the study's sweep of seed: -m or gptx sweep runs the study\n"
     (gptx.cwd / "own" / "experiment").mkdir(parents=True)
     (gptx.cwd / "own" / "experiment" / "halves.yaml").write_text("# @package _global_\nsweep: {halving: true}\n")
     done = gptx("--config-dir=own", "experiment=halves", "dry_run=true")
     assert done.code == 0 and "1 combination: 1 to run" in done.out
-    assert done.err == "gptx: this is one run, without the study's sweep.halving, which is for -m\n"
+    assert done.err == "gptx: this is one run, without the study's sweep.halving: -m or gptx sweep runs the study\n"
 
 
 # ------------------------------------------------------------------------------------------------- runs
