@@ -99,9 +99,9 @@ def _bench(args: argparse.Namespace) -> None:
     cells = [_cell(row, args, device) for row in track(rows, "measuring", console=Console(stderr=True), transient=True)]
     cells = [cell for cell in cells if cell.ms]
     machine = hardware(device)
-    _show(cells, f"{machine['name']}, torch {torch.__version__}, best of {args.rounds}")
+    _show(cells, f"{machine.name}, torch {torch.__version__}, best of {args.rounds}")
     if args.json:
-        told = {"hardware": machine, "torch": torch.__version__, "cells": [asdict(cell) for cell in cells]}
+        told = {"hardware": asdict(machine), "torch": torch.__version__, "cells": [asdict(cell) for cell in cells]}
         args.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     if args.fit:
         _fit(cells, args, device)

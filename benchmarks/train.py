@@ -121,12 +121,12 @@ def _bench(args: argparse.Namespace) -> None:
         for name in args.shape:
             with tempfile.TemporaryDirectory() as folder:
                 timings += _shape(name, args, Path(folder), status.update)
-    threads = f", {device['cores']} threads" if device["device"] == "cpu" else ""
-    where = f"{device['name']}{threads}, torch {torch.__version__}, {args.rounds} rounds"
+    threads = f", {device.cores} threads" if device.device == "cpu" else ""
+    where = f"{device.name}{threads}, torch {torch.__version__}, {args.rounds} rounds"
     print(_markdown(timings, where, args.peer)) if args.markdown else _show(timings, where, args.peer)
     if args.json:
         rows = [asdict(timing) | {"median": timing.median, "ratio": timing.ratio} for timing in timings]
-        told = {"hardware": device, "torch": torch.__version__, "rounds": args.rounds, "timings": rows}
+        told = {"hardware": asdict(device), "torch": torch.__version__, "rounds": args.rounds, "timings": rows}
         args.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 

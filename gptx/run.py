@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -22,8 +22,10 @@ from gptx.config.overrides import about_sweeps
 from gptx.errors import GptxError, Interrupted, RunFailed, reason
 from gptx.processes.signals import block_warning_signals, stop_exit_code
 from gptx.runs import checkpoint_files
+from gptx.runs.facts import RunFacts
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
+from gptx.runs.records import EndReason
 from gptx.tracking.follower import Follower
 from gptx.training.location import Location, locate
 from gptx.training.preflight import preflight
@@ -86,7 +88,7 @@ def run(cfg: DictConfig) -> int:
             _summary(cfg, location.existing, "finished already")
             _say_of_other_code(location.existing)
         return 0
-    strategy, facts = preflight(cfg)
+    ready = preflight(cfg)
     if _rank() > 0:  # another worker of torchrun: the first keeps the books
         _as_rank(cfg, folder)
         return 0
@@ -95,10 +97,10 @@ def run(cfg: DictConfig) -> int:
         if folder.finished() and not cfg.force:  # by another command, while this one was getting ready
             _summary(cfg, folder, "finished already")
             return 0
-        begin(cfg, folder, location.identity, facts, _set_aside(cfg, location))
+        begin(cfg, folder, location.identity, ready.facts, _set_aside(cfg, location))
         follower = Follower.start([folder.path], plain_dict(cfg)["tracking"], Path(cfg.paths.outputs))
         try:
-            code = _train(cfg, folder, strategy, facts)
+            code = _train(cfg, folder, ready.strategy, ready.facts)
         finally:
             warning = follower.finish() if follower else None
     if warning:
@@ -147,7 +149,7 @@ def _rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def _train(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: dict[str, Any]) -> int:
+def _train(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: RunFacts) -> int:
     """Train in this process or in workers; whatever happens, the journal says how it ended."""
     from gptx.training.session import fit
 
@@ -165,16 +167,17 @@ def _train(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: dict
         if folder.finished():  # by the first worker; another one was lost after that
             return 0
         with contextlib.suppress(GptxError, OSError):  # on a full disk: the journal then has no end, and that says it
-            folder.end("failed", error=str(error).splitlines()[-1])  # of a worker's traceback: what was raised
+            folder.end(EndReason.ERROR, error=str(error).splitlines()[-1])  # of a worker's traceback: what was raised
         raise
     except Exception as error:
-        folder.end("failed", error=reason(error))
+        folder.end(EndReason.ERROR, error=reason(error))
         traceback.print_exc()
         return 1
     if folder.finished():  # a signal in the last moment comes too late
         return 0
-    folder.end("interrupted")
-    if until(cfg) and checkpoint_files.newest(folder.checkpoints) >= until(cfg):
+    stopped = bool(until(cfg)) and checkpoint_files.newest(folder.checkpoints) >= until(cfg)
+    folder.end(EndReason.UNTIL if stopped else EndReason.SIGNAL)
+    if stopped:
         print(f"stopped at step {until(cfg)}, as runtime.until asks; without it the same command goes on")
         return 0
     print(f"gptx: interrupted; the same command goes on from the last checkpoint in {folder.path}", file=sys.stderr)
@@ -194,14 +197,14 @@ def until(cfg: DictConfig) -> int:
     return int(cfg.runtime.until) if cfg.runtime.until < cfg.trainer.max_steps else 0
 
 
-def _in_workers(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: dict[str, Any]) -> int:
+def _in_workers(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: RunFacts) -> int:
     """Train in workers, started again from the last checkpoint when one is lost; returns the signal that stopped them,
     or 0."""
     from gptx.hardware.device import threads
     from gptx.processes import workers
     from gptx.training.session import worker
 
-    processes = facts["processes"]
+    processes = facts.processes
     for left in reversed(range(strategy.restarts + 1)):
         args = (plain_dict(cfg), str(folder.path), until(cfg))
         try:

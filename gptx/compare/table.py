@@ -17,6 +17,7 @@ import pandas as pd
 from gptx.config.axes import run_name_axes
 from gptx.config.identity import NOT_RESULT, result_keys
 from gptx.runs import journal
+from gptx.runs.records import EndRecord, MetricsRecord, Result, RunStatus, StartRecord, read_result, result_of
 
 Row = dict[str, Any]
 
@@ -46,6 +47,7 @@ METRICS = (
 _SEEDS = {"seed", "data_seed"}
 CURVES = {"val_loss": "val/loss", "val_bpb": "val/bpb", "val_accuracy": "val/accuracy"}
 CURVES |= {"val_perplexity": "val/perplexity", "train_loss": "train/loss", "tokens_per_s": "perf/tokens_per_s"}
+_NOTHING = Result(status=RunStatus.KILLED)  # of a folder without readable files
 _FACTS = ("uid", "identity", "name", "study", "corpus_hash", "tokenizer_hash", "dtype")
 _COLUMNS = ["run", "status", "problem", "written", *_FACTS, "seed", "data_seed", "steps", "tokens"]
 _COLUMNS += ["hardware", "device", "code", "variant", "config", *(m.key for m in METRICS)]
@@ -65,32 +67,28 @@ def table(run_dirs: Iterable[Path]) -> pd.DataFrame:
 
 def _row(folder: Path) -> Row:
     status, result, problem = _result(folder)
-    config, hardware = _dict(result.get("config")), _dict(result.get("hardware"))
-    kept = {
-        key: value for key, value in result_keys(config, _dict(result.get("revisions"))).items() if key not in _SEEDS
-    }
-    if origin := _dict(result.get("origin")):
-        kept["resume_from"] = f"{origin.get('identity')}@{origin.get('step')}"
+    config, hardware = result.config, result.hardware
+    kept = {key: value for key, value in result_keys(config, result.revisions).items() if key not in _SEEDS}
+    if source := result.resume_source:
+        kept["resume_from"] = f"{source.identity}@{source.step}"
     row: Row = {"run": str(folder), "status": status, "problem": problem, "written": _written(folder), "config": kept}
-    row |= {key: str(result.get(key) or "") for key in _FACTS}
-    row["seed"] = _whole(result.get("seed"), _whole(config.get("seed"), 0))
+    row |= {key: str(getattr(result, key) or "") for key in _FACTS}
+    row["seed"] = _whole(result.seed, _whole(config.get("seed"), 0))
     row["data_seed"] = _whole(config.get("data_seed"), row["seed"])
-    row |= {key: _number(result.get(key)) for key in ("steps", "tokens", *(m.key for m in METRICS))}
-    row |= {"device": str(hardware.get("device") or ""), "code": _dict(result.get("code"))}
-    cores = hardware.get("cores")
-    row["hardware"] = ", ".join(str(x) for x in (row["device"], hardware.get("cpu"), cores and f"{cores} cores") if x)
-    row["variant"] = {k: str(v) for k, v in _dict(result.get("variant")).items() if k not in NOT_RESULT}
+    row |= {key: _number(getattr(result, key)) for key in ("steps", "tokens", *(m.key for m in METRICS))}
+    row |= {"device": hardware.device, "code": result.code}
+    cores = f"{hardware.cores} cores" if hardware.cores else ""
+    row["hardware"] = ", ".join(filter(None, (hardware.device, hardware.cpu, cores)))
+    row["variant"] = {k: str(v) for k, v in result.variant.items() if k not in NOT_RESULT}
     return row
 
 
-def _result(folder: Path) -> tuple[str, Row, str]:
+def _result(folder: Path) -> tuple[str, Result, str]:
     """Status, result, problem. A finished result.json is final; else the journal tells how things stand."""
     problem = ""
     try:
-        result = json.loads((folder / "result.json").read_bytes())
-        if not isinstance(result, dict) or "status" not in result:
-            raise ValueError("no status in it")
-        if result["status"] == "finished":
+        result = read_result(folder / "result.json")
+        if result.status == RunStatus.FINISHED:
             return "finished", result, ""
     except FileNotFoundError:
         pass
@@ -99,28 +97,31 @@ def _result(folder: Path) -> tuple[str, Row, str]:
     try:
         status, result = _journaled(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return "damaged", {}, f"{folder / journal.NAME} is damaged ({error}): skipped"
+        return "damaged", _NOTHING, f"{folder / journal.NAME} is damaged ({error}): skipped"
     if problem:
         status = "finished" if status == "finished" else "damaged"
         problem += ": its figures are taken from the journal" if status == "finished" else ": skipped"
     return status, result, problem
 
 
-def _journaled(folder: Path) -> tuple[str, Row]:
+def _journaled(folder: Path) -> tuple[str, Result]:
     """What the journal knows: the result in its end record, else start and last point of each curve."""
-    result: Row = {}
+    start: StartRecord | None = None
     values: Row = {}
+    steps = 0
     for record in journal.read(folder):
-        if record["kind"] == "start":
-            result = {**record, **_dict(record.get("data"))}
-        elif record["kind"] == "metrics":
-            values |= record["values"]
-            result["steps"] = record["step"]
-        elif record["kind"] == "end" and record["status"] == "finished":
-            return "finished", {**result, **_dict(record.get("result"))}
-    if not result:
-        return "missing", {}
-    return journal.status(folder), result | {key: values.get(name) for key, name in CURVES.items()}
+        if isinstance(record, StartRecord):
+            start = record
+        elif isinstance(record, MetricsRecord):
+            values |= record.values
+            steps = record.step
+        elif isinstance(record, EndRecord) and record.status == RunStatus.FINISHED and record.result:
+            return "finished", record.result
+    if start is None:
+        return "missing", _NOTHING
+    curves = {key: values.get(name) for key, name in CURVES.items()}
+    status = journal.status(folder)
+    return status, result_of(start, status=status, steps=steps, **curves)
 
 
 def summarise(frame: pd.DataFrame, *, all_keys: bool = False, include_unfinished: bool = False) -> pd.DataFrame:
@@ -230,10 +231,6 @@ def counts(frame: pd.DataFrame) -> dict[str, int]:
 
 def _frozen(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
-
-
-def _dict(value: Any) -> Row:
-    return value if isinstance(value, dict) else {}
 
 
 def _number(value: Any) -> float:

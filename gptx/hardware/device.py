@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from gptx.errors import ConfigError
+from gptx.runs.facts import Hardware
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,13 @@ def _mallopt(**options: int) -> None:
             ctypes.CDLL(None).mallopt(numbers[name], value)
 
 
-def hardware(device: torch.device, there: Machine | None = None) -> dict[str, Any]:
-    """What the result says it ran on. What is not known of a machine over ``there`` is empty or 0."""
+def hardware(device: torch.device, there: Machine | None = None) -> Hardware:
+    """The machine that a run is on, or will be on (``there``: what is not known of it is empty or 0)."""
     if there:
-        return {"device": device.type, "name": "", "cpu": "", "cores": there.cores, "memory_bytes": 0}
+        return Hardware(device=device.type, cores=there.cores)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"device": device.type, "name": name, "cpu": _cpu_name(), "cores": cores(), "memory_bytes": memory}
+    return Hardware(device=device.type, name=name, cpu=_cpu_name(), cores=cores(), memory_bytes=memory)
 
 
 def _cpu_name() -> str:

@@ -18,6 +18,8 @@ from rich.text import Text
 from gptx import cli
 from gptx.errors import GptxError, RunFailed
 from gptx.runs import journal
+from gptx.runs.folder import RunFolder
+from gptx.runs.json_log import JsonLog
 from gptx.sweep.execute import slurm_cluster
 from gptx.sweep.execute.slurm_jobs import jobs_of
 from gptx.sweep.state.folder import FOLDER, Sweep, sweeps
@@ -166,8 +168,8 @@ def _collect(sweep: Sweep) -> int:
 
 def _uri(folder: Path) -> str | None:
     """The store that a run's config names; None: it is not tracked."""
-    start = next((record for record in journal.read(folder) if record["kind"] == "start"), {})
-    tracking = start.get("config", {}).get("tracking", {})
+    start = RunFolder(folder).start_record()
+    tracking = start.config.get("tracking", {}) if start else {}
     return str(tracking.get("uri", "")) if tracking.get("enabled") else None
 
 
@@ -179,7 +181,7 @@ def _cancel(sweep: Sweep) -> int:
     jobs = [one.job for one in standings(sweep) if one.open and one.job] if jobs_of(sweep) else []
     slurm_cluster.cancel(jobs)
     if jobs:
-        with journal.Journal(sweep.path, shared=bool(holder)) as book:
+        with JsonLog(sweep.path, shared=bool(holder)) as book:
             book.write("cancelled", jobs=jobs)
     if not jobs and not holder:
         print(f"{sweep.name}: nothing waits or runs")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from gptx.errors import ConfigError
-from gptx.runs.journal import Journal
+from gptx.runs.json_log import JsonLog
 from gptx.sweep.base import SweeperBase
 from gptx.sweep.closing import close, following
 from gptx.sweep.execute.launcher import Launcher, make
@@ -72,7 +72,7 @@ class GridSweeper(SweeperBase):
         return close(finished, cells, outcome.failed, outcome.dropped)
 
     def _train(
-        self, cells: list[Cell], options: DictConfig, launcher: Launcher, journal: Journal, seconds: float
+        self, cells: list[Cell], options: DictConfig, launcher: Launcher, journal: JsonLog, seconds: float
     ) -> _Outcome:
         able = [cell for cell in cells if not cell.rejection]
         to_run = [cell for cell in able if not cell.done]
@@ -92,7 +92,7 @@ class GridSweeper(SweeperBase):
         return _Outcome({task.title: why for task, why in failed.items()}, halving.dropped() if halving else {})
 
     def _halving(
-        self, cells: list[Cell], options: DictConfig, launcher: Launcher, journal: Journal
+        self, cells: list[Cell], options: DictConfig, launcher: Launcher, journal: JsonLog
     ) -> HalvingSource | None:
         if not options.sweep.halving:
             return None

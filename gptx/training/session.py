@@ -16,6 +16,7 @@ from gptx.processes.signals import record_stop_signals
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
+from gptx.runs.records import EndReason, Measurements, SampleRecord
 from gptx.strategy.base import Strategy
 from gptx.training.progress import Bar
 from gptx.training.trainer import Trainer
@@ -53,22 +54,25 @@ def _finish(trainer: Trainer) -> None:
     if trainer.book is None:
         return
     sample = _sample(trainer, trainer.book, weights) if weights else ""
-    rows = [r["values"] for r in journal.read(trainer.folder.path) if r["kind"] == "metrics"]
+    rows = [record.values for record in journal.metrics(trainer.folder.path)]
     speeds = [values["perf/tokens_per_s"] for values in rows if "perf/tokens_per_s" in values]
     train = [values["train/loss"] for values in rows if "train/loss" in values]
-    trainer.folder.end(
-        "finished",
-        {
-            **{f"val_{k}": trainer.best[f"val/{k}"] for k in ("loss", "bpb", "accuracy", "perplexity")},
-            "best_step": trainer.best["step"],
-            "train_loss": train[-1] if train else None,
-            "tokens_per_s": statistics.median(speeds),
-            "peak_memory_bytes": trainer.peak,
-            "steps": trainer.now,
-            "tokens": trainer.trained(),
-            "sample": sample,
-        },
+    best = trainer.best
+    measured = Measurements(
+        val_loss=best["val/loss"],
+        val_bpb=best["val/bpb"],
+        val_accuracy=best["val/accuracy"],
+        val_perplexity=best["val/perplexity"],
+        best_step=int(best["step"]),
+        train_loss=train[-1] if train else None,
+        tokens_per_s=statistics.median(speeds),
+        peak_memory_bytes=trainer.peak,
+        steps=trainer.now,
+        tokens=trainer.trained(),
+        sample=sample,
     )
+    completed = trainer.now >= trainer.cfg.trainer.max_steps
+    trainer.folder.end(EndReason.COMPLETED if completed else EndReason.EARLY_STOPPED, measured)
 
 
 def _sample(trainer: Trainer, book: Journal, weights: dict[str, Tensor]) -> str:
@@ -81,5 +85,5 @@ def _sample(trainer: Trainer, book: Journal, weights: dict[str, Tensor]) -> str:
     samples = trainer.folder.path / "samples"
     samples.mkdir(exist_ok=True)
     (samples / f"step-{trainer.now:08d}.txt").write_text(text)
-    book.write("sample", step=trainer.now, text=text)
+    book.write(SampleRecord(step=trainer.now, text=text))
     return text

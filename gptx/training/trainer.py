@@ -25,6 +25,7 @@ from gptx.optim.update import decay_groups, update
 from gptx.runs.checkpoint_files import steps
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
+from gptx.runs.records import MetricsRecord
 from gptx.runs.resume_source import checkpoint_of
 from gptx.strategy.base import Batch, Strategy
 from gptx.strategy.batch_plan import BatchPlan
@@ -119,7 +120,7 @@ class Trainer:
                 if validate:
                     values |= self._validate(bar)
                 if self.book:
-                    self.book.write("metrics", step=self.now, values=values, batch=f"{self.seen:08x}")
+                    self.book.write(MetricsRecord(step=self.now, values=values, batch_checksum=f"{self.seen:08x}"))
                     self.seen = 0
             halt = (log or self.now % self.ask_every == 0) and self.strategy.largest(bool(stop)) > 0
             if validate or halt or self.now == end:
@@ -202,9 +203,10 @@ class Trainer:
     def _resume(self) -> None:
         """From the run's last checkpoint, else from the one of another run that it begins with."""
         saved = steps(self.folder.checkpoints)
-        origin = None if saved else (self.folder.start_record() or {}).get("origin")
+        start = self.folder.start_record()
+        origin = None if saved or start is None else start.resume_source
         if origin:
-            saved = [checkpoint_of(self.cfg.resume_from, origin["step"])]
+            saved = [checkpoint_of(self.cfg.resume_from, origin.step)]
         if saved:
             facts = checkpoint.load(saved[-1], self.model, self.optim)
             self.now, self.before, self.seen = facts["step"], (facts["step"], facts["tokens"]), facts["batch"]

@@ -76,7 +76,7 @@ def test_the_result_has_every_figure(trained: Trained) -> None:
 
 
 def test_the_journal_tells_every_step(trained: Trained) -> None:
-    kinds = [record["kind"] for record in journal.read(trained.folder)]
+    kinds = [record.kind for record in journal.read(trained.folder)]
     assert (kinds[0], kinds[-1]) == ("start", "end")
     keys = {"train/loss", "train/lr", "train/grad_norm"}
     assert [record["step"] for record in records(trained.folder, "metrics")] == list(range(1, 31))
@@ -414,7 +414,7 @@ def test_a_users_code_that_was_changed_is_told_of(gptx: Gptx) -> None:
     preview = gptx("-m", *words, "seed=0,1,2", "dry_run=true")
     assert "2 runs used an earlier version of your code (edited): force=true starts them again" in preview.out
     on = gptx(*words, "seed=1")
-    told = "goes on with other code than it began with (edited): force=true begins afresh"
+    told = "source hash changed since the run started (edited): force=true starts it again from step 0"
     assert f"gptx: {told}\n" in on.err
     [begun] = [folder for folder in gptx.folders() if "·s1-" in folder.name]
     assert [record["text"] for record in records(begun, "event")] == [told]

@@ -149,7 +149,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def check(arm: Arm, tokens: Path) -> None:
     cfg = arm.cfg.copy()
     cfg.paths.data = str(tokens)
-    assert preflight(cfg)[1]["n_params"] == arm.cost.n_params
+    assert preflight(cfg).facts.n_params == arm.cost.n_params
 
 
 @pytest.mark.parametrize("name", SMALL)

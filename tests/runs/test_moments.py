@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from fake_runs import make_run, result
+from fake_runs import end_record, make_run, result
 from omegaconf import OmegaConf
 
 from gptx.config import overrides
@@ -14,8 +14,11 @@ from gptx.config.overrides import check_choice
 from gptx.errors import ConfigError
 from gptx.processes.workers import WorkerFailure, WorkerLost, _root_cause
 from gptx.runs import checkpoint_files, journal, provenance, resume_source
+from gptx.runs.files import no_space
 from gptx.runs.folder import RunFolder, held
 from gptx.runs.journal import Journal
+from gptx.runs.json_log import JsonLog
+from gptx.runs.records import write_result
 from gptx.sweep.execute.launcher import End, Task
 from gptx.sweep.execute.watchdog import Watched
 from gptx.sweep.state.dashboard import Board
@@ -25,9 +28,9 @@ from gptx.sweep.state.status import standings
 
 def finish(folder: Path) -> None:
     """As a run does before it lets go of its lock."""
-    with Journal(folder) as book:
-        book.write("end", status="finished", step=20, error=None, result=result(2.0))
-    (folder / "result.json").write_text(json.dumps({"status": "finished", **result(2.0)}))
+    with Journal(folder) as journal:
+        journal.write(end_record("finished", 20, result(2.0)))
+    write_result(folder / "result.json", result(2.0))
 
 
 @pytest.fixture
@@ -88,7 +91,7 @@ def test_a_line_that_another_one_is_writing_is_not_cut(tmp_path: Path) -> None:
     path = tmp_path / journal.NAME
     for shared, left in ((True, b'{"t": 1, "ki'), (False, b"")):
         path.write_bytes(b'{"t": 1, "ki')
-        with Journal(tmp_path, shared=shared):
+        with JsonLog(tmp_path, shared=shared):
             assert path.read_bytes() == left
 
 
@@ -159,7 +162,7 @@ def test_where_a_run_stands_is_told_when_it_has_ended(tmp_path: Path) -> None:
 
 def test_what_is_gone_is_no_error_of_its_own(tmp_path: Path) -> None:
     """A folder that somebody has removed, a disk that is away, an editor's lock beside a module."""
-    assert checkpoint_files.no_space(tmp_path / "gone") == ""
+    assert no_space(tmp_path / "gone") == ""
     folder = make_run(tmp_path, end=None)
     (folder / "checkpoints" / checkpoint_files.step_name(10)).symlink_to(tmp_path / "away")
     with pytest.raises(ConfigError, match="none of its checkpoints is whole"):

@@ -17,9 +17,11 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from gptx.errors import ConfigError
-from gptx.runs import journal
+from gptx.runs import json_log
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
+from gptx.runs.json_log import JsonLog
+from gptx.runs.records import MetricsRecord
 from gptx.sweep.execute.launcher import End, Task
 from gptx.sweep.plan import preview
 from gptx.sweep.plan.cells import Cell
@@ -59,10 +61,10 @@ class SimulatedSweep:
     def command(self, found: list[Cell], ends: float = math.inf, factor: int = 2) -> HalvingSource:
         """Run the sweep; it is killed after so many runs have ended."""
         self.root.mkdir(exist_ok=True)
-        with Journal(self.root) as journal_file:
-            journal_file.write("begin", force=any(cell.cfg.force for cell in found))
-            records = [record for record in journal.read(self.root) if record["kind"] in ("begin", "rung")]
-            source = HalvingSource(found, ["brief"], factor, journal_file, records)
+        with JsonLog(self.root) as log:
+            log.write("begin", force=any(cell.cfg.force for cell in found))
+            records = [record for record in json_log.read(self.root) if record["kind"] in ("begin", "rung")]
+            source = HalvingSource(found, ["brief"], factor, log, records)
             while tasks := source.more(2):
                 for task in tasks:
                     if ends <= 0:
@@ -75,19 +77,19 @@ class SimulatedSweep:
     def train(self, task: Task) -> End:
         """Train a run from its newest step to the step that its task asks for."""
         task.folder.mkdir(parents=True, exist_ok=True)
-        with Journal(task.folder) as journal_file:
-            first, last = max(0, journal_file.last_step), until(task)
+        with Journal(task.folder) as log:
+            first, last = max(0, log.last_step), until(task)
             self.trained.append((task.title, first, last))
             if task.title in self.failing:
                 return End(task, "it broke", final=True)
             for step in range(first + EVERY, last + 1, EVERY):
-                journal_file.write("metrics", step=step, values={"val/bpb": self.loss(task.folder, step)})
+                log.write(MetricsRecord(step=step, values={"val/bpb": self.loss(task.folder, step)}))
         if last == STEPS:
             (task.folder / "result.json").write_text(json.dumps({"status": "finished"}))
         return End(task, "")
 
     def decisions(self) -> list[tuple[int, list[str]]]:
-        return [(r["step"], r["kept"]) for r in journal.read(self.root) if r["kind"] == "rung"]
+        return [(r["step"], r["kept"]) for r in json_log.read(self.root) if r["kind"] == "rung"]
 
     def spans(self) -> dict[int, set[str]]:
         """The arms that were trained up to each step."""
@@ -222,8 +224,8 @@ def test_diverged_arm_is_last(tmp_path: Path) -> None:
 def test_interrupted_runs_decide_nothing(tmp_path: Path) -> None:
     """After a signal the loop asks for no more tasks; an interrupted run has not failed."""
     found = cells(tmp_path, 4)
-    with Journal(tmp_path) as journal_file:
-        source = HalvingSource(found, [], 2, journal_file, [])
+    with JsonLog(tmp_path) as log:
+        source = HalvingSource(found, [], 2, log, [])
         for task in source.more(4):
             source.told(End(task, "interrupted"))
     assert SimulatedSweep(tmp_path).decisions() == []
@@ -252,8 +254,8 @@ def test_run_that_ended_early_counts_with_its_last_validation(tmp_path: Path) ->
     sweep, found = SimulatedSweep(tmp_path), cells(tmp_path, 2)
     early = tmp_path / "a0 seed=0"
     early.mkdir()
-    with Journal(early) as journal_file:
-        journal_file.write("metrics", step=EVERY, values={"val/bpb": 0.5})
+    with Journal(early) as log:
+        log.write(MetricsRecord(step=EVERY, values={"val/bpb": 0.5}))
     (early / "result.json").write_text('{"status": "finished"}')
     sweep.command(found)
     assert sweep.decisions() == [(400, ["a0"])]
@@ -263,8 +265,8 @@ def test_force_starts_afresh_once(tmp_path: Path) -> None:
     sweep = SimulatedSweep(tmp_path)
     sweep.command(cells(tmp_path, 2))
     given: list[tuple[bool, int]] = []
-    with Journal(tmp_path) as journal_file:
-        source = HalvingSource(cells(tmp_path, 2, force=True), [], 2, journal_file, journal.read(tmp_path))
+    with JsonLog(tmp_path) as log:
+        source = HalvingSource(cells(tmp_path, 2, force=True), [], 2, log, json_log.read(tmp_path))
         while tasks := source.more(2):
             for task in tasks:
                 given.append(("force=false" in task.words, until(task)))
@@ -288,10 +290,10 @@ def test_decisions_before_force_do_not_count(tmp_path: Path) -> None:
 
 def test_second_decision_without_promoted_arms_is_ignored(tmp_path: Path) -> None:
     losses = {f"a{arm}": None for arm in range(4)}
-    with Journal(tmp_path) as journal_file:
+    with JsonLog(tmp_path) as log:
         for step in (200, 400):
-            journal_file.write("rung", step=step, factor=2, losses=losses, kept=[])
-        source = HalvingSource(cells(tmp_path, 4), [], 2, journal_file, journal.read(tmp_path))
+            log.write("rung", step=step, factor=2, losses=losses, kept=[])
+        source = HalvingSource(cells(tmp_path, 4), [], 2, log, json_log.read(tmp_path))
     assert source.done and source.dropped()["a0 seed=0"] == "dropped at step 200: a run of this arm failed"
 
 
@@ -313,8 +315,8 @@ def test_rungs_of_typical_grids() -> None:
 
 def test_grids_that_cannot_be_halved(tmp_path: Path) -> None:
     def rejected(found: list[Cell], factor: int = 2) -> str:
-        with Journal(tmp_path) as journal_file, pytest.raises(ConfigError) as caught:
-            HalvingSource(found, [], factor, journal_file, [])
+        with JsonLog(tmp_path) as log, pytest.raises(ConfigError) as caught:
+            HalvingSource(found, [], factor, log, [])
         return str(caught.value)
 
     assert "sweep.factor=1: expected at least 2" in rejected(cells(tmp_path), 1)

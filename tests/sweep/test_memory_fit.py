@@ -91,8 +91,8 @@ def test_memory_estimate_is_near_what_is_measured(gptx: Gptx, case: str) -> None
     result = RunFolder(gptx.folder).result()
     assert result is not None
     cfg = OmegaConf.load(gptx.folder / "config.yaml")
-    guess = estimate(cfg, cfg.model.vocab_size or 257, "cpu", getattr(torch, result["dtype"]), 1)  # type: ignore[arg-type]
-    assert 0.8 < guess.total / result["peak_memory_bytes"] < 1.4
+    guess = estimate(cfg, cfg.model.vocab_size or 257, "cpu", getattr(torch, result.dtype), 1)  # type: ignore[arg-type]
+    assert 0.8 < guess.total / result.peak_memory_bytes < 1.4
 
 
 def test_machine_memory_is_plausible() -> None:

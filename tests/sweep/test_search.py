@@ -19,8 +19,10 @@ from optuna.trial import FrozenTrial
 
 from gptx.errors import ConfigError, Interrupted
 from gptx.runs import journal
-from gptx.runs.folder import RunFolder, write_json
+from gptx.runs.files import write_json
+from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
+from gptx.runs.records import EndRecord, MetricsRecord, RunStatus
 from gptx.sweep.execute.launcher import End, Launcher, Task
 from gptx.sweep.execute.loop import drive
 from gptx.sweep.plan.cells import Cell
@@ -157,11 +159,11 @@ class Pretended(Launcher):
             return End(task, "the kernel broke")
         with Journal(task.folder) as book:
             if task in self.stopped:
-                book.write("end", status="interrupted")
+                book.write(EndRecord(status=RunStatus.INTERRUPTED))
                 return End(task, "stopped")
             step = max(0, book.last_step) + EVERY
             loss = self.curve(values, step)
-            book.write("metrics", step=step, values={"val/loss": loss, "val/accuracy": -loss})
+            book.write(MetricsRecord(step=step, values={"val/loss": loss, "val/accuracy": -loss}))
         if step < STEPS:
             return None
         result = {"status": "finished", "val_loss": loss, "val_accuracy": -loss, "val_bpb": 2 * loss}

@@ -28,7 +28,7 @@ from gptx.errors import ConfigError
 from gptx.hardware.device import Machine
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
-from gptx.runs.journal import Journal
+from gptx.runs.json_log import JsonLog
 from gptx.runs.provenance import own_modules
 from gptx.sweep.execute import slurm_cluster
 from gptx.sweep.execute.launcher import Launcher, Task, make
@@ -314,10 +314,10 @@ def test_a_node_fails(gptx: Gptx, slurm: Cluster, reference: Callable[..., Path]
 def test_a_run_is_checked_for_the_nodes_where_this_machine_has_no_gpu(trained: Trained) -> None:
     node = Machine("cuda", per_node=4, cores=2)
     cfg = compose([*trained.gptx.tiny, "precision=auto", "device=auto", "strategy=ddp"])
-    _, facts = preflight(cfg, node)
-    assert (facts["processes"], facts["hardware"]["device"], facts["dtype"]) == (4, "cuda", "bfloat16")
+    facts = preflight(cfg, node).facts
+    assert (facts.processes, facts.hardware.device, facts.dtype) == (4, "cuda", "bfloat16")
     cfg = compose([*trained.gptx.tiny, "device=cuda", "strategy=ddp", "strategy.nproc=8"])
-    assert preflight(cfg, node)[1]["processes"] == 8  # on two nodes
+    assert preflight(cfg, node).facts.processes == 8  # on two nodes
     with pytest.raises(ConfigError, match=r"device=mps is not there: hydra\.launcher\.device=cuda has cuda, cpu"):
         preflight(compose([*trained.gptx.tiny, "device=mps"]), node)
     with pytest.raises(ConfigError, match="device=mps is not there: this machine has"):
@@ -435,7 +435,7 @@ def test_a_controller_that_is_away_ends_no_sweep(tmp_path: Path, monkeypatch: py
     assert isinstance(launcher, Slurm)
     launcher.open(Sweep(tmp_path, "it"), OmegaConf.create(), 1)
     launcher.sweep.path.mkdir(parents=True)
-    with Journal(launcher.sweep.path) as book:
+    with JsonLog(launcher.sweep.path) as book:
         book.write("submitted", jobs={"study/run": "7_0"})
     submitted: list[Task] = []
     monkeypatch.setattr(launcher, "_submit", lambda tasks, *shape: submitted.extend(tasks))

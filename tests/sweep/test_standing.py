@@ -1,7 +1,6 @@
 """What `python -m gptx.sweep` says of a sweep, from folders and journals as sweeps leave them."""
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,9 @@ from fake_runs import make_run, result, trained
 from rich.console import Console
 
 from gptx.compare import render
-from gptx.runs.folder import write_json
-from gptx.runs.journal import Journal
+from gptx.runs.files import write_json
+from gptx.runs.json_log import JsonLog
+from gptx.runs.records import RunStatus, write_result
 from gptx.sweep import __main__ as module
 from gptx.sweep.__main__ import main
 from gptx.sweep.state.folder import Sweep
@@ -24,7 +24,7 @@ def run(outputs: Path, at: int, end: str = "interrupted", bpb: float = 2.0) -> P
     """A run that stands at a step, or has finished there."""
     folder = make_run(outputs, steps=at, end=end, bpb=bpb)
     if end == "finished":
-        (folder / "result.json").write_text(json.dumps({"status": end, **result(bpb)}))
+        write_result(folder / "result.json", result(bpb, status=RunStatus(end)))
     return folder
 
 
@@ -40,7 +40,7 @@ def sweep(outputs: Path, cells: list[dict[str, Any]], *records: dict[str, Any], 
     write_json(
         found.path / "plan.json", {"command": "again", "kind": "grid", "launcher": "local", "cells": cells, **plan}
     )
-    with Journal(found.path) as book:
+    with JsonLog(found.path) as book:
         for record in records:
             book.write(**record)
     return found
@@ -92,7 +92,7 @@ def test_a_failure_is_no_leaving_out_and_its_arm_is_tried_again(tmp_path: Path) 
         ("failed", "out of memory"),
         ("left out", "dropped at step 5: a run of this arm failed"),
     ]
-    with Journal(found.path) as book:
+    with JsonLog(found.path) as book:
         book.write(**BEGIN)
     with trained(found.path):
         assert [state for state, _ in told(found)] == ["waiting"] * 3

@@ -6,6 +6,7 @@ import signal
 import subprocess
 from multiprocessing import Pipe
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import DEADLINE, OWN_CONF, Gptx, Terminal, equal_sweeps, history, once, records, same, send, until
@@ -45,7 +46,7 @@ def told(text: str) -> dict[str, str]:
     return {title.strip(): why.strip() for title, why in zip(lines[::2], lines[1::2], strict=True)}
 
 
-def book(gptx: Gptx, kind: str) -> list[journal.Record]:
+def book(gptx: Gptx, kind: str) -> list[dict[str, Any]]:
     """Of the only sweep there is."""
     [folder] = (gptx.outputs / ".sweeps").iterdir()
     return records(folder, kind)

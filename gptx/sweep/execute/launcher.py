@@ -50,7 +50,8 @@ class Task:
 
 def uid(folder: Path) -> str:
     """Of the run that lies there; "": none does."""
-    return str((RunFolder(folder).start_record() or {}).get("uid", ""))
+    start = RunFolder(folder).start_record()
+    return start.uid if start else ""
 
 
 def forced_once(words: Sequence[str], folder: Path, replaces: str) -> list[str]:

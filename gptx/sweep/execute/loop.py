@@ -5,7 +5,7 @@ from typing import Protocol
 
 from gptx.errors import Interrupted
 from gptx.processes.signals import record_stop_signals
-from gptx.runs.journal import Journal
+from gptx.runs.json_log import JsonLog
 from gptx.sweep.execute.launcher import End, Launcher, Task
 from gptx.sweep.state.dashboard import Board
 
@@ -48,7 +48,7 @@ class Listed:
         return []
 
 
-def drive(source: Source, launcher: Launcher, book: Journal, board: Board, retry: int) -> dict[Task, str]:
+def drive(source: Source, launcher: Launcher, book: JsonLog, board: Board, retry: int) -> dict[Task, str]:
     """Run all that the source has; returns why tasks failed.
 
     Raises:

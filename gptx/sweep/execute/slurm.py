@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from gptx.config.overrides import key_of
 from gptx.errors import ConfigError, RunFailed
 from gptx.hardware.device import Machine
-from gptx.runs.journal import Journal
+from gptx.runs.json_log import JsonLog
 from gptx.sweep.execute import slurm_cluster
 from gptx.sweep.execute.launcher import End, Launcher, Task, uid
 from gptx.sweep.execute.slurm_cluster import State
@@ -144,7 +144,7 @@ class Slurm(Launcher):
         except (FailedJobError, FailedSubmissionError) as error:
             raise ConfigError(f"sbatch refuses: {_said(str(error))}") from None
         print(f"job {submitted[0].job_id.split('_')[0]}: {len(tasks)} of {nodes} x {each} (nodes x processes)")
-        with Journal(self.sweep.path) as book:
+        with JsonLog(self.sweep.path) as book:
             book.write("submitted", jobs={run_of(t): job.job_id for t, job in zip(tasks, submitted, strict=True)})
         if not self.detached:
             self._jobs |= {job.job_id: task for task, job in zip(tasks, submitted, strict=True)}

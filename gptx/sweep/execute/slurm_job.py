@@ -18,7 +18,8 @@ from omegaconf import OmegaConf
 
 from gptx.processes.signals import STOP_SIGNALS, block_warning_signals
 from gptx.runs import journal
-from gptx.runs.folder import RunFolder, write_json
+from gptx.runs.files import write_json
+from gptx.runs.folder import RunFolder
 from gptx.sweep.execute import slurm_cluster
 from gptx.sweep.execute.launcher import End, Task, forced_once
 from gptx.sweep.execute.watchdog import LOG, Watched

@@ -8,7 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from gptx.config.overrides import conf_dir
-from gptx.runs.folder import write_json
+from gptx.runs.codec import to_json
+from gptx.runs.files import write_json
 from gptx.runs.provenance import COMMIT, git
 
 _PACKAGE = Path(__file__).parents[2]
@@ -31,7 +32,7 @@ def freeze(folder: Path, words: Sequence[str], modules: Mapping[str, str]) -> tu
     own = dict.fromkeys(value for flag, value in pairwise(words) if flag == "--config-dir")
     for number, given in enumerate(own):
         _copy(Path(given), part / f"config-{number}")
-    write_json(part / COMMIT, git())
+    write_json(part / COMMIT, to_json(git()))
     place = folder / _hash(part)
     if place.exists():
         shutil.rmtree(part)

@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 from gptx.processes.children import describe_exit
 from gptx.processes.signals import EXIT_RESUMABLE, stop_exit_code
 from gptx.runs import journal
-from gptx.runs.checkpoint_files import newest, no_space
+from gptx.runs.checkpoint_files import newest
+from gptx.runs.files import no_space
 from gptx.runs.folder import RunFolder
 from gptx.sweep.execute.launcher import End, Task, uid
 
@@ -93,10 +94,10 @@ class Watched:
     def _reason(self, code: int, folder: RunFolder) -> str:
         if code in _INTERRUPTED and self._stopping is not None:
             return f"stopped ({_stands(folder.path)})"
-        result = folder.result() or {}
-        fresh = result and (folder.path / "result.json").stat().st_mtime >= self._began
-        if code > 0 and fresh and result.get("error"):
-            return str(result["error"])
+        result = folder.result()
+        written = (folder.path / "result.json").stat().st_mtime if result else 0.0
+        if code > 0 and result and result.error and written >= self._began:
+            return result.error
         if code == -signal.SIGKILL:
             sure = _oom_kills() > self._kills
             return (

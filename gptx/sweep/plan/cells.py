@@ -15,6 +15,7 @@ from gptx.config.compose import SEEDS, Schemas, compose, plain_dict
 from gptx.config.overrides import key_of
 from gptx.data import from_config
 from gptx.errors import ConfigError, NotTokenised, reason
+from gptx.runs.codec import to_json
 from gptx.runs.folder import RunFolder
 from gptx.runs.provenance import own_modules
 from gptx.sweep.execute.isolated import each
@@ -171,7 +172,7 @@ def _check_arms(arms: Sequence[list[Cell]], machine: "Machine | None") -> list[l
 def _check(work: tuple[dict[str, Any], "Machine | None"]) -> _Checked:
     plain, machine = work
     try:
-        facts = preflight(OmegaConf.create(plain), machine, make=False)[1]
+        facts = to_json(preflight(OmegaConf.create(plain), machine, make=False).facts)
     except NotTokenised:
         return _Checked(tokens_missing=True)
     return _Checked(facts | {"modules": own_modules()})

@@ -20,6 +20,7 @@ from rich.table import Table
 from gptx.config.overrides import key_of
 from gptx.errors import ConfigError
 from gptx.runs.folder import RunFolder
+from gptx.runs.records import RunStatus
 
 KEY = "optim.lr"
 Record = Mapping[str, Any]  # of a cell: see `gptx.sweep.plan.cells.Cell.record`
@@ -132,10 +133,10 @@ def _losses(runs: Iterator[Path]) -> dict[Path, float]:
     """The validation losses of the finished runs; infinite for a run that diverged."""
     losses = {}
     for run in runs:
-        result = RunFolder(run).result() or {}
-        if result.get("status") == "finished":
-            loss = result.get("val_loss")
-            losses[run] = loss if isinstance(loss, int | float) and math.isfinite(loss) else math.inf
+        result = RunFolder(run).result()
+        if result and result.status == RunStatus.FINISHED:
+            loss = result.val_loss
+            losses[run] = loss if loss is not None and math.isfinite(loss) else math.inf
     return losses
 
 

@@ -11,6 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from gptx.runs.codec import to_json
 from gptx.sweep.plan import learning_rates
 from gptx.sweep.plan.cells import Cell
 from gptx.sweep.plan.memory_fit import human
@@ -62,8 +63,8 @@ def _facts(cell: Cell) -> Mapping[str, Any]:
     """The facts from preflight, or those in the result of a finished run."""
     if cell.facts or not cell.folder:
         return cell.facts
-    result = cell.folder.result() or {}
-    return {**result, "memory_bytes": result.get("peak_memory_bytes")} if cell.done else {}
+    result = cell.folder.result()
+    return {**to_json(result), "memory_bytes": result.peak_memory_bytes} if result and cell.done else {}
 
 
 def arm_table(rows: Sequence[ArmRow], console: Console) -> Table:

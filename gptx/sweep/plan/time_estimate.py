@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from gptx.config.axes import model_axes
 from gptx.config.compose import plain_dict
 from gptx.runs import checkpoint_files, journal
+from gptx.runs.codec import to_json
 from gptx.runs.folder import RunFolder
 from gptx.sweep.execute.isolated import each
 from gptx.sweep.plan.cells import Cell, warn_no_estimate
@@ -114,7 +115,7 @@ class TimeEstimator:
     def __post_init__(self) -> None:
         for path in journal.runs(self.outputs):
             with suppress(LookupError, TypeError):  # no result, or one of another version
-                self.known.append(_speed_of(RunFolder(path).result() or {}))
+                self.known.append(_speed_of(to_json(RunFolder(path).result() or {})))
 
     def estimate(self, cell: Cell) -> TimeEstimate:
         setting, processes = Setting.of(cell.cfg, cell.facts, self.jobs), cell.facts["processes"]

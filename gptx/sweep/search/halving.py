@@ -17,7 +17,8 @@ from statistics import mean
 from typing import TYPE_CHECKING, Self
 
 from gptx.errors import ConfigError
-from gptx.runs.journal import Record, computed
+from gptx.runs.journal import metrics
+from gptx.runs.json_log import Line
 
 if TYPE_CHECKING:
     from gptx.sweep.plan.cells import Cell
@@ -42,11 +43,11 @@ class Rung:
     failed: tuple[str, ...] = ()
 
     @classmethod
-    def from_record(cls, record: Record) -> Self:
+    def from_record(cls, record: Line) -> Self:
         return cls(record["step"], record["losses"], tuple(record["kept"]), tuple(record.get("failed", ())))
 
 
-def decisions(records: Iterable[Record], factor: int) -> list[Rung]:
+def decisions(records: Iterable[Line], factor: int) -> list[Rung]:
     """The decisions that are valid now, by rising steps.
 
     A later decision replaces an earlier one at the same step and all that followed from it. A new command invalidates
@@ -146,7 +147,7 @@ class HalvingState:
         force: finished runs are trained again.
     """
 
-    def __init__(self, cells: Sequence["Cell"], factor: int, records: Iterable[Record]) -> None:
+    def __init__(self, cells: Sequence["Cell"], factor: int, records: Iterable[Line]) -> None:
         self.factor = factor
         self.steps = [*check_rungs(cells, factor), 0]
         self.force = any(cell.cfg.force for cell in cells)
@@ -206,7 +207,8 @@ class HalvingState:
 def loss_at(cell: "Cell", step: int) -> float | None:
     """Bits per byte at a step. Of a run that finished before that step (trainer.patience), the last value."""
     assert cell.folder is not None
-    losses = {at: value for (at, key), value in computed(cell.folder.path).items() if key == METRIC and at <= step}
+    found = ((record.step, record.values.get(METRIC)) for record in metrics(cell.folder.path) if record.step <= step)
+    losses = {at: value for at, value in found if value is not None}
     last = max(losses, default=None)
     return losses[last] if last is not None and (last == step or cell.folder.finished()) else None
 

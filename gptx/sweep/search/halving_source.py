@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from gptx.runs.journal import Journal, Record
+from gptx.runs.json_log import JsonLog, Line
 from gptx.sweep.execute.launcher import End, Task
 from gptx.sweep.plan.cells import Cell
 from gptx.sweep.search.halving import HalvingState, loss_at
@@ -18,7 +18,7 @@ class HalvingSource(HalvingState):
     """
 
     def __init__(
-        self, cells: Sequence[Cell], common: Sequence[str], factor: int, journal: Journal, records: Iterable[Record]
+        self, cells: Sequence[Cell], common: Sequence[str], factor: int, journal: JsonLog, records: Iterable[Line]
     ) -> None:
         super().__init__(cells, factor, records)
         self.common, self.journal = common, journal

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from gptx.compare.table import CURVES, METRICS
 from gptx.config.overrides import did_you_mean
 from gptx.errors import ConfigError
-from gptx.runs.journal import drop_torn_line
+from gptx.runs.json_log import drop_torn_line
 
 STORE = "optuna.jsonl"
 SAMPLERS, PRUNERS = ("tpe", "nsga2", "random"), ("none", "median", "asha")

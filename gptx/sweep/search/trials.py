@@ -16,7 +16,8 @@ from optuna.trial import TrialState
 from gptx.errors import ConfigError
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
-from gptx.runs.journal import Journal
+from gptx.runs.json_log import JsonLog
+from gptx.runs.records import MetricsRecord
 from gptx.sweep.execute.launcher import End, Launcher, Task
 from gptx.sweep.plan.cells import Cell, check_cells, compose_cells
 from gptx.sweep.plan.memory_fit import FreeMemory, check_memory, fits_at_once
@@ -82,7 +83,7 @@ class SearchContext:
     common: Sequence[str]
     launcher: Launcher
     sweep: Sweep
-    journal: Journal
+    journal: JsonLog
     board: Board
     follow: Callable[[Path], None]
 
@@ -195,8 +196,8 @@ class TrialSource:
         """Report the end of a run to optuna and to the sweep's journal."""
         state, values = TrialState.FAIL, None
         if RunFolder(folder).finished():
-            result = RunFolder(folder).result() or {}
-            found = {metric: result.get(metric) for metric in self._context.options.metrics}
+            result = RunFolder(folder).result()
+            found = {metric: getattr(result, metric, None) for metric in self._context.options.metrics}
             if missing := [metric for metric, value in found.items() if value is None or not math.isfinite(value)]:
                 reason = f"its result has no finite {missing[0]}"
             else:
@@ -229,11 +230,11 @@ class TrialSource:
         """Report the new validations in a run's journal to optuna; returns the newest."""
         newest = None
         records, run.offset = journal.tail(run.task.folder, run.offset)
-        for record in (record for record in records if record["kind"] == "metrics"):
-            value = record["values"].get(self._context.options.curve)
+        for record in (record for record in records if isinstance(record, MetricsRecord)):
+            value = record.values.get(self._context.options.curve)
             if value is None:
                 continue
-            newest = _Validation(record["step"], value)
+            newest = _Validation(record.step, value)
             for trial in run.trials:
                 if newest.step not in trial.storage.get_trial(trial._trial_id).intermediate_values:
                     trial.report(newest.value, newest.step)

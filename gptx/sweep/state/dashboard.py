@@ -15,6 +15,7 @@ from rich.text import Text
 
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
+from gptx.runs.records import MetricsRecord, RunStatus
 from gptx.sweep.execute.launcher import End, Task
 
 
@@ -33,10 +34,10 @@ class Pulse:
         except (OSError, ValueError):
             return
         self._read = file, offset
-        for record in (record for record in records if record["kind"] == "metrics"):
-            self.step = record["step"]
-            if "val/loss" in record["values"]:
-                self.loss = f"{record['values']['val/loss']:.4f}"
+        for record in (record for record in records if isinstance(record, MetricsRecord)):
+            self.step = record.step
+            if "val/loss" in record.values:
+                self.loss = f"{record.values['val/loss']:.4f}"
 
 
 class Board:
@@ -84,11 +85,11 @@ class Board:
         took = f" ({_clock(time.monotonic() - seen.began)})" if seen else ""
         pulse = seen or Pulse(end.task.folder)
         pulse.look()
-        result = RunFolder(end.task.folder).result() or {}
-        if result.get("status") == "finished":
+        result = RunFolder(end.task.folder).result()
+        if result and result.status == RunStatus.FINISHED and result.val_loss is not None:
             self._done, self._ended = self._done + 1, self._ended + 1
-            loss = result["val_loss"]
-            told = f"val loss {loss:.4f}, {result['val_bpb']:.4f} bits/byte"
+            loss = result.val_loss
+            told = f"val loss {loss:.4f}, {result.val_bpb:.4f} bits/byte"
             self._best = min(self._best or (loss, end.task.title), (loss, end.task.title))
         elif not end.reason:
             told = f"as far as asked, step {pulse.step:,}"

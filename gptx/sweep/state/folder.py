@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gptx.runs import journal
-from gptx.runs.folder import held, write_json
-from gptx.runs.journal import Journal
+from gptx.runs import json_log
+from gptx.runs.files import write_json
+from gptx.runs.folder import held
+from gptx.runs.json_log import JsonLog
 
 FOLDER = ".sweeps"
 
@@ -37,12 +38,12 @@ class Sweep:
         if cell["run"] not in [one["run"] for one in plan["cells"]]:
             write_json(self.path / "plan.json", plan | {"cells": [*plan["cells"], cell]})
 
-    def records(self, *kinds: str) -> Iterator[journal.Record]:
+    def records(self, *kinds: str) -> Iterator[json_log.Line]:
         """Of its journal."""
-        return (record for record in journal.read(self.path) if record["kind"] in kinds)
+        return (record for record in json_log.read(self.path) if record["kind"] in kinds)
 
     @contextmanager
-    def work(self, plan: dict[str, Any], force: bool = False) -> Iterator[Journal]:
+    def work(self, plan: dict[str, Any], force: bool = False) -> Iterator[JsonLog]:
         """Hold the sweep, write its plan down, and keep its journal. ``force``: its runs begin afresh.
 
         Raises:
@@ -50,7 +51,7 @@ class Sweep:
         """
         with held(self.path, "swept"):
             write_json(self.path / "plan.json", plan)
-            with Journal(self.path) as book:
+            with JsonLog(self.path) as book:
                 book.write("begin", command=plan["command"], force=force)
                 yield book
 

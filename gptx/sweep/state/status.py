@@ -133,7 +133,8 @@ def _here(cell: dict[str, Any], folder: Path, reason: str, alive: bool) -> tuple
     if alive:
         return "waiting", f"at {_pulse(cell, folder)}" if begun else ""
     if status == "failed":
-        return "failed", str((RunFolder(folder).result() or {}).get("error"))
+        result = RunFolder(folder).result()
+        return "failed", str(result and result.error)
     return ("stopped", f"at {_pulse(cell, folder)}; the same command goes on") if begun else ("not started", "")
 
 
@@ -152,4 +153,5 @@ def _well(cell: dict[str, Any], folder: Path) -> tuple[str, str]:
 
 
 def _result(folder: Path) -> str:
-    return f"val loss {(RunFolder(folder).result() or {}).get('val_loss', math.nan):.4f}"
+    result = RunFolder(folder).result()
+    return f"val loss {result.val_loss if result and result.val_loss is not None else math.nan:.4f}"
