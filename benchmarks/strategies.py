@@ -188,7 +188,7 @@ def _trainer(overrides: list[str]) -> Iterator["Trainer"]:
     cfg = compose(overrides)
     strategy = part(cfg.strategy)
     count = strategy.processes(cfg.device.type, int(os.environ.get("WORLD_SIZE", "0")))
-    plan = BatchPlan.of(cfg, strategy.rows(count))
+    plan = BatchPlan.of(cfg, strategy.batch_slices(count))
     with torch.device("meta"):
         strategy.check(build(cfg, tokens(cfg).tokenizer.n_vocab), count, plan)
     with tempfile.TemporaryDirectory() as folder, strategy.open(cfg.device.type):
@@ -242,9 +242,9 @@ def _time(cases: list[Case], out: str, steps: int, device: str) -> None:
         tokens = trainer.plan.batch_size * trainer.cfg.model.context
         found = {
             "tokens_per_s": tokens / statistics.median(times[2:] or times),
-            "held": strategy.largest(_held(trainer)) / 1e6,
-            "before": strategy.largest(before) / 1e6,
-            "peak": strategy.largest(peak_memory(strategy.device)) / 1e6,
+            "held": strategy.max(_held(trainer)) / 1e6,
+            "before": strategy.max(before) / 1e6,
+            "peak": strategy.max(peak_memory(strategy.device)) / 1e6,
         }
     if os.environ.get("RANK", "0") == "0":
         Path(out).write_text(json.dumps(found))

@@ -72,7 +72,7 @@ def _dry(words: list[str]) -> int:
     cfg = HydraConfig.get()
     found = compose_cells([[word for word in words if not about_sweeps(word)]])
     launcher = make(cfg.launcher)
-    check_cells(found, launcher.there)
+    check_cells(found, launcher.machine)
     preview(found, launcher, found[0].cfg)
     return 2 if found[0].rejection else 0
 

@@ -36,7 +36,7 @@ def warnings(frame: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
 
 def _gaps(rows: list[Row]) -> list[str]:
     """Metrics that some runs lack; their means are over fewer runs than n."""
-    lacks = {m.head: sum(math.isnan(row[m.key]) for row in rows) for m in SHOWN}
+    lacks = {m.title: sum(math.isnan(row[m.key]) for row in rows) for m in SHOWN}
     return [f"{head} is missing in {n} of {count(len(rows), 'run')}" for head, n in lacks.items() if n]
 
 

@@ -14,10 +14,10 @@ from rich.text import Text
 
 from gptx.compare import table as t
 from gptx.compare.comparability import warnings
-from gptx.compare.table import METRICS, Metric
-from gptx.compare.text import SHOWN, axes, count, human, plain, titled, variant_name
+from gptx.compare.text import SHOWN, axes, count, figure, plain, titled, variant_name
 from gptx.errors import GptxError
 from gptx.runs import journal
+from gptx.runs.metrics import METRICS, Metric
 
 
 def show(
@@ -60,7 +60,7 @@ def ordered(summary: pd.DataFrame, column: str) -> pd.DataFrame:
         raise GptxError(f"cannot sort by {column!r}{hint}; choose from {', '.join(plain)}")
     metric = next((m for m in METRICS if column in (m.key, f"{m.key}_mean")), None)
     values = list(summary[f"{metric.key}_mean" if metric else column])
-    sign = -1 if metric and metric.best is max else 1
+    sign = -1 if metric and metric.higher_is_better else 1
     ended = list(summary["status"] == "finished") if "status" in summary else [True] * len(values)
 
     def place(i: int) -> tuple[bool, int, float, str]:
@@ -148,7 +148,7 @@ def _layout(
     for name in (*extra, "n"):
         out.add_column(name, no_wrap=True, justify="right" if name == "n" else "left")
     for metric in metrics:
-        head = metric.head.replace(" ", "\n").replace("/", "/\n") if stacked else metric.head
+        head = metric.title.replace(" ", "\n").replace("/", "/\n") if stacked else metric.title
         out.add_column(Text(head, justify="right"), no_wrap=metrics is SHOWN, overflow="fold")
     cells = [_column(summary, metric, stacked) for metric in metrics]
     for i, row in enumerate(summary.to_dict("records")):
@@ -163,15 +163,15 @@ def _column(summary: pd.DataFrame, metric: Metric, stacked: bool) -> list[Text]:
     means, sds = list(summary[f"{metric.key}_mean"]), list(summary[f"{metric.key}_sd"])
     ended = list(summary["status"] == "finished") if "status" in summary else [True] * len(means)
     values = [mean for mean, end in zip(means, ended, strict=True) if end and not math.isnan(mean)]
-    comparable = metric.best and len(set(values)) > 1 and not _not_comparable(summary, metric)
-    best = metric.best(values) if metric.best and comparable else None
+    comparable = len(set(values)) > 1 and not _not_comparable(summary, metric)
+    best = metric.best(values) if comparable else None
     bold = [end and mean == best for mean, end in zip(means, ended, strict=True)]
     pairs = zip(means, sds, strict=True)
-    spreads = [f"±{human(sd, metric.unit, mean)}" if sd > 0 else "" for mean, sd in pairs]
-    texts = [human(mean, metric.unit) for mean in means]
+    spreads = [f"±{figure(metric, sd, mean)}" if sd > 0 else "" for mean, sd in pairs]
+    texts = [figure(metric, mean) for mean in means]
     widest = max(map(len, spreads), default=0)
     # rich removes blanks at the end of right-aligned text, so the cells are padded on the left
-    left = max(max(map(len, texts), default=0), len(metric.head) - widest - 1) if widest and not stacked else 0
+    left = max(max(map(len, texts), default=0), len(metric.title) - widest - 1) if widest and not stacked else 0
     gap = " " if left else "\n"
     cells = []
     for text, spread, good in zip(texts, spreads, bold, strict=True):

@@ -8,45 +8,22 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from gptx.config.axes import run_name_axes
 from gptx.config.identity import NOT_RESULT, result_keys
 from gptx.runs import journal
+from gptx.runs.metrics import CURVES, METRICS
 from gptx.runs.records import EndRecord, MetricsRecord, Result, RunStatus, StartRecord, read_result, result_of
 
 Row = dict[str, Any]
 
 
-class Metric(NamedTuple):
-    """A figure of a run: key in result.json, heading ("" = in files only), unit, which way is better."""
-
-    key: str
-    head: str
-    unit: str
-    best: Callable[..., float] | None
-
-
-METRICS = (
-    Metric("val_loss", "val loss", "4", min),
-    Metric("val_bpb", "bits/byte", "4", min),
-    Metric("n_params", "params", "", min),
-    Metric("tokens_per_s", "tokens/s", "", max),
-    Metric("peak_memory_bytes", "peak memory", "B", min),
-    Metric("kv_bytes_per_token", "KV/token", "B", min),
-    Metric("flops_per_token", "FLOPs/token", "", min),
-    Metric("val_accuracy", "", "4", max),
-    Metric("val_perplexity", "", "4", min),
-    Metric("train_loss", "", "4", min),
-    Metric("seconds", "", "", min),
-)
 _SEEDS = {"seed", "data_seed"}
-CURVES = {"val_loss": "val/loss", "val_bpb": "val/bpb", "val_accuracy": "val/accuracy"}
-CURVES |= {"val_perplexity": "val/perplexity", "train_loss": "train/loss", "tokens_per_s": "perf/tokens_per_s"}
 _NOTHING = Result(status=RunStatus.KILLED)  # of a folder without readable files
 _FACTS = ("uid", "identity", "name", "study", "corpus_hash", "tokenizer_hash", "dtype")
 _COLUMNS = ["run", "status", "problem", "written", *_FACTS, "seed", "data_seed", "steps", "tokens"]

@@ -54,7 +54,7 @@ def preflight(cfg: DictConfig, there: "Machine | None" = None, make: bool = True
     dtype = compute_dtype(cfg.precision.dtype, device)
     strategy = instantiate.part(cfg.strategy)
     processes = strategy.processes(device, int(os.environ.get("WORLD_SIZE", "0")), there and there.per_node)
-    slices = strategy.rows(processes)
+    slices = strategy.batch_slices(processes)
     plan = BatchPlan.of(cfg, slices, processes // slices)
     _check_optimiser(cfg)
     location = locate(cfg)

@@ -42,7 +42,7 @@ class Trainer:
         self.cfg, self.folder, self.strategy, self.book = cfg, folder, strategy, book
         torch.set_num_threads(threads(cfg.runtime.threads, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
         if strategy.device.type == "cpu":
-            (return_freed_memory if strategy.frugal else keep_freed_memory)()
+            (return_freed_memory if strategy.shards_weights else keep_freed_memory)()
         self.plan = BatchPlan.of(cfg, strategy.data_size)
         self.tokens = tokens(cfg)
         self.model = build(cfg, self.tokens.tokenizer.n_vocab)
@@ -67,14 +67,16 @@ class Trainer:
         self.before = 0, 0  # steps and tokens that this process found done
         self.seen = 0  # checksum of the global batches since the journal's last record
         self.ask_every = 1  # steps between two times that the processes agree on whether to stop
-        self.saver = checkpoint.Saver(folder.checkpoints, cfg.runtime.keep, strategy.saving, strategy.rank == 0)
+        self.saver = checkpoint.Saver(
+            folder.checkpoints, cfg.runtime.keep, strategy.checkpoint_group, strategy.rank == 0
+        )
         self._resume()
         self.clock = time.perf_counter(), self.now
 
     def step(self) -> Tensor:
         """One optimiser step on the global batch of this step; returns the gradient's norm, on the device."""
         if self.cfg.model.dropout:  # a pure function of (seed, step, rank): exact resume needs no generator's state
-            torch.manual_seed(zlib.crc32(f"{self.cfg.seed} {self.now} {self.strategy.stream}".encode()))
+            torch.manual_seed(zlib.crc32(f"{self.cfg.seed} {self.now} {self.strategy.dropout_stream}".encode()))
         micro = self._batches()
         loss = torch.zeros((), device=self.strategy.device)
         told: dict[str, Any] = {}
@@ -99,7 +101,7 @@ class Trainer:
         rows = train_batch(self.tokens.train, data.data_seed, self.now, plan.batch_size, data.model.context)
         if self.book:
             self.seen = zlib.crc32(rows.tobytes(), self.seen)
-        mine = torch.from_numpy(rows[self.strategy.data_rank * plan.share :][: plan.share])
+        mine = torch.from_numpy(rows[self.strategy.data_rank * plan.rank_batch :][: plan.rank_batch])
         if self.strategy.device.type == "cuda":
             mine = mine.pin_memory()
         mine = mine.to(self.strategy.device, non_blocking=True)
@@ -122,7 +124,7 @@ class Trainer:
                 if self.book:
                     self.book.write(MetricsRecord(step=self.now, values=values, batch_checksum=f"{self.seen:08x}"))
                     self.seen = 0
-            halt = (log or self.now % self.ask_every == 0) and self.strategy.largest(bool(stop)) > 0
+            halt = (log or self.now % self.ask_every == 0) and self.strategy.max(bool(stop)) > 0
             if validate or halt or self.now == end:
                 self._save()
                 self.clock = time.perf_counter(), self.now
@@ -139,14 +141,14 @@ class Trainer:
         seconds = (time.perf_counter() - then) / (self.now - since)
         self.clock = time.perf_counter(), self.now
         if self.strategy.size > 1:  # processes that wait for each other agree on a stop once a second
-            slowest = self.strategy.largest(round(1e6 * seconds)) / 1e6
+            slowest = self.strategy.max(round(1e6 * seconds)) / 1e6
             self.ask_every = max(1, int(1 / max(slowest, 1e-6)))
         speed = self.plan.batch_size * self.cfg.model.context / seconds
-        voices = self.strategy.voices
-        self._check_finite(round(skipped / voices))
+        loss_ranks = self.strategy.loss_ranks
+        self._check_finite(round(skipped / loss_ranks))
         self.tally[:2] = 0
         values = {"train/lr": self.optim.param_groups[0]["lr"], "perf/tokens_per_s": speed}
-        values |= {f"train/{name}": value / voices for name, value in zip(self.told, rest, strict=True)}
+        values |= {f"train/{name}": value / loss_ranks for name, value in zip(self.told, rest, strict=True)}
         if steps:  # else all of them were skipped
             values["train/loss"] = loss / steps
             bar.update(self.now, values["train/loss"], speed)
@@ -187,7 +189,7 @@ class Trainer:
         return bool(0 < self.cfg.trainer.patience <= self.best["stale"])
 
     def _save(self) -> None:
-        self.peak = max(self.peak, self.strategy.largest(peak_memory(self.strategy.device)))
+        self.peak = max(self.peak, self.strategy.max(peak_memory(self.strategy.device)))
         tallies = torch.zeros(self.strategy.size, 3, device=self.strategy.device)
         tallies[self.strategy.rank] = self.tally
         facts = {
@@ -217,7 +219,7 @@ class Trainer:
                 self.tally[2] = 0  # like the best so far, the steps skipped are counted anew
             else:
                 self.best, self.peak = facts["best"], facts["peak"]
-        if self.strategy.largest(self.now) != -self.strategy.largest(-self.now):
+        if self.strategy.max(self.now) != -self.strategy.max(-self.now):
             raise RunFailed(
                 f"the processes found different checkpoints in {self.folder.path} (this one step {self.now}): "
                 "paths.outputs has to be one folder that all machines share"

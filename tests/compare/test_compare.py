@@ -19,9 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from gptx.compare.render import SHOWN, human, show, warnings
-from gptx.compare.table import METRICS, summarise, table
+from gptx.compare.render import show, warnings
+from gptx.compare.table import summarise, table
+from gptx.compare.text import figure, human
 from gptx.errors import GptxError
+from gptx.runs.metrics import BY_KEY, METRICS
 
 AXES = {"attention": "mha", "pos": "rope", "window": "full", "strategy": "single", "model": "nano"}
 AXES |= {"data": "sotu", "tokenizer": "byte", "precision": "fp32"}
@@ -378,7 +380,7 @@ def test_human_units() -> None:
         *("0", "7", "0.50", "999", "1.00k", "12.3k", "999k", "1.00M", "1.50G")
     ]
     assert human(612e6, "B") == "612 MB" and human(3e3, "B", scale_of=612e6) == "0 MB" and human(math.nan) == "-"
-    assert human(1.23456, "4") == "1.2346" and all(metric.head for metric in SHOWN)
+    assert figure(BY_KEY["val_loss"], 1.23456) == "1.2346"
 
 
 def test_compare_imports_neither_torch_nor_mlflow() -> None:

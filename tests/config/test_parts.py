@@ -162,9 +162,9 @@ def test_the_global_batch_stays_whole(batch: int, processes: int, micro: int) ->
     except ConfigError:
         assert batch % processes or (batch // processes) % micro
         return
-    assert plan.share * processes == plan.batch_size == batch
-    assert plan.share % plan.micro_batch == 0
-    assert plan.micro_batch == (micro or plan.share)
+    assert plan.rank_batch * processes == plan.batch_size == batch
+    assert plan.rank_batch % plan.micro_batch == 0
+    assert plan.micro_batch == (micro or plan.rank_batch)
 
 
 @settings(max_examples=100)
@@ -176,7 +176,7 @@ def test_a_batch_that_cannot_be_split_is_told_what_could(batch: int, processes: 
     use = advice(message)
     assert 1 <= use["strategy.nproc"] < processes
     assert BatchPlan.of(default(batch_size=batch), use["strategy.nproc"]).batch_size == batch
-    assert BatchPlan.of(default(batch_size=use["trainer.batch_size"]), processes).share >= 1
+    assert BatchPlan.of(default(batch_size=use["trainer.batch_size"]), processes).rank_batch >= 1
     assert abs(use["trainer.batch_size"] - batch) <= max(processes / 2, processes - batch), "the nearest that would do"
 
 

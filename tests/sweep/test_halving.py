@@ -17,10 +17,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from gptx.errors import ConfigError
-from gptx.runs import json_log
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
-from gptx.runs.json_log import JsonLog
 from gptx.runs.records import MetricsRecord
 from gptx.sweep.execute.launcher import End, Task
 from gptx.sweep.plan import preview
@@ -29,6 +27,7 @@ from gptx.sweep.plan.time_estimate import TimeEstimate
 from gptx.sweep.search.halving import HalvingState, rung_steps
 from gptx.sweep.search.halving_source import HalvingSource
 from gptx.sweep.state.folder import Sweep
+from gptx.sweep.state.records import CommandStarted, EndKind, Rung, SweepJournal, read_records
 
 STEPS, EVERY = 800, 100
 Loss = Callable[[Path, int], float]
@@ -44,7 +43,7 @@ def cells(root: Path, arms: int = 8, seeds: int = 1, force: bool = False, **trai
 
 
 def until(task: Task) -> int:
-    return next((int(word.partition("=")[2]) for word in task.words if word.startswith("runtime.until=")), STEPS)
+    return next((int(word.partition("=")[2]) for word in task.overrides if word.startswith("runtime.until=")), STEPS)
 
 
 def later_is_better(folder: Path, step: int) -> float:
@@ -61,16 +60,16 @@ class SimulatedSweep:
     def command(self, found: list[Cell], ends: float = math.inf, factor: int = 2) -> HalvingSource:
         """Run the sweep; it is killed after so many runs have ended."""
         self.root.mkdir(exist_ok=True)
-        with JsonLog(self.root) as log:
-            log.write("begin", force=any(cell.cfg.force for cell in found))
-            records = [record for record in json_log.read(self.root) if record["kind"] in ("begin", "rung")]
+        with SweepJournal(self.root) as log:
+            log.write(CommandStarted(force=any(cell.cfg.force for cell in found)))
+            records = list(read_records(self.root))
             source = HalvingSource(found, ["brief"], factor, log, records)
-            while tasks := source.more(2):
+            while tasks := source.next_tasks(2):
                 for task in tasks:
                     if ends <= 0:
                         return source
                     ends -= 1
-                    source.told(self.train(task))
+                    source.ended(self.train(task))
         assert source.done
         return source
 
@@ -81,15 +80,15 @@ class SimulatedSweep:
             first, last = max(0, log.last_step), until(task)
             self.trained.append((task.title, first, last))
             if task.title in self.failing:
-                return End(task, "it broke", final=True)
+                return End(task, EndKind.REJECTED, "it broke")
             for step in range(first + EVERY, last + 1, EVERY):
                 log.write(MetricsRecord(step=step, values={"val/bpb": self.loss(task.folder, step)}))
         if last == STEPS:
             (task.folder / "result.json").write_text(json.dumps({"status": "finished"}))
-        return End(task, "")
+        return End(task, EndKind.FINISHED if last == STEPS else EndKind.PAUSED)
 
     def decisions(self) -> list[tuple[int, list[str]]]:
-        return [(r["step"], r["kept"]) for r in json_log.read(self.root) if r["kind"] == "rung"]
+        return [(r.step, list(r.promoted)) for r in read_records(self.root) if isinstance(r, Rung)]
 
     def spans(self) -> dict[int, set[str]]:
         """The arms that were trained up to each step."""
@@ -224,10 +223,10 @@ def test_diverged_arm_is_last(tmp_path: Path) -> None:
 def test_interrupted_runs_decide_nothing(tmp_path: Path) -> None:
     """After a signal the loop asks for no more tasks; an interrupted run has not failed."""
     found = cells(tmp_path, 4)
-    with JsonLog(tmp_path) as log:
+    with SweepJournal(tmp_path) as log:
         source = HalvingSource(found, [], 2, log, [])
-        for task in source.more(4):
-            source.told(End(task, "interrupted"))
+        for task in source.next_tasks(4):
+            source.ended(End(task, EndKind.STOPPED, "interrupted"))
     assert SimulatedSweep(tmp_path).decisions() == []
     sweep = SimulatedSweep(tmp_path)
     sweep.command(found)
@@ -265,14 +264,14 @@ def test_force_starts_afresh_once(tmp_path: Path) -> None:
     sweep = SimulatedSweep(tmp_path)
     sweep.command(cells(tmp_path, 2))
     given: list[tuple[bool, int]] = []
-    with JsonLog(tmp_path) as log:
-        source = HalvingSource(cells(tmp_path, 2, force=True), [], 2, log, json_log.read(tmp_path))
-        while tasks := source.more(2):
+    with SweepJournal(tmp_path) as log:
+        source = HalvingSource(cells(tmp_path, 2, force=True), [], 2, log, read_records(tmp_path))
+        while tasks := source.next_tasks(2):
             for task in tasks:
-                given.append(("force=false" in task.words, until(task)))
+                given.append(("force=false" in task.overrides, until(task)))
                 if not given[-1][0]:
                     shutil.rmtree(task.folder)
-                source.told(sweep.train(task))
+                source.ended(sweep.train(task))
     assert given == [(False, 400), (False, 400), (True, 800)]
 
 
@@ -288,12 +287,12 @@ def test_decisions_before_force_do_not_count(tmp_path: Path) -> None:
     assert sweep.command(cells(tmp_path, 4)).remaining == ["a0"]
 
 
-def test_second_decision_without_promoted_arms_is_ignored(tmp_path: Path) -> None:
-    losses = {f"a{arm}": None for arm in range(4)}
-    with JsonLog(tmp_path) as log:
+def test_decisions_that_leave_nobody_are_read_twice(tmp_path: Path) -> None:
+    losses: dict[str, float | None] = {f"a{arm}": None for arm in range(4)}
+    with SweepJournal(tmp_path) as log:
         for step in (200, 400):
-            log.write("rung", step=step, factor=2, losses=losses, kept=[])
-        source = HalvingSource(cells(tmp_path, 4), [], 2, log, json_log.read(tmp_path))
+            log.write(Rung(step=step, factor=2, losses=losses))
+        source = HalvingSource(cells(tmp_path, 4), [], 2, log, read_records(tmp_path))
     assert source.done and source.dropped()["a0 seed=0"] == "dropped at step 200: a run of this arm failed"
 
 
@@ -313,9 +312,9 @@ def test_rungs_of_typical_grids() -> None:
     assert rung_steps(3, 30, 10, 2) == [10, 20] and rung_steps(2, 100, 100, 2) == []
 
 
-def test_grids_that_cannot_be_halved(tmp_path: Path) -> None:
+def test_what_cannot_be_compared(tmp_path: Path) -> None:
     def rejected(found: list[Cell], factor: int = 2) -> str:
-        with JsonLog(tmp_path) as log, pytest.raises(ConfigError) as caught:
+        with SweepJournal(tmp_path) as log, pytest.raises(ConfigError) as caught:
             HalvingSource(found, [], factor, log, [])
         return str(caught.value)
 

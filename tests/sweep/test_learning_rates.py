@@ -13,11 +13,10 @@ from rich.console import Console
 
 from gptx.errors import ConfigError
 from gptx.sweep.plan import learning_rates as rates
+from gptx.sweep.state.folder import PlannedCell
 
-Cell = dict[str, Any]
 
-
-def cell(outputs: Path, arm: str, rate: float, seed: int, loss: float | None, status: str = "finished") -> Cell:
+def cell(outputs: Path, arm: str, rate: float, seed: int, loss: float | None, status: str = "finished") -> PlannedCell:
     """A cell of the plan, whose run ended with a loss; None: it never started."""
     run = outputs / "study" / f"none-{arm}-{rate}-{seed}"
     if loss is not None:
@@ -25,10 +24,10 @@ def cell(outputs: Path, arm: str, rate: float, seed: int, loss: float | None, st
         (run / "result.json").write_text(json.dumps({"status": status, "val_loss": loss}))
     words = f"{arm} optim.lr={rate!r}".strip()
     title, name = f"{words} seed={seed}", f"study/{run.name}"
-    return {"title": title, "arm": words, "words": words.split(), "run": name, "refusal": "", "steps": 20}
+    return PlannedCell(title=title, arm=words, overrides=tuple(words.split()), run=name, steps=20)
 
 
-def grid(outputs: Path, losses: dict[str, dict[float, list[float | None]]]) -> list[Cell]:
+def grid(outputs: Path, losses: dict[str, dict[float, list[float | None]]]) -> list[PlannedCell]:
     return [
         cell(outputs, arm, rate, seed, loss)
         for arm, of in losses.items()
@@ -89,7 +88,7 @@ def test_every_arm_gets_its_best_rate(tmp_path: Path) -> None:
     mha, mqa, gqa = choices = rates.choose(cells, tmp_path)
     assert [choice.arm for choice in choices] == ["attention=mha", "attention=mqa", "attention=gqa"]
     assert (mha.best, mqa.best, gqa.best) == (3e-3, 1e-2, 1e-3)
-    assert mha.runs == [tmp_path / cell["run"] for cell in cells[2:4]]
+    assert mha.runs == [tmp_path / str(cell.run) for cell in cells[2:4]]
     assert list(rates.warnings(choices)) == [
         at_the_edge("attention=mqa", "0.01", "largest", "[0.001,0.003,0.01,0.03]"),
         at_the_edge("attention=gqa", "0.001", "smallest", "[0.0003,0.001,0.003,0.01]"),
@@ -131,7 +130,7 @@ def test_incomplete_rate_does_not_win_over_a_complete_one(tmp_path: Path) -> Non
 
 def test_runs_dropped_by_halving_are_not_missing(tmp_path: Path) -> None:
     cells = grid(tmp_path, {"a=1": {1e-3: [None, None], 2e-3: [2.0, 2.0]}, "a=2": {1e-3: [None], 2e-3: [None]}})
-    left = {cell["title"] for cell in cells if cell["arm"] != "a=1 optim.lr=0.002"}
+    left = {cell.title for cell in cells if cell.arm != "a=1 optim.lr=0.002"}
     choices = rates.choose(cells, tmp_path, left)
     assert [choice.best for choice in choices] == [2e-3, None]
     assert list(rates.warnings(choices)) == [at_the_edge("a=1", "0.002", "largest", "[0.001,0.002,0.004]")]

@@ -212,7 +212,7 @@ def test_width_is_divisible_for_tp() -> None:
     found = fit(overrides)
     ratio = float(found.overrides[0].partition("=")[2])
     assert round(ratio * 128) % 4 == 0 and abs(found.relative_difference) <= 0.01
-    assert "cuts heads and hidden units" in refusal([*overrides, "match.target=819000", "match.tolerance=0.0008"])
+    assert "splits heads and hidden units" in refusal([*overrides, "match.target=819000", "match.tolerance=0.0008"])
 
 
 def test_width_is_divisible_for_tp_on_another_machine() -> None:

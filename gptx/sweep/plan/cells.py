@@ -18,8 +18,9 @@ from gptx.errors import ConfigError, NotTokenised, reason
 from gptx.runs.codec import to_json
 from gptx.runs.folder import RunFolder
 from gptx.runs.provenance import own_modules
-from gptx.sweep.execute.isolated import each
+from gptx.sweep.execute.isolated import map_isolated
 from gptx.sweep.execute.launcher import Task
+from gptx.sweep.state.folder import PlannedCell
 from gptx.training.location import locate
 from gptx.training.preflight import preflight
 
@@ -66,18 +67,18 @@ class Cell:
         modules = tuple(self.facts.get("modules", {}).items())
         return Task(self.title, self.folder.path, (*common, *self.overrides), processes, device, restarts, modules)
 
-    def record(self) -> dict[str, Any]:
+    def planned(self) -> PlannedCell:
         """The cell as the sweep's plan.json stores it."""
-        return {
-            "title": self.title,
-            "arm": self.arm,
-            "run": f"{self.cfg.study}/{self.folder.path.name}" if self.folder else None,
-            "words": self.overrides,
-            "refusal": self.rejection,
-            "note": self.note,
-            "processes": self.facts.get("processes"),
-            "steps": self.cfg.trainer.max_steps if self.cfg else 0,
-        }
+        return PlannedCell(
+            title=self.title,
+            arm=self.arm,
+            run=f"{self.cfg.study}/{self.folder.path.name}" if self.folder else None,
+            overrides=tuple(self.overrides),
+            rejection=self.rejection,
+            note=self.note,
+            processes=self.facts.get("processes"),
+            steps=self.cfg.trainer.max_steps if self.cfg else 0,
+        )
 
 
 def compose_cells(combinations: Sequence[Sequence[str]]) -> list[Cell]:
@@ -161,7 +162,8 @@ def _check_arms(arms: Sequence[list[Cell]], machine: "Machine | None") -> list[l
     """Store facts or rejection in all cells of each arm; returns the arms whose text must be tokenised first."""
     work = [(plain_dict(arm[0].cfg), machine) for arm in arms]
     waiting = []
-    for arm, checked in zip(arms, each(_check, work, lost=lambda why: _Checked(rejection=why)), strict=True):
+    results = map_isolated(_check, work, on_failure=lambda why: _Checked(rejection=why))
+    for arm, checked in zip(arms, results, strict=True):
         for cell in arm:
             cell.rejection, cell.facts = checked.rejection, checked.facts
         if checked.tokens_missing:

@@ -15,8 +15,9 @@ from gptx.config.compose import plain_dict
 from gptx.config.overrides import conf_dir
 from gptx.data.from_config import tokens
 from gptx.errors import GptxError
-from gptx.memory.estimate import BASE, estimate, machine_memory
-from gptx.sweep.execute.isolated import each
+from gptx.memory.estimate import BASE, estimate
+from gptx.memory.machine import machine_memory
+from gptx.sweep.execute.isolated import map_isolated
 from gptx.sweep.plan.cells import Cell, warn_no_estimate
 
 # The config's groups and keys that memory depends on, besides the batch.
@@ -59,7 +60,7 @@ def _estimate(cells: Sequence[Cell]) -> None:
     alike = {_memory_key(cell): cell for cell in cells}
     work = [(plain_dict(cell.cfg), cell.facts) for cell in alike.values()]
     warnings = [warn_no_estimate(f"the memory of {cell.title}") for cell in alike.values()]
-    found = each(_bytes_of_process, work, lost=_Unknown)
+    found = map_isolated(_bytes_of_process, work, on_failure=_Unknown)
     for warn, size in zip(warnings, found, strict=True):
         if isinstance(size, _Unknown):
             warn(size.reason)
@@ -106,7 +107,9 @@ def _reject_too_large(cells: Sequence[Cell], free: Mapping[str, int]) -> None:
             key = _memory_key(cell)
             if key not in advice:
                 work = (plain_dict(cell.cfg), cell.facts, limit)
-                [ways] = each(smaller_settings, [work], warn_no_estimate(f"settings that would make {cell.title} fit"))
+                [ways] = map_isolated(
+                    smaller_settings, [work], warn_no_estimate(f"settings that would make {cell.title} fit")
+                )
                 advice[key] = " or ".join(ways or ["a smaller model.d_model or model.n_layer"])
             cell.rejection = f"{_too_large(cell, limit)}; use {advice[key]}"
 

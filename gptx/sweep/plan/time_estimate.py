@@ -18,7 +18,7 @@ from gptx.config.compose import plain_dict
 from gptx.runs import checkpoint_files, journal
 from gptx.runs.codec import to_json
 from gptx.runs.folder import RunFolder
-from gptx.sweep.execute.isolated import each
+from gptx.sweep.execute.isolated import map_isolated
 from gptx.sweep.plan.cells import Cell, warn_no_estimate
 from gptx.sweep.plan.timed_step import flops_per_second
 
@@ -139,9 +139,9 @@ class TimeEstimator:
     def _time_step(self, cell: Cell, threads: int) -> float | None:
         start = time.monotonic()
         work = (plain_dict(cell.cfg), cell.facts, threads)
-        [speed] = each(flops_per_second, [work], warn_no_estimate(f"the time of {cell.title}"), alone=True)
+        [speed] = map_isolated(flops_per_second, [work], warn_no_estimate(f"the time of {cell.title}"), sequential=True)
         self.spent += time.monotonic() - start
-        return speed  # type: ignore[no-any-return]
+        return speed
 
     def _may_time(self) -> bool:
         limit = TIMING
