@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from fake_cells import FACTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -37,9 +38,8 @@ def cells(root: Path, arms: int = 8, seeds: int = 1, force: bool = False, **trai
     """Arms named a0, a1, ..., none of them started."""
     keys = {"max_steps": STEPS, "eval_every": EVERY, **trainer}
     cfg = OmegaConf.create({"trainer": keys, "strategy": {}, "resume_from": "", "force": force})
-    facts = {"hardware": {"device": "cpu"}, "processes": 1}
     words = [(f"a{arm}", f"a{arm} seed={seed}") for arm in range(arms) for seed in range(seeds)]
-    return [Cell([title], title, arm, cfg, RunFolder(root / title), facts=facts) for arm, title in words]
+    return [Cell([title], title, arm, cfg, RunFolder(root / title), facts=FACTS) for arm, title in words]
 
 
 def until(task: Task) -> int:
@@ -243,7 +243,7 @@ def test_finished_runs_are_compared_and_not_trained_again(tmp_path: Path) -> Non
     sweep, found = SimulatedSweep(tmp_path), cells(tmp_path, 4)
     for cell in found:
         sweep.train(cell.task([]))
-        cell.facts = {}  # finished cells are not checked
+        cell.facts = None  # finished cells are not checked
     sweep.trained.clear()
     assert sweep.command(found).done and sweep.trained == []
     assert sweep.decisions() == [(200, ["a2", "a3"]), (400, ["a3"])]

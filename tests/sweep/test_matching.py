@@ -61,16 +61,16 @@ ONE_LAYER = ("model.n_layer=1",)  # enough to test with
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Solve without isolated processes, each of which imports torch."""
 
-    def each(work: Callable[[Any], Any], items: Sequence[Any], lost: Callable[[str], Any]) -> list[Any]:
+    def map_here(function: Callable[[Any], Any], items: Sequence[Any], on_failure: Callable[[str], Any]) -> list[Any]:
         found = []
         for item in items:
             try:
-                found.append(work(item))
+                found.append(function(item))
             except ConfigError as error:
-                found.append(lost(str(error)))
+                found.append(on_failure(str(error)))
         return found
 
-    monkeypatch.setattr(matching, "each", each)
+    monkeypatch.setattr(matching, "map_isolated", map_here)
 
 
 def exchanged(axis: str, option: str, *overrides: str) -> DictConfig:
