@@ -167,7 +167,7 @@ def _begin(folder: RunFolder, start: StartRecord, again: RunFolder, first: int) 
 
 def _train(cfg: DictConfig, path: Path, last: int, in_process: bool, processes: int) -> bool:
     """As the command does; False: interrupted."""
-    from gptx.hardware.device import threads
+    from gptx.hardware.cpu import threads
     from gptx.processes import workers
     from gptx.training.session import fit, worker
 
