@@ -32,6 +32,7 @@ from gptx.cli import Parser, check_json, exit_code
 from gptx.config.overrides import options
 from gptx.errors import GptxError, RunFailed
 from gptx.runs import journal
+from gptx.runs.records import EventRecord
 
 EXAMPLES = """examples:
   python -m benchmarks.faults                            50 kills of ddp and of fsdp runs, in turn
@@ -228,7 +229,7 @@ def _lives(args: argparse.Namespace, rng: random.Random, place: Path, console: C
 def _check_told(life: Life) -> None:
     """Each damage was seen."""
     spoilt = sum("damage" in kill for kill in life.kills)
-    told = [r for r in journal.read(life.folder) if r["kind"] == "event" and "is damaged" in r["text"]]
+    told = [r for r in journal.read(life.folder) if isinstance(r, EventRecord) and "is damaged" in r.text]
     if len(told) != spoilt:
         raise RunFailed(f"{life.study}: {spoilt} checkpoints were damaged, {len(told)} were seen to be")
 

@@ -113,20 +113,21 @@ def _bench(args: argparse.Namespace) -> None:
     check_json(args.json)
     import torch
 
-    from gptx.hardware.device import hardware, pick
+    from gptx.hardware.description import describe_hardware
+    from gptx.hardware.device import pick
 
-    device = hardware(pick(args.device))
+    device = describe_hardware(pick(args.device))
     timings: list[Timing] = []
     with Console(stderr=True).status("") as status:
         for name in args.shape:
             with tempfile.TemporaryDirectory() as folder:
                 timings += _shape(name, args, Path(folder), status.update)
-    threads = f", {device['cores']} threads" if device["device"] == "cpu" else ""
-    where = f"{device['name']}{threads}, torch {torch.__version__}, {args.rounds} rounds"
+    threads = f", {device.cores} threads" if device.device == "cpu" else ""
+    where = f"{device.name}{threads}, torch {torch.__version__}, {args.rounds} rounds"
     print(_markdown(timings, where, args.peer)) if args.markdown else _show(timings, where, args.peer)
     if args.json:
         rows = [asdict(timing) | {"median": timing.median, "ratio": timing.ratio} for timing in timings]
-        told = {"hardware": device, "torch": torch.__version__, "rounds": args.rounds, "timings": rows}
+        told = {"hardware": asdict(device), "torch": torch.__version__, "rounds": args.rounds, "timings": rows}
         args.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 

@@ -21,12 +21,14 @@ from typing import Any
 from omegaconf import DictConfig
 
 from gptx.cli import Parser
-from gptx.config.compose import plain_dict
+from gptx.config.plain import plain_dict
 from gptx.config.saved import load_config
 from gptx.errors import ConfigError, GptxError, Interrupted
 from gptx.runs.checkpoint_files import damage, number, step_name, steps
-from gptx.runs.folder import RunFolder, write_json
+from gptx.runs.files import write_json
+from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
+from gptx.runs.records import StartRecord
 
 INTERRUPTED = 130
 
@@ -70,14 +72,14 @@ def _parser() -> Parser:
     return parser
 
 
-def _start_of(folder: RunFolder) -> dict[str, Any]:
+def _start_of(folder: RunFolder) -> StartRecord:
     start = folder.start_record() if (folder.path / "config.yaml").exists() else None
     if start is None:
         raise ConfigError(f"{folder.path} is not a run folder: it has no config.yaml or no journal")
     return start
 
 
-def _certify(folder: RunFolder, start: dict[str, Any], given: int | None, again: RunFolder) -> dict[str, Any] | None:
+def _certify(folder: RunFolder, start: StartRecord, given: int | None, again: RunFolder) -> dict[str, Any] | None:
     """Train again and compare; None: interrupted."""
     import torch
 
@@ -87,7 +89,7 @@ def _certify(folder: RunFolder, start: dict[str, Any], given: int | None, again:
 
     first, last = _stretch(folder, given)
     cfg = load_config(folder.path)
-    begun = first or int((start.get("origin") or {}).get("step", 0))
+    begun = first or (start.resume_source.step if start.resume_source else 0)
     before = conditions(folder, begun, last)
     with _where_it_was_started(cfg, folder):
         cfg.resume_from = _origin(cfg, start, first)
@@ -95,10 +97,11 @@ def _certify(folder: RunFolder, start: dict[str, Any], given: int | None, again:
         cfg.strategy.nproc = before[-1]["processes"]
         if pick(cfg.device.type).type == "cuda":
             cfg.strategy.nproc = min(cfg.strategy.nproc, torch.cuda.device_count())
-        strategy, facts = preflight(cfg)
+        ready = preflight(cfg)
+        strategy, facts = ready.strategy, ready.facts
         _begin(folder, start, again, first)
         began = time.monotonic()
-        if not _train(cfg, again.path, last, strategy.in_process, facts["processes"]):
+        if not _train(cfg, again.path, last, strategy.in_process, facts.processes):
             return None
     return verdict(folder, again, start, (begun, last), before, facts) | {"seconds": time.monotonic() - began}
 
@@ -126,17 +129,17 @@ def _stretch(folder: RunFolder, given: int | None) -> tuple[int, int]:
     return given, next(step for step in kept if step > given)
 
 
-def _origin(cfg: DictConfig, start: dict[str, Any], first: int) -> str:
+def _origin(cfg: DictConfig, start: StartRecord, first: int) -> str:
     """What ``resume_from`` is to say: nothing, where a checkpoint of the run's own is begun from."""
     from gptx.runs.resume_source import checkpoint_of
 
-    origin = start.get("origin")
+    origin = start.resume_source
     if first or not origin:
         return ""
-    path = checkpoint_of(cfg.resume_from, origin["step"])
+    path = checkpoint_of(cfg.resume_from, origin.step)
     if not path.is_dir():
         raise ConfigError(
-            f"this run began from step {origin['step']} of another (resume_from={cfg.resume_from}), which is not there "
+            f"this run began from step {origin.step} of another (resume_from={cfg.resume_from}), which is not there "
             "any more: only a stretch between two checkpoints of its own can be certified (runtime.keep=2 or more)"
         )
     return str(path)
@@ -152,11 +155,11 @@ def _where_it_was_started(cfg: DictConfig, folder: RunFolder) -> Any:
         yield
 
 
-def _begin(folder: RunFolder, start: dict[str, Any], again: RunFolder, first: int) -> None:
+def _begin(folder: RunFolder, start: StartRecord, again: RunFolder, first: int) -> None:
     """A run folder that stands where the run stood: its checkpoint is linked to, and cannot be changed by that."""
     again.checkpoints.mkdir(parents=True)
     with Journal(again.path) as book:
-        book.write("start", origin=start.get("origin"))
+        book.write(start)
     if first:
         name = step_name(first)
         shutil.copytree(folder.checkpoints / name, again.checkpoints / name, copy_function=os.symlink)
@@ -164,7 +167,7 @@ def _begin(folder: RunFolder, start: dict[str, Any], again: RunFolder, first: in
 
 def _train(cfg: DictConfig, path: Path, last: int, in_process: bool, processes: int) -> bool:
     """As the command does; False: interrupted."""
-    from gptx.hardware.device import threads
+    from gptx.hardware.cpu import threads
     from gptx.processes import workers
     from gptx.training.session import fit, worker
 

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file
 
 from gptx.config.overrides import key_of
-from gptx.runs import checkpoint_files, journal
+from gptx.runs import checkpoint_files, journal, json_log
 from gptx.training.checkpoint import whole
 
 ROOT = Path(__file__).parents[1]
@@ -218,7 +218,7 @@ def the_first(gptx: Gptx) -> Path:
 
 
 def records(folder: Path, kind: str) -> list[dict[str, Any]]:
-    return [record for record in journal.read(folder) if record["kind"] == kind]
+    return [record for record in json_log.read(folder) if record["kind"] == kind]
 
 
 def history(folder: Path) -> dict[tuple[str, int], float]:

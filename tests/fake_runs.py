@@ -1,4 +1,4 @@
-"""Run folders as training leaves them, made in milliseconds; and what MLflow's database holds of them."""
+"""Run folders like those of a training, written in milliseconds, and queries of MLflow's database."""
 
 import fcntl
 import json
@@ -10,20 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from gptx.runs import journal
+from gptx.runs.facts import DataFacts, GitState
 from gptx.runs.journal import Journal
+from gptx.runs.records import EndRecord, MetricsRecord, Result, RunStatus, SampleRecord, StartRecord
 
 
-def start(uid: str, study: str = "study", seed: int = 0, replaces: str | None = None, **variant: str) -> dict[str, Any]:
+def start(uid: str, study: str = "study", seed: int = 0, replaces: str | None = None, **variant: str) -> StartRecord:
     variant = {"attention": "gqa", "pos": "rope", "window": "full", "strategy": "single", "model": "nano", **variant}
     axes = [variant[key] for key in ("attention", "pos", "window", "strategy")]
-    return {
-        "uid": uid,
-        "identity": uid[:8],
-        "name": "·".join([*axes, f"s{seed}"]),
-        "study": study,
-        "variant": variant,
-        "seed": seed,
-        "config": {
+    return StartRecord(
+        uid=uid,
+        identity=uid[:8],
+        name="·".join([*axes, f"s{seed}"]),
+        study=study,
+        variant=variant,
+        seed=seed,
+        config={
             "study": study,
             "seed": seed,
             "attention": {"_target_": "gptx.attention.gqa.GQA", "n_kv_head": 2},
@@ -31,22 +33,22 @@ def start(uid: str, study: str = "study", seed: int = 0, replaces: str | None = 
             "many": {f"key{i}": i for i in range(150)},
             "tracking": {"experiment": study, "weights": True},
         },
-        "command": f"python -m gptx.run attention={variant['attention']}",
-        "git": {"commit": "c0ffee", "dirty": False},
-        "data": {"name": "sotu", "corpus_hash": "f" * 64, "tokenizer": "byte", "train_tokens": 9, "val_tokens": 1},
-        "n_params": 800_000,
-        "replaces": replaces,
-    }
+        command=f"python -m gptx.run attention={variant['attention']}",
+        git=GitState(commit="c0ffee"),
+        data=DataFacts(name="sotu", corpus_hash="f" * 64, tokenizer="byte", train_tokens=9, val_tokens=1),
+        n_params=800_000,
+        replaces=replaces,
+    )
 
 
-def result(val_bpb: float, **more: Any) -> dict[str, Any]:
+def result(val_bpb: float, **more: Any) -> Result:
     figures = {"val_loss": val_bpb * 0.69, "val_accuracy": 0.4, "best_step": 20, "n_params": 800_000}
     cost = {"tokens_per_s": 50_000.4, "peak_memory_bytes": 500_000_000, "kv_bytes_per_token": 512, "seconds": 9.87}
-    return {"val_bpb": val_bpb, **figures, **cost, **more}
+    return Result(**{"status": RunStatus.FINISHED, "val_bpb": val_bpb, **figures, **cost, **more})
 
 
 def folder(outputs: Path, uid: str, study: str = "study") -> Path:
-    """An empty run folder with what lies beside the journal."""
+    """A run folder with all files but the journal."""
     run_dir = outputs / study / f"run-{uid[:8]}"
     best = run_dir / "checkpoints" / "best"
     best.mkdir(parents=True)
@@ -58,29 +60,33 @@ def folder(outputs: Path, uid: str, study: str = "study") -> Path:
 
 
 def make_run(outputs: Path, *, steps: int = 20, end: str | None = "finished", bpb: float = 2.0, **named: Any) -> Path:
-    """A whole run: ``end`` None leaves it as a kill does."""
+    """A run folder with its journal. ``end``: status of the end record; None: no end record, as after a kill."""
     uid = named.pop("uid", None) or uuid.uuid4().hex
     run_dir = folder(outputs, uid, named.get("study", "study"))
-    with Journal(run_dir) as book:
-        book.write("start", **start(uid, **named))
-        write_steps(book, 1, steps, bpb)
-        book.write("sample", step=steps, text="The state of the union")
+    with Journal(run_dir) as journal:
+        journal.write(start(uid, **named))
+        write_steps(journal, 1, steps, bpb)
+        journal.write(SampleRecord(step=steps, text="The state of the union"))
         if end is not None:
-            book.write("end", status=end, step=steps, error=None, result=result(bpb))
+            journal.write(end_record(end, steps, result(bpb, status=RunStatus(end))))
     return run_dir
 
 
-def write_steps(book: Journal, first: int, last: int, bpb: float = 2.0) -> None:
+def end_record(status: str, step: int, result: Result | None = None, error: str | None = None) -> EndRecord:
+    return EndRecord(status=RunStatus(status), step=step, error=error, result=result)
+
+
+def write_steps(journal: Journal, first: int, last: int, bpb: float = 2.0) -> None:
     for step in range(first, last + 1):
         values = {"train/loss": bpb + 3.0 / step, "perf/tokens_per_s": 50_000.0}
         if step % 5 == 0:
             values |= {"val/loss": bpb * 0.69 + 1.0 / step, "val/bpb": bpb + 1.0 / step}
-        book.write("metrics", step=step, values=values)
+        journal.write(MetricsRecord(step=step, values=values))
 
 
 @contextmanager
 def trained(run_dir: Path) -> Iterator[None]:
-    """The run's lock is held, as by a living trainer."""
+    """Hold the lock of a run, as a process that trains it does."""
     with open(run_dir / journal.LOCK, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -98,7 +104,7 @@ def ask(db: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:
 
 
 def contents(db: Path, uid: str) -> dict[str, Any]:
-    """All that the database says of a run, but for random ids."""
+    """Everything that the database holds of a run, without random ids."""
     run_id, status, end, name = ask(
         db,
         "select r.run_uuid, r.status, r.end_time, r.name from runs r join tags t on r.run_uuid = t.run_uuid"
@@ -126,9 +132,8 @@ def contents(db: Path, uid: str) -> dict[str, Any]:
 
 
 def rows_of(run_dir: Path) -> set[tuple[str, int, int]]:
-    """(key, step, time) of every value in a journal, the final ones left out."""
-    records = [record for record in journal.read(run_dir) if record["kind"] == "metrics"]
-    return {(key, record["step"], record["t"]) for record in records for key in record["values"]}
+    """(key, step, time) of every value in a journal, without the final ones."""
+    return {(key, record.step, record.t) for record in journal.metrics(run_dir) for key in record.values}
 
 
 def lines(run_dir: Path) -> list[bytes]:

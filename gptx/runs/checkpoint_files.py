@@ -1,18 +1,18 @@
 """What lies in a run's folder of checkpoints, and whether it is whole. Without torch."""
 
-import errno
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gptx.runs.digest import file_hash
+from gptx.runs.files import flush_folder, write_json
+
 META = "meta.json"
 NAME = re.compile(r"step-\d{8}")
-FULL = 2**20  # bytes free on a disk that took no more
 
 
 def steps(folder: Path) -> list[Path]:
@@ -51,7 +51,7 @@ def damage(path: Path) -> str | None:
             there = (path / name).stat().st_size
             if there != size:
                 return f"{name} has {there} bytes, expected {size}"
-            if sha256(path / name) != digest:
+            if file_hash(path / name) != digest:
                 return f"the checksum of {name} is wrong"
         if seal(found) != found["seal"]:
             return f"the checksum of {META} is wrong"
@@ -89,58 +89,15 @@ def remove(path: Path) -> None:
 
 def finish(part: Path, final: Path, facts: dict[str, Any]) -> None:
     """Give a checkpoint its meta.json, with sizes and checksums, and its name, all of it on the disk."""
-    files = {path.name: [path.stat().st_size, sha256(path, sync=True)] for path in sorted(part.iterdir())}
+    files = {path.name: [path.stat().st_size, file_hash(path, flush=True)] for path in sorted(part.iterdir())}
     facts = {**facts, "files": files}
     write_json(part / META, {**facts, "seal": seal(facts)})
-    sync_folder(part)
+    flush_folder(part)
     part.rename(final)
-    sync_folder(final.parent)
+    flush_folder(final.parent)
 
 
 def seal(facts: dict[str, Any]) -> str:
     """The checksum of a meta.json, without itself."""
     text = json.dumps({key: value for key, value in facts.items() if key != "seal"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def sha256(path: Path, sync: bool = False) -> str:
-    """Of a file's bytes, which ``sync`` brings to the disk (torch leaves the last of them in a buffer when it does)."""
-    with open(path, "rb") as file:
-        if sync:
-            os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def to_disk(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """The names in a folder are on the disk."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def no_space(folder: Path) -> str:
-    """The system's words where the disk of a folder has no space left; "" where it has."""
-    try:
-        return os.strerror(errno.ENOSPC) if shutil.disk_usage(folder).free < FULL else ""
-    except OSError:  # the folder is gone
-        return ""
-
-
-def write_json(path: Path, value: dict[str, Any], indent: int | None = None) -> None:
-    """Whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with open(part, "w") as file:
-            json.dump(value, file, indent=indent, ensure_ascii=False)
-            to_disk(file)
-        part.rename(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise

@@ -1,6 +1,7 @@
 """SHA-256 of texts and files."""
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,7 +15,9 @@ def digest(parts: Iterable[str | bytes]) -> str:
     return total.hexdigest()
 
 
-def file_hash(path: Path) -> str:
-    """sha256 in hex of a file, read in pieces."""
+def file_hash(path: Path, flush: bool = False) -> str:
+    """sha256 in hex of a file. ``flush``: bring its bytes to the disk first (torch leaves the last in a buffer)."""
     with open(path, "rb") as file:
+        if flush:
+            os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,86 +2,106 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from gptx.errors import ConfigError, RunFailed
-from gptx.runs import checkpoint_files, journal
+from gptx.runs import journal
 from gptx.runs.journal import Journal
+from gptx.runs.records import (
+    EndReason,
+    EndRecord,
+    Measurements,
+    MetricsRecord,
+    Record,
+    Result,
+    ResumeRecord,
+    RunStatus,
+    StartRecord,
+    read_result,
+    result_of,
+    write_result,
+)
+
+_STARTS = StartRecord | ResumeRecord
 
 
 class RunFolder:
-    """``outputs/<study>/<name>-<identity>/``. Nothing is made before `lock`."""
+    """``outputs/<study>/<name>-<identity>/``. Nothing is created before `lock`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
 
-    def result(self) -> dict[str, Any] | None:
-        """result.json, or None where there is none (a damaged one counts as none: the journal has it all)."""
+    def result(self) -> Result | None:
+        """result.json, or None if it is missing or damaged (the journal holds all of it)."""
         try:
-            found: dict[str, Any] = json.loads((self.path / "result.json").read_text())
+            return read_result(self.path / "result.json")
         except (OSError, ValueError):
             return None
-        return found
 
     def finished(self) -> bool:
+        """Whether the run has the result of a completed training."""
         result = self.result()
-        return result is not None and result.get("status") == "finished"
+        return result is not None and result.status == RunStatus.FINISHED
 
-    def start_record(self) -> dict[str, Any] | None:
-        """The journal's first record: what the run is."""
-        return next((r for r in journal.read(self.path) if r["kind"] == "start"), None)
+    def start_record(self) -> StartRecord | None:
+        """The first record of the journal, or None if there is no run in this folder."""
+        return next((record for record in journal.read(self.path) if isinstance(record, StartRecord)), None)
 
     def lock(self) -> AbstractContextManager[None]:
-        """Hold the run: see `held`."""
+        """Hold the lock of this run: see `held`."""
         return held(self.path, "trained")
 
     def set_aside(self, outputs: Path) -> str | None:
-        """Move an earlier attempt out of the way (force=true) and return its uid; nothing computed is deleted.
+        """Move the files of an earlier run to ``outputs/.replaced`` (force=true) and return the uid of that run.
 
-        The journal goes last: killed on the way, the folder never holds old checkpoints that nothing accounts for.
+        The journal is moved last: after a kill, the folder never holds old checkpoints without their journal.
         """
         start = self.start_record()
         if start is None:
             return None
-        aside = outputs / ".replaced" / self.path.parent.name / f"{self.path.name}-{time.time_ns()}"
-        aside.mkdir(parents=True)
+        replaced = outputs / ".replaced" / self.path.parent.name / f"{self.path.name}-{time.time_ns()}"
+        replaced.mkdir(parents=True)
         for item in sorted(self.path.iterdir(), key=lambda item: item.name == journal.NAME):
-            if item.name not in (journal.LOCK, "logs"):  # held by us; other ranks of torchrun may write already
-                item.rename(aside / item.name)
-        return str(start["uid"])
+            if item.name not in (journal.LOCK, "logs"):  # we hold the lock; other ranks of torchrun may already log
+                item.rename(replaced / item.name)
+        return start.uid
 
-    def end(self, status: str, measured: dict[str, Any] | None = None, error: str | None = None) -> dict[str, Any]:
-        """Write result.json and the journal's end record: what the run was, and what was measured."""
+    def end(self, reason: EndReason, measured: Measurements | None = None, error: str | None = None) -> Result:
+        """Write the journal's end record and result.json, and return the result."""
         start = self.start_record()
-        assert start is not None, "a run that has not started cannot end"
-        facts = {
-            key: value for key, value in start.items() if key not in ("t", "kind", "pid", "host", "data", "replaces")
-        }
+        assert start is not None, "a run without a start record cannot end"
         records = list(journal.read(self.path))
-        last = max((r["step"] for r in records if r["kind"] == "metrics"), default=0)
-        data = {key: start["data"][key] for key in ("corpus_hash", "tokenizer_hash")}
-        result = {"status": status, **facts, **data, "steps": last, "seconds": _seconds(records)}
-        result |= {**(measured or {}), "error": error}
+        last = max((record.step for record in records if isinstance(record, MetricsRecord)), default=0)
+        result = result_of(
+            start,
+            **(vars(measured) if measured else {"steps": last}),
+            status=reason.status,
+            end_reason=reason,
+            seconds=_seconds(records),
+            error=error,
+        )
         with Journal(self.path) as book:
-            book.write("end", status=status, step=result["steps"], error=error, result=result)
-        write_json(self.path / "result.json", result)
+            book.write(
+                EndRecord(status=reason.status, end_reason=reason, step=result.steps, error=error, result=result)
+            )
+        write_result(self.path / "result.json", result)
         return result
 
     def settle(self) -> None:
-        """Write the result.json that a kill came before: the journal's end record has it. For who holds the lock."""
+        """Write result.json from the journal's end record if a kill prevented it. The caller holds the lock."""
         if not (self.path / "config.yaml").exists():
-            return  # a force=true that was killed while it set things aside
-        last = next((r for r in reversed(list(journal.read(self.path))) if r["kind"] in ("resume", "end")), None)
-        if last is not None and last["kind"] == "end" and self.result() is None:
-            write_json(self.path / "result.json", last["result"])
+            return  # force=true was killed while it moved the files of the earlier run
+        ends = [record for record in journal.read(self.path) if isinstance(record, ResumeRecord | EndRecord)]
+        last = ends[-1] if ends else None
+        if isinstance(last, EndRecord) and last.result is not None and self.result() is None:
+            write_result(self.path / "result.json", last.result)
 
 
 @contextmanager
@@ -125,21 +145,7 @@ def _only_looked_at(file: IO[str]) -> bool:
     return True
 
 
-def _seconds(records: list[journal.Record]) -> float:
-    """Time at work: from each start or resume to the last thing that this attempt wrote down."""
-    spans = [
-        after["t"] - before["t"] for before, after in pairwise(records) if after["kind"] not in ("start", "resume")
-    ]
+def _seconds(records: list[Record]) -> float:
+    """Time at work: from each start or resume to the last record that the same process wrote."""
+    spans = [after.t - before.t for before, after in pairwise(records) if not isinstance(after, _STARTS)]
     return float(sum(spans)) / 1000
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Whole or not at all.
-
-    Raises:
-        RunFailed: the disk is full or not writable.
-    """
-    try:
-        checkpoint_files.write_json(path, value, indent=1)
-    except OSError as error:
-        raise RunFailed(f"could not write {path}: {error}") from error

@@ -1,68 +1,56 @@
-"""The journal of a run: append-only JSON lines, the one truth that result tables and MLflow are views of.
+"""The journal of a run: the source of truth, of which result.json, tables and MLflow are views.
 
-A record is one ``write`` of one line on an unbuffered file, stamped when it is emitted. So a kill -9 loses at most the
-line being written, and replaying the file into MLflow any number of times gives the same rows (its de-duplication is
-on key, time stamp, step and value).
+Replaying it into MLflow any number of times gives the same rows, because MLflow ignores a value whose key, time, step
+and value it already has.
 """
 
 import fcntl
-import json
-import os
-import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from gptx.errors import RunFailed
+from gptx.runs import json_log
+from gptx.runs.json_log import NAME, JsonLog
+from gptx.runs.records import (
+    EndRecord,
+    MetricsRecord,
+    Record,
+    ResumeRecord,
+    RunStatus,
+    StartRecord,
+    read_record,
+    write_record,
+)
 
-Record = dict[str, Any]
+__all__ = ["LOCK", "NAME", "Journal", "computed", "locked", "read", "runs", "status", "tail"]
 
-NAME = "journal.jsonl"
 LOCK = "run.lock"
 
 
 class Journal:
-    """Appends records to ``run_dir/journal.jsonl``; a metrics step that is already there is not written again.
+    """Appends records to ``run_dir/journal.jsonl``; metrics of a step that it already holds are not written again."""
 
-    Args:
-        shared: another process may be writing to it just now.
-    """
+    def __init__(self, run_dir: Path) -> None:
+        self._log = JsonLog(run_dir)
+        self.path = self._log.path
+        self.last_step = max((record.step for record in metrics(run_dir)), default=-1)
 
-    def __init__(self, run_dir: Path, shared: bool = False) -> None:
-        self.path = run_dir / NAME
-        if not shared:
-            drop_torn_line(self.path)
-        self.last_step = max((r["step"] for r in read(run_dir) if r["kind"] == "metrics"), default=-1)
-        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - lives as long as the run
-
-    def write(self, kind: str, **fields: Any) -> None:
-        """Append one record. A resumed run replays steps it has journaled: their first emission stands."""
-        if kind == "metrics":
-            if fields["step"] <= self.last_step:
-                return
-            self.last_step = fields["step"]
-        record = {"t": time.time_ns() // 1_000_000, "kind": kind, **fields}
-        self._append(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-
-    def _append(self, line: bytes) -> None:
-        """A full disk may take half a line: then none of it stays, so that the next one is not spoilt too.
+    def write(self, record: Record) -> None:
+        """Append one record with the present time. A resumed run repeats steps: the first metrics of a step count.
 
         Raises:
-            RunFailed: the line could not be written.
+            RunFailed: the record could not be written.
         """
-        before = os.fstat(self._file.fileno()).st_size
-        why = "the disk is full"
-        try:
-            if self._file.write(line) == len(line):
+        if isinstance(record, MetricsRecord):
+            if record.step <= self.last_step:
                 return
-        except OSError as error:
-            why = error.strerror or str(error)
-        os.ftruncate(self._file.fileno(), before)
-        raise RunFailed(f"could not write {self.path}: {why}")
+            self.last_step = record.step
+        self._log.append(write_record(replace(record, t=json_log.now())))
 
     def close(self) -> None:
-        self._file.close()
+        """Close the file."""
+        self._log.close()
 
     def __enter__(self) -> "Journal":
         return self
@@ -71,44 +59,42 @@ class Journal:
         self.close()
 
 
-def drop_torn_line(path: Path) -> None:
-    """Cut what a kill left behind the last newline, so that the next record starts on a line of its own."""
-    if not path.exists():
-        return
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole != len(data):
-        os.truncate(path, whole)
-
-
 def tail(run_dir: Path, offset: int = 0) -> tuple[list[Record], int]:
-    """Whole records from byte ``offset`` on, and the offset behind the last of them."""
-    path = run_dir / NAME
-    if not path.exists():
-        return [], offset
-    with open(path, "rb") as file:
-        file.seek(offset)
-        data = file.read()
-    whole = data.rfind(b"\n") + 1
-    return [json.loads(line) for line in data[:whole].splitlines()], offset + whole
+    """The complete records from byte ``offset`` on, and the offset behind the last of them.
+
+    Raises:
+        ValueError: a line is not a record.
+    """
+    lines, offset = json_log.tail(run_dir, offset)
+    return [record for line in lines if (record := read_record(line)) is not None], offset
 
 
 def read(run_dir: Path) -> Iterator[Record]:
-    """All whole records of a run."""
+    """All complete records of a run.
+
+    Raises:
+        ValueError: a line is not a record.
+    """
     yield from tail(run_dir)[0]
 
 
-def computed(run_dir: Path) -> dict[tuple[int, str], Any]:
-    """All that training computed, by step and key: losses and the like, and the checksum of the batches; no speeds."""
-    found: dict[tuple[int, str], Any] = {}
-    for record in (record for record in read(run_dir) if record["kind"] == "metrics"):
-        values = {**record["values"], **({"batch": record["batch"]} if "batch" in record else {})}
-        found |= {(record["step"], key): value for key, value in values.items() if not key.startswith("perf/")}
+def metrics(run_dir: Path) -> Iterator[MetricsRecord]:
+    """The metrics records of a run."""
+    return (record for record in read(run_dir) if isinstance(record, MetricsRecord))
+
+
+def computed(run_dir: Path) -> dict[tuple[int, str], float | str]:
+    """What training computed, by step and key: losses and the like, and the checksum of the batches; no speeds."""
+    found: dict[tuple[int, str], float | str] = {}
+    for record in metrics(run_dir):
+        found |= {(record.step, key): value for key, value in record.values.items() if not key.startswith("perf/")}
+        if record.batch_checksum is not None:
+            found[record.step, "batch"] = record.batch_checksum
     return found
 
 
 def runs(root: Path) -> Iterator[Path]:
-    """Run folders at or below ``root``, sorted; dot folders (caches, stores, replaced runs) are not looked into."""
+    """Run folders at or below ``root``, sorted. Folders that start with a dot (caches, replaced runs) are skipped."""
     if (root / NAME).exists():
         yield root
         return
@@ -130,12 +116,12 @@ def locked(run_dir: Path) -> bool:
     return False
 
 
-def status(run_dir: Path) -> str:
-    """``finished``, ``failed``, ``interrupted``, ``running``, or ``killed``: no end written and nobody at work."""
-    alive, last = locked(run_dir), None  # in this order: what it writes before it lets go is read
+def status(run_dir: Path) -> RunStatus:
+    """The status of a run: that of its end record, or whether a process trains it."""
+    alive, last = locked(run_dir), None  # in this order: a run writes its end before it frees the lock
     for record in read(run_dir):
-        if record["kind"] in ("start", "resume", "end"):
+        if isinstance(record, StartRecord | ResumeRecord | EndRecord):
             last = record
-    if last is not None and last["kind"] == "end":
-        return str(last["status"])
-    return "running" if alive or locked(run_dir) else "killed"
+    if isinstance(last, EndRecord):
+        return last.status
+    return RunStatus.RUNNING if alive or locked(run_dir) else RunStatus.KILLED

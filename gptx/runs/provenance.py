@@ -12,15 +12,17 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+
+from gptx.runs.codec import from_json
+from gptx.runs.facts import GitState
 
 _PACKAGE = Path(__file__).parents[1]
 _PLUGINS = _PACKAGE.parent / "hydra_plugins"  # gptx's own
 COMMIT = ".commit.json"  # beside a copy of the package: what it was copied from
 
 
-def git() -> dict[str, Any]:
-    """Commit of gptx's own checkout and whether it has changes; empty strings where there is none."""
+def git() -> GitState:
+    """The state of gptx's own checkout, or of the checkout that this package is a copy of."""
     root = _PACKAGE.parent
 
     def ask(*words: str) -> str:
@@ -28,11 +30,11 @@ def git() -> dict[str, Any]:
         return done.stdout.strip() if done.returncode == 0 else ""
 
     if (root / COMMIT).exists():
-        found: dict[str, Any] = json.loads((root / COMMIT).read_text())
-        return found
+        return from_json(GitState, json.loads((root / COMMIT).read_text()))
     if not (root / ".git").exists():
-        return {"commit": "", "dirty": False}
-    return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
+        return GitState()
+    dirty = bool(ask("status", "--porcelain", "--untracked-files=no"))
+    return GitState(commit=ask("rev-parse", "HEAD"), dirty=dirty)
 
 
 def versions() -> dict[str, str]:

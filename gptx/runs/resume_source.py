@@ -4,12 +4,12 @@ import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
 from gptx.errors import ConfigError
 from gptx.runs.checkpoint_files import NAME, damage, number, step_name, steps
+from gptx.runs.facts import ResumeSourceRecord
 from gptx.runs.folder import RunFolder
 
 
@@ -30,9 +30,9 @@ class ResumeSource:
     def step(self) -> int:
         return number(self.path)
 
-    def record(self) -> dict[str, Any]:
-        """As the journal has it."""
-        return {"identity": self.run, "uid": self.uid, "step": self.step}
+    def record(self) -> ResumeSourceRecord:
+        """The same as the journal holds it."""
+        return ResumeSourceRecord(identity=self.run, uid=self.uid, step=self.step)
 
 
 @cache  # a process means the same one always, however that run goes on, and sums it up once
@@ -50,12 +50,12 @@ def find(given: str) -> ResumeSource | None:
     if start is None:
         raise ConfigError(f"resume_from={given}: there is no run in {folder} (python -m gptx.run makes one)")
     if NAME.fullmatch(Path(given).name):
-        return ResumeSource(Path(given), start["identity"], start["uid"])
+        return ResumeSource(Path(given), start.identity, start.uid)
     remarks: list[str] = []
     for path in reversed(steps(folder / "checkpoints")):
         why = damage(path)
         if why is None:
-            return ResumeSource(path, start["identity"], start["uid"], tuple(remarks))
+            return ResumeSource(path, start.identity, start.uid, tuple(remarks))
         if not os.path.lexists(path):  # that run goes on, and keeps but the newest
             return find.__wrapped__(given)
         remarks.append(f"resume_from: {path} is damaged ({why}): going back to the one before it")

@@ -12,11 +12,12 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from gptx.config.compose import compose, plain_dict
+from gptx.config.compose import compose
 from gptx.config.overrides import about_sweeps, key_of
-from gptx.errors import ConfigError
-from gptx.sweep.execute import prewarmed
+from gptx.config.plain import plain_dict
+from gptx.sweep.execute import prewarm
 from gptx.sweep.plan.cells import Cell
+from gptx.sweep.state.folder import SweepKind, SweepPlan
 from gptx.sweep.sweep_overrides import check_given_once
 
 
@@ -27,7 +28,7 @@ class SweeperBase(Sweeper):
         params: overrides of the YAML, such as a study's own grid.
     """
 
-    kind = ""  # "grid" or "optuna", as plan.json stores it
+    kind: SweepKind
 
     def __init__(self, *, params: DictConfig) -> None:
         self.params = params
@@ -36,11 +37,11 @@ class SweeperBase(Sweeper):
         self.context, self.hydra = hydra_context, config.hydra
 
     def sweep(self, arguments: list[str]) -> Any:
-        prewarmed.stock()
+        prewarm.start_server()
         try:
             raise SystemExit(self._sweep(arguments))
         finally:
-            prewarmed.clear()
+            prewarm.stop_server()
 
     def _sweep(self, arguments: list[str]) -> int:
         overrides = [*self._study_overrides(arguments), *arguments]
@@ -59,11 +60,7 @@ class SweeperBase(Sweeper):
 
     def _options(self, overrides: Sequence[str], of_sweep: Sequence[str]) -> DictConfig:
         """The config with the options of the sweep. ``overrides``: of any of its runs."""
-        options = compose([*overrides, *of_sweep])
-        for key in ("jobs", "retry", "timeout", "grace", "memory"):
-            if options.sweep[key] < 0:
-                raise ConfigError(f"sweep.{key}={options.sweep[key]}: expected at least 0")
-        return options
+        return compose([*overrides, *of_sweep])
 
     def _study_overrides(self, arguments: Sequence[str]) -> list[str]:
         """The study's own grid, without the keys that the command line gives."""
@@ -82,14 +79,14 @@ class SweeperBase(Sweeper):
         """Arguments that every run gets besides its own: the sweep itself follows the runs in MLflow."""
         return [*self._config_dirs(), "tracking.follow=false", "runtime.brief=true"]
 
-    def _plan(self, cells: Sequence[Cell], options: DictConfig) -> dict[str, Any]:
+    def _plan(self, cells: Sequence[Cell], options: DictConfig) -> SweepPlan:
         """What plan.json stores."""
-        return {
-            "study": options.study,
-            "command": shlex.join(["python", "-m", "gptx.run", *sys.argv[1:]]),
-            "kind": self.kind,
-            "launcher": self.hydra.runtime.choices["hydra/launcher"],
-            "lr": bool(options.sweep.lr),
-            "factor": options.sweep.factor if options.sweep.halving else 0,
-            "cells": [cell.record() for cell in cells],
-        }
+        return SweepPlan(
+            study=options.study,
+            command=shlex.join(["python", "-m", "gptx.run", *sys.argv[1:]]),
+            kind=self.kind,
+            launcher=self.hydra.runtime.choices["hydra/launcher"],
+            lr=bool(options.sweep.lr),
+            factor=options.sweep.factor if options.sweep.halving else 0,
+            cells=tuple(cell.planned() for cell in cells),
+        )

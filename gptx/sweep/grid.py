@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from gptx.errors import ConfigError
-from gptx.runs.journal import Journal
 from gptx.sweep.base import SweeperBase
 from gptx.sweep.closing import close, following
 from gptx.sweep.execute.launcher import Launcher, make
-from gptx.sweep.execute.loop import Listed, drive
+from gptx.sweep.execute.loop import TaskList, drive
 from gptx.sweep.plan import learning_rates, matching
 from gptx.sweep.plan.cells import Cell, check_cells, compose_cells, with_overrides
 from gptx.sweep.search.halving import check_rungs
 from gptx.sweep.search.halving_source import HalvingSource
-from gptx.sweep.state.dashboard import Board
-from gptx.sweep.state.folder import Sweep, name_of
+from gptx.sweep.state.dashboard import Dashboard
+from gptx.sweep.state.folder import Sweep, SweepKind, sweep_name
+from gptx.sweep.state.records import CellRejected, SweepJournal
 from gptx.sweep.sweep_overrides import combinations
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class _Outcome:
 class GridSweeper(SweeperBase):
     """`python -m gptx.run -m attention=mha,gqa seed=0,1`."""
 
-    kind = "grid"
+    kind = SweepKind.GRID
 
     def _run(self, overrides: list[str], of_sweep: list[str]) -> int:
         """Check all cells, run those that can run, compare the finished ones and list the failures."""
@@ -51,10 +51,10 @@ class GridSweeper(SweeperBase):
         if options.sweep.lr:
             cells = compose_cells(learning_rates.with_rates(grid, options.sweep.lr))
         launcher = make(self.hydra.launcher)
-        cells = _matched(cells, options, launcher.there)
-        sweep = Sweep(Path(options.paths.outputs), name_of(options.study, list(map(_cell_id, cells))))
+        cells = _matched(cells, options, launcher.machine)
+        sweep = Sweep(Path(options.paths.outputs), sweep_name(options.study, list(map(_cell_id, cells))))
         launcher.open(sweep, options.sweep, len(cells))
-        check_cells(cells, launcher.there)
+        check_cells(cells, launcher.machine)
         if options.sweep.halving:
             _check_halving(cells, options.sweep.factor, launcher)
         seconds = preview(cells, launcher, options, sweep)
@@ -64,15 +64,15 @@ class GridSweeper(SweeperBase):
         _check_rejected(len(rejected), len(cells), options)
         with sweep.work(self._plan(cells, options), any(cell.cfg.get("force") for cell in cells)) as journal:
             for cell in rejected:
-                journal.write("refused", title=cell.title, reason=cell.rejection)
+                journal.write(CellRejected(title=cell.title, reason=cell.rejection))
             outcome = self._train(cells, options, launcher, journal, seconds)
         finished = [cell.folder.path for cell in cells if cell.folder and cell.folder.finished()]
         if options.sweep.lr:
-            finished = learning_rates.show_choices(sweep.plan["cells"], sweep.outputs, outcome.dropped)
+            finished = learning_rates.show_choices(sweep.plan.cells, sweep.outputs, outcome.dropped)
         return close(finished, cells, outcome.failed, outcome.dropped)
 
     def _train(
-        self, cells: list[Cell], options: DictConfig, launcher: Launcher, journal: Journal, seconds: float
+        self, cells: list[Cell], options: DictConfig, launcher: Launcher, journal: SweepJournal, seconds: float
     ) -> _Outcome:
         able = [cell for cell in cells if not cell.rejection]
         to_run = [cell for cell in able if not cell.done]
@@ -82,21 +82,21 @@ class GridSweeper(SweeperBase):
         if launcher.detached:
             with launcher:
                 launcher.submit(tasks)
-            print(f"python -m gptx.sweep status {launcher.sweep.name} shows their status")
+            print(f"gptx sweep status {launcher.sweep.name} shows their status")
             return _Outcome()
         halving = self._halving(able, options, launcher, journal)
         steps = {task.folder: cell.cfg.trainer.max_steps for task, cell in zip(tasks, to_run, strict=True)}
-        board = Board(len(able), len(able) - len(to_run), steps, seconds)
+        dashboard = Dashboard(len(able), len(able) - len(to_run), steps, seconds)
         with following(options, [cell.folder.path for cell in able if cell.folder]):
-            failed = drive(halving or Listed(tasks), launcher, journal, board, options.sweep.retry)
+            failed = drive(halving or TaskList(tasks), launcher, journal, dashboard, options.sweep.retry)
         return _Outcome({task.title: why for task, why in failed.items()}, halving.dropped() if halving else {})
 
     def _halving(
-        self, cells: list[Cell], options: DictConfig, launcher: Launcher, journal: Journal
+        self, cells: list[Cell], options: DictConfig, launcher: Launcher, journal: SweepJournal
     ) -> HalvingSource | None:
         if not options.sweep.halving:
             return None
-        records = list(launcher.sweep.records("begin", "rung"))
+        records = list(launcher.sweep.records())
         return HalvingSource(cells, self._common(), options.sweep.factor, journal, records)
 
 

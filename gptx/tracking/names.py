@@ -5,38 +5,29 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from gptx.runs.journal import Record
+from gptx.runs.metrics import METRICS
+from gptx.runs.records import EndRecord, Record, Result, StartRecord
 
-# MLflow's column header: key of result.json, scale, digits. Short names, or the table cuts them off.
-_FINAL = {
-    "final/val_bpb": ("val_bpb", 1.0, 4),
-    "final/val_loss": ("val_loss", 1.0, 4),
-    "final/val_acc": ("val_accuracy", 1.0, 4),
-    "final/tok_s": ("tokens_per_s", 1.0, 0),
-    "final/params": ("n_params", 1.0, 0),
-    "final/mem_mb": ("peak_memory_bytes", 1e-6, 1),
-    "final/kv_B_tok": ("kv_bytes_per_token", 1.0, 0),
-    "final/seconds": ("seconds", 1.0, 1),
-}
 _NO_RESULT = ("tracking", "paths", "study", "force")  # config that says where, not what
 
 
-def final(result: Record) -> Iterator[tuple[str, float]]:
+def final(result: Result) -> Iterator[tuple[str, float]]:
     """The ``final/*`` metrics that ``result`` has, rounded."""
-    for name, (key, scale, digits) in _FINAL.items():
-        if isinstance(result.get(key), int | float):
-            yield name, round(float(result[key]) * scale, digits)
+    for metric in METRICS:
+        value = metric.value(result)
+        if metric.mlflow and value is not None:
+            yield f"final/{metric.mlflow}", round(float(value) * metric.scale, metric.digits)
 
 
-def short_params(start: Record) -> dict[str, str]:
+def short_params(start: StartRecord) -> dict[str, str]:
     """What a sweep varies, under one-word names: attention, pos, ..., seed."""
-    named = {**(start.get("variant") or {}), "seed": start.get("seed")}
+    named = {**start.variant, "seed": start.seed}
     return {key: str(value) for key, value in named.items() if value not in (None, "")}
 
 
-def params(start: Record) -> dict[str, str]:
+def params(start: StartRecord) -> dict[str, str]:
     """The short ones, and dotted ones for the rest of the config."""
-    config = {key: value for key, value in (start.get("config") or {}).items() if key not in _NO_RESULT}
+    config = {key: value for key, value in start.config.items() if key not in _NO_RESULT}
     return {**dict(_leaves(config)), **short_params(start)}
 
 
@@ -49,28 +40,29 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield clean(prefix), text[:6000]
 
 
-def tags(start: Record) -> dict[str, str]:
+def tags(start: StartRecord) -> dict[str, str]:
     """Tags of a run that never change."""
     return {
-        "gptx.config.identity": start.get("identity") or "",
-        "gptx.study": start.get("study") or "",
-        "gptx.variant": "·".join(str(value) for value in (start.get("variant") or {}).values()),
+        "gptx.config.identity": start.identity,
+        "gptx.study": start.study,
+        "gptx.variant": "·".join(str(value) for value in start.variant.values()),
         "mlflow.source.name": "gptx.run",
         "mlflow.source.type": "LOCAL",
-        "mlflow.source.git.commit": (start.get("git") or {}).get("commit") or "",
+        "mlflow.source.git.commit": start.git.commit,
     }
 
 
-def note(start: Record, last: Record, status: str, folder: str) -> str:
+def note(start: StartRecord, last: Record, status: str, folder: str) -> str:
     """The run's description in Markdown: state, final figures, the commands to resume and to generate."""
     lines = [f"**{status}** `{folder}`", ""]
-    if last.get("error"):
-        lines += [f"> {last['error']}", ""]
-    figures = list(final(last.get("result") or {}))
+    result = last.result if isinstance(last, EndRecord) else None
+    if isinstance(last, EndRecord) and last.error:
+        lines += [f"> {last.error}", ""]
+    figures = list(final(result)) if result else []
     if figures:
         lines += [_row(name.removeprefix("final/") for name, _ in figures), _row("---:" for _ in figures)]
         lines += [_row(f"{value:.10g}" for _, value in figures), ""]
-    lines += ["```sh", start.get("command") or "python -m gptx.run"]
+    lines += ["```sh", start.command or "python -m gptx.run"]
     lines += [f'python -m gptx.generate {folder} --prompt "The state of the union"', "```"]
     return "\n".join(lines)
 

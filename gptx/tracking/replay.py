@@ -12,7 +12,9 @@ from typing import Any
 
 from gptx.errors import GptxError
 from gptx.runs import journal
-from gptx.runs.journal import Record
+from gptx.runs.codec import to_json
+from gptx.runs.facts import DataFacts
+from gptx.runs.records import EndRecord, MetricsRecord, Record, ResumeRecord, RunStatus, SampleRecord, StartRecord
 from gptx.tracking import names
 from gptx.tracking.store import Store, flocked, one_line
 
@@ -33,12 +35,12 @@ class Replay:
         self.store, self.client = store, store.client
         self.run_dir = run_dir
         self.folder = str(run_dir.resolve().relative_to(outputs.resolve().parent))
-        self.status = "running"  # as last pushed
+        self.status = RunStatus.RUNNING  # as last pushed
         self.rows = 0  # values in the journal
         self.new_rows = 0  # of them, those that this object sent
         self._experiment, self._weights = experiment, weights
-        self._start: Record = {}
-        self._last: Record = {}  # the last start, resume or end
+        self._start = StartRecord()  # its uid is empty until it was read
+        self._last: Record = self._start  # the last start, resume or end
         self._time = 0  # of the last record
         self._inode: int | None = None  # of the journal; force=true puts another one in its place
         self._offset = 0  # bytes of the journal that were read
@@ -77,8 +79,11 @@ class Replay:
             raise GptxError(f"{self.run_dir} holds another run now")
         try:
             records, offset = journal.tail(self.run_dir, self._offset)
-            if not (self._start or (records and records[0]["kind"] == "start" and records[0]["uid"])):
-                raise ValueError("it begins with no start record")
+            if not self._start.uid:
+                first = records[0] if records else None
+                if not isinstance(first, StartRecord) or not first.uid:
+                    raise ValueError("it does not begin with a start record")
+                self._start = first
             for record in records:
                 self._take(record)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -87,23 +92,22 @@ class Replay:
         self._pending += records
 
     def _take(self, record: Record) -> None:
-        self._start = self._start or record
-        self._time = record["t"]
-        if record["kind"] in ("start", "resume", "end"):
+        self._time = record.t
+        if isinstance(record, StartRecord | ResumeRecord | EndRecord):
             self._last = record
-        self.rows += len(record["values"]) if record["kind"] == "metrics" else 0
+        self.rows += len(record.values) if isinstance(record, MetricsRecord) else 0
 
     def _attach(self) -> None:
         """Find this run in MLflow or create it, and drop from the pending records those that have arrived."""
         start = self._start
-        wanted = _tracking(start).get("experiment") or self._experiment or start.get("study")
+        wanted = _tracking(start).get("experiment") or self._experiment or start.study
         self.experiment_id = self.store.experiment(wanted or "default")
         with self.store.lock():
-            run = self._find(start["uid"])
+            run = self._find(start.uid)
             if run is None:
-                tags = {"gptx.uid": start["uid"], "gptx.synced": "0"}
-                name = start.get("name") or self.run_dir.name
-                run = self.client.create_run(self.experiment_id, start["t"], tags, name)
+                tags = {"gptx.uid": start.uid, "gptx.synced": "0"}
+                name = start.name or self.run_dir.name
+                run = self.client.create_run(self.experiment_id, start.t, tags, name)
             self.run_id = run.info.run_id
             self._synced = int(run.data.tags.get("gptx.synced", 0))
             if run.info.lifecycle_stage == "deleted" and len(self._pending) > self._synced:
@@ -128,22 +132,22 @@ class Replay:
         for i in range(0, len(params), 100):
             self.client.log_batch(self.run_id, params=params[i : i + 100])
         self._tag(names.tags(self._start))
-        self._send_dataset(self._start.get("data") or {})
+        self._send_dataset(self._start.data)
         if (self.run_dir / "config.yaml").exists():
             self.client.log_artifact(self.run_id, str(self.run_dir / "config.yaml"))
-        replaced = self._find(self._start["replaces"]) if self._start.get("replaces") else None
+        replaced = self._find(self._start.replaces) if self._start.replaces else None
         if replaced is not None and replaced.info.lifecycle_stage == "active":
             self.client.delete_run(replaced.info.run_id)
 
-    def _send_dataset(self, data: dict[str, Any]) -> None:
+    def _send_dataset(self, data: DataFacts) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        if not data.get("corpus_hash"):
+        if not data.corpus_hash:
             return
-        source = json.dumps({key: data.get(key) for key in ("corpus_hash", "tokenizer", "tokenizer_hash")})
-        profile = json.dumps({key: data.get(key) for key in ("train_tokens", "val_tokens")})
-        digest = data["corpus_hash"][:36]  # all that MLflow takes
-        dataset = Dataset(data.get("name") or "corpus", digest, "gptx", source, None, profile)
+        source = json.dumps({key: getattr(data, key) for key in ("corpus_hash", "tokenizer", "tokenizer_hash")})
+        profile = json.dumps({key: getattr(data, key) for key in ("train_tokens", "val_tokens")})
+        digest = data.corpus_hash[:36]  # all that MLflow takes
+        dataset = Dataset(data.name or "corpus", digest, "gptx", source, None, profile)
         tags = [InputTag("mlflow.data.context", "training")]
         self.client.log_inputs(self.run_id, [DatasetInput(dataset, tags)])
 
@@ -151,32 +155,33 @@ class Replay:
         from mlflow.entities import Metric
 
         values = [
-            Metric(names.clean(key), float(value), record["t"], record["step"])
+            Metric(names.clean(key), float(value), record.t, record.step)
             for record in records
-            if record["kind"] == "metrics"
-            for key, value in record["values"].items()
+            if isinstance(record, MetricsRecord)
+            for key, value in record.values.items()
         ]
         for i in range(0, len(values), _BATCH):
             self.client.log_batch(self.run_id, metrics=values[i : i + _BATCH])
         for record in records:
-            if record["kind"] == "sample":
-                self.client.log_text(self.run_id, record["text"], f"samples/step-{record['step']:08d}.txt")
-            elif record["kind"] == "end":
+            if isinstance(record, SampleRecord):
+                self.client.log_text(self.run_id, record.text, f"samples/step-{record.step:08d}.txt")
+            elif isinstance(record, EndRecord):
                 self._send_end(record)
         self.new_rows += len(values)
 
-    def _send_end(self, end: Record) -> None:
+    def _send_end(self, end: EndRecord) -> None:
         """Final figures, once, at step 0 (a lone point at step 2000 spoils a chart), and the best weights."""
         from mlflow.entities import Metric
 
-        result = end.get("result") or {}
-        self.client.log_text(self.run_id, json.dumps(result, indent=2, ensure_ascii=False), "result.json")
-        if end["status"] == "finished":
-            final = [Metric(key, value, end["t"], 0) for key, value in names.final(result)]
+        result = end.result
+        text = json.dumps(to_json(result) if result else {}, indent=2, ensure_ascii=False)
+        self.client.log_text(self.run_id, text, "result.json")
+        if result and end.status == RunStatus.FINISHED:
+            final = [Metric(key, value, end.t, 0) for key, value in names.final(result)]
             self.client.log_batch(self.run_id, metrics=final)
             weights = _tracking(self._start).get("weights", True) if self._weights is None else self._weights
             if weights:
-                self._send_model(int(result.get("best_step") or end["step"]))
+                self._send_model(result.best_step or end.step)
 
     def _send_model(self, step: int) -> None:
         """The best checkpoint as a LoggedModel, one for a (run, step). One that was cut off is completed."""
@@ -187,8 +192,8 @@ class Replay:
         found = self.client.search_logged_models([self.experiment_id], f"source_run_id = '{self.run_id}'")
         model = next((m for m in found if m.tags.get("gptx.step") == str(step)), None)
         if model is None:
-            name = re.sub(r"[/:.%\"']", "-", self._start.get("name") or "model")
-            tags = {"gptx.uid": self._start["uid"], "gptx.step": str(step)}
+            name = re.sub(r"[/:.%\"']", "-", self._start.name or "model")
+            tags = {"gptx.uid": self._start.uid, "gptx.step": str(step)}
             short = names.short_params(self._start)
             model = self.client.create_logged_model(self.experiment_id, name, self.run_id, tags, short, "gptx")
         if str(model.status) != "READY":
@@ -208,12 +213,13 @@ class Replay:
 
     def _show_status(self, alive: bool) -> None:
         """Status, end time and description, when MLflow has others. ``alive``: it was trained before it was read."""
-        from mlflow.entities import RunStatus
+        from mlflow.entities import RunStatus as MlflowStatus
 
-        if self._last["kind"] == "end":
-            self.status = self._last["status"]
+        if isinstance(self._last, EndRecord):
+            self.status = self._last.status
         else:
-            self.status = "running" if alive or journal.locked(self.run_dir) else "killed"
+            running = alive or journal.locked(self.run_dir)
+            self.status = RunStatus.RUNNING if running else RunStatus.KILLED
         status = _STATUS.get(self.status, "KILLED")
         note = names.note(self._start, self._last, self.status, self.folder)
         wanted = (status, None if status == "RUNNING" else self._time, note)
@@ -222,7 +228,7 @@ class Replay:
         self._tag({_NOTE: note})
         # 0 is MLflow's "no end time"; its public set_terminated would put the present time there
         store = self.client._tracking_client.store
-        store.update_run_info(self.run_id, RunStatus.from_string(status), wanted[1] or 0, None)
+        store.update_run_info(self.run_id, MlflowStatus.from_string(status), wanted[1] or 0, None)
         self._shown = wanted
 
     def _tag(self, tags: dict[str, str]) -> None:
@@ -231,6 +237,6 @@ class Replay:
         self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
-def _tracking(start: Record) -> dict[str, Any]:
-    tracking: dict[str, Any] = (start.get("config") or {}).get("tracking") or {}
+def _tracking(start: StartRecord) -> dict[str, Any]:
+    tracking: dict[str, Any] = start.config.get("tracking") or {}
     return tracking

@@ -8,8 +8,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from gptx.errors import CheckpointError
-from gptx.runs.checkpoint_files import META, to_disk, write_json
+from gptx.errors import CheckpointError, RunFailed
+from gptx.runs.checkpoint_files import META
+from gptx.runs.files import flush, write_json
 
 
 def save_best(folder: Path, step: int, weights: dict[str, Tensor], facts: dict[str, float]) -> None:
@@ -21,10 +22,10 @@ def save_best(folder: Path, step: int, weights: dict[str, Tensor], facts: dict[s
     try:
         with open(part, "wb") as file:
             file.write(save({k: v.contiguous() for k, v in weights.items()}, metadata=header))
-            to_disk(file)
+            flush(file)
         part.rename(best / "model.safetensors")
         write_json(best / META, {"step": step, **facts})
-    except OSError as error:
+    except (OSError, RunFailed) as error:
         part.unlink(missing_ok=True)
         raise CheckpointError(f"could not save the best model of step {step} in {best}: {error}") from error
 

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from gptx.runs import checkpoint_files, journal
+from gptx.runs.facts import Hardware, RunFacts
 from gptx.runs.folder import RunFolder
 from gptx.runs.provenance import versions
+from gptx.runs.records import ResumeRecord, StartRecord
 from gptx.training import checkpoint
 
 TOLERANCE = 1e-5  # relative; for other hardware, another torch or number of processes
@@ -19,33 +21,33 @@ Values = dict[tuple[int, str], Any]  # by step and key
 
 def conditions(folder: RunFolder, first: int, last: int) -> list[dict[str, Any]]:
     """What the run stood on in these steps, for each attempt that had a part in them."""
-    begun = [r for r in journal.read(folder.path) if r["kind"] in ("start", "resume")]
-    spans = [(r.get("step", 0), r) for r in begun if r.get("step", 0) < last]
+    starts = [r for r in journal.read(folder.path) if isinstance(r, StartRecord | ResumeRecord)]
+    spans = [(step, r) for r in starts if (step := r.step if isinstance(r, ResumeRecord) else 0) < last]
     early = max(i for i, (step, _) in enumerate(spans) if step <= first)
-    strategy = begun[0]["variant"]["strategy"]
-    return [_conditions(record, strategy) for _, record in spans[early:]]
+    start = folder.start_record()
+    strategy = start.variant["strategy"] if start else ""
+    return [_conditions(r.hardware, r.versions, r.processes, strategy) for _, r in spans[early:]]
 
 
-def _conditions(facts: dict[str, Any], strategy: str) -> dict[str, Any]:
-    hardware = facts["hardware"]
+def _conditions(hardware: Hardware, versions: dict[str, str], processes: int, strategy: str) -> dict[str, Any]:
     return {
-        "hardware": f"{hardware['device']}, {hardware['name']}",
-        "torch": facts["versions"]["torch"],
+        "hardware": f"{hardware.device}, {hardware.name}",
+        "torch": versions["torch"],
         "strategy": strategy,
-        "processes": facts["processes"],
+        "processes": processes,
     }
 
 
 def verdict(
     folder: RunFolder,
     again: RunFolder,
-    start: dict[str, Any],
+    start: StartRecord,
     stretch: tuple[int, int],
     before: list[dict[str, Any]],
-    facts: dict[str, Any],
+    facts: RunFacts,
 ) -> dict[str, Any]:
     """As certificate.json has it."""
-    here = _conditions({**facts, "versions": versions()}, start["variant"]["strategy"])
+    here = _conditions(facts.hardware, versions(), facts.processes, start.variant["strategy"])
     compared = _journals(_values(folder, *stretch), _values(again, *stretch))
     last = checkpoint_files.step_name(stretch[1])
     pair = [checkpoint.whole(side.checkpoints / last) for side in (folder, again)]
@@ -63,8 +65,10 @@ def verdict(
         "compared": compared,
         "run": before,
         "again": here,
-        "corpus_hash": {"run": start["data"]["corpus_hash"], "again": facts["data"]["corpus_hash"]},
-        **{key: start[key] for key in ("uid", "identity", "name")},
+        "corpus_hash": {"run": start.data.corpus_hash, "again": facts.data.corpus_hash},
+        "uid": start.uid,
+        "identity": start.identity,
+        "name": start.name,
         "t": time.time_ns() // 1_000_000,
     }
 
@@ -76,6 +80,8 @@ def _values(folder: RunFolder, first: int, last: int) -> Values:
 
 def _journals(run: Values, again: Values) -> dict[str, dict[str, Any]]:
     kinds: dict[str, tuple[str, ...]] = {"batches": ("batch",), "gradient norms": ("train/grad_norm",)}
+    if not any(key == "batch" for _, key in run):  # an older version wrote a different checksum
+        again = {place: value for place, value in again.items() if place[1] != "batch"}
     named = {key for keys in kinds.values() for key in keys}
     kinds["losses"] = tuple({key for _, key in (*run, *again)} - named)
     return {what: _records(run, again, keys) for what, keys in kinds.items()}

@@ -21,8 +21,9 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from gptx.errors import CheckpointError
-from gptx.runs.checkpoint_files import finish, meta, no_space, remove, step_name, steps
+from gptx.errors import CheckpointError, RunFailed
+from gptx.runs.checkpoint_files import finish, meta, remove, step_name, steps
+from gptx.runs.files import no_space
 
 PATIENCE = 60.0  # seconds that a process which fails waits until the others have what was saved on the disk
 
@@ -92,7 +93,7 @@ class Saver:
                 for old in steps(self.folder)[: -self.keep]:
                     remove(old)
             return ""
-        except (OSError, RuntimeError, CheckpointException) as error:
+        except (OSError, RunFailed, RuntimeError, CheckpointException) as error:
             cause = _cause(error)
             hidden = "inline_container" in cause  # torch's own writer does not say why it was cut short
             return (no_space(self.folder) if hidden else "") or cause

@@ -1,7 +1,8 @@
 """What is known of a run before anything is started: where it lies, what it costs, and why it cannot be."""
 
 import os
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -10,6 +11,8 @@ from gptx.data import from_config
 from gptx.errors import CheckpointError, ConfigError
 from gptx.runs import resume_source
 from gptx.runs.checkpoint_files import steps
+from gptx.runs.codec import from_json
+from gptx.runs.facts import DataFacts, RunFacts
 from gptx.runs.provenance import own_code
 from gptx.tracking.store import check_uri
 from gptx.training.location import locate
@@ -21,20 +24,29 @@ if TYPE_CHECKING:
     from gptx.strategy.base import Strategy
 
 
-def preflight(cfg: DictConfig, there: "Machine | None" = None, make: bool = True) -> tuple["Strategy", dict[str, Any]]:
+@dataclass(frozen=True)
+class Preflight:
+    """A run that can start: the strategy that will train it, and what the journal records of it."""
+
+    strategy: "Strategy"
+    facts: RunFacts
+
+
+def preflight(cfg: DictConfig, there: "Machine | None" = None, make: bool = True) -> Preflight:
     """Let every part that knows refuse, before any process is started.
 
     Args:
         there: the machine that the run is for, where that is not this one.
         make: whether tokens that are not there are made, which may take hours; else `NotTokenised` is raised.
 
-    Returns:
-        The strategy, and the facts that the journal's first record holds.
+    Raises:
+        GptxError: the config cannot be trained.
     """
     import torch
 
     from gptx.data.batches import check_context
-    from gptx.hardware.device import compute_dtype, hardware, pick
+    from gptx.hardware.description import describe_hardware
+    from gptx.hardware.device import compute_dtype, pick
     from gptx.model.build import build, remarks
     from gptx.model.cost import cost
     from gptx.strategy.batch_plan import BatchPlan
@@ -43,7 +55,7 @@ def preflight(cfg: DictConfig, there: "Machine | None" = None, make: bool = True
     dtype = compute_dtype(cfg.precision.dtype, device)
     strategy = instantiate.part(cfg.strategy)
     processes = strategy.processes(device, int(os.environ.get("WORLD_SIZE", "0")), there and there.per_node)
-    slices = strategy.rows(processes)
+    slices = strategy.batch_slices(processes)
     plan = BatchPlan.of(cfg, slices, processes // slices)
     _check_optimiser(cfg)
     location = locate(cfg)
@@ -68,22 +80,20 @@ def preflight(cfg: DictConfig, there: "Machine | None" = None, make: bool = True
         price = cost(model, dtype)
     if begun:
         _check_model(cfg, begun, model)
-    return (
-        strategy,
-        {
-            "data": {"name": tokens.meta["corpus"], **tokens.meta},
-            "hardware": hardware(device, there),
-            "processes": processes,
-            "dtype": str(dtype).removeprefix("torch."),
-            "n_params": price.n_params,
-            "flops_per_token": price.flops_per_token,
-            "kv_bytes_per_token": price.kv_bytes_per_token,
-            "tokenizer": tokens.tokenizer.to_json(),
-            "remarks": remarks(cfg, model) + _of_documents(cfg, tokens) + (list(begun.remarks) if begun else []),
-            **({"origin": begun.record()} if begun else {}),
-            **({"code": code} if (code := own_code()) else {}),
-        },
+    facts = RunFacts(
+        data=from_json(DataFacts, {"name": tokens.meta["corpus"], **tokens.meta}),
+        hardware=describe_hardware(device, there),
+        processes=processes,
+        dtype=str(dtype).removeprefix("torch."),
+        n_params=price.n_params,
+        flops_per_token=price.flops_per_token,
+        kv_bytes_per_token=price.kv_bytes_per_token,
+        tokenizer=tokens.tokenizer.to_json(),
+        remarks=(*remarks(cfg, model), *_of_documents(cfg, tokens), *(begun.remarks if begun else ())),
+        resume_source=begun.record() if begun else None,
+        code=own_code(),
     )
+    return Preflight(strategy, facts)
 
 
 def _of_documents(cfg: DictConfig, tokens: "Tokens") -> list[str]:

@@ -1,108 +1,144 @@
-"""How an attempt at a run begins: what it is, or that it goes on, is written down, with what it is done on."""
+"""Record the start or the resume of a run, with its hardware and versions, and warn of what has changed since."""
 
 import os
 import shlex
 import sys
 import uuid
-from typing import Any
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config.compose import plain_dict
+from gptx.cli import log
 from gptx.config.identity import SCHEME, revisions, run_name
+from gptx.config.plain import plain_dict
 from gptx.runs.checkpoint_files import clear, meta, number, steps
-from gptx.runs.folder import RunFolder, write_json
+from gptx.runs.facts import RunFacts
+from gptx.runs.files import write_json
+from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
 from gptx.runs.provenance import changed, git, versions
+from gptx.runs.records import EventRecord, ResumeRecord, StartRecord
 from gptx.runs.resume_source import checkpoint_of
 
 
-def begin(cfg: DictConfig, folder: RunFolder, name: str, facts: dict[str, Any], replaced: str | None) -> None:
-    """Of a command that holds the run's lock. ``facts`` are what preflight has found."""
-    facts = dict(facts)
-    with Journal(folder.path) as book:
-        _describe(cfg, folder, facts.pop("tokenizer"))
-        remarks = facts.pop("remarks")
-        if folder.start_record():
-            (folder.path / "result.json").unlink(missing_ok=True)  # of the attempt before; the journal keeps it
-            _warn_of_other_hardware(folder, facts, book)
-            _warn_of_other_code(folder, book)
-            resume(folder, book, facts)
+def begin(cfg: DictConfig, folder: RunFolder, name: str, facts: RunFacts, replaced: str | None) -> None:
+    """Record the start of a run, or its resume if the folder holds one. The caller holds the run's lock.
+
+    Args:
+        name: the run's identity.
+        facts: what preflight has found.
+        replaced: the uid of the run that force=true has moved out of this folder.
+    """
+    with Journal(folder.path) as journal:
+        _write_config(cfg, folder, facts)
+        start = folder.start_record()
+        if start is not None:
+            (folder.path / "result.json").unlink(missing_ok=True)  # of an earlier end, which the journal also holds
+            _warn_of_other_hardware(start, facts, journal)
+            _warn_of_other_code(folder, journal)
+            resume(folder, journal, facts)
             return
-        book.write(
-            "start",
-            uid=uuid.uuid4().hex,
-            identity=name,
-            identity_scheme=SCHEME,
-            revisions=revisions(cfg),
-            name=run_name(cfg),
-            study=cfg.study,
-            variant=plain_dict(cfg)["variant"],
-            seed=cfg.seed,
-            config={key: value for key, value in plain_dict(cfg).items() if key != "variant"},
-            command=shlex.join(["python", "-m", "gptx.run", *(w for w in sys.argv[1:] if not w.startswith("force="))]),
-            git=git(),
-            replaces=replaced,
-            **facts,
-            **_here(),
-        )
-        for remark in remarks:
-            warn(book, remark)
-        if origin := facts.get("origin"):
-            _warn_of_other_torch(checkpoint_of(cfg.resume_from, origin["step"]), book)
+        journal.write(_start_record(cfg, name, facts, replaced))
+        for remark in facts.remarks:
+            warn(journal, remark)
+        if facts.resume_source:
+            _warn_of_other_torch(checkpoint_of(cfg.resume_from, facts.resume_source.step), journal)
 
 
-def resume(folder: RunFolder, book: Journal, facts: dict[str, Any]) -> None:
-    """Choose the checkpoint that all processes go on from."""
-    clear(folder.checkpoints, lambda text: warn(book, text))
+def _start_record(cfg: DictConfig, name: str, facts: RunFacts, replaced: str | None) -> StartRecord:
+    config = plain_dict(cfg)
+    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("force=")]
+    return StartRecord(
+        uid=uuid.uuid4().hex,
+        identity=name,
+        identity_scheme=SCHEME,
+        revisions=revisions(cfg),
+        name=run_name(cfg),
+        study=cfg.study,
+        variant=config["variant"],
+        seed=cfg.seed,
+        config={key: value for key, value in config.items() if key != "variant"},
+        command=shlex.join(["python", "-m", "gptx.run", *arguments]),
+        git=git(),
+        replaces=replaced,
+        data=facts.data,
+        hardware=facts.hardware,
+        processes=facts.processes,
+        dtype=facts.dtype,
+        n_params=facts.n_params,
+        flops_per_token=facts.flops_per_token,
+        kv_bytes_per_token=facts.kv_bytes_per_token,
+        resume_source=facts.resume_source,
+        code=facts.code,
+        versions=versions(),
+        pid=os.getpid(),
+        host=os.uname().nodename,
+    )
+
+
+def resume(folder: RunFolder, journal: Journal, facts: RunFacts) -> None:
+    """Choose the checkpoint that all processes continue from, and record it."""
+    clear(folder.checkpoints, lambda text: warn(journal, text))
     saved = steps(folder.checkpoints)
-    start = folder.start_record() or {}
-    step = number(saved[-1]) if saved else int((start.get("origin") or {}).get("step", 0))
+    start = folder.start_record()
+    step = start.resume_source.step if start and start.resume_source else 0
     if saved:
-        _warn_of_other_torch(saved[-1], book)
-    book.write("resume", step=step, hardware=facts["hardware"], processes=facts["processes"], **_here())
+        step = number(saved[-1])
+        _warn_of_other_torch(saved[-1], journal)
+    journal.write(
+        ResumeRecord(
+            step=step,
+            hardware=facts.hardware,
+            processes=facts.processes,
+            versions=versions(),
+            pid=os.getpid(),
+            host=os.uname().nodename,
+        )
+    )
 
 
-def warn(book: Journal, text: str) -> None:
-    """On the terminal and in the journal."""
-    book.write("event", step=max(0, book.last_step), level="warning", text=text)
-    print(f"gptx: {text}", file=sys.stderr)
+def warn(journal: Journal, text: str) -> None:
+    """Print a warning and record it in the journal."""
+    journal.write(EventRecord(step=max(0, journal.last_step), level="warning", text=text))
+    log.warning("%s", text)
 
 
-def _here() -> dict[str, Any]:
-    return {"versions": versions(), "pid": os.getpid(), "host": os.uname().nodename}
-
-
-def _describe(cfg: DictConfig, folder: RunFolder, tokenizer: dict[str, Any]) -> None:
-    """config.yaml and tokenizer.json: all that a run needs beside its weights. Written once."""
+def _write_config(cfg: DictConfig, folder: RunFolder, facts: RunFacts) -> None:
+    """Write config.yaml and tokenizer.json, which a run needs besides its weights, unless they exist."""
     if not (folder.path / "config.yaml").exists():
-        write_json(folder.path / "tokenizer.json", tokenizer)
+        write_json(folder.path / "tokenizer.json", facts.tokenizer)
         OmegaConf.save(cfg, folder.path / ".config.part", resolve=True)
         (folder.path / ".config.part").rename(folder.path / "config.yaml")
 
 
-def _warn_of_other_hardware(folder: RunFolder, facts: dict[str, Any], book: Journal) -> None:
-    start = folder.start_record() or {}
-    before, now = ({**f["hardware"], "dtype": f["dtype"], "processes": f.get("processes")} for f in (start, facts))
-    watched = ("dtype", "name", "processes")
-    other = [f"{key} {before.get(key)} -> {now[key]}" for key in watched if before.get(key) != now[key]]
+def _warn_of_other_hardware(start: StartRecord, facts: RunFacts, journal: Journal) -> None:
+    pairs = {
+        "dtype": (start.dtype, facts.dtype),
+        "name": (start.hardware.name, facts.hardware.name),
+        "processes": (start.processes, facts.processes),
+    }
+    other = [f"{key} {before} -> {here}" for key, (before, here) in pairs.items() if before != here]
     if other:
-        warn(book, f"goes on otherwise than it began ({', '.join(other)}): the result is not the same bit for bit")
+        warn(journal, f"resumed on different hardware ({', '.join(other)}): the result is not bitwise reproducible")
 
 
 def other_code(folder: RunFolder) -> list[str]:
-    """The user's own modules that do not say any more what they said when the run began."""
-    return changed((folder.start_record() or {}).get("code", {}))
+    """Names of the user's own modules whose source has changed since the run started."""
+    start = folder.start_record()
+    return changed(start.code) if start else []
 
 
-def _warn_of_other_code(folder: RunFolder, book: Journal) -> None:
+def _warn_of_other_code(folder: RunFolder, journal: Journal) -> None:
     if names := other_code(folder):
-        warn(book, f"goes on with other code than it began with ({', '.join(names)}): force=true begins afresh")
+        warn(
+            journal,
+            f"source hash changed since the run started ({', '.join(names)}): force=true starts it again from step 0",
+        )
 
 
-def _warn_of_other_torch(path: Any, book: Journal) -> None:
+def _warn_of_other_torch(path: Path, journal: Journal) -> None:
     import torch
 
-    before, now = meta(path).get("torch"), torch.__version__
-    if before != now:
-        warn(book, f"{path.name} was written by torch {before}, this is {now}: not the same bit for bit")
+    before, here = meta(path).get("torch"), torch.__version__
+    if before != here:
+        warn(journal, f"{path.name} was written by torch {before}, this is {here}: not bitwise reproducible")

@@ -2,30 +2,26 @@
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.panel import Panel
 
+from gptx.runs.metrics import METRICS
+from gptx.runs.records import Result
 
-def show(result: dict[str, Any], folder: Path, how: str) -> None:
+
+def show(result: Result, folder: Path, how: str) -> None:
     """Print a run's figures, its sample, its folder and the commands that go on from it."""
     console = Console(highlight=False)
-    if result.get("sample"):
+    if result.sample:
         console.print(
-            Panel(result["sample"].strip(), title=f"sample after {result['steps']:,} steps", title_align="left"),
+            Panel(result.sample.strip(), title=f"sample after {result.steps:,} steps", title_align="left"),
             markup=False,
         )
     rows = {
-        f"{result['name']}": how,
-        "val loss": f"{result['val_loss']:.4f} nats/token, best at step {result['best_step']}",
-        "perplexity": f"{result['val_perplexity']:.2f}",
-        "bits per byte": f"{result['val_bpb']:.4f}",
-        "accuracy": f"{result['val_accuracy']:.1%} of the next tokens",
-        "parameters": f"{result['n_params']:,}",
-        "speed": f"{result['tokens_per_s']:,.0f} tokens/s",
-        "memory": f"{result['peak_memory_bytes'] / 2**20:,.0f} MiB at its peak",
-        "KV cache": f"{result['kv_bytes_per_token']:,.0f} bytes a token",
+        f"{result.name}": how,
+        **{metric.title: metric.text(figure) for metric in METRICS if (figure := metric.value(result)) is not None},
+        "best step": f"{result.best_step:,}",
         "folder": str(folder),
     }
     width = max(len(name) for name in rows)
@@ -41,6 +37,6 @@ def show(result: dict[str, Any], folder: Path, how: str) -> None:
         console.print(f"  {command}", soft_wrap=True, markup=False)
 
 
-def brief(result: dict[str, Any], folder: Path, how: str) -> None:
+def brief(result: Result, folder: Path, how: str) -> None:
     """The same in one line, for a run among many."""
-    print(f"{how}: val loss {result['val_loss']:.4f}, {result['val_bpb']:.4f} bits/byte   {folder}", flush=True)
+    print(f"{how}: val loss {result.val_loss:.4f}, {result.val_bpb:.4f} bits/byte   {folder}", flush=True)

@@ -3,6 +3,7 @@
 import random
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -76,10 +77,11 @@ def make(root: Path, size: float, tokens: float, loss: float, **more: Any) -> No
     first = fake_runs.start(uid, seed=seed, **more)
     width, steps = round(size**0.5), round(tokens / 8192)
     config = {"model": {"d_model": width}, "trainer": {"max_steps": steps}, "optim": {"lr": rate}, "seed": seed}
-    figures = {"val_loss": loss, "n_params": round(size), "tokens": round(tokens), "steps": steps}
+    figures: dict[str, Any] = {"val_loss": loss, "n_params": round(size), "tokens": round(tokens), "steps": steps}
+    figures |= {"config": config, "variant": first.variant, "seed": seed, "corpus_hash": first.data.corpus_hash}
     with Journal(fake_runs.folder(root, uid)) as book:
-        book.write("start", **{**first, "config": config})
-        book.write("end", status="finished", step=steps, error=None, result={**fake_runs.result(2.0), **figures})
+        book.write(replace(first, config=config))
+        book.write(fake_runs.end_record("finished", steps, fake_runs.result(2.0, **figures)))
 
 
 @pytest.fixture

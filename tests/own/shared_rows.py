@@ -33,7 +33,7 @@ from gptx.model.gpt import GPT
 from gptx.processes import workers
 from gptx.strategy.base import Batch, Strategy
 from gptx.strategy.cp import CP
-from gptx.strategy.distributed import whole
+from gptx.strategy.distributed import full_tensor
 from gptx.training.evaluation import Validation
 
 CONTEXT, BATCH, SEPARATOR = 24, 4, 3
@@ -107,7 +107,7 @@ def compared(case: Case, cp: CP) -> dict[str, float] | str:
     shared = cp.backward(cp.place(model), slice_of(batch, cp), 1.0, nullcontext)
     pairs = list(zip(map(gradient, alone.parameters()), map(gradient, model.parameters()), strict=True))
     return {
-        "loss": abs(float(cp.sum(shared) / cp.voices - loss)),
+        "loss": abs(float(cp.sum(shared) / cp.loss_ranks - loss)),
         "gradients": max(float((ours - expected).abs().max()) for expected, ours in pairs),
         "largest": max(float(expected.abs().max()) for expected, _ in pairs),
     }
@@ -135,7 +135,7 @@ def slice_of(batch: Batch, cp: CP) -> Batch:
 
 def gradient(parameter: nn.Parameter) -> Tensor:
     assert parameter.grad is not None
-    return whole(parameter.grad)
+    return full_tensor(parameter.grad)
 
 
 def validation(cp: CP) -> dict[str, Any]:

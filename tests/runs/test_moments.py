@@ -6,28 +6,31 @@ import os
 from pathlib import Path
 
 import pytest
-from fake_runs import make_run, result
-from omegaconf import OmegaConf
+from fake_runs import end_record, make_run, result
 
 from gptx.config import overrides
 from gptx.config.overrides import check_choice
 from gptx.errors import ConfigError
 from gptx.processes.workers import WorkerFailure, WorkerLost, _root_cause
 from gptx.runs import checkpoint_files, journal, provenance, resume_source
+from gptx.runs.files import no_space
 from gptx.runs.folder import RunFolder, held
 from gptx.runs.journal import Journal
+from gptx.runs.json_log import JsonLog
+from gptx.runs.records import write_result
 from gptx.sweep.execute.launcher import End, Task
-from gptx.sweep.execute.watchdog import Watched
-from gptx.sweep.state.dashboard import Board
+from gptx.sweep.execute.watchdog import Limits, Watchdog
+from gptx.sweep.state.dashboard import Dashboard
 from gptx.sweep.state.folder import Sweep
-from gptx.sweep.state.status import standings
+from gptx.sweep.state.records import EndKind
+from gptx.sweep.state.status import status_rows
 
 
 def finish(folder: Path) -> None:
     """As a run does before it lets go of its lock."""
-    with Journal(folder) as book:
-        book.write("end", status="finished", step=20, error=None, result=result(2.0))
-    (folder / "result.json").write_text(json.dumps({"status": "finished", **result(2.0)}))
+    with Journal(folder) as journal:
+        journal.write(end_record("finished", 20, result(2.0)))
+    write_result(folder / "result.json", result(2.0))
 
 
 @pytest.fixture
@@ -55,7 +58,7 @@ def test_nor_is_it_told_as_stopped(ending: Path, tmp_path: Path) -> None:
     cell = {"title": "a", "arm": "a", "words": [], "run": f"study/{ending.name}", "refusal": "", "steps": 20}
     plan = {"command": "again", "kind": "grid", "launcher": "local", "cells": [cell]}
     (sweep.path / "plan.json").write_text(json.dumps(plan))
-    assert [one.state for one in standings(sweep)] == ["finished"]
+    assert [row.status for row in status_rows(sweep)] == ["finished"]
 
 
 @pytest.mark.parametrize("looks", [True, False])
@@ -88,7 +91,7 @@ def test_a_line_that_another_one_is_writing_is_not_cut(tmp_path: Path) -> None:
     path = tmp_path / journal.NAME
     for shared, left in ((True, b'{"t": 1, "ki'), (False, b"")):
         path.write_bytes(b'{"t": 1, "ki')
-        with Journal(tmp_path, shared=shared):
+        with JsonLog(tmp_path, shared=shared):
             assert path.read_bytes() == left
 
 
@@ -135,8 +138,8 @@ def test_a_run_that_ends_before_it_was_shown_has_come_as_far_as_it_has(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make_run(tmp_path, steps=10, end="interrupted")
-    Board(1, 0, {}, 0.0).ended(End(Task("a", folder, (), 1, "cpu"), ""), again=False)
-    assert "a: as far as asked, step 10" in capsys.readouterr().err
+    Dashboard(1, 0, {}, 0.0).run_ended(End(Task("a", folder, (), 1, "cpu"), EndKind.PAUSED), retried=False)
+    assert "a: paused at step 10" in capsys.readouterr().err
 
 
 class Gone:
@@ -148,18 +151,17 @@ class Gone:
 def test_where_a_run_stands_is_told_when_it_has_ended(tmp_path: Path) -> None:
     """A bound makes it write a checkpoint, which is what it goes on from."""
     folder = make_run(tmp_path, end=None)
-    options = OmegaConf.create({"timeout": 1.0, "memory": 0, "grace": 0})
-    watched = Watched(Task("a", folder, (), 1, "cpu"), Gone(), options, "")
-    watched._began -= 61
-    watched.look()
+    watched = Watchdog(Task("a", folder, (), 1, "cpu"), Gone(), Limits(timeout=1.0), "")
+    watched._started -= 61
+    watched.check()
     (folder / "checkpoints/step-00000020").mkdir()
-    assert watched.end(75).reason == "took longer than sweep.timeout=1 minutes (it goes on from step 20)"
+    assert watched.end(75).reason == "took longer than sweep.timeout=1 minutes (checkpoint at step 20)"
     assert not RunFolder(folder).finished()
 
 
 def test_what_is_gone_is_no_error_of_its_own(tmp_path: Path) -> None:
     """A folder that somebody has removed, a disk that is away, an editor's lock beside a module."""
-    assert checkpoint_files.no_space(tmp_path / "gone") == ""
+    assert no_space(tmp_path / "gone") == ""
     folder = make_run(tmp_path, end=None)
     (folder / "checkpoints" / checkpoint_files.step_name(10)).symlink_to(tmp_path / "away")
     with pytest.raises(ConfigError, match="none of its checkpoints is whole"):

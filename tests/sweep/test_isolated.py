@@ -5,18 +5,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from breaking import breaking
-from omegaconf import OmegaConf
+from failing_work import failing
 
-from gptx.sweep.execute.isolated import each
+from gptx.sweep.execute.isolated import map_isolated
 from gptx.sweep.execute.launcher import Task
-from gptx.sweep.execute.watchdog import Watched
+from gptx.sweep.execute.watchdog import Limits, Watchdog
 
 
-@pytest.mark.parametrize("alone", [True, False])
-def test_failing_item_does_not_affect_the_others(alone: bool) -> None:
-    assert each(breaking, range(1), str) == [0]  # the process that the others are forked from has loaded torch
-    found = each(breaking, range(7), str, seconds=3.0, alone=alone)
+@pytest.mark.parametrize("sequential", [True, False])
+def test_failing_item_does_not_affect_the_others(sequential: bool) -> None:
+    assert map_isolated(failing, range(1), str) == [0]  # the process that the others are forked from has loaded torch
+    found = map_isolated(failing, range(7), str, timeout=3.0, sequential=sequential)
     assert (found[0], *found[5:]) == (0, 50, 60)
     assert "(exit code 3)" in found[1]
     assert found[2:5] == ["ArithmeticError: ", "no answer within 3 s", "SystemExit: "]
@@ -24,13 +23,12 @@ def test_failing_item_does_not_affect_the_others(alone: bool) -> None:
 
 def test_silent_end_on_a_full_disk_names_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     child = subprocess.Popen(["false"], start_new_session=True)
-    options = OmegaConf.create({"timeout": 0, "memory": 0, "grace": 0})
-    ended = Watched(Task("it", tmp_path, (), 1, "cpu"), child, options, "")
+    watchdog = Watchdog(Task("it", tmp_path, (), 1, "cpu"), child, Limits(), "")
     assert child.wait() == 1
-    assert ended.end(1).reason == "its process ended without a word (exit code 1)"
+    assert watchdog.end(1).reason == "its process ended without an error message (exit code 1)"
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=4096))
-    assert ended.end(1).reason == (
-        f"its process ended without a word (exit code 1): No space left on device in {tmp_path}: free some, and the "
-        "same command goes on"
+    assert watchdog.end(1).reason == (
+        f"its process ended without an error message (exit code 1): No space left on device in {tmp_path}; "
+        "free some space and give the same command again"
     )

@@ -13,14 +13,17 @@ import optuna
 import pytest
 from command import DEADLINE, OWN_CONF, Gptx, once, records, until
 from conftest import Maker
+from fake_cells import FACTS
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial
 
 from gptx.errors import ConfigError, Interrupted
 from gptx.runs import journal
-from gptx.runs.folder import RunFolder, write_json
+from gptx.runs.files import write_json
+from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
+from gptx.runs.records import EndRecord, MetricsRecord, RunStatus
 from gptx.sweep.execute.launcher import End, Launcher, Task
 from gptx.sweep.execute.loop import drive
 from gptx.sweep.plan.cells import Cell
@@ -29,8 +32,9 @@ from gptx.sweep.search.optuna_study import STORE, SearchOptions, importances, op
 from gptx.sweep.search.report import show_estimate, show_search
 from gptx.sweep.search.space import Space
 from gptx.sweep.search.trials import SearchContext, TrialSource
-from gptx.sweep.state.dashboard import Board
-from gptx.sweep.state.folder import Sweep
+from gptx.sweep.state.dashboard import Dashboard
+from gptx.sweep.state.folder import Sweep, SweepKind, SweepPlan
+from gptx.sweep.state.records import EndKind
 
 STEPS, EVERY = 40, 10
 GB = 10**9
@@ -152,21 +156,21 @@ class Pretended(Launcher):
         return ends
 
     def _advance(self, task: Task) -> End | None:
-        values = dict(word.split("=", 1) for word in task.words)
+        values = dict(word.split("=", 1) for word in task.overrides)
         if values.get("attention") == "broken":
-            return End(task, "the kernel broke")
+            return End(task, EndKind.FAILED, "the kernel broke")
         with Journal(task.folder) as book:
             if task in self.stopped:
-                book.write("end", status="interrupted")
-                return End(task, "stopped")
+                book.write(EndRecord(status=RunStatus.INTERRUPTED))
+                return End(task, EndKind.STOPPED, "stopped")
             step = max(0, book.last_step) + EVERY
             loss = self.curve(values, step)
-            book.write("metrics", step=step, values={"val/loss": loss, "val/accuracy": -loss})
+            book.write(MetricsRecord(step=step, values={"val/loss": loss, "val/accuracy": -loss}))
         if step < STEPS:
             return None
         result = {"status": "finished", "val_loss": loss, "val_accuracy": -loss, "val_bpb": 2 * loss}
         write_json(task.folder / "result.json", result | {"n_params": 4 if values["attention"] == "mha" else 2})
-        return End(task, "")
+        return End(task, EndKind.FINISHED)
 
     def stop(self, tasks: Collection[Task]) -> None:
         self.stopped.update(tasks)
@@ -196,20 +200,18 @@ class Search:
         folder.mkdir(parents=True, exist_ok=True)
         known = {"study": "study", "force": False, "trainer": {"max_steps": STEPS}, "strategy": {}}
         cfg = OmegaConf.create(known)
-        facts = {"processes": 1, "hardware": {"device": "cpu"}}
         refusal = "it cannot be" if "attention=never" in words else ""
-        return Cell(words, "", "", cfg, RunFolder(folder), refusal, facts)
+        return Cell(words, "", "", cfg, RunFolder(folder), refusal, FACTS)
 
     def __call__(self, launcher: Pretended, keys: SearchOptions = KEYS, where: Space | None = None) -> TrialSource:
-        known = self.sweep.plan["cells"] if self.sweep.path.exists() else []
-        plan = {"command": "", "study": "study", "kind": "optuna", "cells": known}
+        plan = SweepPlan(study="study", kind=SweepKind.OPTUNA, cells=self.sweep.plan.cells)
         with self.sweep.work(plan) as book:
             study = open_study(self.sweep.path, keys, pruner_of(keys, EVERY))
-            board = Board(keys.n_trials, 0, {}, 0.0)
+            dashboard = Dashboard(keys.n_trials, 0, {}, 0.0)
             where = where or space("attention=mha,gqa", LR)
-            context = SearchContext(keys, where, (), launcher, self.sweep, book, board, self.followed.append)
+            context = SearchContext(keys, where, (), launcher, self.sweep, book, dashboard, self.followed.append)
             source = TrialSource(study, context)
-            drive(source, launcher, book, board, retry=0)
+            drive(source, launcher, book, dashboard, retry=0)
         return source
 
     @property
@@ -238,7 +240,7 @@ def test_as_many_at_once_as_there_is_room_for(search: Search) -> None:
     assert launcher.most == 3
     assert search.states() == ["COMPLETE"] * 12
     assert len(launcher.begun) == len(set(launcher.begun)) == len(search.followed)
-    assert [cell["run"] for cell in search.sweep.plan["cells"]] == [f"study/{name}" for name in launcher.begun]
+    assert [cell.run for cell in search.sweep.plan.cells] == [f"study/{name}" for name in launcher.begun]
     best = search.study.best_trial
     assert best.value == min(loss_of(dict(w.split("=") for w in t.user_attrs["words"]), STEPS) for t in search.trials)
     assert (
@@ -257,7 +259,7 @@ def test_no_more_at_once_than_memory_has_room_for(
 
     def estimated(cells: list[Cell], jobs: int, _: bool, rooms: dict[str, int]) -> None:
         rooms |= {"cpu": 10 * GB} if here else {}
-        cells[0].facts["memory_bytes"] = 4 * GB
+        cells[0].memory_bytes = 4 * GB
 
     monkeypatch.setattr(module, "check_memory", estimated)
     launcher = Pretended(loss_of, slots=3)

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from command import ROOT, Gptx, equal_sweeps, history, pausing, records, same, send, the_first, until, words, words_of
 from conftest import Maker, Trained
+from fake_cells import FACTS
 from fake_runs import contents, database, uid_of
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -28,17 +29,18 @@ from gptx.errors import ConfigError
 from gptx.hardware.device import Machine
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
-from gptx.runs.journal import Journal
 from gptx.runs.provenance import own_modules
 from gptx.sweep.execute import slurm_cluster
-from gptx.sweep.execute.launcher import Launcher, Task, make
+from gptx.sweep.execute.launcher import End, Launcher, Task, make
 from gptx.sweep.execute.slurm import Slurm
-from gptx.sweep.execute.slurm_cluster import State
+from gptx.sweep.execute.slurm_cluster import JobState
 from gptx.sweep.execute.slurm_job import Job
-from gptx.sweep.execute.slurm_jobs import judge
-from gptx.sweep.execute.snapshot import freeze
+from gptx.sweep.execute.slurm_reports import NodeReport, job_end
+from gptx.sweep.execute.snapshot import copy_code
+from gptx.sweep.execute.watchdog import Limits
 from gptx.sweep.plan.cells import Cell
 from gptx.sweep.state.folder import Sweep
+from gptx.sweep.state.records import EndKind, JobsSubmitted
 from gptx.training.preflight import preflight
 
 TESTCLUSTER = str(ROOT / "launch" / "testcluster")
@@ -107,7 +109,7 @@ def launcher(**keys: object) -> list[str]:
 def submit(gptx: Gptx, slurm: Cluster, *overrides: str, **env: str) -> None:
     done = gptx("-m", *overrides, **slurm.env, **env)
     assert done.code == 0, done.err
-    assert "python -m gptx.sweep status" in done.out
+    assert "gptx sweep status" in done.out
 
 
 def plan(gptx: Gptx) -> Path:
@@ -203,7 +205,7 @@ def test_cancelled_and_taken_up_again(gptx: Gptx, slurm: Cluster, reference: Cal
     assert until(over(slurm, gptx))
     assert journal.status(gptx.folder) == "interrupted"
     shown = status(gptx, slurm)
-    assert "1 stopped" in shown and "the same command goes on" in shown
+    assert "1 stopped" in shown and "the same command resumes it" in shown
     submit(gptx, slurm, *words("single"), *launcher())
     assert until(lambda: finished(gptx))
     assert [record["step"] >= 17 for record in records(gptx.folder, "resume")] == [True]
@@ -229,10 +231,10 @@ def test_a_job_that_dies_hard_is_named(gptx: Gptx, slurm: Cluster) -> None:
     _, err = sweep.communicate()
     assert sweep.returncode == 1
     assert re.search(r"killed \(SIGKILL\): .*out of memory", err)  # the system's, if it killed anybody meanwhile
-    assert "its job died without a word on 127." in err and "(Slurm: FAILED)" in err
+    assert "its job ended without an error message on 127." in err and "(Slurm: FAILED)" in err
     assert "SIGSEGV" in err
     shown = status(gptx, slurm)
-    assert "3 failed" in shown and "without a word" in shown
+    assert "3 failed" in shown and "without an error message" in shown
     assert gptx.run("gptx.sweep", "collect", **slurm.env).code == 1
 
 
@@ -256,7 +258,7 @@ def test_the_bounds_of_a_sweep_hold_in_a_job(gptx: Gptx, slurm: Cluster) -> None
     slurm.ask("scancel", list(jobs(gptx).values())[1])
     assert until(over(slurm, gptx))
     shown = status(gptx, slurm)
-    assert "1 failed, 1 stopped" in shown and "before it began" in shown
+    assert "1 failed, 1 stopped" in shown and "before it started" in shown
     assert "took longer than sweep.timeout=0.5 minutes" in shown
 
 
@@ -283,11 +285,11 @@ def test_the_time_limit_is_met_and_requeued(gptx: Gptx, slurm: Cluster, referenc
     submit(gptx, slurm, *words("single"), *launcher(requeues=0, **limit), **pausing(gptx, 60))
     (gptx.cwd / "go-when-told").touch()
     assert until(over(slurm, gptx))
-    assert "met its time limit, and hydra.launcher.requeues=0 is used up" in status(gptx, slurm)
+    assert "reached its time limit after hydra.launcher.requeues=0 requeues" in status(gptx, slurm)
     submit(gptx, slurm, *words("single"), *launcher(requeues=20, **limit), **pausing(gptx, 100))
     (gptx.cwd / "go-when-told").touch()
     assert until(over(slurm, gptx))
-    assert any(word.get("limit") for word in attempts(gptx))
+    assert any(report.get("requeued_at_limit") for report in attempts(gptx))
     assert len(records(gptx.folder, "resume")) >= 2
     same(gptx.folder, reference("single"))
 
@@ -314,13 +316,15 @@ def test_a_node_fails(gptx: Gptx, slurm: Cluster, reference: Callable[..., Path]
 def test_a_run_is_checked_for_the_nodes_where_this_machine_has_no_gpu(trained: Trained) -> None:
     node = Machine("cuda", per_node=4, cores=2)
     cfg = compose([*trained.gptx.tiny, "precision=auto", "device=auto", "strategy=ddp"])
-    _, facts = preflight(cfg, node)
-    assert (facts["processes"], facts["hardware"]["device"], facts["dtype"]) == (4, "cuda", "bfloat16")
+    facts = preflight(cfg, node).facts
+    assert (facts.processes, facts.hardware.device, facts.dtype) == (4, "cuda", "bfloat16")
     cfg = compose([*trained.gptx.tiny, "device=cuda", "strategy=ddp", "strategy.nproc=8"])
-    assert preflight(cfg, node)[1]["processes"] == 8  # on two nodes
-    with pytest.raises(ConfigError, match=r"device=mps is not there: hydra\.launcher\.device=cuda has cuda, cpu"):
+    assert preflight(cfg, node).facts.processes == 8  # on two nodes
+    with pytest.raises(
+        ConfigError, match=r"device=mps is not available: with hydra\.launcher\.device=cuda a node has cuda and cpu"
+    ):
         preflight(compose([*trained.gptx.tiny, "device=mps"]), node)
-    with pytest.raises(ConfigError, match="device=mps is not there: this machine has"):
+    with pytest.raises(ConfigError, match="device=mps is not available: this machine has"):
         preflight(compose([*trained.gptx.tiny, "device=mps"]))
 
 
@@ -351,7 +355,7 @@ def test_a_mistyped_launcher_gets_one_line(gptx: Gptx, words: list[str], said: s
         ("minutes=long", "hydra.launcher.minutes='long': expected a whole number, such as 1440"),
         ("setup=3", "hydra.launcher.setup=3: expected a list"),
         ("per_node=0", "hydra.launcher.per_node=0: expected at least 1"),
-        ("minutes=2", "hydra.launcher.minutes=2: a run would be told to end before it has begun"),
+        ("minutes=2", "is not shorter than hydra.launcher.minutes=2"),
         ("device=tpu", "hydra.launcher.device=tpu: expected cuda or cpu"),
     ],
 )
@@ -367,13 +371,16 @@ def test_a_profile_says_only_what_it_wants_otherwise(tmp_path: Path, monkeypatch
     keys = launcher.keys
     assert (keys.partition, keys.per_node, keys.minutes, keys.sbatch) == ("gpu", 4, 1440, {"exclusive": True})
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match="no sbatch here; launch/testcluster starts a Slurm on one machine"):
+    with pytest.raises(
+        ConfigError,
+        match="sbatch is not installed on this machine; to try it without a cluster, launch/testcluster starts one",
+    ):
         launcher.open(Sweep(tmp_path, "it"), OmegaConf.create(), 1)
     says = "echo scontrol: error: no DNS >&2; echo scontrol: fatal: no >&2; exit 1"
     for tool, text in {"sbatch": "", "scontrol": says}.items():
         (tmp_path / tool).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / tool).chmod(0o755)
-    with pytest.raises(ConfigError, match="slurm: Slurm's scontrol failed: fatal: no; launch/testcluster starts a"):
+    with pytest.raises(ConfigError, match="slurm: Slurm's scontrol failed: fatal: no; to try it without a cluster"):
         launcher.open(Sweep(tmp_path, "it"), OmegaConf.create(), 1)
     (tmp_path / "hydra" / "launcher").mkdir(parents=True)
     (tmp_path / "hydra" / "launcher" / "mistaken.yaml").write_text("defaults: [slurm]\npartitoin: gpu\n")
@@ -384,42 +391,45 @@ def test_a_profile_says_only_what_it_wants_otherwise(tmp_path: Path, monkeypatch
 def test_a_death_is_told_by_whoever_knows_of_it(tmp_path: Path) -> None:
     task = Task("it", tmp_path / "run", (), 1, "cpu")
 
-    def told(state: str, *words: dict[str, object]) -> tuple[str, bool] | None:
-        for node, word in enumerate(words):
-            (tmp_path / f"7_1-0-{node}.json").write_text(json.dumps({"node": f"n{node}", **word}))
-        end = judge(task, "7_1", State(state), tmp_path)
-        return (end.reason, end.final) if end else None
+    def end(state: str, *reports: NodeReport) -> End | None:
+        for node, report in enumerate(reports):
+            report.write(tmp_path, "7_1", 0, node)
+        return job_end(task, "7_1", JobState(state), tmp_path)
 
-    assert told("PENDING") is None
-    assert told("CANCELLED") == ("cancelled", False)
-    assert told("RUNNING", {}) is None
-    assert told("COMPLETING", {}) is None  # it may be on its way back into the queue
-    assert told("NODE_FAIL", {}) == ("its node on n0 failed", False)
-    assert told("OUT_OF_MEMORY", {}) == ("out of memory on n0: Slurm killed it", False)
-    assert "hydra.launcher.signal_delay" in told("TIMEOUT", {})[0]  # type: ignore[index]
-    assert "without a word on n0 (Slurm: FAILED)" in told("FAILED", {})[0]  # type: ignore[index]
-    assert told("COMPLETED", {"end": True, "reason": "a key is wrong", "final": True}) == ("a key is wrong", True)
-    bound = {"reason": "held 9 GB", "final": False, "bound": True}
-    assert told("COMPLETED", {"end": True, "reason": "lost another", "final": False}, bound) == ("held 9 GB", False)
+    def failed(reason: str) -> End:
+        return End(task, EndKind.FAILED, reason)
+
+    training = NodeReport("n0")
+    assert end("PENDING") is None
+    assert end("CANCELLED") == End(task, EndKind.CANCELLED, "cancelled")
+    assert end("RUNNING", training) is None
+    assert end("COMPLETING", training) is None  # it may be about to be queued again
+    assert end("NODE_FAIL", training) == failed("its node failed on n0")
+    assert end("OUT_OF_MEMORY", training) == failed("out of memory on n0: Slurm killed it")
+    assert "hydra.launcher.signal_delay" in end("TIMEOUT", training).reason  # type: ignore[union-attr]
+    assert "without an error message on n0 (Slurm: FAILED)" in end("FAILED", training).reason  # type: ignore[union-attr]
+    rejected = NodeReport("n0", EndKind.REJECTED, "a key is wrong")
+    assert end("COMPLETED", rejected) == End(task, EndKind.REJECTED, "a key is wrong")
+    peer, limit = NodeReport("n0", EndKind.FAILED, "lost a peer"), NodeReport("n1", EndKind.LIMIT_EXCEEDED, "used 9 GB")
+    assert end("COMPLETED", peer, limit) == End(task, EndKind.LIMIT_EXCEEDED, "used 9 GB")
 
 
 def test_a_run_is_started_afresh_once(tmp_path: Path) -> None:
     """force=true, of a job that is put back into the queue when it has begun."""
     run = fake_runs.make_run(tmp_path, uid="a" * 32)
     task = Task("it", run, (), 1, "cpu")
-    job = Job(task, ("force=true",), tmp_path, 1, 0, 0, replaces="a" * 32, options={})
-    assert job.run_words() == ["force=true"]
-    assert replace(job, replaces="").run_words() == ["force=true", "force=false"]
+    job = Job(task, ("force=true",), tmp_path, 1, 0, 0, replaces="a" * 32, limits=Limits())
+    assert job.run_overrides() == ["force=true"]
+    assert replace(job, replaces="").run_overrides() == ["force=true", "force=false"]
 
 
 def test_restarts_of_a_study_reach_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has set them: the command line, an experiment or a profile."""
     cfg = compose(["strategy=ddp", "strategy.restarts=3"])
-    facts = {"processes": 2, "hardware": {"device": "cpu"}}
-    task = Cell([], "it", "it", cfg, RunFolder(tmp_path), facts=facts).task([])
+    task = Cell([], "it", "it", cfg, RunFolder(tmp_path), facts=replace(FACTS, processes=2)).task([])
     monkeypatch.setattr("gptx.sweep.execute.slurm_job._first_node", lambda: "n0")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    command = Job(task, (), tmp_path, 2, 0, 0, "", {})._command(1)
+    command = Job(task, (), tmp_path, 2, 0, 0, "", Limits())._command(1)
     assert "--max-restarts=3" in command and command[-1] == "strategy.restarts=0"
 
 
@@ -430,21 +440,21 @@ def test_a_controller_that_is_away_ends_no_sweep(tmp_path: Path, monkeypatch: py
     (tmp_path / "squeue").write_text(f"#!/bin/sh\ntest -e {tmp_path}/back\n")
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr("gptx.sweep.execute.slurm._PAUSE", 0.0)
+    monkeypatch.setattr("gptx.sweep.execute.slurm._POLL", 0.0)
     launcher = made("hydra/launcher=slurm", "hydra.launcher.wait=true")
     assert isinstance(launcher, Slurm)
     launcher.open(Sweep(tmp_path, "it"), OmegaConf.create(), 1)
     launcher.sweep.path.mkdir(parents=True)
-    with Journal(launcher.sweep.path) as book:
-        book.write("submitted", jobs={"study/run": "7_0"})
+    with launcher.sweep.journal() as journal_:
+        journal_.write(JobsSubmitted(jobs={"study/run": "7_0"}))
     submitted: list[Task] = []
-    monkeypatch.setattr(launcher, "_submit", lambda tasks, *shape: submitted.extend(tasks))
+    monkeypatch.setattr(launcher, "_submit_array", lambda tasks, shape: submitted.extend(tasks))
     task = Task("it", tmp_path / "study" / "run", (), 1, "cpu")
     launcher.submit([task])
     assert launcher.wait() == [] and not submitted
     (tmp_path / "back").touch()
     assert launcher.wait() == [] and submitted == [task]
-    monkeypatch.setattr("gptx.sweep.execute.slurm.jobs_of", lambda sweep: pytest.fail("nothing waits: nothing to read"))
+    monkeypatch.setattr(Sweep, "jobs", lambda sweep: pytest.fail("there is nothing to submit, so nothing to read"))
     assert launcher.wait() == []
 
 
@@ -457,7 +467,7 @@ def test_a_users_own_modules_go_with_the_jobs(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
     for name in ("one", "two", "own.space.three"):
         importlib.import_module(name)
-    code, _ = freeze(tmp_path / "code", [], own_modules())
+    code = copy_code(tmp_path / "code", [], own_modules()).path
     for name in ("one", "two", "own", "own.space", "own.space.three"):
         del sys.modules[name]
     copied = {str(path.relative_to(code)) for path in code.rglob("*.py")}
@@ -472,12 +482,12 @@ def test_a_process_pool_is_cancelled_too(gptx: Gptx) -> None:
     done = gptx.run("gptx.sweep", "status")
     assert "1 running, 1 waiting" in done.out and "step 16 of 200" in done.out
     done = gptx.run("gptx.sweep", "cancel")
-    assert f"the command, process {sweep.pid} told to end" in done.out
+    assert f"ending the sweep command (process {sweep.pid})" in done.out
     (gptx.cwd / "go-when-told").touch()
     sweep.communicate()
     assert sweep.returncode == 75
     done = gptx.run("gptx.sweep", "status")
-    assert "1 stopped, 1 not started" in done.out and "again, for what is not finished: python -m gptx.run" in done.out
+    assert "1 stopped, 1 not started" in done.out and "run the rest: python -m gptx.run" in done.out
 
 
 def test_accounts_tell_of_jobs_that_have_left_the_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -485,13 +495,8 @@ def test_accounts_tell_of_jobs_that_have_left_the_queue(tmp_path: Path, monkeypa
         (tmp_path / name).write_text(f"#!/bin/sh\necho '{says}'\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    found = slurm_cluster.states(["7_0", "7_1", "7_2"])
-    assert found == {"7_0": State("RUNNING", "", "n0"), "7_1": State("CANCELLED", "", "n1"), "7_2": State()}
-
-
-def test_what_a_sweep_is_asked_of_in_vain_gets_one_line(gptx: Gptx) -> None:
-    assert "no sweep in outputs: python -m gptx.run -m ... makes one" in gptx.run("gptx.sweep", "status").err
-    assert "invalid choice: 'stauts'" in gptx.run("gptx.sweep", "stauts").err
+    found = slurm_cluster.job_states(["7_0", "7_1", "7_2"])
+    assert found == {"7_0": JobState("RUNNING", "", "n0"), "7_1": JobState("CANCELLED", "", "n1"), "7_2": JobState()}
 
 
 def test_a_cluster_is_refused_in_one_line(tmp_path: Path) -> None:

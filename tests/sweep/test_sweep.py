@@ -6,6 +6,7 @@ import signal
 import subprocess
 from multiprocessing import Pipe
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import DEADLINE, OWN_CONF, Gptx, Terminal, equal_sweeps, history, once, records, same, send, until
@@ -17,13 +18,14 @@ from omegaconf import OmegaConf
 
 from gptx.config import compose
 from gptx.errors import ConfigError
-from gptx.hardware.device import cores
+from gptx.hardware.cpu import cores
 from gptx.runs import checkpoint_files, journal
-from gptx.sweep.execute.isolated import _child
+from gptx.sweep.execute.isolated import call_each
 from gptx.sweep.execute.launcher import End, Task, make
-from gptx.sweep.execute.prewarmed import start
+from gptx.sweep.execute.prewarm import start_process
 from gptx.sweep.plan.cells import compose_cells
-from gptx.sweep.state.dashboard import Board
+from gptx.sweep.state.dashboard import Dashboard
+from gptx.sweep.state.records import EndKind
 from gptx.sweep.sweep_overrides import check_given_once, single_values
 
 GRID = ["attention=mha,gqa", "pos=rope,learned,none"]
@@ -45,7 +47,7 @@ def told(text: str) -> dict[str, str]:
     return {title.strip(): why.strip() for title, why in zip(lines[::2], lines[1::2], strict=True)}
 
 
-def book(gptx: Gptx, kind: str) -> list[journal.Record]:
+def book(gptx: Gptx, kind: str) -> list[dict[str, Any]]:
     """Of the only sweep there is."""
     [folder] = (gptx.outputs / ".sweeps").iterdir()
     return records(folder, kind)
@@ -101,7 +103,7 @@ def test_what_cannot_be_composed_or_built_is_one_refusal(gptx: Gptx) -> None:
     done = gptx.run("gptx.run", *words)
     assert done.code == 2 and gptx.folders() == []
     assert "ArithmeticError: a gain below nothing" in done.out and "SystemExit: 0" in done.out
-    assert "it ends the process that tries it (SIGSEGV)" in done.out
+    assert "its code crashed the process (SIGSEGV)" in done.out
     assert "4 combinations: unknown key 'attention.gain'" in done.out
     done = gptx.run("gptx.run", *words, "match=params", "dry_run=true")
     assert "ArithmeticError: a gain below nothing" in done.out and "(SIGSEGV)" in done.out
@@ -158,25 +160,26 @@ def test_one_value_may_be_given_twice() -> None:
 
 
 def test_a_launcher_of_another_kind_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"_target_=pathlib.Path is no gptx\.sweep\.launcher\.Launcher"):
+    with pytest.raises(ConfigError, match=r"_target_=pathlib.Path is not a gptx\.sweep\.execute\.launcher\.Launcher"):
         make(OmegaConf.create({"_target_": "pathlib.Path"}))
 
 
 def test_a_check_whose_sweep_is_killed_ends_quietly() -> None:
     told, telling = Pipe(duplex=False)
     told.close()
-    child = start(_child, int, ["1"], telling, daemon=True)
+    child = start_process(call_each, int, ["1"], telling, daemon=True)
     telling.close()
     child.join()
     assert child.exitcode == 0
 
 
 def test_what_is_stopped_has_not_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    board = Board(2, 0, {}, 0.0)
-    for title, why in (("a", "stopped (it goes on from step 3)"), ("b", "RuntimeError: it broke")):
-        board.ended(End(Task(title, tmp_path, (), 1, "cpu"), why), again=False)
+    dashboard = Dashboard(2, 0, {}, 0.0)
+    ends = {"a": (EndKind.STOPPED, "checkpoint at step 3"), "b": (EndKind.FAILED, "RuntimeError: it broke")}
+    for title, (kind, why) in ends.items():
+        dashboard.run_ended(End(Task(title, tmp_path, (), 1, "cpu"), kind, why), retried=False)
     assert capsys.readouterr().err.splitlines() == [
-        "[0/2] a: stopped (it goes on from step 3)",
+        "[0/2] a: stopped (checkpoint at step 3)",
         "[1/2] b: failed: RuntimeError: it broke",
     ]
 
@@ -228,7 +231,7 @@ def test_a_run_of_a_sweep_is_the_run_of_the_plain_command(gptx: Gptx) -> None:
     assert plain.code == 0 and "finished already" in plain.out
     [plan] = (gptx.outputs / ".sweeps").glob("*/plan.json")
     for cell in json.loads(plan.read_text())["cells"]:
-        done = gptx.run("gptx.run", *cell["words"])
+        done = gptx.run("gptx.run", *cell["overrides"])
         assert "finished already" in done.out and cell["run"] in done.out
 
 
@@ -277,8 +280,8 @@ def test_every_way_to_fail_is_one_failure_with_its_reason(gptx: Gptx) -> None:
     at = "model.n_head={1} kernel.how={0}".format
     assert len(why) == 5 and at("none", 4) not in why
     assert why[at("raise", 4)] == "RuntimeError: the kernel broke"
-    assert why[at("exit", 4)] == "its process ended without a word (exit code 7)"
-    assert why[at("segfault", 4)] == "its process ended without a word (SIGSEGV)"
+    assert why[at("exit", 4)] == "its process ended without an error message (exit code 7)"
+    assert why[at("segfault", 4)] == "its process ended without an error message (SIGSEGV)"
     assert "SIGKILL" in why[at("kill", 4)] and "out of memory" in why[at("kill", 4)]
     assert "more than sweep.memory=1.5" in why[at("memory", 4)]
     assert {record["title"] for record in book(gptx, "refused")} == {at(way, 3) for way in ways.split(",")}
@@ -294,8 +297,8 @@ def test_a_run_that_hangs_is_ended(gptx: Gptx) -> None:
     assert done.code == 1
     [why] = told(done.err).values()
     saved = checkpoint_files.newest(gptx.folder / "checkpoints")
-    stands = f"it goes on from step {saved}" if saved else "it had no checkpoint yet"
-    assert why == f"took longer than sweep.timeout=0.2 minutes ({stands})"
+    progress = f"checkpoint at step {saved}" if saved else "no checkpoint yet"
+    assert why == f"took longer than sweep.timeout=0.2 minutes ({progress})"
 
 
 def test_a_failure_is_tried_again_as_often_as_asked(gptx: Gptx) -> None:
@@ -329,7 +332,7 @@ def test_ctrl_c_leaves_checkpoints_and_nothing_running(gptx: Gptx) -> None:
     (gptx.cwd / "go-when-told").touch()
     _, err = running.communicate(timeout=DEADLINE)
     assert running.returncode == 130, err
-    assert "Traceback" not in err and "[0/2] seed=0: stopped (it goes on from step 15)" in err
+    assert "Traceback" not in err and "[0/2] seed=0: stopped (checkpoint at step 15)" in err
     assert gptx.orphans() == []
     assert journal.status(gptx.folder) == "interrupted"  # and the second one was not begun
 
@@ -340,7 +343,7 @@ def test_ctrl_c_before_anything_runs_is_one_line(gptx: Gptx) -> None:
     terminal.press(b"\x03")
     assert terminal.end() == 130, terminal.shown
     assert [line for line in terminal.shown.splitlines() if line] == [
-        "^Cgptx: interrupted; the same command goes on from the last checkpoint"
+        "^Cgptx: interrupted; the same command resumes from the last checkpoint"
     ]
     assert gptx.orphans() == [] and gptx.folders() == []
 
@@ -354,7 +357,7 @@ def test_runs_end_with_their_sweep_and_go_on_with_it(gptx: Gptx) -> None:
     first.kill()
     first.wait(DEADLINE)
     second = gptx.popen("gptx.run", *words)
-    said(second, "whose end is waited for")
+    said(second, "waiting until it ends")
     (gptx.cwd / "go-when-told").touch()
     _, err = second.communicate(timeout=DEADLINE)
     assert second.returncode == 0, err

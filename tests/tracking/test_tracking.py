@@ -18,6 +18,7 @@ from fake_runs import (
     ask,
     contents,
     database,
+    end_record,
     folder,
     lines,
     make_run,
@@ -34,6 +35,7 @@ from hypothesis import strategies as st
 from gptx.errors import GptxError
 from gptx.runs import journal
 from gptx.runs.journal import Journal
+from gptx.runs.records import EventRecord, MetricsRecord, ResumeRecord, SampleRecord
 from gptx.sync import main as sync_main
 from gptx.tracking.follower import Follower
 from gptx.tracking.replay import Replay
@@ -146,9 +148,9 @@ def test_no_weights_when_the_config_says_so(store: Store, outputs: Path) -> None
 def test_nan_and_infinity_arrive_once(store: Store, outputs: Path) -> None:
     run_dir = folder(outputs, uid := "nan" + "0" * 13)
     with Journal(run_dir) as book:
-        book.write("start", **start(uid))
+        book.write(start(uid))
         for step, value in enumerate((float("nan"), float("inf"), float("-inf"), 1.0)):
-            book.write("metrics", step=step, values={"train/loss": value})
+            book.write(MetricsRecord(step=step, values={"train/loss": value}))
     push(store, outputs, run_dir)
     forget(store, outputs, uid)
     found = push(store, outputs, run_dir)
@@ -178,17 +180,20 @@ def test_prefix_after_prefix_equals_the_whole(
     """However a journal was cut into pushes, killed before the cursor was written or not, MLflow says the same."""
     whole = folder(outputs, whole_uid := os.urandom(16).hex())
     with Journal(whole) as book:
-        book.write("start", **start(whole_uid))
+        book.write(start(whole_uid))
         for step, kind in enumerate(kinds):
             if kind == "metrics":
-                book.write("metrics", step=step, values={"train/loss": 1.0 / (step + 1), "val/bpb": 2.0})
+                book.write(MetricsRecord(step=step, values={"train/loss": 1.0 / (step + 1), "val/bpb": 2.0}))
             elif kind == "stop":
-                book.write("end", status="interrupted", step=step, error=None, result=result(3.0))
-                book.write("resume", step=step)
+                book.write(end_record("interrupted", step, result(3.0)))
+                book.write(ResumeRecord(step=step))
             else:
-                book.write(kind, step=step, text="The state", level="warning")
+                text = "The state"
+                book.write(
+                    SampleRecord(step=step, text=text) if kind == "sample" else EventRecord(step=step, text=text)
+                )
         if finished:
-            book.write("end", status="finished", step=len(kinds), error=None, result=result(2.0))
+            book.write(end_record("finished", len(kinds), result(2.0)))
     expected = push(store, outputs, whole)
 
     parts = folder(outputs, uid := os.urandom(16).hex())
@@ -215,27 +220,27 @@ def test_status_follows_the_run(store: Store, outputs: Path) -> None:
     run_dir = folder(outputs, uid := os.urandom(16).hex())
     with Journal(run_dir) as book:
         with trained(run_dir):
-            book.write("start", **start(uid))
+            book.write(start(uid))
             write_steps(book, 1, 3)
             found = push(store, outputs, run_dir)
             assert (found["status"], found["end"] or None) == ("RUNNING", None)
-        last = list(journal.read(run_dir))[-1]["t"]
+        last = list(journal.read(run_dir))[-1].t
         found = push(store, outputs, run_dir)  # kill -9: nobody wrote an end
         assert (found["status"], found["end"]) == ("KILLED", last)
         with trained(run_dir):
-            book.write("resume", step=3)
+            book.write(ResumeRecord(step=3))
             found = push(store, outputs, run_dir)
             assert (found["status"], found["end"] or None) == ("RUNNING", None)
-            book.write("end", status="interrupted", step=3, error=None, result=result(9.0))
+            book.write(end_record("interrupted", 3, result(9.0)))
         assert push(store, outputs, run_dir)["status"] == "KILLED"
-        book.write("resume", step=3)
-        book.write("end", status="failed", step=3, error="loss is not finite", result={})
+        book.write(ResumeRecord(step=3))
+        book.write(end_record("failed", 3, error="loss is not finite"))
         found = push(store, outputs, run_dir)
         assert found["status"] == "FAILED"
         assert "loss is not finite" in dict(found["tags"])["mlflow.note.content"]
         assert not any(key.startswith("final/") for key, *_ in found["metrics"])
-        book.write("resume", step=3)
-        book.write("end", status="finished", step=4, error=None, result=result(2.0))
+        book.write(ResumeRecord(step=3))
+        book.write(end_record("finished", 4, result(2.0)))
     found = push(store, outputs, run_dir)
     assert found["status"] == "FINISHED"
     assert [value for key, value, *_ in found["metrics"] if key == "final/val_bpb"] == [2.0]
@@ -258,7 +263,7 @@ def test_another_run_in_the_same_folder_is_not_mixed_in(store: Store, outputs: P
     replay.push()
     (run_dir / journal.NAME).rename(run_dir / "aside")
     with Journal(run_dir) as book:
-        book.write("start", **start(os.urandom(16).hex()))
+        book.write(start(os.urandom(16).hex()))
     with pytest.raises(GptxError, match="holds another run now"):
         replay.push()
 
@@ -326,14 +331,14 @@ def test_a_run_is_followed_while_it_trains(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     run_dir = folder(outputs, uid := os.urandom(16).hex())
     with trained(run_dir), Journal(run_dir) as book:
-        book.write("start", **start(uid))
+        book.write(start(uid))
         follower = Follower.start([run_dir], TRACKING, outputs)
         assert follower is not None
         write_steps(book, 1, 5)
         until(lambda: database(outputs).exists() and bool(ask(database(outputs), "select 1 from metrics")))
         write_steps(book, 6, 9)
         assert contents(database(outputs), uid)["status"] == "RUNNING"
-        book.write("end", status="finished", step=9, error=None, result=result(2.0))
+        book.write(end_record("finished", 9, result(2.0)))
         assert follower.finish() is None
     found = contents(database(outputs), uid)
     assert found["status"] == "FINISHED"
@@ -350,12 +355,12 @@ def test_runs_can_be_added_to_those_that_are_followed(tmp_path: Path) -> None:
     for uid in uids:
         run_dir = folder(outputs, uid)
         with Journal(run_dir) as book:
-            book.write("start", **start(uid))
+            book.write(start(uid))
             follower.add(run_dir)
             follower.add(run_dir)
             write_steps(book, 1, 5)
             until(lambda uid=uid: database(outputs).exists() and bool(ask(database(outputs), there, uid)))
-            book.write("end", status="finished", step=5, error=None, result=result(2.0))
+            book.write(end_record("finished", 5, result(2.0)))
     assert follower.finish() is None
     assert [contents(database(outputs), uid)["status"] for uid in uids] == ["FINISHED"] * 3
 
@@ -365,11 +370,11 @@ import sys, time
 from pathlib import Path
 sys.path[:0] = sys.argv[4:]
 from fake_runs import start, trained, write_steps
-from gptx.journal import Journal
-from gptx.tracking import Follower
+from gptx.runs.journal import Journal
+from gptx.tracking.follower import Follower
 outputs, run_dir, uid = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 with trained(run_dir), Journal(run_dir) as book:
-    book.write("start", **start(uid))
+    book.write(start(uid))
     tracking = {"enabled": True, "uri": "", "follow": True, "wait": 200, "experiment": "study", "weights": True}
     follower = Follower.start([run_dir], tracking, outputs)
     write_steps(book, 1, 50)
@@ -465,7 +470,7 @@ def test_a_server_that_dies_and_comes_back_has_every_row(tmp_path: Path) -> None
         return int(ask(database(served), "select count(*) from metrics")[0][0])
 
     with trained(run_dir), Journal(run_dir) as book:
-        book.write("start", **start(uid))
+        book.write(start(uid))
         with serve(served, uri, "127.0.0.1", port) as (base, _):
             follower = Follower.start([run_dir], {**TRACKING, "uri": base}, outputs)
             assert follower is not None
@@ -476,7 +481,7 @@ def test_a_server_that_dies_and_comes_back_has_every_row(tmp_path: Path) -> None
         until(lambda: "retrying after" in log.read_text())
         with serve(served, uri, "127.0.0.1", port):
             write_steps(book, 61, 80)
-            book.write("end", status="finished", step=80, error=None, result=result(2.0))
+            book.write(end_record("finished", 80, result(2.0)))
             assert follower.finish() is None
             found = contents(database(served), uid)
             assert found["status"] == "FINISHED" and found["models"] == [(1,)]

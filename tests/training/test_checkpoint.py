@@ -39,7 +39,7 @@ def alike(one: Path, other: Path) -> bool:
 def history(folder: Path) -> list[tuple[Any, ...]]:
     """What the journal says of each step, but for the speed."""
     return [
-        (r["step"], r["batch"], *((k, v) for k, v in r["values"].items() if not k.startswith("perf/")))
+        (r["step"], r["rows"], *((k, v) for k, v in r["values"].items() if not k.startswith("perf/")))
         for r in records(folder, "metrics")
     ]
 
@@ -104,11 +104,11 @@ def test_training_goes_on_while_a_checkpoint_is_written(
         folder.mkdir()
     step, then = Trainer.step, run / "checkpoints/step-00000010"
 
-    def watched(trainer: Trainer) -> torch.Tensor:
-        if trainer.now == 15:
+    def watched(trainer: Trainer) -> None:
+        if trainer.state.step == 15:
             assert held.begun.wait(DEADLINE) and not then.exists()
             held.let.set()
-        return step(trainer)
+        step(trainer)
 
     monkeypatch.setattr(Trainer, "step", watched)
     fit(cfg, str(run), 20)
@@ -231,7 +231,7 @@ def test_a_checkpoint_of_another_torch_is_told(gptx: Gptx, trained: Trained) -> 
     done = gptx()
     assert done.code == 0, done.err
     assert "step-00000030 is damaged (the checksum of .metadata is wrong)" in done.err
-    told = f"was written by torch 1.0, this is {torch.__version__}: not the same bit for bit"
+    told = f"was written by torch 1.0, this is {torch.__version__}: not bitwise reproducible"
     assert told in done.err
     assert told in records(gptx.folder, "event")[-1]["text"]
     assert [record["step"] for record in records(gptx.folder, "resume")] == [20]
@@ -364,9 +364,9 @@ def test_a_damaged_one_is_passed_over_and_its_identity_is_of_the_other(
     cfgs = [composed(corpus, tmp_path, "trainer.max_steps=60", f"resume_from='{run}'") for run in runs]
     names = [locate(cfg).identity for cfg in cfgs]
     assert names[0] == names[1] != names[2], "where it lies is no part of it; the step is"
-    facts = preflight(cfgs[0])[1]
-    assert facts["origin"]["step"] == 20
-    assert any("going back to the one before it" in remark for remark in facts["remarks"])
+    facts = preflight(cfgs[0]).facts
+    assert facts.resume_source and facts.resume_source.step == 20
+    assert any("going back to the one before it" in remark for remark in facts.remarks)
 
 
 CONSTANT = ("schedule=constant", "schedule.warmup=0")

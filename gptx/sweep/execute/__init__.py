@@ -1,1 +1,1 @@
-"""Running the cells: on this machine or on Slurm, each in its own process."""
+"""Run the cells of a sweep on this machine or on Slurm, each in a process of its own."""

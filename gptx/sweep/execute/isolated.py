@@ -1,90 +1,110 @@
-"""What computes with a run's own parts before the run: in processes apart, because a part may break in any way."""
+"""Call functions that use a run's own classes in isolated processes, because user code may crash or hang."""
 
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypeVar
 
 from gptx.errors import reason
 from gptx.processes.children import describe_exit
-from gptx.sweep.execute import prewarmed
+from gptx.sweep.execute import prewarm
 
-PATIENCE = 120.0  # seconds for what takes about one
-MOST = 8  # processes, each of which holds torch
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+Failure = TypeVar("Failure")
+
+TIMEOUT = 120.0  # seconds; a typical call takes about one
+MAX_PROCESSES = 8  # each of them has torch loaded
 
 
-def each(
-    work: Callable[[Any], Any],
-    items: Sequence[Any],
-    lost: Callable[[str], Any],
-    seconds: float = PATIENCE,
-    alone: bool = False,
-) -> list[Any]:
-    """``work`` of each item, some side by side.
+def map_isolated(
+    function: Callable[[Item], Value],
+    items: Sequence[Item],
+    on_failure: Callable[[str], Failure],
+    timeout: float = TIMEOUT,
+    sequential: bool = False,
+) -> list[Value | Failure]:
+    """Call a function for each item in isolated processes, several at once.
 
     Args:
-        lost: makes the result of an item that raised, had no answer in time or took its process with it, from a line
-            that says so.
-        seconds: how long an answer is waited for.
-        alone: one at a time, with nothing beside it.
+        function: importable, as it is called in other processes.
+        on_failure: makes the result for an item whose call raised, timed out or ended its process, from the reason in
+            one line.
+        timeout: seconds for each call.
+        sequential: one call at a time, for measurements that other calls would disturb.
+
+    Returns:
+        The results in the order of the items.
     """
-    from gptx.hardware.device import cores  # and with it torch
+    import torch  # noqa: F401 - loaded once here, and not in each process that is forked below
 
-    many = 1 if alone else min(len(items), cores(), MOST)
-    shares = [_Share(work, list(items[first::many]), lost, seconds) for first in range(many) if items]
+    from gptx.hardware.cpu import cores
+
+    count = 1 if sequential else min(len(items), cores(), MAX_PROCESSES)
+    workers = [_Worker(function, list(items[first::count]), on_failure, timeout) for first in range(count) if items]
     try:
-        return [shares[i % many].next() for i in range(len(items))]
+        return [workers[i % count].next_result() for i in range(len(items))]
     finally:
-        for share in shares:
-            share.end()
+        for worker in workers:
+            worker.kill()
 
 
-class _Share:
-    """Items that a process works off in order; where it breaks, a new one goes on with the next."""
+@dataclass(frozen=True)
+class _Answer:
+    """What the isolated process sends for one item: the value, or why the call raised."""
+
+    value: Any = None
+    error: str | None = None
+
+
+class _Worker:
+    """An isolated process that works on its items in order. If it dies, a new one continues with the next item."""
 
     def __init__(
-        self, work: Callable[[Any], Any], items: list[Any], lost: Callable[[str], Any], seconds: float
+        self, function: Callable[[Any], Any], items: list[Any], on_failure: Callable[[str], Any], timeout: float
     ) -> None:
-        self.work, self.left, self.lost, self.seconds = work, items, lost, seconds
-        self._begin()
+        self.function, self.items, self.on_failure, self.timeout = function, items, on_failure, timeout
+        self._start()
 
-    def _begin(self) -> None:
-        self.told, telling = Pipe(duplex=False)
-        self.process = prewarmed.start(_child, self.work, self.left, telling, daemon=True)
-        telling.close()
+    def _start(self) -> None:
+        self.answers, answers = Pipe(duplex=False)
+        self.process = prewarm.start_process(call_each, self.function, self.items, answers, daemon=True)
+        answers.close()
 
-    def next(self) -> Any:
-        """The result of the next item."""
+    def next_result(self) -> Any:
+        """The result for the next item."""
         try:
-            if self.told.poll(self.seconds):
-                done, result = self.told.recv()
-                del self.left[0]
-                return result if done else self.lost(result)
-            why = f"no answer within {self.seconds:g} s"
-        except (EOFError, OSError):  # the other end is gone, maybe in the midst of a message
+            if self.answers.poll(self.timeout):
+                answer: _Answer = self.answers.recv()
+                del self.items[0]
+                return answer.value if answer.error is None else self.on_failure(answer.error)
+            why = f"no answer within {self.timeout:g} s"
+        except (EOFError, OSError):  # the process died, perhaps while it was sending an answer
             self.process.join()
-            why = f"it ends the process that tries it ({describe_exit(self.process.exitcode or 0)})"
-        self.end()
-        del self.left[0]
-        if self.left:
-            self._begin()
-        return self.lost(why)
+            why = f"its code crashed the process ({describe_exit(self.process.exitcode or 0)})"
+        self.kill()
+        del self.items[0]
+        if self.items:
+            self._start()
+        return self.on_failure(why)
 
-    def end(self) -> None:
+    def kill(self) -> None:
         self.process.kill()
         self.process.join()
-        self.told.close()
+        self.answers.close()
 
 
-def _child(work: Callable[[Any], Any], items: Sequence[Any], telling: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's is for the sweep, which ends this process
-    prewarmed.leash()
-    with suppress(BrokenPipeError):  # whoever asked is gone
+def call_each(function: Callable[[Any], Any], items: Sequence[Any], answers: Connection) -> None:
+    """In the isolated process: send an answer for each item."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the sweep, which ends this process
+    prewarm.end_with_parent()
+    with suppress(BrokenPipeError):  # the sweep has died
         for item in items:
             try:
-                told = True, work(item)
+                answer = _Answer(function(item))
             except (Exception, SystemExit) as error:
-                told = False, reason(error)
-            telling.send(told)
+                answer = _Answer(error=reason(error))
+            answers.send(answer)

@@ -1,4 +1,4 @@
-"""The contract of a launcher: where the runs of a sweep are started. One file and one YAML (in launch/) each."""
+"""The interface of a launcher, which starts the runs of a sweep. Each launcher is one class and one YAML in launch/."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Self
 
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config.compose import plain_dict, plugin_keys
 from gptx.config.instantiate import part
 from gptx.config.overrides import key_of
+from gptx.config.plain import plain_dict
+from gptx.config.schema import plugin_keys
 from gptx.errors import ConfigError
 from gptx.runs.folder import RunFolder
 from gptx.sweep.state.folder import Sweep
+from gptx.sweep.state.records import EndKind
 
 if TYPE_CHECKING:
     from gptx.hardware.device import Machine
@@ -22,20 +24,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """One run, as a launcher starts it: ``python -m gptx.run *words``.
+    """One run for a launcher to start, as ``python -m gptx.run *overrides``.
 
     Attributes:
-        title: what sets it apart from the sweep's other runs.
-        folder: the run's.
-        processes: how many its strategy has.
+        title: the overrides in which it differs from the sweep's other runs.
+        folder: the run folder.
+        overrides: all command-line arguments of the run.
+        processes: number of processes that its strategy uses.
         device: "cpu", "cuda" or "mps".
-        restarts: how often it starts lost processes again.
-        modules: the user's own that it loads, by name, and where they lie.
+        restarts: how often the strategy restarts lost processes.
+        modules: (name, path) of the user's own modules that the run imports.
     """
 
     title: str
     folder: Path
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     processes: int
     device: str
     restarts: int = 0
@@ -43,56 +46,60 @@ class Task:
 
     @property
     def forced(self) -> bool:
-        """Whether it begins afresh (the last word counts)."""
-        said = [word.partition("=")[2].lower() for word in self.words if key_of(word) == "force"]
-        return said[-1:] == ["true"]
-
-
-def uid(folder: Path) -> str:
-    """Of the run that lies there; "": none does."""
-    return str((RunFolder(folder).start_record() or {}).get("uid", ""))
-
-
-def forced_once(words: Sequence[str], folder: Path, replaces: str) -> list[str]:
-    """The words of a further attempt. What lay in the folder before the first, ``replaces``, is what force=true is
-    about; what the first has made of it is not."""
-    return [*words, "force=false"] if uid(folder) not in ("", replaces) else list(words)
+        """Whether force=true is in effect; the last value counts."""
+        values = [override.partition("=")[2].lower() for override in self.overrides if key_of(override) == "force"]
+        return values[-1:] == ["true"]
 
 
 @dataclass(frozen=True)
 class End:
-    """Of one attempt at a task.
-
-    Attributes:
-        reason: "": the run is finished, or stands where ``runtime.until`` asked; else why not, in one line.
-        final: to try again is pointless.
-    """
+    """How one attempt at a task ended. ``reason``: one line if the run did not reach its end, otherwise empty."""
 
     task: Task
-    reason: str
-    final: bool = False
+    kind: EndKind
+    reason: str = ""
+
+
+def run_uid(folder: Path) -> str:
+    """The uid of the run in a folder, or "" if the folder has none."""
+    start = RunFolder(folder).start_record()
+    return start.uid if start else ""
+
+
+def force_once(overrides: Sequence[str], folder: Path, replaces: str) -> list[str]:
+    """The overrides of an attempt, without force=true if an earlier attempt has already replaced the old run.
+
+    Args:
+        folder: the run folder.
+        replaces: uid of the run that was in the folder before the first attempt; only that run is to be replaced.
+    """
+    return [*overrides, "force=false"] if run_uid(folder) not in ("", replaces) else list(overrides)
 
 
 class Launcher(ABC):
-    """A context manager: what it still runs when it is left is killed.
+    """A context manager; on exit it kills the runs that it still has.
 
     Attributes:
-        detached: what is submitted runs on without this command.
-        here: the runs share this machine.
-        there: the machine that they are for, where it is another one.
-        slots: how many run at once.
+        detached: submitted runs continue after this command has ended.
+        on_this_machine: the runs use this machine.
+        machine: the machine that the runs are for, if it is another one.
+        slots: how many runs train at once.
     """
 
     detached: bool = False
-    here: bool = False
-    there: "Machine | None" = None
+    on_this_machine: bool = False
+    machine: "Machine | None" = None
     slots: int = 1
 
     def open(self, sweep: Sweep, options: DictConfig, runs: int) -> Self:
-        """Before ``with``. ``options``: the config's ``sweep``; ``runs``: how many the sweep has, done or not.
+        """Prepare; called before ``with``.
+
+        Args:
+            options: the config's ``sweep`` section.
+            runs: number of runs in the sweep, finished ones included.
 
         Raises:
-            ConfigError: it cannot work here.
+            ConfigError: the launcher cannot work here.
         """
         self.sweep, self.options = sweep, options
         return self
@@ -102,32 +109,34 @@ class Launcher(ABC):
 
     @abstractmethod
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        """Kill what runs."""
+        """Kill what is running."""
 
     @abstractmethod
     def submit(self, tasks: Sequence[Task]) -> None:
-        """Start them, or let them wait for a free slot."""
+        """Start tasks, or queue them until a slot is free."""
 
     @abstractmethod
     def wait(self) -> list[End]:
-        """What has ended; blocks for a second at most."""
+        """The attempts that have ended since the last call. Blocks for at most a second."""
 
     @abstractmethod
     def stop(self, tasks: Collection[Task]) -> None:
-        """They are to end after a checkpoint, and come back from `wait`; one that has not begun never will."""
+        """Make running tasks save a checkpoint and end, and drop queued ones. `wait` returns the running ones only."""
 
     @abstractmethod
     def running(self) -> list[Task]:
-        """What is being trained just now."""
+        """The tasks that are training now."""
 
 
 def make(cfg: DictConfig) -> Launcher:
-    """From the config's ``hydra.launcher``.
+    """The launcher of the config's ``hydra.launcher`` section.
 
     Raises:
-        ConfigError: a key that it has not, or a value that cannot be.
+        ConfigError: an unknown key, a wrong value, or a class that is not a launcher.
     """
-    found = part(OmegaConf.create(plugin_keys("launcher", plain_dict(cfg))))
-    if not isinstance(found, Launcher):
-        raise ConfigError(f"hydra.launcher._target_={cfg._target_} is no {__name__}.Launcher: hydra/launcher=local is")
-    return found
+    launcher = part(OmegaConf.create(plugin_keys("launcher", plain_dict(cfg))))
+    if not isinstance(launcher, Launcher):
+        raise ConfigError(
+            f"hydra.launcher._target_={cfg._target_} is not a {__name__}.Launcher; use hydra/launcher=local"
+        )
+    return launcher

@@ -1,14 +1,11 @@
-"""The process pool: runs side by side on this machine, one process each.
-
-A process that has torch loaded already is kept in store and forked for each run (multiprocessing's forkserver): a run
-begins seconds earlier than by a command of its own, and is as much apart from the others.
-"""
+"""The local launcher: runs side by side on this machine, each in a prewarmed process (`gptx.sweep.execute.prewarm`)."""
 
 import os
 import runpy
 import sys
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -18,31 +15,41 @@ from typing import Self
 from omegaconf import DictConfig
 
 from gptx.config.overrides import key_of
-from gptx.hardware.device import cores
+from gptx.hardware.cpu import cores
 from gptx.runs import journal
-from gptx.sweep.execute import prewarmed
-from gptx.sweep.execute.launcher import End, Launcher, Task, forced_once, uid
-from gptx.sweep.execute.watchdog import LOG, Watched
+from gptx.sweep.execute import prewarm
+from gptx.sweep.execute.launcher import End, Launcher, Task, force_once, run_uid
+from gptx.sweep.execute.watchdog import LOG, Limits, Watchdog
 from gptx.sweep.state.folder import Sweep
 
-_PAUSE = 0.25  # seconds between two looks at what runs
-_KILL_FIRST = "500"  # where memory runs out, the system is to take a run, and not the sweep
+_POLL = 0.25  # seconds between two checks of the running processes
+_OOM_SCORE = "500"  # if memory runs out, the system is to kill a run rather than the sweep
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A run that is training, and the GPUs that it uses."""
+
+    process: BaseProcess
+    watchdog: Watchdog
+    gpus: list[str]
 
 
 class Local(Launcher):
     """``hydra/launcher=local``."""
 
-    here = True
+    on_this_machine = True
 
     def open(self, sweep: Sweep, options: DictConfig, runs: int) -> Self:
         super().open(sweep, options, runs)
+        self._limits = Limits(options.timeout, options.memory, options.grace)
         self._queue: deque[Task] = deque()
-        self._running: dict[int, tuple[BaseProcess, Watched, list[str]]] = {}  # by sentinel
-        self._told: set[Task] = set()
-        self._before: dict[Path, str] = {}  # what lay in a run's folder before its first attempt
-        self._gpus = _visible_gpus()
-        self.slots = min(options.jobs or len(self._gpus) or cores(), runs)
-        # The same for all runs, however few are left to do: else a sum would depend on when the sweep was stopped.
+        self._running: dict[int, _Running] = {}  # by the sentinel of the process
+        self._reported_waiting: set[Task] = set()
+        self._replaced_uids: dict[Path, str] = {}  # what a run folder held before the first attempt
+        self._free_gpus = _visible_gpus()
+        self.slots = min(options.jobs or len(self._free_gpus) or cores(), runs)
+        # The same for all runs, however few are left: otherwise sums would depend on when the sweep was interrupted.
         self._threads = max(1, cores() // self.slots)
         return self
 
@@ -51,84 +58,85 @@ class Local(Launcher):
 
     def wait(self) -> list[End]:
         for task in list(self._queue):
-            if len(self._running) < self.slots and self._fits(task) and self._free(task):
+            if len(self._running) < self.slots and self._fits(task) and self._is_unlocked(task):
                 self._queue.remove(task)
                 self._start(task)
-        ready = connection.wait(list(self._running), _PAUSE)
         ends = []
-        for sentinel in ready:
-            process, watched, gpus = self._running.pop(sentinel)  # type: ignore[arg-type]
-            process.join()
-            assert process.exitcode is not None
-            self._gpus += gpus
-            ends.append(watched.end(process.exitcode))
-        for _, watched, _ in self._running.values():
-            watched.look()
+        for sentinel in connection.wait(list(self._running), _POLL):
+            run = self._running.pop(sentinel)  # type: ignore[arg-type]
+            run.process.join()
+            assert run.process.exitcode is not None
+            self._free_gpus += run.gpus
+            ends.append(run.watchdog.end(run.process.exitcode))
+        for run in self._running.values():
+            run.watchdog.check()
         return ends
 
-    def _free(self, task: Task) -> bool:
-        """Whether nobody else trains this run: another sweep, or what a killed one has left and is about to end."""
-        free = not journal.locked(task.folder)
-        if not free and task not in self._told:
-            self._told.add(task)
-            print(f"{task.title}: is being trained by another command, whose end is waited for", file=sys.stderr)
-        return free
+    def _is_unlocked(self, task: Task) -> bool:
+        """Whether no other process trains this run: another sweep, or a run that outlived its killed sweep briefly."""
+        unlocked = not journal.locked(task.folder)
+        if not unlocked and task not in self._reported_waiting:
+            self._reported_waiting.add(task)
+            print(f"{task.title}: another command is training this run; waiting until it ends", file=sys.stderr)
+        return unlocked
 
     def _fits(self, task: Task) -> bool:
-        """Whether there are GPUs, or else cores, for all of its processes."""
+        """Whether enough GPUs, or without GPUs enough cores, are free for all processes of a task."""
         if not self._running:
             return True
         if task.device == "cuda":
-            return task.processes <= len(self._gpus)
-        busy = sum(watched.task.processes for _, watched, _ in self._running.values())
+            return task.processes <= len(self._free_gpus)
+        busy = sum(other.processes for other in self.running())
         return bool(self.options.jobs) or busy + task.processes <= cores()
 
     def _start(self, task: Task) -> None:
-        before = self._before.setdefault(task.folder, uid(task.folder))
-        words, environment, gpus = forced_once(task.words, task.folder, before), {}, []
+        replaces = self._replaced_uids.setdefault(task.folder, run_uid(task.folder))
+        overrides, environment = force_once(task.overrides, task.folder, replaces), {}
+        gpus: list[str] = []
         if task.device == "cuda":
-            gpus, self._gpus = self._gpus[: task.processes], self._gpus[task.processes :]
+            gpus, self._free_gpus = self._free_gpus[: task.processes], self._free_gpus[task.processes :]
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-        if not any(key_of(word) == "runtime.threads" for word in words):
-            words.append(f"runtime.threads={max(1, self._threads // task.processes)}")
+        if not any(key_of(override) == "runtime.threads" for override in overrides):
+            overrides.append(f"runtime.threads={max(1, self._threads // task.processes)}")
         log = task.folder / "logs" / LOG
         log.parent.mkdir(parents=True, exist_ok=True)
-        process = prewarmed.start(_child, words, log, environment)
-        self._running[process.sentinel] = process, Watched(task, process, self.options, before), gpus
+        process = prewarm.start_process(_train, overrides, log, environment)
+        watchdog = Watchdog(task, process, self._limits, replaces)
+        self._running[process.sentinel] = _Running(process, watchdog, gpus)
 
     def stop(self, tasks: Collection[Task]) -> None:
         self._queue = deque(task for task in self._queue if task not in tasks)
-        for _, watched, _ in self._running.values():
-            if watched.task in tasks:
-                watched.stop()
+        for run in self._running.values():
+            if run.watchdog.task in tasks:
+                run.watchdog.stop()
 
     def running(self) -> list[Task]:
-        return [watched.task for _, watched, _ in self._running.values()]
+        return [run.watchdog.task for run in self._running.values()]
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self._queue.clear()
-        for _, watched, _ in self._running.values():
-            watched.kill() if kind is KeyboardInterrupt else watched.stop()
+        for run in self._running.values():
+            run.watchdog.kill() if kind is KeyboardInterrupt else run.watchdog.stop()
         while self._running:
             self.wait()
 
 
-def _child(words: list[str], log: Path, environment: Mapping[str, str]) -> None:
-    """``python -m gptx.run *words``, with what it says in a log."""
-    os.setsid()  # a terminal's Ctrl-C is for the sweep, which hands it on
-    prewarmed.leash()
+def _train(overrides: list[str], log: Path, environment: Mapping[str, str]) -> None:
+    """In the new process: ``python -m gptx.run *overrides``, with its output in a log file."""
+    os.setsid()  # a terminal's Ctrl-C reaches the sweep only, which stops this process
+    prewarm.end_with_parent()
     if Path("/proc/self/oom_score_adj").exists():
-        Path("/proc/self/oom_score_adj").write_text(_KILL_FIRST)
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     with open(log, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.environ.update(environment)
-    sys.argv[1:] = words
+    sys.argv[1:] = overrides
     runpy.run_module("gptx.run", run_name="__main__", alter_sys=True)
 
 
 def _visible_gpus() -> list[str]:
-    """Names of the GPUs that may be used, as CUDA_VISIBLE_DEVICES has them."""
+    """Names of the GPUs that may be used, in the form that CUDA_VISIBLE_DEVICES takes."""
     import torch
 
     given = os.environ.get("CUDA_VISIBLE_DEVICES")

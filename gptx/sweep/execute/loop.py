@@ -1,34 +1,34 @@
-"""The loop of a sweep: tasks from a source, to a launcher, and every end into the sweep's journal."""
+"""The loop of a sweep: passes tasks from a source to a launcher and records every end in the sweep's journal."""
 
 from collections import Counter
 from typing import Protocol
 
 from gptx.errors import Interrupted
 from gptx.processes.signals import record_stop_signals
-from gptx.runs.journal import Journal
 from gptx.sweep.execute.launcher import End, Launcher, Task
-from gptx.sweep.state.dashboard import Board
+from gptx.sweep.state.dashboard import Dashboard
+from gptx.sweep.state.records import EndKind, RunEnded, SweepJournal
 
 
 class Source(Protocol):
-    """What is to be run: a grid, the rungs of a halving, a search."""
+    """Decides what is run: a grid, a grid with halving, or a search."""
 
     @property
     def done(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether no more tasks will come."""
 
-    def more(self, room: int) -> list[Task]:
-        """What can be started now, where ``room`` runs have a free slot."""
+    def next_tasks(self, free_slots: int) -> list[Task]:
+        """The tasks that can start now."""
 
-    def told(self, end: End) -> None:
-        """A task that `more` gave will not be tried again."""
+    def ended(self, end: End) -> None:
+        """A task from `next_tasks` has ended and will not be retried."""
 
-    def look(self) -> list[Task]:
-        """Those of the running ones that are to be stopped now. Asked all the time."""
+    def tasks_to_stop(self) -> list[Task]:
+        """Running tasks that are to be stopped now. Called several times a second."""
 
 
-class Listed:
-    """A source that has all its tasks from the beginning."""
+class TaskList:
+    """A source that has all its tasks from the start."""
 
     def __init__(self, tasks: list[Task]) -> None:
         self._tasks = tasks
@@ -37,57 +37,69 @@ class Listed:
     def done(self) -> bool:
         return not self._tasks
 
-    def more(self, room: int) -> list[Task]:
-        given, self._tasks = self._tasks, []
-        return given
+    def next_tasks(self, free_slots: int) -> list[Task]:
+        tasks, self._tasks = self._tasks, []
+        return tasks
 
-    def told(self, end: End) -> None:
+    def ended(self, end: End) -> None:
         pass
 
-    def look(self) -> list[Task]:
+    def tasks_to_stop(self) -> list[Task]:
         return []
 
 
-def drive(source: Source, launcher: Launcher, book: Journal, board: Board, retry: int) -> dict[Task, str]:
-    """Run all that the source has; returns why tasks failed.
+def drive(
+    source: Source, launcher: Launcher, journal: SweepJournal, dashboard: Dashboard, retry: int
+) -> dict[Task, str]:
+    """Run all tasks of the source.
+
+    Args:
+        retry: how often a failed task is tried again.
+
+    Returns:
+        Why tasks failed, in one line each.
 
     Raises:
-        Interrupted: a signal came; all that ran has ended, with a checkpoint.
+        Interrupted: a signal came. All running tasks have saved a checkpoint and ended.
     """
-    tries, failed, in_hand = Counter[Task](), dict[Task, str](), set[Task]()
-    halted = set[Task]()  # by the source: they stand where they were asked to
+    attempts, failed, active = Counter[Task](), dict[Task, str](), set[Task]()
+    stopped_by_source = set[Task]()
 
-    def ended(end: End) -> None:
-        end = End(end.task, "") if end.task in halted else end
-        tries[end.task] += 1
-        again = bool(end.reason) and not end.final and not stop and tries[end.task] <= retry
-        book.write("end", title=end.task.title, run=end.task.folder.name, reason=end.reason, again=again)
-        board.ended(end, again)
-        if again:
+    def on_end(end: End) -> None:
+        if end.task in stopped_by_source:
+            end = End(end.task, EndKind.PAUSED)
+        elif stop and end.kind is EndKind.CANCELLED:
+            end = End(end.task, EndKind.STOPPED, end.reason)
+        attempts[end.task] += 1
+        retried = end.kind.can_be_retried and not stop and attempts[end.task] <= retry
+        run = end.task.folder.name
+        journal.write(RunEnded(title=end.task.title, run=run, outcome=end.kind, reason=end.reason, retried=retried))
+        dashboard.run_ended(end, retried)
+        if retried:
             launcher.submit([end.task])
             return
-        in_hand.remove(end.task)
-        if end.reason:
+        active.remove(end.task)
+        if not end.kind.reached_goal:
             failed[end.task] = end.reason
-        if not (end.reason and stop):  # else it is not at its end: the same command goes on with it
-            source.told(end)
+        if end.kind.reached_goal or not stop:  # otherwise the same command resumes it
+            source.ended(end)
 
-    with record_stop_signals() as stop, launcher, board:
+    with record_stop_signals() as stop, launcher, dashboard:
         while not stop:
-            tasks = source.more(launcher.slots - len(in_hand))
+            tasks = source.next_tasks(launcher.slots - len(active))
             launcher.submit(tasks)
-            in_hand.update(tasks)
-            if not in_hand and source.done:
+            active.update(tasks)
+            if not active and source.done:
                 return failed
             for end in launcher.wait():
-                ended(end)
-            if found := list(source.look()):
-                halted.update(found)
-                launcher.stop(found)
-            board.draw(launcher.running())
-        launcher.stop(in_hand)
-        board.say("stopping: what runs has its checkpoint to write; once more, and it is killed")
+                on_end(end)
+            if tasks := list(source.tasks_to_stop()):
+                stopped_by_source.update(tasks)
+                launcher.stop(tasks)
+            dashboard.update(launcher.running())
+        launcher.stop(active)
+        dashboard.print("stopping: waiting for running runs to save a checkpoint; press Ctrl-C again to kill them")
         while launcher.running():
             for end in launcher.wait():
-                ended(end)
+                on_end(end)
     raise Interrupted(*stop[:1])

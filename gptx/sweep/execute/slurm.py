@@ -1,13 +1,14 @@
-"""Runs as jobs of Slurm, through submitit: an array for each shape of runs.
+"""The Slurm launcher: runs as jobs, submitted through submitit, in one job array for each combination of nodes,
+processes and device.
 
-What is submitted runs on without this command; the same command submits what is neither finished nor in the queue.
+Submitted jobs continue without this command. The same command submits what is neither finished nor in the queue.
 """
 
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import redirect_stderr
 from dataclasses import replace
 from io import StringIO
@@ -18,167 +19,159 @@ from typing import Any, Self
 from omegaconf import DictConfig, OmegaConf
 
 from gptx.config.overrides import key_of
+from gptx.config.plain import plain_dict
 from gptx.errors import ConfigError, RunFailed
 from gptx.hardware.device import Machine
-from gptx.runs.journal import Journal
 from gptx.sweep.execute import slurm_cluster
-from gptx.sweep.execute.launcher import End, Launcher, Task, uid
-from gptx.sweep.execute.slurm_cluster import State
+from gptx.sweep.execute.launcher import End, Launcher, Task, run_uid
+from gptx.sweep.execute.slurm_cluster import JobState
 from gptx.sweep.execute.slurm_job import Job
-from gptx.sweep.execute.slurm_jobs import FOLDER, cancelled_in, jobs_of, judge, run_of
-from gptx.sweep.execute.snapshot import freeze
+from gptx.sweep.execute.slurm_options import ArrayShape, SlurmOptions
+from gptx.sweep.execute.slurm_reports import job_end
+from gptx.sweep.execute.snapshot import CodeCopy, copy_code
+from gptx.sweep.execute.watchdog import Limits
 from gptx.sweep.state.folder import Sweep
+from gptx.sweep.state.records import JobsSubmitted
 
-_PAUSE = 1.0  # seconds between two looks at the queue
-_ARRAY = 1000  # jobs; Slurm's own default for MaxArraySize is one more
-_SAME = {"partition", "account", "qos", "constraint", "signal_delay", "array_parallelism", "setup"}
+_POLL = 1.0  # seconds between two queries of the queue
+_MAX_ARRAY = 1000  # jobs; Slurm's default for MaxArraySize is one more
 
 
 class Slurm(Launcher):
-    """``hydra/launcher=slurm``, or a profile that builds on it. The keywords are those of launch/slurm.yaml."""
+    """``hydra/launcher=slurm``, or a profile that builds on it. ``keys``: see `SlurmOptions`."""
 
     def __init__(self, **keys: Any) -> None:
-        self.keys = OmegaConf.create(keys)
+        self.keys = SlurmOptions(**plain_dict(OmegaConf.create(keys)))
+        self.keys.check()
         self.detached = not self.keys.wait
-        for key, least in {"per_node": 1, "cpus": 1, "minutes": 1, "array_parallelism": 1}.items():
-            if self.keys[key] < least:
-                raise ConfigError(f"hydra.launcher.{key}={self.keys[key]}: expected at least {least}")
-        for key in ("gpus_per_node", "mem_gb", "signal_delay", "requeues"):
-            if self.keys[key] < 0:
-                raise ConfigError(f"hydra.launcher.{key}={self.keys[key]}: expected at least 0")
-        if self.keys.device not in ("cuda", "cpu"):
-            raise ConfigError(f"hydra.launcher.device={self.keys.device}: expected cuda or cpu")
-        if self.keys.signal_delay >= 60 * self.keys.minutes:
-            raise ConfigError(
-                f"hydra.launcher.signal_delay={self.keys.signal_delay} seconds of hydra.launcher.minutes="
-                f"{self.keys.minutes}: a run would be told to end before it has begun"
-            )
-        self.there = Machine(self.keys.device, self.keys.per_node, self.keys.cpus)
+        self.machine = Machine(self.keys.device, self.keys.per_node, self.keys.cpus)
 
     def open(self, sweep: Sweep, options: DictConfig, runs: int) -> Self:
-        if why := "no sbatch here" if shutil.which("sbatch") is None else slurm_cluster.away():
-            raise ConfigError(f"hydra/launcher=slurm: {why}; launch/testcluster starts a Slurm on one machine")
+        missing = shutil.which("sbatch") is None
+        if reason := "sbatch is not installed on this machine" if missing else slurm_cluster.unavailable():
+            raise ConfigError(
+                f"hydra/launcher=slurm: {reason}; to try it without a cluster, launch/testcluster starts one here"
+            )
         self.slots = min(runs, self.keys.array_parallelism)
-        self._waiting: list[Task] = []  # for the next array
-        self._jobs: dict[str, Task] = {}
-        self._states: dict[str, State] = {}  # when they were last looked at
-        self._looked, self._away = 0.0, False
+        self._to_submit: list[Task] = []  # gathered for the next array
+        self._jobs: dict[str, Task] = {}  # those that this command watches
+        self._states: dict[str, JobState] = {}  # at the last query
+        self._queried, self._unavailable = 0.0, False
         return super().open(sweep, options, runs)
 
     def submit(self, tasks: Sequence[Task]) -> None:
-        self._waiting += tasks
+        self._to_submit += tasks
         if self.detached:
-            self._flush()
+            self._submit_gathered()
 
     def wait(self) -> list[End]:
-        time.sleep(max(0.0, self._looked + _PAUSE - time.monotonic()))
-        self._looked = time.monotonic()
-        ends = []
+        time.sleep(max(0.0, self._queried + _POLL - time.monotonic()))
+        self._queried = time.monotonic()
         try:
-            self._flush()
-            self._states = slurm_cluster.states(self._jobs)
-        except RunFailed as error:  # jobs run on while Slurm's controller is away
-            if not self._away:
-                print(f"gptx: {error}; asking again until it answers", file=sys.stderr)
-            self._away = True
+            self._submit_gathered()
+            self._states = slurm_cluster.job_states(self._jobs)
+        except RunFailed as error:  # jobs continue while Slurm's controller does not answer
+            if not self._unavailable:
+                print(f"gptx: {error}; trying again until Slurm answers", file=sys.stderr)
+            self._unavailable = True
             return []
-        self._away = False
+        self._unavailable = False
+        ends = []
         for job, state in self._states.items():
-            if end := judge(self._jobs[job], job, state, self.sweep.path / FOLDER):
+            if end := job_end(self._jobs[job], job, state, self.sweep.slurm_folder):
                 del self._jobs[job]
                 ends.append(end)
         return ends
 
     def stop(self, tasks: Collection[Task]) -> None:
-        self._waiting = [task for task in self._waiting if task not in tasks]
+        self._to_submit = [task for task in self._to_submit if task not in tasks]
         slurm_cluster.cancel([job for job, task in self._jobs.items() if task in tasks])
 
     def running(self) -> list[Task]:
-        at_work = ("RUNNING", "COMPLETING")
-        return [task for job, task in self._jobs.items() if self._states.get(job, State()).name in at_work]
+        names = ("RUNNING", "COMPLETING")
+        return [task for job, task in self._jobs.items() if self._states.get(job, JobState()).name in names]
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        self._waiting.clear()
+        self._to_submit.clear()
         slurm_cluster.cancel(list(self._jobs))
         self._jobs.clear()
 
-    def _flush(self) -> None:
-        """Submit what was gathered, but for what is in the queue already, where it is only watched."""
-        if not self._waiting:
+    def _submit_gathered(self) -> None:
+        """Submit the gathered tasks. Those that have a job in the queue are not submitted again, only watched."""
+        if not (tasks := self._to_submit):
             return
-        known, ended = jobs_of(self.sweep), cancelled_in(self.sweep)
-        states = slurm_cluster.states(known.values())
-        shapes: dict[tuple[int, int, str], list[Task]] = {}
-        for task in self._waiting:
-            job = known.get(run_of(task), "")
-            if job and job not in ended and not judge(task, job, states[job], self.sweep.path / FOLDER):
-                self._jobs |= {} if self.detached else {job: task}
-            else:
-                shapes.setdefault((*self._shape(task.processes), task.device), []).append(task)
-        if here := len(self._waiting) - sum(map(len, shapes.values())):
-            print(f"{here} of {len(self._waiting)} runs are in Slurm's queue already")
-        self._waiting = []
-        for shape, tasks in shapes.items():
-            for first in range(0, len(tasks), _ARRAY):
-                self._submit(tasks[first : first + _ARRAY], *shape)
+        queued = self._queued(tasks)
+        self._to_submit = []
+        if queued:
+            print(f"{len(queued)} of {len(tasks)} runs are already in Slurm's queue")
+        self._jobs |= {} if self.detached else queued
+        arrays: dict[ArrayShape, list[Task]] = {}
+        for task in tasks:
+            if task not in queued.values():
+                arrays.setdefault(self._shape(task), []).append(task)
+        for shape, members in arrays.items():
+            for first in range(0, len(members), _MAX_ARRAY):
+                self._submit_array(members[first : first + _MAX_ARRAY], shape)
 
-    def _shape(self, processes: int) -> tuple[int, int]:
-        """Nodes, and processes on each: as few nodes as share them evenly."""
-        most = self.keys.per_node
-        nodes = next(n for n in range(1, processes + 1) if processes % n == 0 and processes // n <= most)
-        return nodes, processes // nodes
+    def _queued(self, tasks: Sequence[Task]) -> dict[str, Task]:
+        """Those of the tasks that have a job which has not ended, by job."""
+        jobs, cancelled = self.sweep.jobs(), self.sweep.cancelled_jobs()
+        states = slurm_cluster.job_states(jobs.values())
+        known = {job: task for task in tasks if (job := jobs.get(run_of(task), "")) and job not in cancelled}
+        folder = self.sweep.slurm_folder
+        return {job: task for job, task in known.items() if not job_end(task, job, states[job], folder)}
 
-    def _submit(self, tasks: list[Task], nodes: int, each: int, device: str) -> None:
+    def _shape(self, task: Task) -> ArrayShape:
+        """As few nodes as can share the processes of a task evenly."""
+        count, most = task.processes, self.keys.per_node
+        nodes = next(n for n in range(1, count + 1) if count % n == 0 and count // n <= most)
+        return ArrayShape(nodes, count // nodes, task.device)
+
+    def _submit_array(self, tasks: list[Task], shape: ArrayShape) -> None:
         from submitit import SlurmExecutor
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-        folder = self.sweep.path.resolve() / FOLDER
-        words, modules = [w for task in tasks for w in task.words], dict(m for task in tasks for m in task.modules)
-        code, moved = freeze(self.sweep.path.resolve() / "code", words, modules)
+        arguments = [override for task in tasks for override in task.overrides]
+        modules = dict(module for task in tasks for module in task.modules)
+        code = copy_code(self.sweep.path.resolve() / "code", arguments, modules)
+        folder = self.sweep.slurm_folder.resolve()
         executor = SlurmExecutor(folder, python=self.keys.python or shlex.quote(sys.executable))
-        executor.update_parameters(**self._parameters(nodes, each, device, code))
-        jobs = [self._job(task, nodes, folder, moved) for task in tasks]
+        executor.update_parameters(**self.keys.for_submitit(shape, self.sweep.name, code.path))
+        jobs = [self._job(task, shape.nodes, folder, code) for task in tasks]
         try:
-            with redirect_stderr(StringIO()):  # what sbatch says comes with the error
+            with redirect_stderr(StringIO()):  # the error has the output of sbatch
                 submitted = executor.submit_array(jobs)
         except (FailedJobError, FailedSubmissionError) as error:
-            raise ConfigError(f"sbatch refuses: {_said(str(error))}") from None
-        print(f"job {submitted[0].job_id.split('_')[0]}: {len(tasks)} of {nodes} x {each} (nodes x processes)")
-        with Journal(self.sweep.path) as book:
-            book.write("submitted", jobs={run_of(t): job.job_id for t, job in zip(tasks, submitted, strict=True)})
+            raise ConfigError(f"sbatch rejected the jobs: {_sbatch_error(str(error))}") from None
+        ids = [job.job_id for job in submitted]
+        print(f"submitted job {ids[0].split('_')[0]}: {shape.describe(len(tasks))}")
+        with self.sweep.journal() as journal:
+            journal.write(JobsSubmitted(jobs={run_of(task): job for task, job in zip(tasks, ids, strict=True)}))
         if not self.detached:
-            self._jobs |= {job.job_id: task for task, job in zip(tasks, submitted, strict=True)}
+            self._jobs |= dict(zip(ids, tasks, strict=True))
 
-    def _parameters(self, nodes: int, each: int, device: str, code: Path) -> dict[str, Any]:
-        """In submitit's words."""
-        given = OmegaConf.to_container(self.keys)
-        assert isinstance(given, dict)
-        gpus = given["gpus_per_node"] or (each if device == "cuda" else 0)
-        found = {key: given[key] for key in given if key in _SAME - {"signal_delay", "setup"} and given[key]}
-        found |= {"nodes": nodes, "ntasks_per_node": 1, "cpus_per_task": given["cpus"] * each, "time": given["minutes"]}
-        found |= {"mem": f"{int(1024 * given['mem_gb'] * each)}MB"} if given["mem_gb"] else {}
-        found |= {"gpus_per_node": gpus} if gpus else {}
-        # The copy goes before the folder that the command was started in, where what is being edited may lie.
-        copy = f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
-        found |= {
-            "setup": [*given["setup"], copy, f"PYTHONPATH+=:{shlex.quote(str(Path.cwd()))}"],
-            "signal_delay_s": given["signal_delay"],
-        }
-        extra = {"requeue": True, **given["sbatch"]}  # also where the cluster's default is not to
-        return {**found, "job_name": self.sweep.name, "additional_parameters": extra}
-
-    def _job(self, task: Task, nodes: int, folder: Path, moved: Mapping[str, str]) -> Job:
-        run = [moved.get(word, word) for word in task.words]
-        if not any(key_of(word) == "runtime.threads" for word in run):
-            run.append(f"runtime.threads={self.keys.cpus}")
-        replaces = uid(task.folder)
-        options = OmegaConf.to_container(self.options)
-        retry = self.options.retry if self.detached else 0  # else this command tries again
-        task = replace(task, folder=task.folder.resolve())
-        return Job(task, tuple(run), folder, nodes, self.keys.requeues, retry, replaces, options)  # type: ignore[arg-type]
+    def _job(self, task: Task, nodes: int, folder: Path, code: CodeCopy) -> Job:
+        overrides = [code.config_dirs.get(override, override) for override in task.overrides]
+        if not any(key_of(override) == "runtime.threads" for override in overrides):
+            overrides.append(f"runtime.threads={self.keys.cpus}")
+        return Job(
+            replace(task, folder=task.folder.resolve()),
+            tuple(overrides),
+            folder,
+            nodes,
+            self.keys.requeues,
+            retry=self.options.retry if self.detached else 0,  # otherwise this command tries again
+            replaces=run_uid(task.folder),
+            limits=Limits(self.options.timeout, self.options.memory, self.options.grace),
+        )
 
 
-def _said(error: str) -> str:
-    """What sbatch said, of submitit's error."""
+def run_of(task: Task) -> str:
+    """``study/run``, the name of a run in the sweep's plan."""
+    return f"{task.folder.parent.name}/{task.folder.name}"
+
+
+def _sbatch_error(error: str) -> str:
+    """The messages of sbatch in submitit's error."""
     lines = [line.strip() for line in error.splitlines() if "sbatch: error:" in line]
     return "; ".join(line.partition("sbatch: error:")[2].strip() for line in lines) or " ".join(error.split())

@@ -1,4 +1,7 @@
-"""What Slurm knows of jobs, and what it is told: by its own commands, the only ones that see every death."""
+"""What Slurm knows about jobs, and requests to it, by its own command-line tools.
+
+Slurm alone notices every end of a job, for example when a node loses power.
+"""
 
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -6,93 +9,97 @@ from dataclasses import dataclass
 
 from gptx.errors import RunFailed
 
-# A job in one of these is still to run, runs, or is about to run again (COMPLETING: it ends, or is being requeued).
-ALIVE = {"PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "STOPPED", "COMPLETING", "REQUEUED", "REQUEUE_HOLD"}
-ALIVE |= {"REQUEUE_FED", "RESIZING", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT"}
+# A job in one of these states is queued, runs, or may run again (COMPLETING: it is ending or being requeued).
+ACTIVE = {"PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "STOPPED", "COMPLETING", "REQUEUED", "REQUEUE_HOLD"}
+ACTIVE |= {"REQUEUE_FED", "RESIZING", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT"}
 
 
 @dataclass(frozen=True)
-class State:
-    """Of a job. ``name``: Slurm's word (RUNNING, NODE_FAIL, ...); "": Slurm does not know it (any more).
+class JobState:
+    """The state of a job.
 
     Attributes:
-        why: what it waits for.
+        name: Slurm's name, such as RUNNING or NODE_FAIL; "" if Slurm does not know the job (any more).
+        pending_reason: what it waits for.
         nodes: where it runs.
     """
 
     name: str = ""
-    why: str = ""
+    pending_reason: str = ""
     nodes: str = ""
 
     @property
-    def alive(self) -> bool:
-        return self.name in ALIVE
+    def active(self) -> bool:
+        """Whether the job is queued, runs, or may run again."""
+        return self.name in ACTIVE
 
 
-def states(jobs: Iterable[str]) -> dict[str, State]:
-    """How each of these jobs stands: from the queue, and those that have left it from the accounting, if there is one.
+def job_states(jobs: Iterable[str]) -> dict[str, JobState]:
+    """The state of each job: from the queue, or from Slurm's accounting if the job has left the queue.
 
     Raises:
-        RunFailed: there is no Slurm, or it does not answer.
+        RunFailed: Slurm is not installed or does not answer.
     """
     asked = set(jobs)
     if not asked:
         return {}
-    # All of the user's, for squeue fails where none of the jobs it was asked for is there any more.
-    found = {}
-    for line in _ask("squeue", "--me", "-h", "-r", "-t", "all", "-o", "%i|%T|%r|%N").splitlines():
-        job, name, why, nodes = line.split("|", 3)
-        found[job] = State(name, "" if why == "None" else why, nodes)
-    # What of an array was cancelled before it began is left in the queue under the array's number alone.
-    here = {job: found.get(job) or found.get(job.partition("_")[0]) for job in asked}
-    gone = {job for job, state in here.items() if state is None}
-    return {job: state or State() for job, state in here.items()} | (_accounted(gone) if gone else {})
+    # All jobs of the user, because squeue fails if none of the requested ones is in the queue.
+    queued = {}
+    for line in _call("squeue", "--me", "-h", "-r", "-t", "all", "-o", "%i|%T|%r|%N").splitlines():
+        job, name, reason, nodes = line.split("|", 3)
+        queued[job] = JobState(name, "" if reason == "None" else reason, nodes)
+    # Jobs of an array that were cancelled before they started stay in the queue under the number of the array.
+    known = {job: queued.get(job) or queued.get(job.partition("_")[0]) for job in asked}
+    gone = {job for job, state in known.items() if state is None}
+    return {job: state or JobState() for job, state in known.items()} | (_accounting(gone) if gone else {})
 
 
-def _accounted(jobs: set[str]) -> dict[str, State]:
-    """Not every cluster keeps accounts."""
+def _accounting(jobs: set[str]) -> dict[str, JobState]:
+    """Jobs that have left the queue; empty on clusters without accounting."""
     command = ["sacct", "-n", "-X", "-P", "-o", "JobID,State,NodeList", "-j", ",".join(sorted(jobs))]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return {}
     rows = [line.split("|") for line in done.stdout.splitlines()] if done.returncode == 0 else []
-    return {job: State(name.split()[0], "", nodes) for job, name, nodes in rows if job in jobs}  # CANCELLED by 1000
+    # The state may be followed by details, as in "CANCELLED by 1000".
+    return {job: JobState(name.split()[0], "", nodes) for job, name, nodes in rows if job in jobs}
 
 
 def show(job: str) -> dict[str, str]:
-    """All that the controller says of one job."""
-    words = _ask("scontrol", "show", "job", "-o", job).split()
-    return dict(word.split("=", 1) for word in words if "=" in word)
+    """The fields that ``scontrol show job`` prints."""
+    fields = _call("scontrol", "show", "job", "-o", job).split()
+    return dict(field.split("=", 1) for field in fields if "=" in field)
 
 
 def requeue(job: str) -> None:
-    """It is stopped, and starts again when there is room."""
-    _ask("scontrol", "requeue", job)
+    """Stop a job and put it back into the queue."""
+    _call("scontrol", "requeue", job)
 
 
 def cancel(jobs: Sequence[str]) -> None:
-    """Those that run get SIGTERM, and the cluster's KillWait to end by themselves."""
+    """Cancel jobs. Running ones get SIGTERM, and SIGKILL after the cluster's KillWait."""
     if jobs:
-        _ask("scancel", "--quiet", *jobs)
+        _call("scancel", "--quiet", *jobs)
 
 
-def away() -> str:
-    """Why no cluster answers here; "": one does."""
+def unavailable() -> str:
+    """Why no cluster answers, in one line; "" if one does."""
     try:
-        _ask("scontrol", "ping")
+        _call("scontrol", "ping")
     except RunFailed as error:
         return str(error)
     return ""
 
 
-def _ask(*command: str) -> str:
+def _call(*command: str) -> str:
+    """The output of one of Slurm's tools."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise RunFailed(f"no {command[0]} here: is this a machine of the cluster's?") from None
+        raise RunFailed(f"Slurm's {command[0]} is not installed here; use a machine of the cluster") from None
     if done.returncode:
-        said = [*done.stdout.splitlines()[:1], *done.stderr.splitlines()]  # at last, what it could not do
-        last = next(filter(None, map(str.strip, reversed(said))), f"exit code {done.returncode}")
+        lines = [*done.stdout.splitlines()[:1], *done.stderr.splitlines()]  # the last line has the cause
+        last = next(filter(None, map(str.strip, reversed(lines))), f"exit code {done.returncode}")
         raise RunFailed(f"Slurm's {command[0]} failed: {last.removeprefix(f'{command[0]}: ')}")
     return done.stdout

@@ -1,43 +1,54 @@
-"""The code and the YAML that a sweep's jobs run: a copy, so that what is edited later touches no job in the queue."""
+"""A copy of the code and the YAML for the jobs of a sweep, so that later edits do not affect queued jobs."""
 
 import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from gptx.config.overrides import conf_dir
-from gptx.runs.folder import write_json
+from gptx.runs.codec import to_json
+from gptx.runs.files import write_json
 from gptx.runs.provenance import COMMIT, git
 
 _PACKAGE = Path(__file__).parents[2]
 
 
-def freeze(folder: Path, words: Sequence[str], modules: Mapping[str, str]) -> tuple[Path, dict[str, str]]:
-    """Copy gptx, its YAML, the --config-dir among ``words``, and the user's own modules.
+@dataclass(frozen=True)
+class CodeCopy:
+    """``path``: the copy; ``config_dirs``: where each --config-dir of the command line is in it."""
 
-    Returns:
-        ``folder/<hash>``, which the same code always gets, and where a --config-dir of the words lies in it.
+    path: Path
+    config_dirs: Mapping[str, str]
+
+
+def copy_code(folder: Path, arguments: Sequence[str], modules: Mapping[str, str]) -> CodeCopy:
+    """Copy gptx, its YAML, the --config-dir among the arguments, and the user's own modules.
+
+    Args:
+        folder: the copy is ``folder/<hash of its content>``, so the same code is copied once.
+        modules: paths of the user's modules, by name.
     """
-    part = folder / f".part-{os.getpid()}"
-    shutil.rmtree(part, ignore_errors=True)
+    partial = folder / f".part-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
     for source in (_PACKAGE, *([] if conf_dir().is_relative_to(_PACKAGE) else [conf_dir()])):
-        _copy(source, part / source.name)
+        _copy(source, partial / source.name)
     for name, module in modules.items():
-        _copy(Path(module), part.joinpath(*name.split(".")[:-1], Path(module).name))
+        _copy(Path(module), partial.joinpath(*name.split(".")[:-1], Path(module).name))
     for plugin in (_PACKAGE.parent / "hydra_plugins").glob("gptx_*.py"):
-        _copy(plugin, part / "hydra_plugins" / plugin.name)
-    own = dict.fromkeys(value for flag, value in pairwise(words) if flag == "--config-dir")
-    for number, given in enumerate(own):
-        _copy(Path(given), part / f"config-{number}")
-    write_json(part / COMMIT, git())
-    place = folder / _hash(part)
-    if place.exists():
-        shutil.rmtree(part)
+        _copy(plugin, partial / "hydra_plugins" / plugin.name)
+    config_dirs = dict.fromkeys(value for flag, value in pairwise(arguments) if flag == "--config-dir")
+    for number, given in enumerate(config_dirs):
+        _copy(Path(given), partial / f"config-{number}")
+    write_json(partial / COMMIT, to_json(git()))
+    path = folder / _hash(partial)
+    if path.exists():
+        shutil.rmtree(partial)
     else:
-        part.rename(place)
-    return place, {given: str(place / f"config-{number}") for number, given in enumerate(own)}
+        partial.rename(path)
+    return CodeCopy(path, {given: str(path / f"config-{number}") for number, given in enumerate(config_dirs)})
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -1,113 +1,137 @@
-"""One process that trains a run of a sweep, watched from outside: its bounds, its end, and why it ended so."""
+"""The watchdog of one process that trains a run: enforces its limits, and finds out how and why it ended."""
 
 import contextlib
 import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import psutil
-from omegaconf import DictConfig
 
 from gptx.processes.children import describe_exit
 from gptx.processes.signals import EXIT_RESUMABLE, stop_exit_code
 from gptx.runs import journal
-from gptx.runs.checkpoint_files import newest, no_space
+from gptx.runs.checkpoint_files import newest
+from gptx.runs.files import no_space
 from gptx.runs.folder import RunFolder
-from gptx.sweep.execute.launcher import End, Task, uid
+from gptx.runs.records import RunStatus
+from gptx.sweep.execute.launcher import End, Task, run_uid
+from gptx.sweep.state.records import EndKind
 
-LOG = "run.log"  # in the run's logs/: what it said on its terminal
-_INTERRUPTED = {stop_exit_code(signal.SIGINT), EXIT_RESUMABLE, -signal.SIGTERM}
+LOG = "run.log"  # in the run's logs/: stdout and stderr of its process
+_EXIT_MISTAKE = 2  # the exit code of a wrong config
+_EXITS_OF_A_STOP = {stop_exit_code(signal.SIGINT), EXIT_RESUMABLE, -signal.SIGTERM}
 
 
 class Process(Protocol):
-    """What `subprocess.Popen` and multiprocessing's processes have in common; its number is its session's, too."""
+    """What `subprocess.Popen` and multiprocessing's processes have in common. The process leads its own session."""
 
     @property
     def pid(self) -> int | None: ...
 
 
-class Watched:
-    """One attempt at a task.
-
-    Args:
-        options: the config's ``sweep``.
-        replaces: the uid of the run that force=true is about: while that lies there, nothing has been done.
+@dataclass(frozen=True)
+class Limits:
+    """Limits of each run of a sweep, from the config's ``sweep`` section; 0: no limit.
 
     Attributes:
-        why: the bound that it broke.
+        timeout: minutes.
+        memory: GB that the processes of a run may hold together.
+        grace: seconds between a request to end and a kill.
     """
 
-    def __init__(self, task: Task, process: Process, options: DictConfig, replaces: str) -> None:
-        assert process.pid is not None
-        self.task, self.pid, self._options = task, process.pid, options
-        self._replaces = replaces if task.forced else ""
-        self._began = time.time()
-        self._stopping: float | None = None  # when it was asked to end
-        self.why = ""
-        self._kills = _oom_kills()
+    timeout: float = 0.0
+    memory: float = 0.0
+    grace: float = 0.0
 
-    def look(self) -> None:
-        """End it, in good order, where it is beyond a bound; and at once where it does not obey."""
+
+class Watchdog:
+    """Watches the process of one attempt at a task.
+
+    Args:
+        replaces: uid of the run that force=true replaces. While the folder still holds that run, the attempt has not
+            started training.
+
+    Attributes:
+        exceeded: the limit that the process exceeded, as a message; empty if none.
+    """
+
+    def __init__(self, task: Task, process: Process, limits: Limits, replaces: str) -> None:
+        assert process.pid is not None
+        self.task, self.pid, self._limits = task, process.pid, limits
+        self._replaces = replaces if task.forced else ""
+        self._started = time.time()
+        self._stop_requested: float | None = None  # the time of the request
+        self.exceeded = ""
+        self._oom_kills = _oom_kills()
+
+    def check(self) -> None:
+        """Stop the process if it exceeds a limit; kill it if it was asked to end and the grace period is over."""
         now = time.time()
-        if self._stopping is not None:
-            if now - self._stopping > self._options.grace:
+        if self._stop_requested is not None:
+            if now - self._stop_requested > self._limits.grace:
                 self.kill()
             return
-        limit = self._options.timeout
-        if limit and now - self._began > 60 * limit:
-            self.stop(f"took longer than sweep.timeout={limit:g} minutes")
-        elif self._options.memory and (held := _held(self.pid)) > self._options.memory * 1e9:
-            self.stop(f"held {held / 1e9:.2f} GB, more than sweep.memory={self._options.memory:g}")
+        timeout, memory = self._limits.timeout, self._limits.memory
+        if timeout and now - self._started > 60 * timeout:
+            self.stop(f"took longer than sweep.timeout={timeout:g} minutes")
+        elif memory and (used := _memory_of(self.pid)) > memory * 1e9:
+            self.stop(f"used {used / 1e9:.2f} GB, more than sweep.memory={memory:g}")
             self.kill()
 
-    def stop(self, why: str = "") -> None:
-        """Ask it to end after a checkpoint."""
-        if self._stopping is None:
-            self._stopping, self.why = time.time(), why
+    def stop(self, exceeded: str = "") -> None:
+        """Ask the process to save a checkpoint and end."""
+        if self._stop_requested is None:
+            self._stop_requested, self.exceeded = time.time(), exceeded
             self._send(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Now, and all that it has started."""
+        """Kill the process and all that it has started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        self._send(signal.SIGKILL)  # it may not yet have a session of its own
+        self._send(signal.SIGKILL)  # it may not lead its own session yet
 
     def _send(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
     def end(self, code: int) -> End:
-        """What its exit code means (-n: ended by signal n)."""
+        """How the attempt ended. ``code``: the exit code of the process (-n: ended by signal n)."""
         folder = RunFolder(self.task.folder)
         with contextlib.suppress(ProcessLookupError):  # workers that it left behind
             os.killpg(self.pid, signal.SIGKILL)
-        begun = not self._replaces or uid(folder.path) != self._replaces
-        if begun and (folder.finished() or (code == 0 and journal.status(folder.path) == "interrupted")):
-            return End(self.task, "")
-        why = f"{self.why} ({_stands(folder.path)})" if self.why else self._reason(code, folder)
-        return End(self.task, why, final=code == 2)
+        if not self._replaces or run_uid(folder.path) != self._replaces:
+            if folder.finished():
+                return End(self.task, EndKind.FINISHED)
+            if code == 0 and journal.status(folder.path) is RunStatus.INTERRUPTED:
+                return End(self.task, EndKind.PAUSED)
+        progress = _progress(folder.path)
+        if self.exceeded:
+            return End(self.task, EndKind.LIMIT_EXCEEDED, f"{self.exceeded} ({progress})")
+        if code in _EXITS_OF_A_STOP and self._stop_requested is not None:
+            return End(self.task, EndKind.STOPPED, progress)
+        kind = EndKind.REJECTED if code == _EXIT_MISTAKE else EndKind.FAILED
+        return End(self.task, kind, self._error(code, folder))
 
-    def _reason(self, code: int, folder: RunFolder) -> str:
-        if code in _INTERRUPTED and self._stopping is not None:
-            return f"stopped ({_stands(folder.path)})"
-        result = folder.result() or {}
-        fresh = result and (folder.path / "result.json").stat().st_mtime >= self._began
-        if code > 0 and fresh and result.get("error"):
-            return str(result["error"])
+    def _error(self, code: int, folder: RunFolder) -> str:
+        """Why the run failed: its recorded error, else what the exit code or the last line of its log tells."""
+        result = folder.result()
+        written = (folder.path / "result.json").stat().st_mtime if result else 0.0
+        if code > 0 and result and result.error and written >= self._started:
+            return result.error
         if code == -signal.SIGKILL:
-            sure = _oom_kills() > self._kills
-            return (
-                f"killed (SIGKILL): {'the system was out of memory' if sure else 'out of memory is the usual reason'}"
-            )
-        how = describe_exit(code)
-        return last_word(folder.path) or f"its process ended without a word ({how}){_unsaid(folder.path)}"
+            certain = _oom_kills() > self._oom_kills
+            cause = "the system ran out of memory" if certain else "usually because the system ran out of memory"
+            return f"killed (SIGKILL), {cause}"
+        silent = f"its process ended without an error message ({describe_exit(code)}){_full_disk(folder)}"
+        return last_error(folder.path) or silent
 
 
-def last_word(folder: Path) -> str:
-    """What a run that ended badly said last, where it said why."""
+def last_error(folder: Path) -> str:
+    """The last line of a run's log if it is an error message, else ""."""
     log = folder / "logs" / LOG
     last = log.read_text(errors="replace").splitlines()[-1:] if log.exists() else []
     for line in last:
@@ -116,38 +140,38 @@ def last_word(folder: Path) -> str:
     return ""
 
 
-def _unsaid(folder: Path) -> str:
-    """Why there is no word, where it could not be written."""
-    why = no_space(folder)
-    return f": {why} in {folder}: free some, and the same command goes on" if why else ""
+def _full_disk(folder: RunFolder) -> str:
+    """A full disk, which would explain why there is no error message; else ""."""
+    full = no_space(folder.path)
+    return f": {full} in {folder.path}; free some space and give the same command again" if full else ""
 
 
-def _stands(folder: Path) -> str:
-    saved = newest(folder / "checkpoints")
-    return f"it goes on from step {saved:,}" if saved else "it had no checkpoint yet"
+def _progress(folder: Path) -> str:
+    step = newest(folder / "checkpoints")
+    return f"checkpoint at step {step:,}" if step else "no checkpoint yet"
 
 
-def _held(pid: int) -> int:
-    """Bytes of a process and all that descend from it; shared pages count by their share."""
-    return sum(_bytes(process) for process in _family(pid))
+def _memory_of(pid: int) -> int:
+    """Bytes of a process and its descendants; shared pages are divided among the processes that share them."""
+    return sum(_bytes(process) for process in _with_descendants(pid))
 
 
-def _family(pid: int) -> Iterator[psutil.Process]:
+def _with_descendants(pid: int) -> Iterator[psutil.Process]:
     with contextlib.suppress(psutil.Error):
-        first = psutil.Process(pid)
-        yield from (first, *first.children(recursive=True))
+        process = psutil.Process(pid)
+        yield from (process, *process.children(recursive=True))
 
 
 def _bytes(process: psutil.Process) -> int:
     try:
-        whole = process.memory_full_info()
+        info = process.memory_full_info()
     except psutil.Error:
         return 0
-    return int(getattr(whole, "pss", whole.rss))
+    return int(getattr(info, "pss", info.rss))
 
 
 def _oom_kills() -> int:
-    """How often this system killed something for want of memory."""
+    """How often this system has killed a process because it ran out of memory."""
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
     except OSError:

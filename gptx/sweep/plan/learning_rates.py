@@ -7,7 +7,7 @@ little better than it is; all arms get the same number of tries.
 
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -20,9 +20,10 @@ from rich.table import Table
 from gptx.config.overrides import key_of
 from gptx.errors import ConfigError
 from gptx.runs.folder import RunFolder
+from gptx.runs.records import RunStatus
+from gptx.sweep.state.folder import PlannedCell
 
 KEY = "optim.lr"
-Record = Mapping[str, Any]  # of a cell: see `gptx.sweep.plan.cells.Cell.record`
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def with_rates(combinations: Sequence[Sequence[str]], rates: Sequence[Any]) -> l
     return [[*overrides, f"{KEY}={rate!r}"] for overrides in combinations for rate in check_rates(rates)]
 
 
-def show_choices(cells: Sequence[Record], outputs: Path, dropped: Collection[str]) -> list[Path]:
+def show_choices(cells: Sequence[PlannedCell], outputs: Path, dropped: Collection[str]) -> list[Path]:
     """Print the losses of every arm by rate; returns the runs at the best rates, which are to be compared."""
     choices = choose(cells, outputs, dropped)
     console = Console(highlight=False)
@@ -98,16 +99,16 @@ def show_choices(cells: Sequence[Record], outputs: Path, dropped: Collection[str
     return [run for choice in choices for run in choice.runs]
 
 
-def choose(cells: Sequence[Record], outputs: Path, dropped: Collection[str] = ()) -> list[RateChoice]:
+def choose(cells: Sequence[PlannedCell], outputs: Path, dropped: Collection[str] = ()) -> list[RateChoice]:
     """The choice of every arm from the results in its run folders, in the order of the cells.
 
     Args:
         dropped: titles of the cells that halving has dropped.
     """
-    arms: dict[str, list[Record]] = {}
+    arms: dict[str, list[PlannedCell]] = {}
     for cell in cells:
-        if not cell["refusal"]:
-            arms.setdefault(without_rate(cell["arm"]), []).append(cell)
+        if not cell.rejection:
+            arms.setdefault(without_rate(cell.arm), []).append(cell)
     return [_choice(arm, its_cells, outputs, dropped) for arm, its_cells in arms.items()]
 
 
@@ -116,26 +117,26 @@ def without_rate(arm: str) -> str:
     return re.sub(rf"(^| ){re.escape(KEY)}=\S+", "", arm).strip()
 
 
-def _choice(arm: str, cells: list[Record], outputs: Path, dropped: Collection[str]) -> RateChoice:
+def _choice(arm: str, cells: list[PlannedCell], outputs: Path, dropped: Collection[str]) -> RateChoice:
     by_rate = {rate: [cell for cell in cells if _rate(cell) == rate] for rate in sorted(set(map(_rate, cells)))}
-    losses = {rate: _losses(outputs / cell["run"] for cell in at_rate) for rate, at_rate in by_rate.items()}
-    out = frozenset(rate for rate, at_rate in by_rate.items() if all(cell["title"] in dropped for cell in at_rate))
+    losses = {rate: _losses(outputs / cell.run for cell in at_rate if cell.run) for rate, at_rate in by_rate.items()}
+    out = frozenset(rate for rate, at_rate in by_rate.items() if all(cell.title in dropped for cell in at_rate))
     return RateChoice(arm, losses, max(map(len, by_rate.values())), out)
 
 
-def _rate(cell: Record) -> float:
+def _rate(cell: PlannedCell) -> float:
     """The learning rate that `with_rates` gave the cell."""
-    return float(next(override.partition("=")[2] for override in cell["words"] if key_of(override) == KEY))
+    return float(next(override.partition("=")[2] for override in cell.overrides if key_of(override) == KEY))
 
 
 def _losses(runs: Iterator[Path]) -> dict[Path, float]:
     """The validation losses of the finished runs; infinite for a run that diverged."""
     losses = {}
     for run in runs:
-        result = RunFolder(run).result() or {}
-        if result.get("status") == "finished":
-            loss = result.get("val_loss")
-            losses[run] = loss if isinstance(loss, int | float) and math.isfinite(loss) else math.inf
+        result = RunFolder(run).result()
+        if result and result.status == RunStatus.FINISHED:
+            loss = result.val_loss
+            losses[run] = loss if loss is not None and math.isfinite(loss) else math.inf
     return losses
 
 

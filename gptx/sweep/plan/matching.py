@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config.compose import SEEDS, flat, plain_dict
+from gptx.config.plain import SEEDS, flat, plain_dict
 from gptx.errors import ConfigError
-from gptx.sweep.execute.isolated import each
+from gptx.sweep.execute.isolated import map_isolated
 from gptx.sweep.plan import learning_rates
 from gptx.sweep.plan.width_search import UNITS, Budget, describe, find_width
 
@@ -69,7 +69,7 @@ def match_budgets(
     budget = replace(_budget(cfgs, options.variant.match, options.match), machine=machine)
     found: dict[str, Matched | Unmatched] = {}
     if not budget.target:
-        [first] = each(_measure, [(plain_dict(cfgs[0]), budget)], lost=Unmatched)
+        [first] = map_isolated(_measure, [(plain_dict(cfgs[0]), budget)], on_failure=Unmatched)
         if isinstance(first, Unmatched):
             others = Unmatched(
                 "match.target=0 takes the size of the first combination, but that one cannot be built "
@@ -79,7 +79,7 @@ def match_budgets(
         budget = replace(budget, target=first)
         found[_arm_key(cfgs[0])] = Matched((), first, first, f"the target: {budget.amount(first)}")
     to_match = {_arm_key(cfg): (plain_dict(cfg), budget) for cfg in cfgs if _arm_key(cfg) not in found}
-    found |= zip(to_match, each(_match, list(to_match.values()), lost=Unmatched), strict=True)
+    found |= zip(to_match, map_isolated(_match, list(to_match.values()), on_failure=Unmatched), strict=True)
     return [found[_arm_key(cfg)] for cfg in cfgs]
 
 

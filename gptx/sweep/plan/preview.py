@@ -33,8 +33,8 @@ def preview(cells: Sequence[Cell], launcher: Launcher, options: DictConfig, swee
     """
     runs = 0 if options.dry_run else sum(not (cell.rejection or cell.done) for cell in cells)
     # Made before memory limits the slots: the threads of a run depend on the slots that were asked for.
-    estimator = TimeEstimator(Path(options.paths.outputs), launcher.slots, launcher.here, runs)
-    limit = check_memory(cells, launcher.slots, launcher.here)
+    estimator = TimeEstimator(Path(options.paths.outputs), launcher.slots, launcher.on_this_machine, runs)
+    limit = check_memory(cells, launcher.slots, launcher.on_this_machine)
     launcher.slots = limit.jobs
     halves = options.sweep.halving and any(not cell.rejection for cell in cells)
     halving = HalvingState.next_command(cells, options.sweep.factor, sweep) if sweep and halves else None

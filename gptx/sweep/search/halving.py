@@ -17,7 +17,8 @@ from statistics import mean
 from typing import TYPE_CHECKING, Self
 
 from gptx.errors import ConfigError
-from gptx.runs.journal import Record, computed
+from gptx.runs.journal import metrics
+from gptx.sweep.state.records import CommandStarted, Rung, SweepRecord
 
 if TYPE_CHECKING:
     from gptx.sweep.plan.cells import Cell
@@ -26,42 +27,21 @@ if TYPE_CHECKING:
 METRIC = "val/bpb"
 
 
-@dataclass(frozen=True)
-class Rung:
-    """The decision at one step.
-
-    Attributes:
-        losses: mean loss of every arm that was still in, the best first; None if it has none.
-        promoted: the arms that continue.
-        failed: the arms with a failed run. The decision may change once that run succeeds.
-    """
-
-    step: int
-    losses: dict[str, float | None]
-    promoted: tuple[str, ...]
-    failed: tuple[str, ...] = ()
-
-    @classmethod
-    def from_record(cls, record: Record) -> Self:
-        return cls(record["step"], record["losses"], tuple(record["kept"]), tuple(record.get("failed", ())))
-
-
-def decisions(records: Iterable[Record], factor: int) -> list[Rung]:
+def decisions(records: Iterable[SweepRecord], factor: int) -> list[Rung]:
     """The decisions that are valid now, by rising steps.
 
     A later decision replaces an earlier one at the same step and all that followed from it. A new command invalidates
     decisions with failed runs, because it tries those again; a command with force=true invalidates all.
 
     Args:
-        records: of the sweep's journal, of the kinds "begin" and "rung".
+        records: of the sweep's journal.
     """
     rungs: list[Rung] = []
     for record in records:
-        if record["kind"] == "begin":
-            rungs = [] if record.get("force") else list(takewhile(lambda rung: not rung.failed, rungs))
-        elif record["factor"] == factor:
-            rung = Rung.from_record(record)
-            rungs = [*(earlier for earlier in rungs if earlier.step < rung.step), rung]
+        if isinstance(record, CommandStarted):
+            rungs = [] if record.force else list(takewhile(lambda rung: not rung.failed, rungs))
+        elif isinstance(record, Rung) and record.factor == factor:
+            rungs = [*(earlier for earlier in rungs if earlier.step < record.step), record]
     return rungs
 
 
@@ -146,7 +126,7 @@ class HalvingState:
         force: finished runs are trained again.
     """
 
-    def __init__(self, cells: Sequence["Cell"], factor: int, records: Iterable[Record]) -> None:
+    def __init__(self, cells: Sequence["Cell"], factor: int, records: Iterable[SweepRecord]) -> None:
         self.factor = factor
         self.steps = [*check_rungs(cells, factor), 0]
         self.force = any(cell.cfg.force for cell in cells)
@@ -162,7 +142,7 @@ class HalvingState:
     @classmethod
     def next_command(cls, cells: Iterable["Cell"], factor: int, sweep: "Sweep") -> Self:
         """The state in which a command that starts now would continue."""
-        records = [*sweep.records("begin", "rung"), {"kind": "begin"}]
+        records = [*sweep.records(), CommandStarted()]
         return cls([cell for cell in cells if not cell.rejection], factor, records)
 
     def apply(self, rung: Rung) -> None:
@@ -178,7 +158,11 @@ class HalvingState:
         best = order[: math.ceil(len(order) / self.factor)]
         promoted = tuple(arm for arm in self.remaining if arm in best and losses[arm] is not None)
         return Rung(
-            step, {arm: losses[arm] for arm in order}, promoted, tuple(a for a in self.remaining if a in failed)
+            factor=self.factor,
+            step=step,
+            losses={arm: losses[arm] for arm in order},
+            promoted=promoted,
+            failed=tuple(arm for arm in self.remaining if arm in failed),
         )
 
     def dropped(self) -> dict[str, str]:
@@ -206,7 +190,8 @@ class HalvingState:
 def loss_at(cell: "Cell", step: int) -> float | None:
     """Bits per byte at a step. Of a run that finished before that step (trainer.patience), the last value."""
     assert cell.folder is not None
-    losses = {at: value for (at, key), value in computed(cell.folder.path).items() if key == METRIC and at <= step}
+    found = ((record.step, record.values.get(METRIC)) for record in metrics(cell.folder.path) if record.step <= step)
+    losses = {at: value for at, value in found if value is not None}
     last = max(losses, default=None)
     return losses[last] if last is not None and (last == step or cell.folder.finished()) else None
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from gptx.runs.journal import Journal, Record
 from gptx.sweep.execute.launcher import End, Task
 from gptx.sweep.plan.cells import Cell
 from gptx.sweep.search.halving import HalvingState, loss_at
+from gptx.sweep.state.records import SweepJournal, SweepRecord
 
 
 class HalvingSource(HalvingState):
@@ -18,7 +18,12 @@ class HalvingSource(HalvingState):
     """
 
     def __init__(
-        self, cells: Sequence[Cell], common: Sequence[str], factor: int, journal: Journal, records: Iterable[Record]
+        self,
+        cells: Sequence[Cell],
+        common: Sequence[str],
+        factor: int,
+        journal: SweepJournal,
+        records: Iterable[SweepRecord],
     ) -> None:
         super().__init__(cells, factor, records)
         self.common, self.journal = common, journal
@@ -30,9 +35,9 @@ class HalvingSource(HalvingState):
     def done(self) -> bool:
         return not self.steps
 
-    def more(self, room: int) -> list[Task]:
+    def next_tasks(self, free_slots: int) -> list[Task]:
         """The tasks up to the next rung, once all earlier ones have ended. The decision is made here rather than in
-        `told`: when the sweep is interrupted, its runs end too, but no more tasks are asked for."""
+        `ended`: when the sweep is interrupted, its runs end too, but no more tasks are asked for."""
         while self.steps and not self.running:
             if not self.started:
                 self.started = True
@@ -46,19 +51,19 @@ class HalvingSource(HalvingState):
                 self.steps = []
         return []
 
-    def told(self, end: End) -> None:
+    def ended(self, end: End) -> None:
         cell = self.running.pop(end.task)
-        if end.reason:
+        if not end.kind.reached_goal:
             self.failed.add(cell.arm)
 
-    def look(self) -> list[Task]:
+    def tasks_to_stop(self) -> list[Task]:
         return []
 
     def _task(self, cell: Cell) -> Task:
         task = cell.task(self.common)
         until = [f"runtime.until={self.steps[0]}"] if self.steps[0] else []
         keep = ["force=false"] if self.force and self.rungs else []
-        return replace(task, words=(*task.words, *until, *keep))
+        return replace(task, overrides=(*task.overrides, *until, *keep))
 
     def _needs_training(self, cell: Cell) -> bool:
         """Whether a run has not reached the next rung yet."""
@@ -69,8 +74,6 @@ class HalvingSource(HalvingState):
 
     def _decide(self) -> None:
         rung = self.decide(self.failed)
-        self.journal.write(
-            "rung", factor=self.factor, step=rung.step, losses=rung.losses, kept=rung.promoted, failed=rung.failed
-        )
+        self.journal.write(rung)
         self.apply(rung)
         self.started = False

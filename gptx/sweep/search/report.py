@@ -13,14 +13,14 @@ from gptx.sweep.closing import list_reasons
 from gptx.sweep.execute.launcher import Launcher
 from gptx.sweep.plan.cells import Cell, check_cells
 from gptx.sweep.search.space import Space
-from gptx.sweep.state.folder import Sweep, sweeps
+from gptx.sweep.state.folder import Sweep, SweepKind, sweeps
+from gptx.sweep.state.records import TrialEnded
 
 if TYPE_CHECKING:  # optuna is imported only by a command that searches
     import optuna
 
     from gptx.sweep.search.optuna_study import SearchOptions
 
-KIND = "optuna"  # of the sweep, as plan.json stores it
 _STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "unfinished"}
 
 
@@ -30,8 +30,8 @@ def show_search(options: "SearchOptions", space: Space, sweep: Sweep, study: str
     by = f"sampled by {options.sampler}" + (f", pruned by {options.pruner}" if options.curve else "")
     print(f"search: {options.n_trials} trials to {' and '.join(goals)}, {by}, in {sweep.path}")
     print(space)
-    others = [] if sweep.path.exists() else [other for other in sweeps(sweep.outputs) if other.plan["study"] == study]
-    if names := [other.name for other in others if other.plan["kind"] == KIND]:
+    others = [] if sweep.path.exists() else [other for other in sweeps(sweep.outputs) if other.plan.study == study]
+    if names := [other.name for other in others if other.plan.kind is SweepKind.OPTUNA]:
         print(
             f"this is a new search, because its space or its metrics are new; study={study} also has {', '.join(names)}"
         )
@@ -44,17 +44,17 @@ def show_estimate(trials: int, examples: Sequence[Cell], launcher: Launcher, opt
     from gptx.sweep.plan.preview_table import CellStatus, duration
     from gptx.sweep.plan.time_estimate import TimeEstimator
 
-    done = len({record["number"] for record in launcher.sweep.records("trial")})
+    done = len({trial.number for trial in launcher.sweep.records_of(TrialEnded)})
     left, times, seconds = max(0, trials - done), [], 0.0
     if left:
-        check_cells(examples, launcher.there)
-        limit = check_memory(examples, launcher.slots, launcher.here)
+        check_cells(examples, launcher.machine)
+        limit = check_memory(examples, launcher.slots, launcher.on_this_machine)
         launcher.slots = limit.jobs
         able = [cell for cell in examples if not cell.rejection and not cell.done]
-        estimator = TimeEstimator(Path(options.paths.outputs), launcher.slots, launcher.here)
+        estimator = TimeEstimator(Path(options.paths.outputs), launcher.slots, launcher.on_this_machine)
         times = [(time.seconds, time.source) for time in map(estimator.estimate, able) if time.seconds]
         seconds = mean(time for time, _ in times) * left / min(left, launcher.slots) if times else 0.0
-        memory = sorted(cell.facts["memory_bytes"] for cell in able if "memory_bytes" in cell.facts)
+        memory = sorted(cell.memory_bytes for cell in able if cell.memory_bytes is not None)
         needs = {"needs": list(map(human, memory)), "takes": [duration(time) for time, _ in sorted(times)]}
         ranges = [f"{verb} {' to '.join(dict.fromkeys([all_[0], all_[-1]]))}" for verb, all_ in needs.items() if all_]
         need = f"a trial {' and '.join(ranges)} (estimated at the ends of each range)" if ranges else ""

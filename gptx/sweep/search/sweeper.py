@@ -3,22 +3,24 @@
 The same command resumes a search; a larger ``n_trials`` adds trials to it.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from gptx.config.compose import plain_dict, plugin_keys
+from gptx.config.plain import plain_dict
+from gptx.config.schema import plugin_keys
 from gptx.errors import ConfigError
 from gptx.sweep.base import SweeperBase
 from gptx.sweep.closing import following
 from gptx.sweep.execute.launcher import Launcher, make
 from gptx.sweep.execute.loop import drive
 from gptx.sweep.plan.cells import compose_cells
-from gptx.sweep.search.report import KIND, close_search, show_estimate, show_search
+from gptx.sweep.search.report import close_search, show_estimate, show_search
 from gptx.sweep.search.space import Space
-from gptx.sweep.state.dashboard import Board
-from gptx.sweep.state.folder import Sweep, name_of
+from gptx.sweep.state.dashboard import Dashboard
+from gptx.sweep.state.folder import Sweep, SweepKind, sweep_name
 
 if TYPE_CHECKING:  # optuna is imported only by a command that searches
     from gptx.sweep.search.optuna_study import SearchOptions
@@ -27,7 +29,7 @@ if TYPE_CHECKING:  # optuna is imported only by a command that searches
 class SearchSweeper(SweeperBase):
     """`python -m gptx.run -m hydra/sweeper=optuna 'optim.lr=tag(log,interval(1e-4,1e-2))' attention=mha,gqa`."""
 
-    kind = KIND
+    kind = SweepKind.OPTUNA
 
     def __init__(self, *, params: DictConfig, **keys: Any) -> None:
         super().__init__(params=params)  # the other keys are read by `_search_options`, which checks them
@@ -51,7 +53,7 @@ class SearchSweeper(SweeperBase):
             )
         # These texts name the sweep's folder: changing them would make every earlier search a new one.
         parts = [first.folder.path.name, str(space), *(f"best {metric}" for metric in search.metrics)]
-        sweep = Sweep(Path(options.paths.outputs), name_of(options.study, parts))
+        sweep = Sweep(Path(options.paths.outputs), sweep_name(options.study, parts))
         launcher.open(sweep, options.sweep, search.n_trials)
         show_search(search, space, sweep, options.study)
         if options.dry_run:
@@ -73,15 +75,15 @@ class SearchSweeper(SweeperBase):
         from gptx.sweep.search.optuna_study import open_study, pruner_of, rejection
         from gptx.sweep.search.trials import SearchContext, TrialSource
 
-        known = sweep.plan["cells"] if (sweep.path / "plan.json").exists() else []
-        with sweep.work(self._plan([], options) | {"cells": known}) as journal:
+        known = sweep.plan.cells
+        with sweep.work(replace(self._plan([], options), cells=known)) as journal:
             study = open_study(sweep.path, search, pruner_of(search, options.trainer.eval_every))
             ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-            board = Board(search.n_trials, sum(not rejection(trial) for trial in ended), {}, 0.0)
-            with following(options, [sweep.outputs / cell["run"] for cell in known]) as follow:
-                context = SearchContext(search, space, self._common(), launcher, sweep, journal, board, follow)
+            dashboard = Dashboard(search.n_trials, sum(not rejection(trial) for trial in ended), {}, 0.0)
+            with following(options, [sweep.outputs / cell.run for cell in known if cell.run]) as follow:
+                context = SearchContext(search, space, self._common(), launcher, sweep, journal, dashboard, follow)
                 trials = TrialSource(study, context)
-                drive(trials, launcher, journal, board, options.sweep.retry)
+                drive(trials, launcher, journal, dashboard, options.sweep.retry)
         code = close_search(study, search, sweep, self._config_dirs())
         if trials.abandoned:
             raise ConfigError(f"the search was abandoned: {trials.abandoned}")

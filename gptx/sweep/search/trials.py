@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from gptx.errors import ConfigError
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
-from gptx.runs.journal import Journal
+from gptx.runs.records import MetricsRecord
 from gptx.sweep.execute.launcher import End, Launcher, Task
 from gptx.sweep.plan.cells import Cell, check_cells, compose_cells
 from gptx.sweep.plan.memory_fit import FreeMemory, check_memory, fits_at_once
@@ -31,8 +31,9 @@ from gptx.sweep.search.optuna_study import (
     sampler_of,
 )
 from gptx.sweep.search.space import Space
-from gptx.sweep.state.dashboard import Board
+from gptx.sweep.state.dashboard import Dashboard
 from gptx.sweep.state.folder import Sweep
+from gptx.sweep.state.records import CellRejected, EndKind, SweepJournal, TrialEnded
 
 MAX_REJECTIONS = 25  # points in a row, until the search is abandoned
 
@@ -82,8 +83,8 @@ class SearchContext:
     common: Sequence[str]
     launcher: Launcher
     sweep: Sweep
-    journal: Journal
-    board: Board
+    journal: SweepJournal
+    dashboard: Dashboard
     follow: Callable[[Path], None]
 
 
@@ -109,9 +110,9 @@ class TrialSource:
         more = self._unfinished or self._count < self._context.options.n_trials
         return not self._waiting and (bool(self.abandoned) or not more)
 
-    def more(self, room: int) -> list[Task]:
+    def next_tasks(self, free_slots: int) -> list[Task]:
         """At most one task, so that the sweep's loop can react to events between two."""
-        if room <= 0 or self.done:
+        if free_slots <= 0 or self.done:
             return []
         if not self._waiting:
             trial = self._ask()
@@ -147,28 +148,29 @@ class TrialSource:
         trial.set_user_attr(TITLE, title)
         trial.set_user_attr(OVERRIDES, overrides)
         [cell] = compose_cells([overrides])
-        check_cells([cell], launcher.there)
-        check_memory([cell], 1, launcher.here, self._free)
+        check_cells([cell], launcher.machine)
+        check_memory([cell], 1, launcher.on_this_machine, self._free)
         if cell.rejection or cell.folder is None:
             raise ConfigError(cell.rejection)
         cell.title = cell.arm = title
-        trial.set_user_attr(RUN, cell.record()["run"])
+        trial.set_user_attr(RUN, cell.planned().run)
         return _Point(trial, cell, cell.folder.path)
 
     def _start(self, point: _Point) -> list[Task]:
         trial, cell, folder = point.trial, point.cell, point.folder
         context = self._context
         self._rejections = 0
-        context.sweep.add(cell.record())
+        context.sweep.add_cell(cell.planned())
         if cell.done:
             self._tell(trial, folder, "")
-            context.board.ended(End(Task(cell.title, folder, (), 1, ""), ""), again=False)
+            end = End(Task(cell.title, folder, (), 1, ""), EndKind.FINISHED)
+            context.dashboard.run_ended(end, retried=False)
             return []
         if folder in self._runs:  # another trial is trying the same point
             self._runs[folder].trials.append(trial)
             return []
         context.follow(folder)
-        context.board.expect(folder, cell.cfg.trainer.max_steps)
+        context.dashboard.add_run(folder, cell.cfg.trainer.max_steps)
         run = self._runs[folder] = _Run(cell.task(context.common), cell, [trial])
         self._report(run)  # validations from before an interruption, so that they do not stop the run at once
         return [run.task]
@@ -179,14 +181,14 @@ class TrialSource:
         trial.set_user_attr(REJECTION, why)
         self._study.tell(trial, state=TrialState.PRUNED)
         title = str(trial.user_attrs[TITLE])
-        self._context.journal.write("refused", title=title, reason=why)
-        self._context.board.say(f"{title}: rejected: {why}")
+        self._context.journal.write(CellRejected(title=title, reason=why))
+        self._context.dashboard.print(f"{title}: rejected: {why}")
         self._count -= 1
         self._rejections += 1
         if self._rejections >= MAX_REJECTIONS:
             self.abandoned = f"{MAX_REJECTIONS} points in a row were rejected, the last one because {why}"
 
-    def told(self, end: End) -> None:
+    def ended(self, end: End) -> None:
         run = self._runs.pop(end.task.folder)
         for trial in run.trials:
             self._tell(trial, end.task.folder, end.reason, run.pruned)
@@ -195,22 +197,28 @@ class TrialSource:
         """Report the end of a run to optuna and to the sweep's journal."""
         state, values = TrialState.FAIL, None
         if RunFolder(folder).finished():
-            result = RunFolder(folder).result() or {}
-            found = {metric: result.get(metric) for metric in self._context.options.metrics}
+            result = RunFolder(folder).result()
+            found = {metric: getattr(result, metric, None) for metric in self._context.options.metrics}
             if missing := [metric for metric, value in found.items() if value is None or not math.isfinite(value)]:
                 reason = f"its result has no finite {missing[0]}"
             else:
                 state, values = TrialState.COMPLETE, [float(value) for value in found.values() if value is not None]
         elif pruned:
             state = TrialState.PRUNED
-            self._context.board.passed()
+            self._context.dashboard.run_pruned()
         if state == TrialState.FAIL:
             trial.set_user_attr(FAILURE, reason or "it left no result")
         self._study.tell(trial, values, state)
-        run, title = folder.name, trial.user_attrs[TITLE]
-        self._context.journal.write("trial", number=trial.number, title=title, run=run, state=state.name, values=values)
+        ended = TrialEnded(
+            number=trial.number,
+            title=trial.user_attrs[TITLE],
+            run=folder.name,
+            state=state.name,
+            values=tuple(values) if values else None,
+        )
+        self._context.journal.write(ended)
 
-    def look(self) -> list[Task]:
+    def tasks_to_stop(self) -> list[Task]:
         if not self._context.options.curve:
             return []
         return [run.task for run in self._runs.values() if not run.pruned and self._should_prune(run)]
@@ -222,18 +230,19 @@ class TrialSource:
             return False
         run.pruned = True
         curve = self._context.options.curve
-        self._context.board.say(f"{run.task.title}: pruned at step {newest.step:,} with {curve} {newest.value:.4f}")
+        message = f"pruned at step {newest.step:,} with {curve} {newest.value:.4f}"
+        self._context.dashboard.print(f"{run.task.title}: {message}")
         return True
 
     def _report(self, run: _Run) -> _Validation | None:
         """Report the new validations in a run's journal to optuna; returns the newest."""
         newest = None
         records, run.offset = journal.tail(run.task.folder, run.offset)
-        for record in (record for record in records if record["kind"] == "metrics"):
-            value = record["values"].get(self._context.options.curve)
+        for record in (record for record in records if isinstance(record, MetricsRecord)):
+            value = record.values.get(self._context.options.curve)
             if value is None:
                 continue
-            newest = _Validation(record["step"], value)
+            newest = _Validation(record.step, value)
             for trial in run.trials:
                 if newest.step not in trial.storage.get_trial(trial._trial_id).intermediate_values:
                     trial.report(newest.value, newest.step)

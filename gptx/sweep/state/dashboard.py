@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a live table on a terminal, a line an end elsewhere."""
+"""The live display of a sweep: a table on a terminal; elsewhere one line for each run that ends."""
 
 import sys
 import time
@@ -15,49 +15,57 @@ from rich.text import Text
 
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
+from gptx.runs.records import MetricsRecord, RunStatus
 from gptx.sweep.execute.launcher import End, Task
+from gptx.sweep.state.records import EndKind
 
 
-class Pulse:
-    """How far a run is, by its journal."""
+class RunProgress:
+    """How far a run is, according to its journal.
+
+    Attributes:
+        step: the newest step in the journal.
+        loss: the newest validation loss, formatted; "" if there is none.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.began = folder, time.monotonic()
-        self.step, self.loss, self._read = 0, "", (0, 0)  # which file, and how far
+        self.folder, self.started = folder, time.monotonic()
+        self.step, self.loss = 0, ""
+        self._inode, self._offset = 0, 0  # of the journal that was read; force=true starts another one
 
-    def look(self) -> None:
-        """Whatever lies there: it is but shown. The journal is another one after force=true."""
+    def read(self) -> None:
+        """Read the new records. A missing or damaged journal is ignored: this is only shown."""
         try:
-            file = (self.folder / journal.NAME).stat().st_ino
-            records, offset = journal.tail(self.folder, self._read[1] if self._read[0] == file else 0)
+            inode = (self.folder / journal.NAME).stat().st_ino
+            records, offset = journal.tail(self.folder, self._offset if self._inode == inode else 0)
         except (OSError, ValueError):
             return
-        self._read = file, offset
-        for record in (record for record in records if record["kind"] == "metrics"):
-            self.step = record["step"]
-            if "val/loss" in record["values"]:
-                self.loss = f"{record['values']['val/loss']:.4f}"
+        self._inode, self._offset = inode, offset
+        for record in (record for record in records if isinstance(record, MetricsRecord)):
+            self.step = record.step
+            if "val/loss" in record.values:
+                self.loss = f"{record.values['val/loss']:.4f}"
 
 
-class Board:
-    """Running, done, failed, best so far, time left.
+class Dashboard:
+    """Shows what is running, done and failed, the best loss so far, and the time left.
 
     Args:
-        total: how many runs the sweep has; ``done``: of them, finished before.
-        steps: steps of a run, by its folder.
-        seconds: what all that is to run was thought to take.
+        total: number of runs in the sweep; ``done``: number of them that were finished before.
+        steps: number of steps of each run, by folder.
+        seconds: time estimate for all that is to run.
     """
 
     def __init__(self, total: int, done: int, steps: dict[Path, int], seconds: float) -> None:
         self.console = Console(file=sys.stderr, highlight=False)
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
         self._total, self._done, self._failed = total, done, 0
-        self._steps, self._seconds = steps, seconds
-        self._began, self._ended = time.monotonic(), 0
-        self._pulses: dict[Task, Pulse] = {}
-        self._best: tuple[float, str] | None = None
+        self._steps, self._estimate = steps, seconds
+        self._started, self._finished_here = time.monotonic(), 0
+        self._progress: dict[Task, RunProgress] = {}
+        self._best: tuple[float, str] | None = None  # loss and title
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "Dashboard":
         if self.console.is_terminal:
             self._live.start()
         return self
@@ -66,79 +74,78 @@ class Board:
         if self.console.is_terminal:
             self._live.stop()
 
-    def expect(self, folder: Path, steps: int) -> None:
-        """A run, and how many steps it has."""
+    def add_run(self, folder: Path, steps: int) -> None:
+        """A run that was not known at the start, and its number of steps."""
         self._steps[folder] = steps
 
-    def passed(self) -> None:
-        """A run will not go on, though it is not finished."""
+    def run_pruned(self) -> None:
+        """A run will not continue, although it is not finished."""
         self._done += 1
 
-    def say(self, text: str) -> None:
-        """One line above the table."""
+    def print(self, text: str) -> None:
+        """Print one line above the table."""
         self.console.print(text, soft_wrap=True, markup=False)
 
-    def ended(self, end: End, again: bool) -> None:
-        """A run has ended; ``again``: it is tried once more."""
-        seen = self._pulses.pop(end.task, None)
-        took = f" ({_clock(time.monotonic() - seen.began)})" if seen else ""
-        pulse = seen or Pulse(end.task.folder)
-        pulse.look()
-        result = RunFolder(end.task.folder).result() or {}
-        if result.get("status") == "finished":
-            self._done, self._ended = self._done + 1, self._ended + 1
-            loss = result["val_loss"]
-            told = f"val loss {loss:.4f}, {result['val_bpb']:.4f} bits/byte"
-            self._best = min(self._best or (loss, end.task.title), (loss, end.task.title))
-        elif not end.reason:
-            told = f"as far as asked, step {pulse.step:,}"
-        elif end.reason.startswith("stopped"):  # with the sweep, and not by a bound
-            told = end.reason
-        else:
-            self._failed += not again
-            told = f"{'tried again' if again else 'failed'}: {end.reason}"
-        self.say(f"[{self._done + self._failed}/{self._total}] {end.task.title}: {told}{took}")
+    def run_ended(self, end: End, retried: bool) -> None:
+        """A run has ended. ``retried``: it is tried again."""
+        shown = self._progress.pop(end.task, None)
+        seconds = f" ({_clock(time.monotonic() - shown.started)})" if shown else ""
+        message = self._count(end, retried, shown or RunProgress(end.task.folder))
+        self.print(f"[{self._done + self._failed}/{self._total}] {end.task.title}: {message}{seconds}")
 
-    def draw(self, running: Sequence[Task]) -> None:
-        """As things stand."""
+    def _count(self, end: End, retried: bool, progress: RunProgress) -> str:
+        """Count the end of a run, and describe it."""
+        result = RunFolder(end.task.folder).result()
+        if result and result.status is RunStatus.FINISHED and result.val_loss is not None:
+            self._done, self._finished_here = self._done + 1, self._finished_here + 1
+            loss = result.val_loss
+            self._best = min(self._best or (loss, end.task.title), (loss, end.task.title))
+            return f"val loss {loss:.4f}, {result.val_bpb:.4f} bits/byte"
+        if end.kind.reached_goal:
+            progress.read()
+            return f"paused at step {progress.step:,}"
+        if end.kind is EndKind.STOPPED:
+            return f"stopped ({end.reason})"
+        self._failed += not retried
+        return f"{'failed, trying again' if retried else 'failed'}: {end.reason}"
+
+    def update(self, running: Sequence[Task]) -> None:
+        """Read the progress of the running tasks and draw the table."""
         for task in running:
-            self._pulses.setdefault(task, Pulse(task.folder)).look()
-        for task in [task for task in self._pulses if task not in running]:
-            del self._pulses[task]
+            self._progress.setdefault(task, RunProgress(task.folder)).read()
+        for task in [task for task in self._progress if task not in running]:
+            del self._progress[task]
         if self.console.is_terminal:
-            self._live.update(Group(self._table(), self._sum()), refresh=True)
+            self._live.update(Group(self._table(), self._summary()), refresh=True)
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
-        for task, pulse in self._pulses.items():
+        for task, progress in self._progress.items():
             total = self._steps.get(task.folder, 0)
-            steps = f"{pulse.step:,}/{total:,}"
-            bar = ProgressBar(total=max(1, total), completed=pulse.step, width=24)
-            loss = f"val loss {pulse.loss}" if pulse.loss else ""
             table.add_row(
                 Text(task.title, overflow="ellipsis", no_wrap=True),
-                bar,
-                steps,
-                loss,
-                _clock(time.monotonic() - pulse.began),
+                ProgressBar(total=max(1, total), completed=progress.step, width=24),
+                f"step {progress.step:,}/{total:,}",
+                f"val loss {progress.loss}" if progress.loss else "",
+                _clock(time.monotonic() - progress.started),
             )
         return table
 
-    def _sum(self) -> Text:
-        to_come = self._total - self._done - self._failed - len(self._pulses)
-        said = f"{self._done} done, {len(self._pulses)} running, {to_come} to come"
-        parts = [said, *([f"{self._failed} failed"] if self._failed else [])]
-        parts += [f"best {self._best[0]:.4f} ({self._best[1]})"] if self._best else []
-        return Text(" · ".join([*parts, f"about {_clock(self._left(to_come))} left"]), "bold")
+    def _summary(self) -> Text:
+        waiting = self._total - self._done - self._failed - len(self._progress)
+        parts = [f"{self._done} done, {len(self._progress)} running, {waiting} waiting"]
+        parts += [f"{self._failed} failed"] if self._failed else []
+        parts += [f"best val loss {self._best[0]:.4f} ({self._best[1]})"] if self._best else []
+        return Text(" · ".join([*parts, f"about {_clock(self._seconds_left(waiting))} left"]), "bold")
 
-    def _left(self, to_come: int) -> float:
-        """By what it has done so far; before that, by what was thought."""
-        part = sum(min(1.0, pulse.step / self._steps.get(task.folder, 1)) for task, pulse in self._pulses.items())
-        behind, ahead = self._ended + part, to_come + len(self._pulses) - part
-        passed = time.monotonic() - self._began
-        return ahead * passed / behind if behind >= 1 else max(0.0, self._seconds - passed)
+    def _seconds_left(self, waiting: int) -> float:
+        """From the speed so far; before the first run is done, from the time estimate."""
+        partial = sum(min(1.0, one.step / self._steps.get(task.folder, 1)) for task, one in self._progress.items())
+        done, left = self._finished_here + partial, waiting + len(self._progress) - partial
+        elapsed = time.monotonic() - self._started
+        return left * elapsed / done if done >= 1 else max(0.0, self._estimate - elapsed)
 
 
 def _clock(seconds: float) -> str:
-    """0:00:07."""
+    """Such as 0:00:07."""
     return str(timedelta(seconds=round(seconds)))

@@ -1,66 +1,188 @@
-"""The folder of a sweep: what belongs to it, and what no run folder can tell (refusals, attempts, jobs, rungs, trials).
+"""The folder of a sweep: its plan, its journal, and the files that a launcher adds.
 
-A sweep is named by the runs that it means, so the same command finds it again. Its journal is written as a run's is:
-a kill -9 loses at most the line in hand.
+A sweep is named by a hash of its runs, so the same command finds its folder again.
 """
 
+import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from gptx.runs import journal
-from gptx.runs.folder import held, write_json
-from gptx.runs.journal import Journal
+from gptx.errors import GptxError
+from gptx.runs.codec import from_json, to_json
+from gptx.runs.files import write_json
+from gptx.runs.folder import held
+from gptx.sweep.state.records import (
+    CommandStarted,
+    JobsCancelled,
+    JobsSubmitted,
+    SweepJournal,
+    SweepRecord,
+    read_records,
+)
 
-FOLDER = ".sweeps"
+SWEEPS = ".sweeps"  # the folder of all sweeps, in outputs/
+PLAN = "plan.json"
+_FORMER_KEYS = {"words": "overrides", "refusal": "rejection"}  # of a cell, in the plans of older versions
+
+SomeRecord = TypeVar("SomeRecord", bound=SweepRecord)
+
+
+class SweepKind(StrEnum):
+    """What decides the cells of a sweep: a grid of values, or a search by optuna."""
+
+    GRID = "grid"
+    OPTUNA = "optuna"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedCell:
+    """One combination of a sweep.
+
+    Attributes:
+        title: the overrides in which it differs from the other cells.
+        arm: the same without seeds.
+        run: ``study/run``, its folder in outputs/; None if it has none, because its config is wrong.
+        overrides: ``python -m gptx.run *overrides`` is this run.
+        rejection: why it cannot run, in one line; empty if it can.
+        note: what matching changed.
+        processes: number of processes that its strategy uses.
+        steps: number of training steps.
+    """
+
+    title: str
+    arm: str
+    run: str | None = None
+    overrides: tuple[str, ...] = ()
+    rejection: str = ""
+    note: str = ""
+    processes: int | None = None
+    steps: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepPlan:
+    """What the last command asked for.
+
+    Attributes:
+        command: the whole command line.
+        launcher: option of hydra/launcher.
+        lr: several learning rates are tried for every arm, and the best one counts (sweep.lr).
+        factor: of a halving; 0: there is none.
+    """
+
+    study: str = ""
+    command: str = ""
+    kind: SweepKind = SweepKind.GRID
+    launcher: str = "local"
+    lr: bool = False
+    factor: int = 0
+    cells: tuple[PlannedCell, ...] = ()
 
 
 class Sweep:
-    """``outputs/.sweeps/<study>-<hash>/``: plan.json, journal.jsonl, and what a launcher puts beside them."""
+    """``outputs/.sweeps/<study>-<hash>/``."""
 
     def __init__(self, outputs: Path, name: str) -> None:
         self.outputs, self.name = outputs, name
-        self.path = outputs / FOLDER / name
+        self.path = outputs / SWEEPS / name
+        self.slurm_folder = self.path / "slurm"  # submitit's files and the reports of the jobs
 
     @property
-    def plan(self) -> dict[str, Any]:
-        """What was last meant: study, command, kind, launcher, and the cells."""
-        found: dict[str, Any] = json.loads((self.path / "plan.json").read_text())
-        return found
+    def plan(self) -> SweepPlan:
+        """What the last command asked for; a plan without cells if there was none."""
+        if not (self.path / PLAN).exists():
+            return SweepPlan()
+        data = json.loads((self.path / PLAN).read_text())
+        cells = [{_FORMER_KEYS.get(key, key): value for key, value in cell.items()} for cell in data["cells"]]
+        return from_json(SweepPlan, data | {"cells": cells})
 
-    def add(self, cell: dict[str, Any]) -> None:
-        """A run that belongs to it, as was found out on the way. For who is at work on it."""
+    def save_plan(self, plan: SweepPlan) -> None:
+        """Write the plan, all of it or nothing."""
+        write_json(self.path / PLAN, to_json(plan))
+
+    def add_cell(self, cell: PlannedCell) -> None:
+        """Add a run to the plan, as a search does. The caller holds the sweep."""
         plan = self.plan
-        if cell["run"] not in [one["run"] for one in plan["cells"]]:
-            write_json(self.path / "plan.json", plan | {"cells": [*plan["cells"], cell]})
+        if cell.run not in [known.run for known in plan.cells]:
+            self.save_plan(replace(plan, cells=(*plan.cells, cell)))
 
-    def records(self, *kinds: str) -> Iterator[journal.Record]:
-        """Of its journal."""
-        return (record for record in journal.read(self.path) if record["kind"] in kinds)
+    def journal(self, shared: bool = False) -> SweepJournal:
+        """The journal, to be written. ``shared``: another process may be writing to it at the same time."""
+        return SweepJournal(self.path, shared)
+
+    def records(self) -> Iterator[SweepRecord]:
+        """The records of the journal."""
+        return read_records(self.path)
+
+    def records_of(self, kind: type[SomeRecord]) -> Iterator[SomeRecord]:
+        """The records of one kind."""
+        return (record for record in self.records() if isinstance(record, kind))
+
+    def jobs(self) -> dict[str, str]:
+        """The newest Slurm job of each run."""
+        return {run: job for record in self.records_of(JobsSubmitted) for run, job in record.jobs.items()}
+
+    def cancelled_jobs(self) -> set[str]:
+        """The Slurm jobs that ``gptx sweep cancel`` has cancelled."""
+        return {job for record in self.records_of(JobsCancelled) for job in record.jobs}
 
     @contextmanager
-    def work(self, plan: dict[str, Any], force: bool = False) -> Iterator[Journal]:
-        """Hold the sweep, write its plan down, and keep its journal. ``force``: its runs begin afresh.
+    def work(self, plan: SweepPlan, force: bool = False) -> Iterator[SweepJournal]:
+        """Hold the lock of the sweep, save its plan, and open its journal.
+
+        Args:
+            force: finished runs are trained again.
 
         Raises:
-            ConfigError: another command is at work on it.
+            ConfigError: another command is working on the sweep.
         """
         with held(self.path, "swept"):
-            write_json(self.path / "plan.json", plan)
-            with Journal(self.path) as book:
-                book.write("begin", command=plan["command"], force=force)
-                yield book
+            self.save_plan(plan)
+            with self.journal() as journal:
+                journal.write(CommandStarted(command=plan.command, force=force))
+                yield journal
 
 
 def sweeps(outputs: Path) -> list[Sweep]:
-    """All there are, the newest last."""
-    plans = sorted((outputs / FOLDER).glob("*/plan.json"), key=lambda plan: plan.stat().st_mtime_ns)
+    """All sweeps, the newest last."""
+    plans = sorted((outputs / SWEEPS).glob(f"*/{PLAN}"), key=lambda plan: plan.stat().st_mtime_ns)
     return [Sweep(outputs, plan.parent.name) for plan in plans]
 
 
-def name_of(study: str, meant: Sequence[str]) -> str:
-    """The name of the sweep that means these runs (their folders' names, or whatever else stands for them)."""
-    return f"{study}-{hashlib.sha256(json.dumps(sorted(meant)).encode()).hexdigest()[:8]}"
+def list_sweeps(outputs: Path) -> list[Sweep]:
+    """All sweeps, the newest last.
+
+    Raises:
+        GptxError: there is none.
+    """
+    if not (found := sweeps(outputs)):
+        raise GptxError(f"no sweep in {outputs}; `gptx sweep seed=0,1` starts one")
+    return found
+
+
+def find_sweep(outputs: Path, given: str) -> Sweep:
+    """The sweep of a name or a folder; the newest if ``given`` is empty.
+
+    Raises:
+        GptxError: there is no such sweep.
+    """
+    folder = Path(given)
+    if given and folder.parent.name == SWEEPS and (folder / PLAN).exists():
+        return Sweep(folder.parent.parent, folder.name)
+    found = {sweep.name: sweep for sweep in list_sweeps(outputs)}
+    if given and given not in found:
+        close = difflib.get_close_matches(given, found, 1, 0.4)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise GptxError(f"no sweep {given} in {outputs}; `gptx sweep list` lists them.{hint}")
+    return found[given] if given else list(found.values())[-1]
+
+
+def sweep_name(study: str, parts: Sequence[str]) -> str:
+    """The name of a sweep. ``parts``: the names of its run folders, or of what else defines it, in any order."""
+    return f"{study}-{hashlib.sha256(json.dumps(sorted(parts)).encode()).hexdigest()[:8]}"

@@ -1,155 +1,181 @@
-"""How the cells of a sweep stand, whoever runs them: by their folders, the sweep's journal, and Slurm."""
+"""The status of every cell of a sweep, from the run folders, the sweep's journal, and Slurm."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
+from gptx.runs.records import RunStatus
 from gptx.sweep.execute import slurm_cluster
 from gptx.sweep.execute.launcher import Task
-from gptx.sweep.execute.slurm_cluster import State
-from gptx.sweep.execute.slurm_jobs import FOLDER, cancelled_in, jobs_of, judge
+from gptx.sweep.execute.slurm_cluster import JobState
+from gptx.sweep.execute.slurm_reports import job_end
 from gptx.sweep.search.halving import decisions, dropped
-from gptx.sweep.state.dashboard import Pulse
-from gptx.sweep.state.folder import Sweep
+from gptx.sweep.state.dashboard import RunProgress
+from gptx.sweep.state.folder import PlannedCell, Sweep, SweepKind, SweepPlan
+from gptx.sweep.state.records import CommandStarted, EndKind, RunEnded, TrialEnded
 
-ORDER = ("running", "waiting", "finished", "left out", "pruned", "failed", "stopped", "refused", "not started")
-_IDLE = ("waiting", "stopped", "not started")
+RESUME = "the same command resumes it"
+
+
+class Status(StrEnum):
+    """The status of a cell, in the order in which statuses are listed."""
+
+    RUNNING = "running"
+    WAITING = "waiting"
+    FINISHED = "finished"
+    DROPPED = "dropped"  # by halving
+    PRUNED = "pruned"  # by a search
+    FAILED = "failed"
+    STOPPED = "stopped"
+    REJECTED = "rejected"
+    NOT_STARTED = "not started"
+
+
+_IDLE = (Status.WAITING, Status.STOPPED, Status.NOT_STARTED)
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Of one cell.
+class StatusRow:
+    """The status of one cell.
 
     Attributes:
-        state: one of `ORDER`.
-        told: how far it is, or why it is not.
-        job: Slurm's number; "": it has none.
+        folder: of the run; None if the cell is rejected.
+        detail: how far it is, or why it did not finish.
+        job: number of its Slurm job, or "".
     """
 
     title: str
     folder: Path | None
-    state: str
-    told: str = ""
+    status: Status
+    detail: str = ""
     job: str = ""
 
     @property
-    def open(self) -> bool:
-        """Whether something is still to come, without anybody's doing."""
-        return self.state in ("running", "waiting")
+    def active(self) -> bool:
+        """Whether it is running, or will without another command."""
+        return self.status in (Status.RUNNING, Status.WAITING)
 
 
-def standings(sweep: Sweep) -> Iterator[Standing]:
-    """Of every cell, in the plan's order."""
-    plan = sweep.plan  # a search adds to it
-    out, pruned = left_out_in(sweep, plan), _pruned(sweep)
-    for cell, one in zip(plan["cells"], _by_itself(sweep, plan), strict=True):
-        if one.state in _IDLE and one.title in out:
-            yield replace(one, state="left out", told=out[one.title])
-        elif one.state in _IDLE and one.folder and one.folder.name in pruned:
-            yield replace(one, state="pruned", told=f"at {_pulse(cell, one.folder)}")
+def status_rows(sweep: Sweep) -> Iterator[StatusRow]:
+    """The status of every cell, in the order of the plan."""
+    plan = sweep.plan  # read once: a search adds cells to it
+    dropped_cells, pruned = dropped_by_halving(sweep, plan), _pruned_runs(sweep)
+    for cell, one in zip(plan.cells, _run_statuses(sweep, plan), strict=True):
+        if one.status in _IDLE and one.title in dropped_cells:
+            yield replace(one, status=Status.DROPPED, detail=dropped_cells[one.title])
+        elif one.status in _IDLE and one.folder and one.folder.name in pruned:
+            yield replace(one, status=Status.PRUNED, detail=f"at {_progress(cell, one.folder)}")
         else:
             yield one
 
 
-def left_out_in(sweep: Sweep, plan: dict[str, Any]) -> dict[str, str]:
-    """By title, where halving has left runs out."""
-    arms: dict[str, list[str]] = {}
-    for cell in plan["cells"]:
-        arms.setdefault(cell["arm"], []).append(cell["title"])
-    return dropped(decisions(sweep.records("begin", "rung"), plan.get("factor", 0)), arms)
+def dropped_by_halving(sweep: Sweep, plan: SweepPlan) -> dict[str, str]:
+    """Why halving has dropped cells, by title."""
+    titles: dict[str, list[str]] = {}
+    for cell in plan.cells:
+        titles.setdefault(cell.arm, []).append(cell.title)
+    return dropped(decisions(sweep.records(), plan.factor), titles)
 
 
-def _pruned(sweep: Sweep) -> set[str]:
-    """The runs whose newest trial a search has stopped for good."""
-    trials = {record["run"]: record["state"] for record in sweep.records("trial")}
-    return {run for run, state in trials.items() if state == "PRUNED"}
+def _pruned_runs(sweep: Sweep) -> set[str]:
+    """The runs whose newest trial was pruned."""
+    states = {trial.run: trial.state for trial in sweep.records_of(TrialEnded)}
+    return {run for run, state in states.items() if state == "PRUNED"}
 
 
-def _ends(sweep: Sweep, kind: str) -> dict[str, str]:
-    """Why runs have ended that are not to be tried again: by the newest command, as each begins with all that is not
-    finished; a search does not."""
-    found: dict[str, str] = {}
-    for record in sweep.records("begin", "end"):
-        if record["kind"] == "begin":
-            found = found if kind == "optuna" else {}
-        elif not record["again"]:
-            found[record["run"]] = record["reason"]
-    return found
+def _failures(sweep: Sweep, kind: SweepKind) -> dict[str, RunEnded]:
+    """How runs ended that did not reach their goal and are not retried, by run.
+
+    A command for a grid tries all that is not finished, so only ends since it started count. A search tries nothing
+    twice.
+    """
+    found: dict[str, RunEnded] = {}
+    for record in sweep.records():
+        if isinstance(record, CommandStarted) and kind is SweepKind.GRID:
+            found = {}
+        elif isinstance(record, RunEnded) and not record.retried:
+            found[record.run] = record
+    return {run: end for run, end in found.items() if not end.outcome.reached_goal}
 
 
-def _by_itself(sweep: Sweep, plan: dict[str, Any]) -> Iterator[Standing]:
-    """Of every cell, but for what the sweep has decided about it."""
-    jobs = jobs_of(sweep)
-    states = slurm_cluster.states(jobs.values()) if jobs else {}
-    alive = journal.locked(sweep.path)  # a command is at work on it
-    cancelled = cancelled_in(sweep)
-    ends = _ends(sweep, plan["kind"])
-    for cell in plan["cells"]:
-        if cell["refusal"] or not cell["run"]:
-            yield Standing(cell["title"], None, "refused", cell["refusal"])
+def _run_statuses(sweep: Sweep, plan: SweepPlan) -> Iterator[StatusRow]:
+    """The status of every cell, before decisions of a halving or a search."""
+    jobs = sweep.jobs()
+    states = slurm_cluster.job_states(jobs.values()) if jobs else {}
+    in_progress = journal.locked(sweep.path)  # a command is working on the sweep
+    cancelled, failures = sweep.cancelled_jobs(), _failures(sweep, plan.kind)
+    for cell in plan.cells:
+        if cell.rejection or not cell.run:
+            yield StatusRow(cell.title, None, Status.REJECTED, cell.rejection)
             continue
-        folder, job = sweep.outputs / cell["run"], jobs.get(cell["run"], "")
+        folder, job = sweep.outputs / cell.run, jobs.get(cell.run, "")
         if job:
-            known = State("CANCELLED") if job in cancelled and not states[job].alive else states[job]
-            yield _of_job(cell, folder, job, known, sweep.path / FOLDER)
+            state = states[job]
+            state = JobState("CANCELLED") if job in cancelled and not state.active else state
+            yield _of_job(cell, folder, job, state, sweep.slurm_folder)
         else:
-            yield Standing(cell["title"], folder, *_here(cell, folder, ends.get(folder.name, ""), alive))
+            yield _without_job(cell, folder, failures.get(folder.name), in_progress)
 
 
-def _of_job(cell: dict[str, Any], folder: Path, job: str, state: State, notes: Path) -> Standing:
-    end = judge(Task(cell["title"], folder, (), 1, ""), job, state, notes)
-    begun = (folder / journal.NAME).exists()
-    if end is not None and not end.reason:
-        return Standing(cell["title"], folder, *_well(cell, folder), job)
-    if state.name == "CANCELLED" or (end and not state.name and begun and journal.status(folder) == "interrupted"):
-        where = f"at {_pulse(cell, folder)}" if begun else "before it began"
-        return Standing(cell["title"], folder, "stopped", f"{where}; the same command goes on", job)
-    if end is not None:
-        return Standing(cell["title"], folder, "failed", end.reason, job)
+def _of_job(cell: PlannedCell, folder: Path, job: str, state: JobState, reports: Path) -> StatusRow:
+    """The status of a run that has a Slurm job."""
+
+    def status(status: Status, detail: str) -> StatusRow:
+        return StatusRow(cell.title, folder, status, detail, job)
+
+    end = job_end(Task(cell.title, folder, (), 1, ""), job, state, reports)
+    started = (folder / journal.NAME).exists()
+    if end and end.kind.reached_goal:
+        if RunFolder(folder).finished():
+            return status(Status.FINISHED, _loss(folder))
+        return status(Status.STOPPED, f"at {_progress(cell, folder)}, as runtime.until asked")
+    forgotten = end and not state.name and started and journal.status(folder) is RunStatus.INTERRUPTED
+    if state.name == "CANCELLED" or forgotten:
+        where = f"at {_progress(cell, folder)}" if started else "before it started"
+        return status(Status.STOPPED, f"{where}; {RESUME}")
+    if end:
+        return status(Status.FAILED, end.reason)
     if state.name in ("RUNNING", "COMPLETING"):
         ending = ", ending" if state.name == "COMPLETING" else ""
-        return Standing(cell["title"], folder, "running", f"{_pulse(cell, folder)} on {state.nodes}{ending}", job)
-    why = {"BeginTime": "put back into the queue", "": state.name.lower()}.get(state.why, state.why)
-    stands = f"at {_pulse(cell, folder)}, " if begun else ""
-    return Standing(cell["title"], folder, "waiting", stands + why, job)
+        return status(Status.RUNNING, f"{_progress(cell, folder)} on {state.nodes}{ending}")
+    reason = {"BeginTime": "requeued", "": state.name.lower()}.get(state.pending_reason, state.pending_reason)
+    return status(Status.WAITING, f"at {_progress(cell, folder)}, {reason}" if started else reason)
 
 
-def _here(cell: dict[str, Any], folder: Path, reason: str, alive: bool) -> tuple[str, str]:
-    """State, and more, of a run of a process pool."""
-    begun = (folder / journal.NAME).exists()
-    running = begun and journal.locked(folder)  # in this order: its result comes before it lets go
+def _without_job(cell: PlannedCell, folder: Path, failure: RunEnded | None, in_progress: bool) -> StatusRow:
+    """The status of a run on this machine. ``in_progress``: a command is working on the sweep."""
+
+    def status(status: Status, detail: str = "") -> StatusRow:
+        return StatusRow(cell.title, folder, status, detail)
+
+    started = (folder / journal.NAME).exists()
+    locked = started and journal.locked(folder)  # checked first: a run writes its result before it frees the lock
     if RunFolder(folder).finished():
-        return "finished", _result(folder)
-    status = journal.status(folder) if begun else ""
-    if running or status == "running":
-        return "running", _pulse(cell, folder)
-    stopped = status == "interrupted" and reason.startswith("stopped")  # by whoever stopped the sweep, not by a bound
-    if reason and not stopped:
-        return "failed", reason
-    if alive:
-        return "waiting", f"at {_pulse(cell, folder)}" if begun else ""
-    if status == "failed":
-        return "failed", str((RunFolder(folder).result() or {}).get("error"))
-    return ("stopped", f"at {_pulse(cell, folder)}; the same command goes on") if begun else ("not started", "")
+        return status(Status.FINISHED, _loss(folder))
+    run_status = journal.status(folder) if started else None
+    if locked or run_status is RunStatus.RUNNING:
+        return status(Status.RUNNING, _progress(cell, folder))
+    if failure and not (failure.outcome is EndKind.STOPPED and run_status is RunStatus.INTERRUPTED):
+        return status(Status.FAILED, failure.reason)
+    if in_progress:
+        return status(Status.WAITING, f"at {_progress(cell, folder)}" if started else "")
+    if run_status is RunStatus.FAILED:
+        result = RunFolder(folder).result()
+        return status(Status.FAILED, (result and result.error) or "")
+    return status(Status.STOPPED, f"at {_progress(cell, folder)}; {RESUME}") if started else status(Status.NOT_STARTED)
 
 
-def _pulse(cell: dict[str, Any], folder: Path) -> str:
-    pulse = Pulse(folder)
-    pulse.look()
-    loss = f", val loss {pulse.loss}" if pulse.loss else ""
-    return f"step {pulse.step:,} of {cell['steps']:,}{loss}"
+def _progress(cell: PlannedCell, folder: Path) -> str:
+    progress = RunProgress(folder)
+    progress.read()
+    loss = f", val loss {progress.loss}" if progress.loss else ""
+    return f"step {progress.step:,} of {cell.steps:,}{loss}"
 
 
-def _well(cell: dict[str, Any], folder: Path) -> tuple[str, str]:
-    """Of a run that has ended well: at its end, or where ``runtime.until`` asked."""
-    if RunFolder(folder).finished():
-        return "finished", _result(folder)
-    return "stopped", f"as asked, at {_pulse(cell, folder)}"
-
-
-def _result(folder: Path) -> str:
-    return f"val loss {(RunFolder(folder).result() or {}).get('val_loss', math.nan):.4f}"
+def _loss(folder: Path) -> str:
+    result = RunFolder(folder).result()
+    return f"val loss {result.val_loss if result and result.val_loss is not None else math.nan:.4f}"

@@ -1,0 +1,52 @@
+"""Files that are written completely or not at all, and flushed to the disk."""
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from gptx.errors import RunFailed
+
+FULL = 2**20  # free bytes below which a disk counts as full
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file under a temporary name, flush it to the disk, and rename it.
+
+    Raises:
+        RunFailed: the disk is full or cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with open(part, "w") as file:
+            json.dump(value, file, indent=1, ensure_ascii=False)
+            flush(file)
+        part.rename(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise RunFailed(f"could not write {path}: {error}") from error
+
+
+def flush(file: Any) -> None:
+    """Flush an open file to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def flush_folder(path: Path) -> None:
+    """Flush the names in a folder to the disk."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def no_space(folder: Path) -> str:
+    """The system's message for a full disk if the disk of a folder is full, else ""."""
+    try:
+        return os.strerror(errno.ENOSPC) if shutil.disk_usage(folder).free < FULL else ""
+    except OSError:  # the folder no longer exists
+        return ""

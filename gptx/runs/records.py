@@ -1,0 +1,229 @@
+"""Typed records of a run: the lines of its journal, and its result.
+
+`read_record` and `write_record` are the reader and the writer of a line of the journal, `read_result` and
+`write_result` those of result.json. Keys that this version does not know are ignored.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar
+
+from gptx.runs.codec import from_json, to_json
+from gptx.runs.facts import DataFacts, GitState, Hardware, ResumeSourceRecord, RunSetup
+from gptx.runs.files import write_json
+
+
+class RunStatus(StrEnum):
+    """How far a run is. KILLED: its journal has no end record and no process trains it."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    KILLED = "killed"
+
+
+class EndReason(StrEnum):
+    """Why training ended."""
+
+    COMPLETED = "completed"  # all of trainer.max_steps
+    EARLY_STOPPED = "early_stopped"  # trainer.patience
+    UNTIL = "until"  # runtime.until
+    SIGNAL = "signal"
+    ERROR = "error"
+
+    @property
+    def status(self) -> RunStatus:
+        """The status of a run that ended for this reason."""
+        if self in (EndReason.COMPLETED, EndReason.EARLY_STOPPED):
+            return RunStatus.FINISHED
+        return RunStatus.FAILED if self is EndReason.ERROR else RunStatus.INTERRUPTED
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDescription(RunSetup):
+    """What the start record and the result both state about a run.
+
+    Attributes:
+        uid: random, one for each start.
+        identity: a hash of the config, equal for repeats.
+        identity_scheme: version of the rules of that hash.
+        revisions: of the built-in classes that the config names, by their ids.
+        variant: the option of each axis.
+        config: the composed config, without ``variant``.
+        versions: of Python and of the packages that a result may depend on.
+    """
+
+    uid: str = ""
+    identity: str = ""
+    identity_scheme: int = 1
+    revisions: dict[str, int] = field(default_factory=dict)
+    name: str = ""
+    study: str = ""
+    variant: dict[str, str] = field(default_factory=dict)
+    seed: int | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
+    git: GitState = field(default_factory=GitState)
+    versions: dict[str, str] = field(default_factory=dict)
+    resume_source: ResumeSourceRecord | None = field(default=None, metadata={"key": "origin"})
+    code: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurements:
+    """The figures of a run; None: not measured. Losses are in nats per token; ``val_*`` is that of ``best_step``."""
+
+    val_loss: float | None = None
+    val_bpb: float | None = None
+    val_accuracy: float | None = None
+    val_perplexity: float | None = None
+    best_step: int | None = None
+    train_loss: float | None = None
+    tokens_per_s: float | None = None
+    peak_memory_bytes: float | None = None
+    steps: int = 0
+    tokens: int | None = None
+    sample: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Measurements, RunDescription):
+    """result.json. ``seconds``: time spent in the run's processes; ``error``: one line, where the run failed."""
+
+    status: RunStatus
+    end_reason: EndReason | None = None
+    corpus_hash: str = ""
+    tokenizer_hash: str = ""
+    seconds: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalRecord:
+    """One line of the journal. ``t``: milliseconds since 1970, set when the record is written."""
+
+    kind: ClassVar[str]
+    t: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartRecord(RunDescription, JournalRecord):
+    """The first record of a run. ``replaces``: the uid of the run that force=true moved out of the way."""
+
+    kind: ClassVar[str] = "start"
+    data: DataFacts = field(default_factory=DataFacts)
+    replaces: str | None = None
+    pid: int = 0
+    host: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeRecord(JournalRecord):
+    """Training continues from the checkpoint of ``step`` (0: from the start)."""
+
+    kind: ClassVar[str] = "resume"
+    step: int
+    hardware: Hardware = field(default_factory=Hardware)
+    processes: int = 1
+    versions: dict[str, str] = field(default_factory=dict)
+    pid: int = 0
+    host: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsRecord(JournalRecord):
+    """Values of a step.
+
+    Attributes:
+        batch_checksum: CRC-32, in hex, of the hash of the data and of where in it the rows of all batches since the
+            previous record start. Older versions wrote a checksum of the tokens under another key: None.
+    """
+
+    kind: ClassVar[str] = "metrics"
+    step: int
+    values: dict[str, float]
+    batch_checksum: str | None = field(default=None, metadata={"key": "rows"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventRecord(JournalRecord):
+    """A warning."""
+
+    kind: ClassVar[str] = "event"
+    step: int = 0
+    level: str = "warning"
+    text: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRecord(JournalRecord):
+    """Text that the model generated after training."""
+
+    kind: ClassVar[str] = "sample"
+    step: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndRecord(JournalRecord):
+    """The end of training, with the whole result. ``end_reason`` is None in journals of older versions."""
+
+    kind: ClassVar[str] = "end"
+    status: RunStatus
+    end_reason: EndReason | None = None
+    step: int = 0
+    error: str | None = None
+    result: Result | None = None
+
+
+Record = StartRecord | ResumeRecord | MetricsRecord | EventRecord | SampleRecord | EndRecord
+KINDS: dict[str, type[Record]] = {
+    cls.kind: cls for cls in (StartRecord, ResumeRecord, MetricsRecord, EventRecord, SampleRecord, EndRecord)
+}
+
+
+def read_record(line: dict[str, Any]) -> Record | None:
+    """A line of a journal; None for a kind that this version does not know.
+
+    Raises:
+        ValueError: the line is not a record.
+    """
+    kind = line.get("kind") if isinstance(line, dict) else None
+    if not isinstance(kind, str):
+        raise ValueError(f"a record without a kind: {line!r}"[:200])
+    return from_json(KINDS[kind], line) if kind in KINDS else None
+
+
+def write_record(record: Record) -> dict[str, Any]:
+    """The fields of a record as a line of the journal holds them."""
+    return {"t": record.t, "kind": record.kind, **to_json(record)}
+
+
+def result_of(start: StartRecord, **figures: Any) -> Result:
+    """A result with the description of a run's start record. ``figures``: the other fields of `Result`."""
+    described = {one.name: getattr(start, one.name) for one in dataclasses.fields(RunDescription)}
+    figures |= {"corpus_hash": start.data.corpus_hash, "tokenizer_hash": start.data.tokenizer_hash}
+    return Result(**described, **figures)
+
+
+def read_result(path: Path) -> Result:
+    """result.json.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not a result.
+    """
+    return from_json(Result, json.loads(path.read_bytes()))
+
+
+def write_result(path: Path, result: Result) -> None:
+    """Write result.json, all of it or nothing.
+
+    Raises:
+        RunFailed: the disk is full or cannot be written.
+    """
+    write_json(path, {"status": result.status, **to_json(result)})

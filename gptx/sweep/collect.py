@@ -1,0 +1,59 @@
+"""``gptx sweep collect``: write the runs of a sweep to MLflow, compare the finished ones, and list the others."""
+
+import sys
+from pathlib import Path
+
+from gptx.compare.render import show
+from gptx.runs import journal
+from gptx.runs.folder import RunFolder
+from gptx.sweep.closing import list_reasons
+from gptx.sweep.plan import learning_rates
+from gptx.sweep.state.folder import Sweep
+from gptx.sweep.state.status import Status, StatusRow, dropped_by_halving, status_rows
+from gptx.sweep.state.status_table import count_statuses, group_rejected
+from gptx.tracking.sync import send
+
+_NOT_FINISHED = (Status.FAILED, Status.REJECTED, Status.STOPPED, Status.NOT_STARTED)
+
+
+def collect(sweep: Sweep) -> int:
+    """Collect what there is so far. Returns the exit code: 1 if a run has failed."""
+    statuses = list(status_rows(sweep))
+    _send_to_mlflow(sweep, statuses)
+    finished = [one.folder for one in statuses if one.status is Status.FINISHED and one.folder]
+    plan = sweep.plan
+    if plan.lr:
+        finished = learning_rates.show_choices(plan.cells, sweep.outputs, dropped_by_halving(sweep, plan))
+    if finished:
+        show(finished)
+    if active := [one for one in statuses if one.active]:
+        print(f"\n{len(active)} of {len(statuses)} are not done yet ({count_statuses(active)}); collect again later")
+    for status in (Status.DROPPED, Status.PRUNED):
+        list_reasons(status, {one.title: one.detail for one in statuses if one.status is status}, len(statuses))
+    _list_not_finished(statuses)
+    return int(any(one.status is Status.FAILED for one in statuses))
+
+
+def _send_to_mlflow(sweep: Sweep, statuses: list[StatusRow]) -> None:
+    by_uri: dict[str, list[Path]] = {}
+    for one in statuses:
+        if one.folder and (one.folder / journal.NAME).exists() and (uri := _mlflow_uri(one.folder)) is not None:
+            by_uri.setdefault(uri, []).append(one.folder)
+    for uri in sorted(by_uri):
+        for line in send(by_uri[uri], sweep.outputs, uri)[1]:
+            print(f"gptx: not written to MLflow: {line}", file=sys.stderr)
+
+
+def _mlflow_uri(folder: Path) -> str | None:
+    """The MLflow store that the config of a run names; None if the run is not tracked."""
+    start = RunFolder(folder).start_record()
+    tracking = start.config.get("tracking", {}) if start else {}
+    return str(tracking.get("uri", "")) if tracking.get("enabled") else None
+
+
+def _list_not_finished(statuses: list[StatusRow]) -> None:
+    rows = [one for one in statuses if one.status in _NOT_FINISHED]
+    if rows:
+        print(f"\n{len(rows)} of {len(statuses)} did not finish:", file=sys.stderr)
+    for row in group_rejected(rows):
+        print(f"  {row.title}\n    {': '.join(filter(None, (row.status, row.detail)))}", file=sys.stderr)

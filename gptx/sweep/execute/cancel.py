@@ -1,0 +1,48 @@
+"""``gptx sweep cancel``: end a sweep, its command on this machine and its Slurm jobs."""
+
+import os
+import re
+import signal
+from contextlib import suppress
+
+from gptx.errors import RunFailed
+from gptx.runs import journal
+from gptx.sweep.execute import slurm_cluster
+from gptx.sweep.state.folder import Sweep
+from gptx.sweep.state.records import JobsCancelled
+from gptx.sweep.state.status import status_rows
+
+
+def cancel(sweep: Sweep) -> None:
+    """End what is running or waiting.
+
+    Raises:
+        RunFailed: the command of the sweep runs on another machine, or Slurm does not answer.
+    """
+    pid = _command_pid(sweep)
+    if pid:  # first, because the command would submit cancelled runs again
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    jobs = [one.job for one in status_rows(sweep) if one.active and one.job] if sweep.jobs() else []
+    slurm_cluster.cancel(jobs)
+    if jobs:
+        with sweep.journal(shared=bool(pid)) as sweep_journal:
+            sweep_journal.write(JobsCancelled(jobs=tuple(jobs)))
+    parts = [f"{len(jobs)} Slurm job{'s' if len(jobs) > 1 else ''}"] if jobs else []
+    parts += [f"the sweep command (process {pid})"] if pid else []
+    if not parts:
+        print(f"{sweep.name}: nothing is running or waiting")
+        return
+    print(f"{sweep.name}: ending {' and '.join(parts)}")
+    print("running runs save a checkpoint first; the same command resumes them")
+
+
+def _command_pid(sweep: Sweep) -> int:
+    """The process on this machine that works on the sweep, or 0 if there is none."""
+    if not journal.locked(sweep.path):
+        return 0
+    holder = (sweep.path / journal.LOCK).read_text().strip()
+    found = re.fullmatch(r"process (\d+) on (.+)", holder)
+    if not found or found[2] != os.uname().nodename:
+        raise RunFailed(f"{sweep.name} is run by {holder}; cancel it on that machine")
+    return int(found[1])

@@ -1,0 +1,89 @@
+"""Tables of ``gptx sweep list`` and ``gptx sweep status``."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gptx.runs import journal
+from gptx.runs.records import RunStatus
+from gptx.sweep.state.folder import Sweep, SweepKind
+from gptx.sweep.state.status import Status, StatusRow, status_rows
+
+_STYLES = {
+    Status.RUNNING: "cyan",
+    Status.FINISHED: "green",
+    Status.FAILED: "bold red",
+    Status.REJECTED: "yellow",
+    Status.STOPPED: "yellow",
+}
+
+
+def show_list(sweeps: Sequence[Sweep]) -> None:
+    """Print a table of sweeps. On a terminal their commands follow the table, because they are too wide for it."""
+    console, table = console_without_folding(), Table(box=None, pad_edge=False)
+    for name in ("sweep", "kind", "launcher", "runs", "finished", *([] if console.is_terminal else ["command"])):
+        table.add_column(name, no_wrap=True, justify="right" if name in ("runs", "finished") else "left")
+    for sweep in sweeps:
+        plan = sweep.plan
+        folders = [sweep.outputs / cell.run for cell in plan.cells if cell.run]
+        finished = sum((run / journal.NAME).exists() and journal.status(run) is RunStatus.FINISHED for run in folders)
+        row = (sweep.name, plan.kind, plan.launcher, str(len(plan.cells)), str(finished), plan.command)
+        table.add_row(*map(Text, row[: len(table.columns)]))
+    console.print(table)
+    for sweep in sweeps if console.is_terminal else []:
+        console.print(Text.assemble((f"\n{sweep.name}: ", "bold"), sweep.plan.command), soft_wrap=True)
+
+
+def show_status(sweep: Sweep) -> None:
+    """Print the status of every run, and the commands that continue from there."""
+    plan, statuses, console = sweep.plan, list(status_rows(sweep)), console_without_folding()
+    console.print(f"{sweep.name} ({plan.kind}, {plan.launcher}): {count_statuses(statuses)}", markup=False)
+    console.print(_table(statuses))
+    if any(one.active for one in statuses):
+        return
+    resumable = {Status.STOPPED, Status.NOT_STARTED}
+    if plan.kind is SweepKind.GRID:  # a search tries nothing twice
+        resumable.add(Status.FAILED)
+    if any(one.status in resumable for one in statuses):
+        console.print(f"run the rest: {plan.command}", markup=False, soft_wrap=True)
+    console.print(f"compare the finished runs: gptx sweep collect {sweep.name}", markup=False, soft_wrap=True)
+
+
+def count_statuses(statuses: Sequence[StatusRow]) -> str:
+    """Such as "2 running, 1 waiting"."""
+    counts = Counter(one.status for one in statuses)
+    return ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
+
+
+def group_rejected(statuses: Sequence[StatusRow]) -> Iterator[StatusRow]:
+    """All but the rejected cells, then one for each reason of a rejection, which names the first cell."""
+    rejected: dict[str, list[StatusRow]] = {}
+    for one in statuses:
+        if one.status is Status.REJECTED:
+            rejected.setdefault(one.detail, []).append(one)
+        else:
+            yield one
+    for first, *others in rejected.values():
+        yield replace(first, title=f"{first.title} and {len(others)} more") if others else first
+
+
+def _table(statuses: Sequence[StatusRow]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(overflow="fold")
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(overflow="fold")
+    for row in group_rejected(statuses):
+        job = f"job {row.job}" if row.job else ""
+        table.add_row(Text(row.title), Text(row.status, _STYLES.get(row.status, "")), job, Text(row.detail))
+    return table
+
+
+def console_without_folding() -> Console:
+    """A console that folds nothing in a file or a pipe."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)

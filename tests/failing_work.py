@@ -1,0 +1,17 @@
+"""Work that fails in different ways, for isolated processes; those import this module."""
+
+import os
+import signal
+
+
+def failing(number: int) -> int:
+    """Ten times the number, unless it is 1 (the process exits), 2 (raises), 3 (hangs) or 4 (raises SystemExit)."""
+    if number == 1:
+        os._exit(3)
+    if number == 2:
+        raise ArithmeticError
+    if number == 3:
+        signal.pause()
+    if number == 4:
+        raise SystemExit
+    return 10 * number
