@@ -23,9 +23,9 @@ from gptx.compare.run_rows import read_rows
 from gptx.compare.summary import summarise
 from gptx.config import axes, declared, identity_v1
 from gptx.config import identity as scheme_2
-from gptx.config.compose import plain_dict
 from gptx.config.identity import identity, result_keys, revisions
 from gptx.config.overrides import conf_dir
+from gptx.config.plain import plain_dict
 from gptx.runs import journal
 
 # Written out here, not taken from the package: a key that drops out of the identity by mistake fails a test.

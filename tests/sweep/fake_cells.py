@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 import gptx
-from gptx.config.compose import plain_dict
+from gptx.config.plain import plain_dict
 from gptx.runs.codec import to_json
 from gptx.runs.facts import DataFacts, Hardware, RunFacts
 from gptx.runs.files import write_json

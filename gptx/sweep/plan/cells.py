@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config.compose import SEEDS, Schemas, compose, plain_dict
+from gptx.config.compose import Schemas, compose
 from gptx.config.overrides import key_of
+from gptx.config.plain import SEEDS, plain_dict
 from gptx.data import from_config
 from gptx.errors import ConfigError, NotTokenised, reason
 from gptx.runs.facts import RunFacts

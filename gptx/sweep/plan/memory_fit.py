@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config.compose import plain_dict
 from gptx.config.overrides import conf_dir
+from gptx.config.plain import plain_dict
 from gptx.data.from_config import tokens
 from gptx.errors import GptxError
 from gptx.memory.estimate import BASE, estimate
