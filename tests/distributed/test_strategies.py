@@ -65,7 +65,7 @@ def test_bf16_weights_and_sums_are_near(combined: dict[str, list[float]]) -> Non
 @pytest.mark.slow
 def test_a_difference_is_called_a_bug() -> None:
     arguments = ("--strategy", "ddp", "--processes", "2", "--steps", "1")
-    done = bench("strategies", *arguments, first="bench.BOUND = -1")
+    done = bench("strategies", *arguments, first="bench.LIMIT = -1")
     assert done.returncode == 1
     assert "strategy=ddp on 2 processes" in done.stderr and "a bug of gptx" in done.stderr
 
