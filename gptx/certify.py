@@ -21,7 +21,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from gptx.cli import Parser
-from gptx.config.compose import plain_dict
+from gptx.config.plain import plain_dict
 from gptx.config.saved import load_config
 from gptx.errors import ConfigError, GptxError, Interrupted
 from gptx.runs.checkpoint_files import damage, number, step_name, steps

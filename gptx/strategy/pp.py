@@ -26,9 +26,6 @@ from gptx.strategy.fsdp import DTYPES, FSDP
 from gptx.strategy.tensor_sharding import is_per_head
 from gptx.strategy.tp import has_shared_weights
 
-ID = "strategy.pp"
-REVISION = 1
-
 
 class Stage(nn.Module):
     """The layers of a model that this rank computes: takes the output of the stage before, returns the input of the
@@ -57,6 +54,10 @@ class Stage(nn.Module):
             x = model.begin(x, where) if self.first else x
             x = model.through(x, where, context)
             return model.end(x, targets) if self.last else x.to(self.dtype)
+
+
+ID = "strategy.pp"
+REVISION = 1
 
 
 class PP(FSDP):

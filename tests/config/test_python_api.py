@@ -153,7 +153,7 @@ def test_an_option_of_ones_own_needs_a_name_of_its_own(gptx: Gptx) -> None:
     (gptx.cwd / "own" / "window" / "sliding.yaml").write_text("_target_: gptx.window.full.Full\n")
     done = gptx("--config-dir", "own", "window=sliding")
     assert done.code == 2 and len(done.err.splitlines()) == 1
-    assert "window=sliding is gptx's own, and" in done.err and "own/window/sliding.yaml" in done.err
+    assert "window=sliding is an option of gptx, and" in done.err and "own/window/sliding.yaml" in done.err
     assert gptx("--config-dir", "own", "window=full").code == 0
 
 

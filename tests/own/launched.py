@@ -1,4 +1,4 @@
-"""Start two workers: ``python -m launched FUNCTION FOLDER`` runs a function in each and prints the launcher's result."""
+"""Start two workers that each run a function: ``python -m launched FUNCTION FOLDER`` prints what the launcher returns."""
 
 import atexit
 import os

@@ -38,7 +38,7 @@ class Scaled(GQA):
 class Fragile(Reference):
     """The reference kernel with failures in training, controlled by environment variables. Calls count from 1.
 
-    RAISE_AT: raise in this call (on rank RAISE_RANK only, if that is given). NAN_AT: return NaN in these calls (a list).
+    RAISE_AT: raise in this call (on rank RAISE_RANK only, if that is given). NAN_AT: return NaN in these calls.
     PAUSE_AT: wait until the file PAUSE_IN/go exists, or until PAUSE_IN/go-when-told exists and a signal has arrived.
     EXIT_AT: exit without a message. SLOW: wait so many seconds in each call.
     """

@@ -13,6 +13,7 @@ import optuna
 import pytest
 from command import DEADLINE, OWN_CONF, Gptx, once, records, until
 from conftest import Maker
+from fake_cells import FACTS
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial
@@ -199,9 +200,8 @@ class Search:
         folder.mkdir(parents=True, exist_ok=True)
         known = {"study": "study", "force": False, "trainer": {"max_steps": STEPS}, "strategy": {}}
         cfg = OmegaConf.create(known)
-        facts = {"processes": 1, "hardware": {"device": "cpu"}}
         refusal = "it cannot be" if "attention=never" in words else ""
-        return Cell(words, "", "", cfg, RunFolder(folder), refusal, facts)
+        return Cell(words, "", "", cfg, RunFolder(folder), refusal, FACTS)
 
     def __call__(self, launcher: Pretended, keys: SearchOptions = KEYS, where: Space | None = None) -> TrialSource:
         plan = SweepPlan(study="study", kind=SweepKind.OPTUNA, cells=self.sweep.plan.cells)
@@ -259,7 +259,7 @@ def test_no_more_at_once_than_memory_has_room_for(
 
     def estimated(cells: list[Cell], jobs: int, _: bool, rooms: dict[str, int]) -> None:
         rooms |= {"cpu": 10 * GB} if here else {}
-        cells[0].facts["memory_bytes"] = 4 * GB
+        cells[0].memory_bytes = 4 * GB
 
     monkeypatch.setattr(module, "check_memory", estimated)
     launcher = Pretended(loss_of, slots=3)

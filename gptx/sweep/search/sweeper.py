@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from gptx.config.compose import plain_dict, plugin_keys
+from gptx.config.plain import plain_dict
+from gptx.config.schema import plugin_keys
 from gptx.errors import ConfigError
 from gptx.sweep.base import SweeperBase
 from gptx.sweep.closing import following
