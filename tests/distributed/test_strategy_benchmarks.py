@@ -70,9 +70,9 @@ def test_kills_lose_nothing(tmp_path: Path) -> None:
     [
         ("strategies", ["--steps", "0"], "expected at least 1"),
         ("strategies", ["--strategy", "dpp"], "'ddp'"),
-        ("strategies", ["--json", "/nowhere/a.json"], "no folder /nowhere"),
+        ("strategies", ["--json", "/nowhere/a.json"], "folder /nowhere does not exist"),
         ("faults", ["--kills", "0"], "expected at least 1"),
-        ("faults", ["--json", "/nowhere/a.json"], "no folder /nowhere"),
+        ("faults", ["--json", "/nowhere/a.json"], "folder /nowhere does not exist"),
     ],
 )
 def test_wrong_option_is_reported_in_one_line(

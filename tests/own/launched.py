@@ -1,4 +1,4 @@
-"""Start two workers that each run a function: ``python -m launched FUNCTION FOLDER`` prints what the launcher returns."""
+"""Start two workers that each run a function: ``python -m launched FUNCTION FOLDER`` prints the result."""
 
 import atexit
 import os
