@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from gptx.errors import ConfigError, option
-from gptx.ffn.base import Gated
+from gptx.ffn.base import GatedFFN
 from gptx.model.gpt import GPT
 from gptx.pos.base import PositionalEncoding
 from gptx.strategy.distributed import Distributed, all_reduce_gradients
 from gptx.strategy.footprint import Footprint
-from gptx.strategy.tensor_sharding import is_per_head, shard_model, take_local_shards
+from gptx.strategy.tensor_sharding import shard_model, take_local_shards
 
 if TYPE_CHECKING:
     from gptx.strategy.batch_plan import BatchPlan
@@ -86,8 +86,8 @@ def find_indivisible(model: GPT, count: int) -> Indivisible | None:
 
 
 def _indivisible_heads(model: GPT, attention: Any, count: int) -> Indivisible | None:
-    shape, multiple = model.shape, count * attention.together
-    pairs = " (heads are split in pairs)" if attention.together == 2 else ""
+    shape, multiple = model.shape, count * attention.head_group
+    pairs = " (heads are split in pairs)" if attention.head_group == 2 else ""
     if shape.n_head % multiple:
         possible = [
             h for h in range(multiple, shape.d_model, multiple) if shape.d_model % (2 * h) == 0
@@ -104,7 +104,7 @@ def _indivisible_width(model: GPT, ffn: Any, count: int) -> Indivisible | None:
     for width in (getattr(ffn, child).out_features for child, how in ffn.tp.items() if how == "col"):
         if width % count:
             ratio = max(1, round(width / count)) * count / model.shape.d_model
-            alternative = f"ffn.multiple_of={count}" if isinstance(ffn, Gated) else f"ffn.ratio={ratio:.6g}"
+            alternative = f"ffn.multiple_of={count}" if isinstance(ffn, GatedFFN) else f"ffn.ratio={ratio:.6g}"
             return Indivisible(f"ffn={option(ffn)} of width {width}", alternative)
     return None
 
@@ -126,4 +126,4 @@ def has_shared_weights(pos: PositionalEncoding) -> bool:
     """Whether weights of the encoding may be used both in the embedding and in the heads: nobody knows then which of
     their gradients are partial sums."""
     used_in_heads = pos.biased or type(pos).rotate is not PositionalEncoding.rotate
-    return not is_per_head(pos) and used_in_heads and any(True for _ in pos.parameters())
+    return pos.embeds and used_in_heads and any(True for _ in pos.parameters())

@@ -38,12 +38,12 @@ def cells(root: Path, arms: int = 8, seeds: int = 1, force: bool = False, **trai
     """Arms named a0, a1, ..., none of them started."""
     keys = {"max_steps": STEPS, "eval_every": EVERY, **trainer}
     cfg = OmegaConf.create({"trainer": keys, "strategy": {}, "resume_from": "", "force": force})
-    words = [(f"a{arm}", f"a{arm} seed={seed}") for arm in range(arms) for seed in range(seeds)]
-    return [Cell([title], title, arm, cfg, RunFolder(root / title), facts=FACTS) for arm, title in words]
+    titles = [(f"a{arm}", f"a{arm} seed={seed}") for arm in range(arms) for seed in range(seeds)]
+    return [Cell([title], title, arm, cfg, RunFolder(root / title), facts=FACTS) for arm, title in titles]
 
 
 def until(task: Task) -> int:
-    return next((int(word.partition("=")[2]) for word in task.overrides if word.startswith("runtime.until=")), STEPS)
+    return next((int(one.partition("=")[2]) for one in task.overrides if one.startswith("runtime.until=")), STEPS)
 
 
 def later_is_better(folder: Path, step: int) -> float:
@@ -101,7 +101,7 @@ class SimulatedSweep:
 def test_better_half_continues_from_its_checkpoints(tmp_path: Path) -> None:
     sweep = SimulatedSweep(tmp_path)
     source = sweep.command(cells(tmp_path, 8, seeds=2))
-    assert [(step, sorted(kept)) for step, kept in sweep.decisions()] == [
+    assert [(step, sorted(promoted)) for step, promoted in sweep.decisions()] == [
         (100, ["a4", "a5", "a6", "a7"]),
         (200, ["a6", "a7"]),
         (400, ["a7"]),
@@ -323,9 +323,9 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
     assert "trainer.max_steps=400,800 cannot vary" in rejected(mixed)
     coarse = rejected(cells(tmp_path, eval_every=800))
     assert "trainer.eval_every=800 leaves none" in coarse and coarse.endswith("use trainer.eval_every=200")
-    begun = cells(tmp_path)
-    begun[0].cfg.resume_from = "outputs/x"
-    assert "remove resume_from" in rejected(begun)
+    started = cells(tmp_path)
+    started[0].cfg.resume_from = "outputs/x"
+    assert "remove resume_from" in rejected(started)
 
 
 def test_nothing_runs_if_all_cells_are_rejected(tmp_path: Path) -> None:

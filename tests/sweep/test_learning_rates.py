@@ -22,9 +22,9 @@ def cell(outputs: Path, arm: str, rate: float, seed: int, loss: float | None, st
     if loss is not None:
         run = folder(outputs, f"{abs(hash((arm, rate, seed))):08x}")
         (run / "result.json").write_text(json.dumps({"status": status, "val_loss": loss}))
-    words = f"{arm} optim.lr={rate!r}".strip()
-    title, name = f"{words} seed={seed}", f"study/{run.name}"
-    return PlannedCell(title=title, arm=words, overrides=tuple(words.split()), run=name, steps=20)
+    name = f"{arm} optim.lr={rate!r}".strip()
+    title = f"{name} seed={seed}"
+    return PlannedCell(title=title, arm=name, overrides=tuple(name.split()), run=f"study/{run.name}", steps=20)
 
 
 def grid(outputs: Path, losses: dict[str, dict[float, list[float | None]]]) -> list[PlannedCell]:
@@ -70,10 +70,10 @@ def test_wrong_rates(given: list[Any], part: str) -> None:
     assert part in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("word", ["optim.lr=2e-3", "++optim.lr=2e-3"])
-def test_combination_with_its_own_rate_is_rejected(word: str) -> None:
+@pytest.mark.parametrize("override", ["optim.lr=2e-3", "++optim.lr=2e-3"])
+def test_combination_with_its_own_rate_is_rejected(override: str) -> None:
     with pytest.raises(ConfigError, match=r"optim.lr=2e-3 and sweep.lr=\[0.001,0.003\] both set the learning rate"):
-        rates.with_rates([["attention=mha", word]], [1e-3, 3e-3])
+        rates.with_rates([["attention=mha", override]], [1e-3, 3e-3])
 
 
 def test_every_arm_gets_its_best_rate(tmp_path: Path) -> None:

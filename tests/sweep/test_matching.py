@@ -48,7 +48,7 @@ def fit(overrides: Sequence[str]) -> Matched:
     return found
 
 
-def refusal(overrides: Sequence[str]) -> str:
+def reason(overrides: Sequence[str]) -> str:
     [found] = solved(config(*overrides))
     assert isinstance(found, Unmatched) and "\n" not in found.reason
     return found.reason
@@ -117,8 +117,8 @@ def test_seeds_and_rates_are_one_arm_and_first_arm_is_unchanged(key: str) -> Non
 
 
 def test_multiple_of_is_lowered_only_if_needed() -> None:
-    [word] = fit(["match=params", "match.target=1e6", "ffn=swiglu"]).overrides
-    assert float(word.removeprefix("ffn.ratio=")) * 128 % 8 == 0
+    [override] = fit(["match=params", "match.target=1e6", "ffn=swiglu"]).overrides
+    assert float(override.removeprefix("ffn.ratio=")) * 128 % 8 == 0
     overrides = fit(["match=params", "match.target=820480", "ffn=moe"]).overrides
     assert "ffn.multiple_of=1" in overrides
 
@@ -193,16 +193,16 @@ def test_few_models_are_measured() -> None:
 def test_unmatched_arm_gets_settings_that_work(kind: str) -> None:
     overrides = ["model.n_layer=1", "model.d_model=32", f"match={kind}", "ffn=moe", "match.tolerance=0.001"]
     own = price(kind, config(*overrides[:2], "ffn=moe"))
-    message = refusal([*overrides, f"match.target={own * 0.83}"])
+    message = reason([*overrides, f"match.target={own * 0.83}"])
     assert f"this arm has {own:,} " in message and "the nearest possible size is" in message
-    ways = [word for word in message.rpartition("; use ")[2].split() if word.startswith("match.")]
+    ways = [part for part in message.rpartition("; use ")[2].split() if part.startswith("match.")]
     assert len(ways) >= 2
     for way in ways:
         fit([*overrides, f"match.target={own * 0.83}", way])
 
 
 def test_target_below_the_size_without_ffn() -> None:
-    message = refusal(["match=params", "match.target=100000"])
+    message = reason(["match=params", "match.target=100000"])
     assert "(+" in message and "width 1)" in message and "match.by=d_model or " in message
     assert fit(["match=params", "match.target=100000", "match.by=d_model"]).overrides[0].startswith("model.d_model=4")
 
@@ -212,7 +212,7 @@ def test_width_is_divisible_for_tp() -> None:
     found = fit(overrides)
     ratio = float(found.overrides[0].partition("=")[2])
     assert round(ratio * 128) % 4 == 0 and abs(found.relative_difference) <= 0.01
-    assert "splits heads and hidden units" in refusal([*overrides, "match.target=819000", "match.tolerance=0.0008"])
+    assert "splits heads and hidden units" in reason([*overrides, "match.target=819000", "match.tolerance=0.0008"])
 
 
 def test_width_is_divisible_for_tp_on_another_machine() -> None:

@@ -81,7 +81,7 @@ def close_search(study: "optuna.Study", options: "SearchOptions", sweep: Sweep, 
         print(f"\nimportance of each key, estimated from {len(finished)} trials: {figures}")
     rejected = {trial.user_attrs[TITLE]: why for trial in trials if (why := rejection(trial))}
     counts = Counter(trial.state.name for trial in trials if not rejection(trial))
-    parts = [f"{counts[state]} {word}" for state, word in _STATES.items() if counts[state]]
+    parts = [f"{counts[state]} {status}" for state, status in _STATES.items() if counts[state]]
     print(f"\ntrials: {', '.join([*parts, *([f'{len(rejected)} rejected'] if rejected else [])])}")
     list_reasons("rejected", rejected, len(trials))
     failed = {t.user_attrs[TITLE]: t.user_attrs[FAILURE] for t in trials if t.state.name == "FAIL"}
