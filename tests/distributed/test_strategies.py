@@ -4,13 +4,14 @@ The checks are run in groups of worker processes, many checks in one group (see 
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from itertools import cycle, product
 from typing import Any
 
 import pytest
 import torch
-from command import Gptx, records
+from command import ROOT, Gptx, records
 from conftest import Maker
 
 from gptx import load
@@ -221,3 +222,13 @@ def test_command_trains_as_one_process(gptx: Gptx, trained_by_one: Gptx, strateg
     weights = [load(one.folder)[0].state_dict() for one in (gptx, trained_by_one)]
     for name in weights[1]:
         torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-3, atol=1e-5)
+
+
+def test_only_strategies_checkpoints_and_workers_import_torch_distributed() -> None:
+    importing = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "gptx").rglob("*.py")
+        if re.search(r"^\s*(from|import) torch\.distributed", path.read_text(), re.MULTILINE)
+    ]
+    allowed = ("gptx/strategy/", "gptx/training/checkpoint", "gptx/processes/workers.py")
+    assert [path for path in importing if not path.startswith(allowed)] == []
