@@ -26,7 +26,7 @@ from gptx.strategy.fsdp import DTYPES, FSDP
 from gptx.strategy.tp import has_shared_weights
 
 
-class Stage(nn.Module):
+class ModelStage(nn.Module):
     """The layers of a model that this rank computes: takes the output of the stage before, returns the input of the
     next one.
 
@@ -163,7 +163,7 @@ class PP(FSDP):
         per_stage, tied, embeds = model.shape.n_layer // self.stages, model.head is None, model.pos.embeds
         layers = range(self.stage * per_stage, (self.stage + 1) * per_stage)
         model.keep_stage(layers, first=self.first, last=self.last)
-        stage = Stage(model, self.first, self.last, self.dtype).to(self.device)
+        stage = ModelStage(model, self.first, self.last, self.dtype).to(self.device)
         if self.data_size > 1 or self.offload or self.dtype != torch.float32:
             self.shard_modules(stage, stage.blocks)
         self.shared: list[tuple[Tensor, Any]] = []  # weights that several stages hold, and the group of these stages
@@ -178,7 +178,7 @@ class PP(FSDP):
         return nullcontext()  # the schedule reduces gradients after its last chunk
 
     def backward(self, placed: nn.Module, batch: Batch, weight: float, autocast: Autocast) -> Tensor:
-        assert isinstance(placed, Stage)
+        assert isinstance(placed, ModelStage)
         placed.autocast = autocast
         chunks = self.chunks_of(len(batch.x), self.stages)
         self.pipeline, self.chunk_weight = self.pipeline or self._pipeline(placed, chunks), weight / chunks
@@ -191,7 +191,7 @@ class PP(FSDP):
         self.pipeline.step(*tokens, target=target, losses=losses, return_outputs=False, **inputs)
         return torch.stack(losses).detach().sum() if losses else torch.zeros((), device=self.device)
 
-    def _pipeline(self, placed: Stage, chunks: int) -> Schedule1F1B:
+    def _pipeline(self, placed: ModelStage, chunks: int) -> Schedule1F1B:
         group = self.mesh.get_group("pp")
         stage = PipelineStage(placed, self.stage, self.stages, self.device, group=group)
         return Schedule1F1B(stage, chunks, loss_fn=lambda loss, _: loss * self.chunk_weight, scale_grads=False)
@@ -199,7 +199,7 @@ class PP(FSDP):
     def predict(self, placed: nn.Module, batch: Batch, autocast: Autocast) -> tuple[Tensor, Tensor] | None:
         """Pass the batch from stage to stage without chunks: while one batch is in the second stage, the first stage
         computes the next batch."""
-        assert isinstance(placed, Stage)
+        assert isinstance(placed, ModelStage)
         placed.autocast = autocast
         x, group = batch.x, self.mesh.get_group("pp")
         if not self.first:
