@@ -27,7 +27,7 @@ def flops_per_second(step: StepToTime) -> float:
     import torch
 
     from gptx.config.instantiate import part
-    from gptx.data.from_config import tokens
+    from gptx.data.from_config import tokens_of
     from gptx.geometry.visibility import documents
     from gptx.hardware.cpu import keep_freed_memory
     from gptx.hardware.device import autocast, pick
@@ -38,7 +38,7 @@ def flops_per_second(step: StepToTime) -> float:
     device = pick(cfg.device.type)
     torch.set_num_threads(step.threads)
     keep_freed_memory()
-    model = build(cfg, tokens(cfg).tokenizer.n_vocab).to(device)
+    model = build(cfg, tokens_of(cfg).tokenizer.n_vocab).to(device)
     optim = part(cfg.optim)(decay_groups(model, cfg.optim.get("weight_decay", 0.0)))
     context, flops_per_token = cfg.model.context, setup.flops_per_token
     rows_of_process = -(-cfg.trainer.batch_size // setup.processes)
