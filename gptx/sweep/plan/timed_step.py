@@ -46,7 +46,7 @@ def _time(cfg: DictConfig, dtype: str, rows: int, threads: int) -> _Times:
     import torch
 
     from gptx.config.instantiate import part
-    from gptx.data.from_config import tokens
+    from gptx.data.from_config import tokens_of
     from gptx.geometry.visibility import documents
     from gptx.hardware.cpu import keep_freed_memory
     from gptx.hardware.device import autocast, pick
@@ -56,7 +56,7 @@ def _time(cfg: DictConfig, dtype: str, rows: int, threads: int) -> _Times:
     device = pick(cfg.device.type)
     torch.set_num_threads(threads)
     keep_freed_memory()
-    model = build(cfg, tokens(cfg).tokenizer.n_vocab).to(device)
+    model = build(cfg, tokens_of(cfg).tokenizer.n_vocab).to(device)
     optim = part(cfg.optim)(decay_groups(model, cfg.optim.get("weight_decay", 0.0)))
     x = torch.randint(model.shape.vocab_size, (rows, cfg.model.context), device=device)
     separator = 0 if cfg.data.get("document_mask", False) else None
