@@ -12,7 +12,7 @@ from conftest import Trained
 
 import gptx as api
 from gptx.data.batches import read_rows, validation_starts
-from gptx.data.from_config import corpus as corpus_of
+from gptx.data.from_config import corpus_of
 from gptx.data.tokens import prepare
 from gptx.errors import CheckpointError, ConfigError, GptxError
 from gptx.training.best_weights import load_best
