@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gptx.config.compose import plain_dict
 from gptx.config.identity import SCHEME, revisions, run_name
-from gptx.runs.checkpoint_files import clear, meta, number, steps
+from gptx.runs.checkpoint_files import clear, meta, step_of, steps
 from gptx.runs.facts import RunFacts
 from gptx.runs.files import write_json
 from gptx.runs.folder import RunFolder
@@ -82,7 +82,7 @@ def resume(folder: RunFolder, journal: Journal, facts: RunFacts) -> None:
     start = folder.start_record()
     step = start.resume_source.step if start and start.resume_source else 0
     if saved:
-        step = number(saved[-1])
+        step = step_of(saved[-1])
         _warn_of_other_torch(saved[-1], journal)
     journal.write(
         ResumeRecord(

@@ -110,7 +110,7 @@ def test_a_checkpoint_that_is_removed_while_it_is_read_is_not_damaged(
     looked = resume_source.damage
 
     def look(path: Path) -> str | None:
-        if checkpoint_files.number(path) == 10:
+        if checkpoint_files.step_of(path) == 10:
             save(20)
             checkpoint_files.remove(path)
         return looked(path)
@@ -168,9 +168,9 @@ def test_what_is_gone_is_no_error_of_its_own(tmp_path: Path) -> None:
         resume_source.find(str(folder))
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").write_text("one = 1")
-    before = provenance._said(tmp_path / "package")
+    before = provenance.source_hash(tmp_path / "package")
     (tmp_path / "package" / ".#mine.py").symlink_to("user@host.1234")
-    assert provenance._said(tmp_path / "package") == before
+    assert provenance.source_hash(tmp_path / "package") == before
 
 
 def test_an_installed_plugin_takes_no_option_of_gptx_away(monkeypatch: pytest.MonkeyPatch) -> None:

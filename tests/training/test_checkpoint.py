@@ -170,7 +170,7 @@ def test_only_the_last_are_kept_and_none_is_half_removed(tmp_path: Path, monkeyp
 
     for step in (1, 2, 3):
         save(step)
-    assert [checkpoint_files.number(path) for path in checkpoint_files.steps(tmp_path)] == [2, 3]
+    assert [checkpoint_files.step_of(path) for path in checkpoint_files.steps(tmp_path)] == [2, 3]
     monkeypatch.setattr(
         checkpoint_files.shutil, "rmtree", lambda path, **_: path.joinpath("meta.json").unlink()
     )  # killed
