@@ -200,7 +200,7 @@ def until(cfg: DictConfig) -> int:
 def _in_workers(cfg: DictConfig, folder: RunFolder, strategy: "Strategy", facts: RunFacts) -> int:
     """Train in workers, started again from the last checkpoint when one is lost; returns the signal that stopped them,
     or 0."""
-    from gptx.hardware.device import threads
+    from gptx.hardware.cpu import threads
     from gptx.processes import workers
     from gptx.training.session import worker
 

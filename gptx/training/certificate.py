@@ -173,6 +173,8 @@ def _values(folder: RunFolder, first: int, last: int) -> Values:
 
 
 def _compare_journals(run: Values, again: Values) -> dict[str, Comparison]:
+    if not any(key == "batch" for _, key in run):  # an older version wrote another checksum
+        again = {place: value for place, value in again.items() if place[1] != "batch"}
     others = {key for _, key in (*run, *again)} - {"batch", "train/grad_norm"}
     kinds = {"batches": {"batch"}, "gradient norms": {"train/grad_norm"}, "losses": others}
     return {kind: _compare_values(run, again, keys) for kind, keys in kinds.items()}

@@ -45,7 +45,8 @@ def preflight(cfg: DictConfig, there: "Machine | None" = None, make: bool = True
     import torch
 
     from gptx.data.batches import check_context
-    from gptx.hardware.device import compute_dtype, hardware, pick
+    from gptx.hardware.description import describe_hardware
+    from gptx.hardware.device import compute_dtype, pick
     from gptx.model.build import build, remarks
     from gptx.model.cost import cost
     from gptx.strategy.batch_plan import BatchPlan
@@ -81,7 +82,7 @@ def preflight(cfg: DictConfig, there: "Machine | None" = None, make: bool = True
         _check_model(cfg, begun, model)
     facts = RunFacts(
         data=from_json(DataFacts, {"name": tokens.meta["corpus"], **tokens.meta}),
-        hardware=hardware(device, there),
+        hardware=describe_hardware(device, there),
         processes=processes,
         dtype=str(dtype).removeprefix("torch."),
         n_params=price.n_params,

@@ -355,7 +355,7 @@ UNFIT: list[tuple[list[str], list[str]]] = [
     (["ffn.ratio=-1"], ["ffn.ratio=-1", "more than 0"]),
     (["precision.dtype=fp8"], ["precision.dtype=fp8", "bf16", "fp32"]),
     (["device.type=tpu"], ["device=tpu", "cpu"]),
-    (["device=mps"] if sys.platform == "linux" else ["device=cuda"], ["is not there", "cpu"]),
+    (["device=mps"] if sys.platform == "linux" else ["device=cuda"], ["is not available", "cpu"]),
     (["data.val_fraction=0.9"], ["data.val_fraction=0.9", "at most 0.5"]),
     (["attention._target_=nowhere.Thing"], ["attention", "nowhere.Thing"]),
 ]

@@ -463,7 +463,7 @@ def test_a_device_that_is_not_there() -> None:
         pytest.skip("it is there")
     cfg = tiny()
     cfg.device.type = "cuda"
-    assert refused(build, cfg, VOCAB) == "device=cuda is not there: this machine has cpu"
+    assert refused(build, cfg, VOCAB) == "device=cuda is not available: this machine has cpu"
 
 
 def test_strategies_and_processes() -> None:

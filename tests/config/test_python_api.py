@@ -11,7 +11,7 @@ from command import OWN, Gptx
 from conftest import Trained
 
 import gptx as api
-from gptx.data.batches import val_windows, windows
+from gptx.data.batches import read_rows, validation_starts
 from gptx.data.from_config import corpus as corpus_of
 from gptx.data.tokens import prepare
 from gptx.errors import CheckpointError, ConfigError, GptxError
@@ -107,7 +107,7 @@ def test_load_gives_back_the_trained_model(trained: Trained) -> None:
     assert tokenizer.decode(tokenizer.encode("The state")) == "The state"
     cfg = api.compose(trained.gptx.tiny)
     tokens = prepare(corpus_of(cfg), tokenizer, Path(cfg.paths.data), quiet=True)
-    rows = torch.from_numpy(windows(tokens.val, val_windows(tokens.val, 16, 512), 16))
+    rows = torch.from_numpy(read_rows(tokens.val, validation_starts(len(tokens.val), 16, 512), 16))
     with torch.no_grad():
         loss = float(model(rows[:, :-1], rows[:, 1:]))
         bits = loss * rows[:, 1:].numel() / math.log(2) / sum(tokenizer.token_bytes()[rows[:, 1:].flatten()])

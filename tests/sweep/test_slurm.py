@@ -319,9 +319,11 @@ def test_a_run_is_checked_for_the_nodes_where_this_machine_has_no_gpu(trained: T
     assert (facts.processes, facts.hardware.device, facts.dtype) == (4, "cuda", "bfloat16")
     cfg = compose([*trained.gptx.tiny, "device=cuda", "strategy=ddp", "strategy.nproc=8"])
     assert preflight(cfg, node).facts.processes == 8  # on two nodes
-    with pytest.raises(ConfigError, match=r"device=mps is not there: hydra\.launcher\.device=cuda has cuda, cpu"):
+    with pytest.raises(
+        ConfigError, match=r"device=mps is not available: with hydra\.launcher\.device=cuda a node has cuda and cpu"
+    ):
         preflight(compose([*trained.gptx.tiny, "device=mps"]), node)
-    with pytest.raises(ConfigError, match="device=mps is not there: this machine has"):
+    with pytest.raises(ConfigError, match="device=mps is not available: this machine has"):
         preflight(compose([*trained.gptx.tiny, "device=mps"]))
 
 

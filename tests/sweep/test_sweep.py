@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from gptx.config import compose
 from gptx.errors import ConfigError
-from gptx.hardware.device import cores
+from gptx.hardware.cpu import cores
 from gptx.runs import checkpoint_files, journal
 from gptx.sweep.execute.isolated import call_each
 from gptx.sweep.execute.launcher import End, Task, make

@@ -21,7 +21,8 @@ def flops_per_second(work: tuple[dict[str, Any], dict[str, Any], int]) -> float:
     from gptx.config.instantiate import part
     from gptx.data.from_config import tokens
     from gptx.geometry.visibility import documents
-    from gptx.hardware.device import autocast, keep_freed_memory, pick
+    from gptx.hardware.cpu import keep_freed_memory
+    from gptx.hardware.device import autocast, pick
     from gptx.model.build import build
     from gptx.optim.update import decay_groups, update
 
