@@ -9,14 +9,38 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gptx.runs.codec import from_json, to_json
 from gptx.runs.digest import file_hash
 from gptx.runs.files import flush_folder, write_json
 
 META = "meta.json"
 NAME = re.compile(r"step-\d{8}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointMeta:
+    """The state of training in meta.json, besides the tensors.
+
+    Attributes:
+        rank_totals: (ranks, 3) sums of the meter, see `gptx.training.meter`.
+        best: ``step``, ``stale`` and the values of the best validation.
+        peak_memory: bytes, of the largest rank since the run started.
+        tokens: trained on so far.
+        batch_checksum: of the batches since the last metrics record.
+        torch: the version that wrote the checkpoint.
+    """
+
+    step: int
+    rank_totals: tuple[tuple[float, ...], ...] = field(default=(), metadata={"key": "tallies"})
+    best: dict[str, float] = field(default_factory=dict)
+    peak_memory: int = field(default=0, metadata={"key": "peak"})
+    tokens: int = 0
+    batch_checksum: int = field(default=0, metadata={"key": "rows"})
+    torch: str = ""
 
 
 def steps(folder: Path) -> list[Path]:
@@ -39,8 +63,17 @@ def newest(folder: Path) -> int:
     return max(map(step_of, steps(folder)), default=0)
 
 
-def meta(path: Path) -> dict[str, Any]:
-    """The meta.json of a checkpoint."""
+def meta(path: Path) -> CheckpointMeta:
+    """Read the meta.json of a checkpoint.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged.
+    """
+    return from_json(CheckpointMeta, _read(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((path / META).read_text())
     return found
 
@@ -48,7 +81,7 @@ def meta(path: Path) -> dict[str, Any]:
 def damage(path: Path) -> str | None:
     """Return what is wrong with a checkpoint, or None if it is intact."""
     try:
-        found = meta(path)
+        found = _read(path)
         if found["step"] != step_of(path):
             return f"{META} is of step {found['step']}"
         for name, (size, digest) in found["files"].items():
@@ -97,16 +130,16 @@ def remove(path: Path) -> None:
     shutil.rmtree(removed, ignore_errors=True)
 
 
-def finish(part: Path, final: Path, state: dict[str, Any]) -> None:
+def finish(part: Path, final: Path, meta: CheckpointMeta) -> None:
     """Complete a checkpoint: write its meta.json, flush all to the disk, and rename the folder.
 
     Args:
         part: the folder with the files.
         final: its new name.
-        state: step and state of training, for meta.json.
+        meta: the state of training.
     """
     files = {path.name: [path.stat().st_size, file_hash(path, flush=True)] for path in sorted(part.iterdir())}
-    found = {**state, "files": files}
+    found = {**to_json(meta), "files": files}
     write_json(part / META, {**found, "seal": seal(found)})
     flush_folder(part)
     part.rename(final)

@@ -157,7 +157,7 @@ def certificate(
 def _compare(folder: RunFolder, repetition: RunFolder, first: int, last: int) -> dict[str, Comparison]:
     compared = _compare_journals(*(_values(side, first, last) for side in (folder, repetition)))
     name = checkpoint_files.step_name(last)
-    run, again = (checkpoint.whole(side.checkpoints / name) for side in (folder, repetition))
+    run, again = (checkpoint.load_tensors(side.checkpoints / name) for side in (folder, repetition))
     for kind, prefix in (("weights", "model."), ("moments", "optim.")):
         compared[kind] = _compare_tensors(_with_prefix(run, prefix), _with_prefix(again, prefix), last)
     return compared

@@ -139,7 +139,7 @@ def _train(cfg: DictConfig, path: Path, last: int, ready: "Preflight") -> None:
     Raises:
         Interrupted: a signal stopped the training.
     """
-    from gptx.hardware.device import threads
+    from gptx.hardware.cpu import threads
     from gptx.processes import workers
     from gptx.training.session import fit, worker
 

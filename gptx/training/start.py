@@ -138,6 +138,6 @@ def _warn_of_other_code(folder: RunFolder, journal: Journal) -> None:
 def _warn_of_other_torch(path: Path, journal: Journal) -> None:
     import torch
 
-    before, here = meta(path).get("torch"), torch.__version__
+    before, here = meta(path).torch, torch.__version__
     if before != here:
         warn(journal, f"{path.name} was written by torch {before}, this is {here}: not bitwise reproducible")

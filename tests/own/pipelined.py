@@ -213,7 +213,7 @@ def hand_over(case: Case, giver: Training, taker: Strategy, group: Strategy, pat
     spread = giver.strategy is group
     if spread or group.rank == 0:
         saver = checkpoint.Saver(path, 1, group.checkpoint_group if spread else None, group.rank == 0)
-        saver.save(1, checkpoint.tensors(giver.model, giver.optim), {})
+        saver.save(checkpoint.tensors(giver.model, giver.optim), checkpoint_files.CheckpointMeta(step=1))
         saver.wait()
     group.max(0)
     taken = Training(case, taker)

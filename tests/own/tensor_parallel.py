@@ -22,6 +22,7 @@ from gptx.config.instantiate import part
 from gptx.model.build import build
 from gptx.optim.update import decay_groups, update
 from gptx.processes import workers
+from gptx.runs import checkpoint_files
 from gptx.strategy.base import Batch, Strategy
 from gptx.strategy.distributed import Distributed, full_tensor
 from gptx.strategy.single import Single
@@ -110,7 +111,7 @@ def crossing(strategy: Distributed, cfg: DictConfig, folder: Path) -> dict[str, 
         begun = arm.steps(0, 2)
         if there is strategy or strategy.rank == 0:
             saver = checkpoint.Saver(path, 1, there.cpu_group, strategy.rank == 0)
-            saver.save(2, checkpoint.tensors(arm.model, arm.optim), {})
+            saver.save(checkpoint.tensors(arm.model, arm.optim), checkpoint_files.CheckpointMeta(step=2))
             saver.wait()
         dist.barrier()
         reader = Arm(OmegaConf.merge(cfg, {"seed": 1}), here)

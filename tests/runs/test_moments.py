@@ -13,6 +13,7 @@ from gptx.config.overrides import check_choice
 from gptx.errors import ConfigError
 from gptx.processes.workers import WorkerFailure, WorkerLost, _root_cause
 from gptx.runs import checkpoint_files, journal, provenance, resume_source
+from gptx.runs.checkpoint_files import CheckpointMeta
 from gptx.runs.files import no_space
 from gptx.runs.folder import RunFolder, held
 from gptx.runs.journal import Journal
@@ -104,7 +105,7 @@ def test_a_checkpoint_that_is_removed_while_it_is_read_is_not_damaged(
 
     def save(step: int) -> None:
         (saved / ".part").mkdir()
-        checkpoint_files.finish(saved / ".part", saved / checkpoint_files.step_name(step), {"step": step})
+        checkpoint_files.finish(saved / ".part", saved / checkpoint_files.step_name(step), CheckpointMeta(step=step))
 
     save(10)
     looked = resume_source.damage
@@ -164,7 +165,7 @@ def test_what_is_gone_is_no_error_of_its_own(tmp_path: Path) -> None:
     assert no_space(tmp_path / "gone") == ""
     folder = make_run(tmp_path, end=None)
     (folder / "checkpoints" / checkpoint_files.step_name(10)).symlink_to(tmp_path / "away")
-    with pytest.raises(ConfigError, match="none of its checkpoints is whole"):
+    with pytest.raises(ConfigError, match="none of its checkpoints is intact"):
         resume_source.find(str(folder))
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").write_text("one = 1")

@@ -13,7 +13,7 @@ from conftest import Trained
 from gptx import certify
 from gptx.runs import checkpoint_files
 from gptx.runs.folder import RunFolder
-from gptx.training.checkpoint import Saver, whole
+from gptx.training.checkpoint import Saver, load_tensors
 
 
 @pytest.fixture
@@ -29,13 +29,11 @@ def certificate(run: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
 
 def tamper(path: Path, name: str, factor: float) -> None:
     """Scale one tensor of a checkpoint, and save it with valid checksums."""
-    tensors, facts = whole(path), checkpoint_files.meta(path)
-    for key in ("files", "seal"):
-        del facts[key]
+    tensors, meta = load_tensors(path), checkpoint_files.meta(path)
     tensors[name] *= factor
     shutil.rmtree(path)
     saver = Saver(path.parent, 9, None, True)
-    saver.save(facts.pop("step"), tensors, facts)
+    saver.save(tensors, meta)
     saver.wait()
     saver.close()
     assert checkpoint_files.damage(path) is None
