@@ -84,7 +84,7 @@ def test_who_only_looks_at_a_lock_keeps_nobody_from_it(
             with held(tmp_path, "trained"):
                 assert len(naps) == 5
         else:
-            with pytest.raises(ConfigError, match="is being trained already, by process 7 on elsewhere"):
+            with pytest.raises(ConfigError, match="is already being trained, by process 7 on elsewhere"):
                 held(tmp_path, "trained").__enter__()
 
 

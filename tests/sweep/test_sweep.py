@@ -389,7 +389,7 @@ def test_a_second_command_is_refused_while_the_first_is_at_work(gptx: Gptx) -> N
     running = gptx.popen("gptx.run", *words, **pause)
     assert until(lambda: (gptx.cwd / "paused-0").exists(), running), running.communicate()
     second = gptx.run("gptx.run", *words)
-    assert second.code == 2 and f"is being swept already, by process {running.pid}" in second.err
+    assert second.code == 2 and f"is already being swept, by process {running.pid}" in second.err
     (gptx.cwd / "go").touch()
     assert running.communicate(timeout=DEADLINE) and running.returncode == 0
 

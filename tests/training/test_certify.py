@@ -137,7 +137,7 @@ def test_errors_of_runs_that_cannot_be_repeated(run: Path, tmp_path: Path, capsy
         return line
 
     with RunFolder(run).lock():
-        assert "is being trained already" in error()
+        assert "is already being trained" in error()
     assert "expected 0 or 20; the intact checkpoints are of the steps 20, 30" in error("--from", "7")
     (run / "checkpoints/step-00000020/.metadata").unlink()
     assert "step-00000020 is damaged (.metadata: No such file or directory)" in error("--from", "20")
