@@ -109,8 +109,8 @@ def _build(cfg: DictConfig, n_vocab: int, device: str) -> GPT:
     saves."""
     model = build(cfg, n_vocab, torch.device(device))
     if cfg.variant.kernel in ("flex", "flash"):
-        model.kernel = FusedKernelStandIn(model.shape, model.kernel.demands)
-    model.kernel.device = device
+        model.use_kernel(FusedKernelStandIn(model.shape, model.kernel.demands))
+    model.choose_kernel_for(device)
     return model
 
 

@@ -3,8 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from gptx.geometry.view import Score
 from gptx.geometry.visibility import Where
-from gptx.kernel.base import Kernel, Score
+from gptx.kernel.base import Kernel
 from gptx.pos.base import PositionalEncoding
 from gptx.window.base import Window
 

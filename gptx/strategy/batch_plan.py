@@ -32,9 +32,8 @@ class BatchPlan:
             ranks_per_slice: how many ranks share the rows of a slice; error messages need it.
 
         Raises:
-            ConfigError: a number is out of range, or the batch cannot be split evenly.
+            ConfigError: the batch cannot be split evenly.
         """
-        _check_ranges(cfg)
         batch = cfg.trainer.batch_size
         owners = "processes" if ranks_per_slice == 1 else f"groups of {ranks_per_slice} processes"
         if batch % slices:
@@ -54,34 +53,3 @@ class BatchPlan:
                 f"{owners}): use trainer.micro_batch={smaller}"
             )
         return BatchPlan(batch, rank_batch, micro)
-
-
-def _check_ranges(cfg: DictConfig) -> None:
-    least = {
-        "trainer.max_steps": 1,
-        "trainer.batch_size": 1,
-        "trainer.micro_batch": 0,
-        "trainer.clip": 0,
-        "trainer.eval_every": 1,
-        "trainer.val_tokens": 0,
-        "runtime.val_batch": 1,
-        "trainer.patience": 0,
-        "trainer.max_skips": 0,
-        "runtime.log_every": 1,
-        "runtime.keep": 1,
-        "runtime.threads": 0,
-        "runtime.sample_tokens": 0,
-        "runtime.until": 0,
-        "seed": 0,
-        "data_seed": 0,
-    }
-    for key, low in least.items():
-        group, _, name = key.rpartition(".")
-        value = cfg[group][name] if group else cfg[name]
-        if value < low:
-            raise ConfigError(f"{key}={value}: expected at least {low}")
-    for key in ("seed", "data_seed"):
-        if cfg[key] >= 2**63:
-            raise ConfigError(f"{key}={cfg[key]}: expected less than 2^63")
-    if cfg.optim.lr <= 0:
-        raise ConfigError(f"optim.lr={cfg.optim.lr}: expected more than 0")

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from gptx.attention.base import Keep
 from gptx.errors import ConfigError, option
+from gptx.geometry.view import Keep
 from gptx.geometry.visibility import Where
 from gptx.model.cache import Context
 from gptx.model.gpt import GPT
@@ -72,12 +72,12 @@ class CP(FSDP):
                 f"strategy.cp={chunks // 2} splits rows into {chunks} chunks, and model.context={length} is not a "
                 f"multiple of {chunks}: use model.context={chunks * max(1, round(length / chunks))}"
             )
-        if any(ffn.whole_rows for ffn in model.ffns):
+        if any(ffn.needs_full_rows for ffn in model.ffns):
             raise ConfigError(
                 f"ffn={option(model.ffns[0])} limits or balances its experts over full rows, and strategy=cp splits "
                 "rows: use ffn.capacity=0 ffn.balance=0"
             )
-        if not model.kernel.parts:
+        if not model.kernel.supports_partial_rows:
             raise ConfigError(
                 f"kernel={option(model.kernel)} computes full rows only, and strategy=cp splits rows: use kernel=auto"
             )
@@ -85,7 +85,7 @@ class CP(FSDP):
     def place(self, model: GPT) -> nn.Module:
         self.row_shard = RowShard(self.mesh.get_local_rank("cp"), self.mesh["cp"].size())
         self.group = self.mesh.get_group("cp").group_name
-        model.kernel = RowShardKernel(model.shape, model.kernel, self.row_shard)
+        model.use_kernel(RowShardKernel(model.shape, model.kernel, self.row_shard))
         return super().place(model)
 
     def shard(self, batch: Batch) -> tuple[Tensor, Tensor, Context, Tensor | None]:

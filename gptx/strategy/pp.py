@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 
 from gptx.errors import ConfigError, option
-from gptx.ffn.base import FFN
+from gptx.geometry.side_losses import SideLosses
 from gptx.model.cache import NoContext
 from gptx.model.gpt import GPT
 from gptx.strategy.base import Autocast, Batch
@@ -25,9 +25,6 @@ from gptx.strategy.footprint import Footprint
 from gptx.strategy.fsdp import DTYPES, FSDP
 from gptx.strategy.tensor_sharding import is_per_head
 from gptx.strategy.tp import has_shared_weights
-
-ID = "strategy.pp"
-REVISION = 1
 
 
 class Stage(nn.Module):
@@ -49,14 +46,18 @@ class Stage(nn.Module):
         return [self.model.blocks[layer] for layer in self.model.layers]
 
     def forward(self, x: Tensor, documents: Tensor | None = None, targets: Tensor | None = None) -> Tensor:
-        """Tokens (B, T) or the residual stream (B, T, D) -> the residual stream (B, T, D), or what `GPT.end` returns:
-        logits (B, T, V) or the loss."""
-        model, context = self.model, NoContext()
+        """Tokens (B, T) or the residual stream (B, T, D) -> the residual stream (B, T, D), or the result of
+        `GPT.output`: logits (B, T, V) or the loss."""
+        model, context, side = self.model, NoContext(), SideLosses()
         with self.autocast():
             where = context.where(set(model.windows), x, documents)
-            x = model.begin(x, where) if self.first else x
-            x = model.through(x, where, context)
-            return model.end(x, targets) if self.last else x.to(self.dtype)
+            x = model.embed_tokens(x, where) if self.first else x
+            x = model.run_layers(x, where, context, side)
+            return model.output(x, targets, side) if self.last else x.to(self.dtype)
+
+
+ID = "strategy.pp"
+REVISION = 1
 
 
 class PP(FSDP):
@@ -88,7 +89,7 @@ class PP(FSDP):
                 f"pos={option(model.pos)} has weights for the embedding and for the heads, which strategy=pp puts into "
                 "different stages: use strategy=fsdp"
             )
-        if type(model.ffns[0]).metrics is not FFN.metrics:
+        if model.ffns[0].has_side_losses:
             raise ConfigError(
                 f"strategy=pp computes the loss in its last stage, and ffn={option(model.ffns[0])} has losses and "
                 "metrics in all stages: use strategy=fsdp"
@@ -142,8 +143,7 @@ class PP(FSDP):
         if stages == 1:
             return super().footprint(model, plan, processes)
         self._check_chunks(processes, plan)
-        layers = range(model.shape.n_layer // stages)
-        model.layers, model.ffns, model.blocks = layers, model.ffns[: len(layers)], model.blocks[: len(layers)]
+        model.keep_stage(range(model.shape.n_layer // stages), first=True, last=True)
         chunk = plan.micro_batch // self.chunks_of(plan.micro_batch, stages)
         chunks = replace(plan, rank_batch=plan.micro_batch, micro_batch=chunk)
         return replace(super().footprint(model, chunks, processes), rows=chunk * stages)  # as many chunks in flight
@@ -162,10 +162,8 @@ class PP(FSDP):
     def place(self, model: GPT) -> nn.Module:
         """Replace the parts of other stages by modules without weights, so that names in the state dict stay equal."""
         per_stage, tied, per_head = model.shape.n_layer // self.stages, model.head is None, is_per_head(model.pos)
-        model.layers = range(self.stage * per_stage, (self.stage + 1) * per_stage)
-        model.ffns = tuple(model.ffns[layer] for layer in model.layers)
-        for name in self._elsewhere(model, tied):
-            model.set_submodule(name, nn.Identity())
+        layers = range(self.stage * per_stage, (self.stage + 1) * per_stage)
+        model.keep_stage(layers, first=self.first, last=self.last)
         stage = Stage(model, self.first, self.last, self.dtype).to(self.device)
         if self.data_size > 1 or self.offload or self.dtype != torch.float32:
             self.shard_modules(stage, stage.blocks)
@@ -176,15 +174,6 @@ class PP(FSDP):
             self.shared.append((model.embed.weight, self.end_stages))
         self.pipeline = None
         return stage
-
-    def _elsewhere(self, model: GPT, tied: bool) -> list[str]:
-        """Return the names of modules that other stages compute; ``tied``: the last stage needs the embedding, too."""
-        names = [f"blocks.{layer}" for layer in range(model.shape.n_layer) if layer not in model.layers]
-        if not self.first:
-            names += ["pos"] * (not is_per_head(model.pos)) + ["embed"] * (not tied or not self.last)
-        if not self.last:
-            names += ["norm"] + ["head"] * (not tied)
-        return names
 
     def sync(self, last: bool) -> AbstractContextManager[Any]:
         return nullcontext()  # the schedule reduces gradients after its last chunk

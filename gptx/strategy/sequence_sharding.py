@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from gptx.geometry.model_shape import ModelShape
+from gptx.geometry.view import Score
 from gptx.geometry.visibility import Where
-from gptx.kernel.base import Kernel, Score
+from gptx.kernel.base import Kernel
 from gptx.pos.base import PositionalEncoding
 from gptx.window.base import Window
 

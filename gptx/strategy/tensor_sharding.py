@@ -12,7 +12,6 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 
 from gptx.attention.base import Attention
 from gptx.ffn.base import FFN
-from gptx.kernel.base import Kernel
 from gptx.model.gpt import GPT
 from gptx.pos.base import PositionalEncoding
 
@@ -54,7 +53,7 @@ class LocalHeadsEncoding(PositionalEncoding):
     def __init__(self, full: PositionalEncoding, rank: int, ranks: int, n_head: int) -> None:
         nn.Module.__init__(self)
         self.full, self.rank, self.ranks, self.first_head = full, rank, ranks, rank * n_head
-        for name in ("logit_scale", "biased", "linear", "pair_width", "relative", "max_length"):
+        for name in ("logit_scale", "biased", "linear", "macs_per_pair", "relative", "max_length"):
             setattr(self, name, getattr(full, name))
 
     def _local(self, x: Tensor, dim: int) -> Tensor:
@@ -125,15 +124,11 @@ def _style(how: str, child: nn.Module) -> ParallelStyle:
 
 def is_per_head(pos: PositionalEncoding) -> bool:
     """Whether an encoding works in the heads only, and not in the embedding."""
-    return type(pos).embed is PositionalEncoding.embed
+    return not pos.embeds
 
 
 def _use_local_heads(model: GPT, rank: int, ranks: int) -> None:
     """Set up kernels and encodings for the local heads. Dropout of attention weights may use the same random numbers
     on every rank, because the heads differ."""
     n_head = model.shape.n_head // ranks
-    for kernel in model.kernel.modules():
-        if isinstance(kernel, Kernel):
-            kernel.n_head = n_head
-    local = {pos: LocalHeadsEncoding(pos, rank, ranks, n_head) for pos in set(model.layer_pos)}
-    model.layer_pos = tuple(local[pos] for pos in model.layer_pos)
+    model.keep_heads(n_head, lambda pos: LocalHeadsEncoding(pos, rank, ranks, n_head))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from gptx.errors import ConfigError, option
-from gptx.ffn.base import Gated
+from gptx.ffn.base import GatedFFN
 from gptx.model.gpt import GPT
 from gptx.pos.base import PositionalEncoding
 from gptx.strategy.distributed import Distributed, all_reduce_gradients
@@ -86,8 +86,8 @@ def find_indivisible(model: GPT, count: int) -> Indivisible | None:
 
 
 def _indivisible_heads(model: GPT, attention: Any, count: int) -> Indivisible | None:
-    shape, multiple = model.shape, count * attention.together
-    pairs = " (heads are split in pairs)" if attention.together == 2 else ""
+    shape, multiple = model.shape, count * attention.head_group
+    pairs = " (heads are split in pairs)" if attention.head_group == 2 else ""
     if shape.n_head % multiple:
         possible = [
             h for h in range(multiple, shape.d_model, multiple) if shape.d_model % (2 * h) == 0
@@ -104,7 +104,7 @@ def _indivisible_width(model: GPT, ffn: Any, count: int) -> Indivisible | None:
     for width in (getattr(ffn, child).out_features for child, how in ffn.tp.items() if how == "col"):
         if width % count:
             ratio = max(1, round(width / count)) * count / model.shape.d_model
-            alternative = f"ffn.multiple_of={count}" if isinstance(ffn, Gated) else f"ffn.ratio={ratio:.6g}"
+            alternative = f"ffn.multiple_of={count}" if isinstance(ffn, GatedFFN) else f"ffn.ratio={ratio:.6g}"
             return Indivisible(f"ffn={option(ffn)} of width {width}", alternative)
     return None
 

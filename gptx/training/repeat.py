@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from gptx.cli import log
-from gptx.config.compose import plain_dict
+from gptx.config.plain import plain_dict
 from gptx.config.saved import load_config
 from gptx.errors import ConfigError, Interrupted
 from gptx.runs.checkpoint_files import damage, step_name, step_of, steps

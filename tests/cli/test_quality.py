@@ -65,14 +65,14 @@ def variants() -> set[str]:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nobody_outside_an_axis_imports_its_variants(source: Path) -> None:
+def test_variants_are_imported_only_within_their_axis(source: Path) -> None:
     assert len(variants()) > 10
     axis = ".".join(source.relative_to(ROOT).parts[:-1])
     assert {name for name in imports(source) & variants() if name.rpartition(".")[0] != axis} == set()
 
 
 @pytest.mark.parametrize("package", ONLY_USERS)
-def test_only_users(package: str) -> None:
+def test_package_is_imported_only_by_its_users(package: str) -> None:
     users = {
         str(path.relative_to(ROOT))
         for path in SOURCES
@@ -90,13 +90,13 @@ def test_config_imports_no_torch() -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_file_fits_a_head(path: Path) -> None:
+def test_length_of_files(path: Path) -> None:
     limit = 60 if path.name == "base.py" and path.parent.name in ("attention", "window") else 260
     assert len(path.read_text().splitlines()) <= limit
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda p: str(p.relative_to(ROOT)))
-def test_every_default_has_a_type(path: Path) -> None:
+def test_every_yaml_default_has_a_type(path: Path) -> None:
     """null has no type, so nothing given for it could be checked."""
 
     def leaves(node: object, name: str) -> list[tuple[str, object]]:

@@ -18,8 +18,9 @@ from torch import Tensor
 
 import gptx
 from gptx.config.instantiate import part
+from gptx.geometry.view import Score
 from gptx.geometry.visibility import Where
-from gptx.kernel.base import Kernel, Score
+from gptx.kernel.base import Kernel
 from gptx.model.build import build
 from gptx.pos.base import PositionalEncoding
 from gptx.strategy.batch_plan import BatchPlan
@@ -156,7 +157,7 @@ def check(*words: str, processes: int = 2, kernel: str = "") -> None:
     with torch.device("meta"):
         model = build(cfg, VOCAB)
     if kernel:
-        model.kernel = part(yaml("kernel", kernel), model.shape, model.kernel.demands)
+        model.use_kernel(part(yaml("kernel", kernel), model.shape, model.kernel.demands))
     strategy.check(model, processes, BatchPlan.of(cfg, strategy.batch_slices(processes)))
 
 

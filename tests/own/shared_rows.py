@@ -10,8 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,12 +97,12 @@ def opened(sharing: int) -> Iterator[CP]:
 def compared(case: Case, cp: CP) -> dict[str, float] | str:
     """The largest difference of the loss and of any gradient, in float64; or why there is no such model."""
     try:
-        model = model_of(case).double()
+        model, alone = model_of(case).double(), model_of(replace(case, recompute=False)).double()
     except ConfigError as refusal:
         return str(refusal)
     cp.precision = MixedPrecisionPolicy(cast_forward_inputs=False)
-    alone, batch = deepcopy(model), batch_of(case)
-    alone.kernel, alone.recompute = part(yaml("kernel", "reference"), model.shape, model.kernel.demands), False
+    batch = batch_of(case)
+    alone.use_kernel(part(yaml("kernel", "reference"), model.shape, model.kernel.demands))
     loss = Strategy(nproc=1).backward(alone, batch, 1.0, nullcontext)
     shared = cp.backward(cp.place(model), slice_of(batch, cp), 1.0, nullcontext)
     pairs = list(zip(map(gradient, alone.parameters()), map(gradient, model.parameters()), strict=True))
@@ -115,8 +114,9 @@ def compared(case: Case, cp: CP) -> dict[str, float] | str:
 
 
 def model_of(case: Case) -> GPT:
-    model = build(tiny(case.arm, context=CONTEXT), VOCAB)
-    model.recompute = case.recompute
+    cfg = tiny(case.arm, context=CONTEXT)
+    cfg.activation_checkpointing = case.recompute
+    model = build(cfg, VOCAB)
     randomise(model)
     return model
 

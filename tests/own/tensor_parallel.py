@@ -17,8 +17,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
 import gptx
-from gptx.config.compose import plain_dict
 from gptx.config.instantiate import part
+from gptx.config.plain import plain_dict
 from gptx.model.build import build
 from gptx.optim.update import decay_groups, update
 from gptx.processes import workers

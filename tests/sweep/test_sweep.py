@@ -343,7 +343,7 @@ def test_ctrl_c_before_anything_runs_is_one_line(gptx: Gptx) -> None:
     terminal.press(b"\x03")
     assert terminal.end() == 130, terminal.shown
     assert [line for line in terminal.shown.splitlines() if line] == [
-        "^Cgptx: interrupted; the same command goes on from the last checkpoint"
+        "^Cgptx: interrupted; the same command resumes from the last checkpoint"
     ]
     assert gptx.orphans() == [] and gptx.folders() == []
 
