@@ -1,5 +1,6 @@
 """The checks before a run starts: whether a config can be trained, on what, and at what cost."""
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +12,6 @@ from gptx.data import from_config
 from gptx.errors import CheckpointError, ConfigError, NotTokenised
 from gptx.runs import resume_source
 from gptx.runs.checkpoint_files import steps
-from gptx.runs.codec import from_json
 from gptx.runs.facts import DataFacts, RunFacts
 from gptx.runs.provenance import own_code
 from gptx.runs.resume_source import ResumeSource
@@ -74,7 +74,7 @@ def preflight(cfg: DictConfig, machine: "Machine | None" = None, make: bool = Tr
     if source:
         _check_source_model(cfg, source, model)
     facts = RunFacts(
-        data=from_json(DataFacts, {"name": tokens.meta["corpus"], **tokens.meta}),
+        data=DataFacts(name=tokens.meta.corpus, **dataclasses.asdict(tokens.meta)),
         hardware=describe_hardware(device, machine),
         processes=processes,
         dtype=str(dtype).removeprefix("torch."),
@@ -111,15 +111,15 @@ def _model_and_tokens(cfg: DictConfig, device: "torch.device", make: bool) -> "t
     built once more with the vocabulary of ``model.vocab_size``, or with one token, to find mistakes before tokenising.
     """
     tokenizer = instantiate.part(cfg.tokenizer)
-    from_config.separator(cfg, tokenizer)
+    from_config.separator_of(cfg, tokenizer)
     quiet = int(os.environ.get("RANK", "0")) > 0
     if not tokenizer.needs_fit:
-        return _build_on_meta(cfg, tokenizer.n_vocab, device), from_config.tokens(cfg, quiet, make)
+        return _build_on_meta(cfg, tokenizer.n_vocab, device), from_config.tokens_of(cfg, quiet, make)
     try:
-        tokens = from_config.tokens(cfg, quiet, make=False)
+        tokens = from_config.tokens_of(cfg, quiet, make=False)
     except NotTokenised:
         _build_on_meta(cfg, cfg.model.vocab_size or 1, device)
-        tokens = from_config.tokens(cfg, quiet, make)
+        tokens = from_config.tokens_of(cfg, quiet, make)
     return _build_on_meta(cfg, tokens.tokenizer.n_vocab, device), tokens
 
 
@@ -133,7 +133,7 @@ def _build_on_meta(cfg: DictConfig, vocab_size: int, device: "torch.device") -> 
 
 
 def _remarks_on_documents(cfg: DictConfig, tokens: "Tokens") -> list[str]:
-    separator = from_config.separator(cfg, tokens.tokenizer)
+    separator = from_config.separator_of(cfg, tokens.tokenizer)
     if separator is None or (tokens.train == separator).any():
         return []
     return [f"data={cfg.variant.data} is one document: data.document_mask=true has no effect"]
