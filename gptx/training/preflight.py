@@ -116,7 +116,7 @@ def _model_and_tokens(cfg: DictConfig, device: "torch.device", make: bool) -> "t
     if not tokenizer.needs_fit:
         return _build_on_meta(cfg, tokenizer.n_vocab, device), from_config.tokens_of(cfg, quiet, make)
     try:
-        tokens = from_config.tokens_of(cfg, quiet, make=False)
+        tokens = from_config.tokens_of(cfg, quiet, create=False)
     except NotTokenised:
         _build_on_meta(cfg, cfg.model.vocab_size or 1, device)
         tokens = from_config.tokens_of(cfg, quiet, make)

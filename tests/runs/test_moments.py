@@ -176,7 +176,7 @@ def test_what_is_gone_is_no_error_of_its_own(tmp_path: Path) -> None:
 
 def test_an_installed_plugin_takes_no_option_of_gptx_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hydra's published optuna sweeper has the name of gptx's own."""
-    monkeypatch.setattr(overrides, "_stored", lambda group, given: True)
+    monkeypatch.setattr(overrides, "_is_hydras", lambda group, given: True)
     check_choice("hydra/sweeper=optuna")
     with pytest.raises(ConfigError, match=r"unknown option hydra/sweeper=ax\. hydra/sweeper is one of: grid, optuna\."):
         check_choice("hydra/sweeper=ax")
