@@ -17,7 +17,8 @@ from torch import Tensor
 
 from gptx.config.compose import compose
 from gptx.config.instantiate import part
-from gptx.hardware.device import autocast, peak_memory, pick
+from gptx.hardware.description import peak_memory
+from gptx.hardware.device import autocast, pick
 from gptx.runs.folder import RunFolder
 from gptx.training.trainer import Trainer
 
@@ -72,15 +73,12 @@ class Ours:
         self.device = pick(device)
         self.trainer = Trainer(cfg, RunFolder(folder / "run"), part(cfg.strategy).open(cfg.device.type), None)
         self.n_params = sum(p.numel() for p in self.trainer.model.parameters())
-        self.norm: Tensor | None = None
 
     def step(self) -> None:
-        self.norm = self.trainer.step()
-        self.trainer.now += 1
+        self.trainer.step()
 
     def wait(self) -> None:
-        if self.norm is not None:
-            self.norm.item()
+        self.trainer.meter.grad_norm.item()
 
 
 class NanoGPT:
@@ -117,8 +115,7 @@ class NanoGPT:
         self.optim.zero_grad(set_to_none=True)
 
     def wait(self) -> None:
-        if self.norm is not None:
-            self.norm.item()
+        self.trainer.meter.grad_norm.item()
 
 
 PEERS: dict[str, Any] = {"nanogpt": NanoGPT}

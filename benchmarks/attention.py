@@ -12,10 +12,13 @@ from torch import Tensor
 from gptx.config.compose import compose
 from gptx.config.instantiate import part
 from gptx.geometry.model_shape import ModelShape
+from gptx.geometry.view import Score
 from gptx.geometry.visibility import Where
-from gptx.hardware.device import autocast, compute_dtype, keep_freed_memory, peak_memory, pick
+from gptx.hardware.cpu import keep_freed_memory
+from gptx.hardware.description import peak_memory
+from gptx.hardware.device import autocast, compute_dtype, pick
 from gptx.kernel.auto import Auto
-from gptx.kernel.base import Kernel, Score
+from gptx.kernel.base import Kernel
 from gptx.kernel.cost import counted
 
 

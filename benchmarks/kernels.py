@@ -85,7 +85,9 @@ def _bench(args: argparse.Namespace) -> None:
     check_json(args.json)
     import torch
 
-    from gptx.hardware.device import hardware, keep_freed_memory, pick
+    from gptx.hardware.cpu import keep_freed_memory
+    from gptx.hardware.description import describe_hardware
+    from gptx.hardware.device import pick
 
     device = pick(args.device)
     gpu = device.type == "cuda"
@@ -98,7 +100,7 @@ def _bench(args: argparse.Namespace) -> None:
     rows = list(_rows(args))
     cells = [_cell(row, args, device) for row in track(rows, "measuring", console=Console(stderr=True), transient=True)]
     cells = [cell for cell in cells if cell.ms]
-    machine = hardware(device)
+    machine = describe_hardware(device)
     _show(cells, f"{machine.name}, torch {torch.__version__}, best of {args.rounds}")
     if args.json:
         told = {"hardware": asdict(machine), "torch": torch.__version__, "cells": [asdict(cell) for cell in cells]}

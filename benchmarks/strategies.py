@@ -166,12 +166,9 @@ def _train_all(cases: list[Case], out: str, steps: int, device: str) -> None:
 
 
 def _step(trainer: "Trainer") -> float:
-    """The loss of a step, of all processes together."""
+    """Train one step; return its loss, the mean over all ranks."""
     trainer.step()
-    trainer.now += 1
-    loss, steps, _ = trainer.strategy.sum(trainer.tally.clone()).tolist()
-    trainer.tally.zero_()
-    return float(loss / steps)
+    return trainer.meter.read(trainer.state.step).values["train/loss"]
 
 
 @contextmanager
@@ -188,17 +185,21 @@ def _trainer(overrides: list[str]) -> Iterator["Trainer"]:
     cfg = compose(overrides)
     strategy = part(cfg.strategy)
     count = strategy.processes(cfg.device.type, int(os.environ.get("WORLD_SIZE", "0")))
-    plan = BatchPlan.of(cfg, strategy.rows(count))
+    plan = BatchPlan.of(cfg, strategy.batch_slices(count))
     with torch.device("meta"):
         strategy.check(build(cfg, tokens(cfg).tokenizer.n_vocab), count, plan)
     with tempfile.TemporaryDirectory() as folder, strategy.open(cfg.device.type):
-        yield Trainer(cfg, RunFolder(Path(folder)), strategy, None)
+        trainer = Trainer(cfg, RunFolder(Path(folder)), strategy, None)
+        try:
+            yield trainer
+        finally:
+            trainer.close()
 
 
 def _together(work: Callable[..., None], cases: list[Case], args: argparse.Namespace) -> Any:
     """What the first process of a group has written."""
     from gptx.data.from_config import tokens
-    from gptx.hardware.device import cores
+    from gptx.hardware.cpu import cores
     from gptx.processes import workers
 
     count = cases[0].processes
@@ -230,7 +231,7 @@ def _speeds(args: argparse.Namespace) -> tuple[Table, Any]:
 
 
 def _time(cases: list[Case], out: str, steps: int, device: str) -> None:
-    from gptx.hardware.device import peak_memory
+    from gptx.hardware.description import peak_memory
 
     [case] = cases
     with _trainer([*LARGE, f"trainer.max_steps={steps}", f"device={device}", *case.overrides]) as trainer:
@@ -242,9 +243,9 @@ def _time(cases: list[Case], out: str, steps: int, device: str) -> None:
         tokens = trainer.plan.batch_size * trainer.cfg.model.context
         found = {
             "tokens_per_s": tokens / statistics.median(times[2:] or times),
-            "held": strategy.largest(_held(trainer)) / 1e6,
-            "before": strategy.largest(before) / 1e6,
-            "peak": strategy.largest(peak_memory(strategy.device)) / 1e6,
+            "held": strategy.max(_held(trainer)) / 1e6,
+            "before": strategy.max(before) / 1e6,
+            "peak": strategy.max(peak_memory(strategy.device)) / 1e6,
         }
     if os.environ.get("RANK", "0") == "0":
         Path(out).write_text(json.dumps(found))
@@ -254,7 +255,7 @@ def _held(trainer: "Trainer") -> int:
     """Bytes of weights and moments in this process."""
     from gptx.training.checkpoint import tensors
 
-    own = (getattr(t, "_local_tensor", t) for t in tensors(trainer.model, trainer.optim).values())
+    own = (getattr(t, "_local_tensor", t) for t in tensors(trainer.model, trainer.optimizer).values())
     return sum(t.nbytes for t in own)
 
 

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from gptx.cli import Parser, check_json, exit_code
 from gptx.errors import RunFailed
-from gptx.hardware.device import cores
+from gptx.hardware.cpu import cores
 
 GRID = {"attention": "mha,gqa,mqa", "pos": "learned,rope", "window": "full,sliding", "seed": "0,1"}
 SOME = ("attention", "pos")  # for what a run of one step takes

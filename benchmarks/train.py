@@ -113,9 +113,10 @@ def _bench(args: argparse.Namespace) -> None:
     check_json(args.json)
     import torch
 
-    from gptx.hardware.device import hardware, pick
+    from gptx.hardware.description import describe_hardware
+    from gptx.hardware.device import pick
 
-    device = hardware(pick(args.device))
+    device = describe_hardware(pick(args.device))
     timings: list[Timing] = []
     with Console(stderr=True).status("") as status:
         for name in args.shape:

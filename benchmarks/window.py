@@ -79,12 +79,13 @@ def _bench(args: argparse.Namespace) -> None:
     check_json(args.json)
     import torch
 
-    from gptx.hardware.device import compute_dtype, hardware, pick
+    from gptx.hardware.description import describe_hardware
+    from gptx.hardware.device import compute_dtype, pick
 
     device = pick(args.device)
     args.dtype = {torch.float32: "fp32", torch.bfloat16: "bf16"}[compute_dtype(args.dtype, device)]
     cells = _measure(args)
-    machine = hardware(device)
+    machine = describe_hardware(device)
     threads = f", {machine.cores} threads" if device.type == "cpu" else ""
     _show(cells, f"{machine.name}{threads}, {args.dtype}, torch {torch.__version__}, {args.rounds} rounds")
     if args.json:

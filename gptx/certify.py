@@ -21,7 +21,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from gptx.cli import Parser
-from gptx.config.compose import plain_dict
+from gptx.config.plain import plain_dict
 from gptx.config.saved import load_config
 from gptx.errors import ConfigError, GptxError, Interrupted
 from gptx.runs.checkpoint_files import damage, number, step_name, steps
@@ -167,7 +167,7 @@ def _begin(folder: RunFolder, start: StartRecord, again: RunFolder, first: int) 
 
 def _train(cfg: DictConfig, path: Path, last: int, in_process: bool, processes: int) -> bool:
     """As the command does; False: interrupted."""
-    from gptx.hardware.device import threads
+    from gptx.hardware.cpu import threads
     from gptx.processes import workers
     from gptx.training.session import fit, worker
 

@@ -165,7 +165,7 @@ def _builds(cfg: DictConfig) -> bool:
 def _serves(option: str, model: GPT) -> bool:
     """Whether a kernel can compute every layer of a model, on a device and with the packages that it wants."""
     kernel: Kernel = part(_yaml(conf_dir() / "kernel" / f"{option}.yaml"), model.shape, model.kernel.demands)
-    return not any(kernel.lacks(*layer) for layer in zip(model.windows, model.layer_pos, strict=True))
+    return not any(kernel.unsupported(*layer) for layer in zip(model.windows, model.layer_pos, strict=True))
 
 
 def _markdown(rows: list[Row]) -> str:

@@ -153,5 +153,6 @@ def refused(build_it: Any, *args: Any) -> str:
 
 
 def advice(message: str) -> dict[str, int]:
-    """The ``group.key=number`` that a refusal recommends: all it names after its colon."""
-    return {key: int(value) for key, value in re.findall(r"([a-z_]+\.[a-z_]+)=(\d+)", message.partition(": ")[2])}
+    """The ``group.key=number`` that an error message recommends, after "use" or, in other messages, after a colon."""
+    recommended = re.split("; use |: ", message)[-1]
+    return {key: int(value) for key, value in re.findall(r"([a-z_]+\.[a-z_]+)=(\d+)", recommended)}

@@ -81,5 +81,5 @@ def same_logits(ours: GPT, hf: nn.Module, tolerance: float) -> None:
         assert expected.std() > 0.3, "logits this small would make anything close"
         torch.testing.assert_close(ours(tokens), expected, rtol=tolerance, atol=tolerance)
         cache = KVCache(CONTEXT)
-        steps = torch.cat([ours(token, memory=cache) for token in tokens.split(1, dim=1)], dim=1)
+        steps = torch.cat([ours(token, context=cache) for token in tokens.split(1, dim=1)], dim=1)
         torch.testing.assert_close(steps, expected, rtol=tolerance, atol=tolerance)

@@ -21,7 +21,7 @@ from gptx.kernel.base import Kernel
 from gptx.model.cache import KVCache, keep_nothing
 from gptx.model.cost import cost
 from gptx.model.gpt import GPT
-from gptx.model.view import View
+from gptx.model.layer_view import LayerView
 from gptx.pos.base import PositionalEncoding
 
 LONG = 3 * CONTEXT
@@ -114,7 +114,7 @@ def decode(model: GPT, tokens: Tensor, cuts: list[int], size: int) -> tuple[Tens
     """Logits of ``tokens`` given chunk by chunk."""
     cache = KVCache(size)
     with torch.no_grad():
-        logits = torch.cat([model(chunk, memory=cache) for chunk in tokens.split(cuts, dim=1)], dim=1)
+        logits = torch.cat([model(chunk, context=cache) for chunk in tokens.split(cuts, dim=1)], dim=1)
     return logits, cache
 
 
@@ -144,7 +144,7 @@ def every_kernel_equals_the_reference(model: GPT, tokens: Tensor) -> None:
     long, documents = rows(2, length), (torch.arange(CONTEXT) // 5).expand(2, -1)
     expected: dict[str, Tensor] = {}
     for option in sorted(kernels(model), key=lambda option: option != "reference"):
-        model.kernel = kernels(model)[option]
+        model.use_kernel(kernels(model)[option])
         parameters = list(model.parameters())
         gradients = torch.autograd.grad(model(tokens[:, :-1], tokens[:, 1:]), parameters)
         with torch.no_grad():
@@ -193,7 +193,7 @@ def a_relative_encoding_does_not_see_where_a_row_begins(model: GPT, tokens: Tens
         for shift in (0, 4 * SIZE * CONTEXT):
             at = torch.arange(CONTEXT)[None] + shift
             where = Where(at, at)
-            view = View(pos, model.kernel, pos.table(at), model.kernel.mask(where, window, pos))
+            view = LayerView(pos, model.kernel, pos.table(at), model.kernel.mask(where, window, pos))
             with torch.no_grad():
                 x = model.embed(tokens[:1, :CONTEXT])
                 outputs.append(model.blocks[layer].attention(x, view, keep_nothing))
@@ -213,16 +213,16 @@ def what_it_costs_is_what_is_measured(model: GPT, tokens: Tensor) -> None:
     """FLOPs against torch's counter, which counts all T x T pairs where `cost` counts the visible ones; and the cache
     against what is really held after one row."""
     price = cost(model, torch.float64)
-    model.kernel = kernels(model)["reference"]
+    model.use_kernel(kernels(model)["reference"])
     row = tokens[:1]
     with FlopCounterMode(display=False) as counter:
         model(row[:, :-1], row[:, 1:]).backward()
     model.zero_grad()
     hidden = [int((~visible(Where.rows(CONTEXT), window.allows)).sum()) for window in model.windows]
-    widths = [block.attention.pair_width for block in model.blocks]
+    widths = [block.attention.macs_per_pair for block in model.blocks]
     surplus = sum(width * pairs for width, pairs in zip(widths, hidden, strict=True))
     rooms = {(w, p): pairs for w, p, pairs in zip(model.windows, model.layer_pos, hidden, strict=True)}
-    surplus += sum(pos.pair_width * pairs for (_, pos), pairs in rooms.items())
+    surplus += sum(pos.macs_per_pair * pairs for (_, pos), pairs in rooms.items())
     assert abs(counter.get_total_flops() - 6 * surplus - CONTEXT * price.flops_per_token) <= CONTEXT / 2, "rounding"
     held = decode(model, tokens[:1, :CONTEXT], [1] * CONTEXT, CONTEXT)[1].nbytes()
     assert price.kv_bytes_per_token == held / CONTEXT
@@ -246,7 +246,7 @@ PROOFS: tuple[Callable[[GPT, Tensor], None], ...] = (
 def prove(model: GPT, tokens: Tensor) -> None:
     kernel = model.kernel
     for proof in PROOFS:
-        model.kernel = kernel
+        model.use_kernel(kernel)
         try:
             proof(model, tokens)
         except Exception as error:

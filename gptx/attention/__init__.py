@@ -1,1 +1,1 @@
-"""Attention types. One file a variant; `base.Attention` is the contract: two verbs, `rotate` and `attend`."""
+"""Attention variants, one file each. `base.Attention` is the contract: it calls `view.rotate` and `view.attend`."""

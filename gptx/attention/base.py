@@ -1,55 +1,41 @@
-"""The contract of an attention: it projects, rotates and attends; of masks, caches, distribution it knows nothing."""
+"""The contract of an attention. It projects, rotates and attends; it knows nothing of masks, caches or processes.
+
+Letters: B batch, T time, D model width, H query heads, G key/value heads, R rotated dims.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-Keep = Callable[..., tuple[Tensor, ...]]
-
-
-class View(Protocol):
-    """What one layer may see of the others' tokens (see `gptx.model.view`)."""
-
-    def rotate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]: ...
-
-    def attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        scale: float,
-        softcap: float = 0.0,
-        sink: Tensor | None = None,
-        decay: Tensor | None = None,
-    ) -> Tensor: ...
+from gptx.geometry.view import Keep, View
 
 
 class Attention(nn.Module, ABC):
-    """Its last layer is named ``out``: it joins the residual stream, and is initialised smaller.
+    """Base class. The last layer is named ``out``: it joins the residual stream and gets a smaller initialisation.
 
     Attributes:
-        tp: how tensor parallelism may cut a child. "col": by its outputs, which are heads. "row": by its inputs; the
-            parts' results are added. "whole": not; its output goes to all heads. "shared": not; its weights are of one
-            head's size, and all heads use them. What is not named is computed alike everywhere.
-        kv_heads: heads of keys and values.
-        together: how many of these, neighbours, cannot be cut apart.
-        rotary_dim: R, how many dims of each head go through `view.rotate`.
-        rotary_heads: G, how many key heads do.
-        pair_width: multiply-adds spent on one (query, visible key) pair, all heads together.
-        demands: what it asks of a kernel beyond plain products: "softcap", "sink", "decay".
+        tp: how tensor parallelism splits each child module. "col": by its outputs, which are heads. "row": by its
+            inputs; the partial results are summed. "replicated": not at all; its output goes to all heads. "shared":
+            not at all; its weights have the size of one head and all heads use them. A child without an entry is
+            computed identically on every rank.
+        kv_heads: number of key/value heads that tensor parallelism can distribute.
+        head_group: number of neighbouring key/value heads that must stay on one rank.
+        rotary_dim: R, number of dims of each head that go through `view.rotate`.
+        rotary_heads: G, number of key heads that go through `view.rotate`.
+        macs_per_pair: multiply-adds for one (query, visible key) pair, all heads together.
+        demands: features that a kernel must support beyond plain products: "softcap", "sink", "decay".
     """
 
     tp: ClassVar[dict[str, str]]
     kv_heads: int
-    together: int = 1
+    head_group: int = 1
     rotary_dim: int
     rotary_heads: int
-    pair_width: int
+    macs_per_pair: int
     demands: frozenset[str] = frozenset()
 
     @abstractmethod
     def forward(self, x: Tensor, view: View, keep: Keep) -> Tensor:
-        """(B, T, D) -> (B, T, D). ``keep(*tensors)`` appends (B, T, ...) to the cache and returns past and present,
-        in the order of time."""
+        """(B, T, D) -> (B, T, D). ``keep(*tensors)`` appends (B, T, ...) to the cache and returns past and present
+        tokens in the order of time."""

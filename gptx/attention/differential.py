@@ -1,68 +1,71 @@
-"""Differential attention (Ye et al. 2024): the difference of two softmaxes, so that what both attend to cancels.
+"""Differential attention (Ye et al. 2024): the difference of two softmaxes, which cancels what both attend to.
 
-Letters: B batch, T time, H query heads, G key/value heads, D head dim.
+Letters: B batch, T time, Tk keys, H query heads, G key/value heads, D head dim.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptx.attention.base import Keep, View
 from gptx.attention.gqa import GQA
 from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
+from gptx.geometry.view import Keep, View
 
 ID = "attention.differential"
 REVISION = 1
 
 
 class Differential(GQA):
-    """Key/value heads 2p and 2p+1 are a pair: each has its own keys, both have both values, side by side (2D). The
-    query heads of the second are subtracted from those of the first (equations 1 to 3):
+    """Key/value heads 2p and 2p+1 form a pair. Each has its own keys; both use the values of both, concatenated (2D).
+    The output of the second head's queries is subtracted from that of the first (equations 1 to 3):
 
         y = (1 - lambda_init) RMSNorm((softmax(q1 k1) - lambda softmax(q2 k2)) v)
         lambda = exp(lambda_q1.lambda_k1) - exp(lambda_q2.lambda_k2) + lambda_init
 
-    Pairs are neighbours, so that heads can be cut apart; in DiffLlama they are half of all heads apart.
+    The heads of a pair are neighbours, so that tensor parallelism can distribute pairs; DiffLlama pairs head h with
+    head h + H/2 instead.
 
     Args:
-        lambda_init: about where lambda begins. The paper lets it rise with depth, 0.8 - 0.6 exp(-0.3 (layer - 1)), and
-            reports that one number for all layers does about as well: an attention does not know its layer.
+        lambda_init: approximate initial value of lambda, in [0, 1). In the paper it rises with depth,
+            0.8 - 0.6 exp(-0.3 (layer - 1)); the paper reports about equal results for one value in all layers, which
+            is used here because an attention does not know its layer.
+        n_kv_head, qk_norm, softcap, bias: see `GQA`; ``n_kv_head`` must be even.
     """
 
     tp = GQA.tp | dict.fromkeys(("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"), "shared")
-    together = 2
+    head_group = 2
 
     def __init__(
         self, shape: ModelShape, *, n_kv_head: int, lambda_init: float, qk_norm: bool, softcap: float, bias: bool
     ) -> None:
-        drawn = 0.1 * torch.randn(4, shape.head_dim)  # before what the other options decide is drawn
+        drawn = 0.1 * torch.randn(4, shape.head_dim)  # drawn first, so that it does not depend on the other options
         super().__init__(shape, n_kv_head=n_kv_head, qk_norm=qk_norm, softcap=softcap, bias=bias)
         if n_kv_head % 2:
             even = shape.n_head + shape.n_head % 2
             raise ConfigError(
                 f"attention=differential subtracts heads in pairs, given attention.n_kv_head={n_kv_head} of "
-                f"model.n_head={shape.n_head}, an odd number: attention.n_kv_head={even} model.n_head={even} "
-                f"model.d_model={even * self.head_dim} would do"
+                f"model.n_head={shape.n_head}, an odd number; use attention.n_kv_head={even} model.n_head={even} "
+                f"model.d_model={even * self.head_dim}"
             )
         if not 0 <= lambda_init < 1:
             raise ConfigError(f"attention.lambda_init={lambda_init}: expected 0 <= lambda_init < 1, such as 0.8")
-        self.per_key = shape.n_head // n_kv_head  # query heads of one key head
+        self.queries_per_key = shape.n_head // n_kv_head  # H/G
         self.lambda_init = lambda_init
-        self.pair_width = 3 * shape.n_head * self.head_dim  # keys of D, values of 2D
+        self.macs_per_pair = 3 * shape.n_head * self.head_dim  # keys of D dims, values of 2D
         self.lambda_q1, self.lambda_k1, self.lambda_q2, self.lambda_k2 = (nn.Parameter(row.clone()) for row in drawn)
 
     def forward(self, x: Tensor, view: View, keep: Keep) -> Tensor:
         q, k, v = self.project(x, view)
-        k, v = keep(k, v)
-        v = v.unflatten(2, (-1, 2)).flatten(-2).repeat_interleave(2, dim=2)  # (B, Tk, G, 2D)
-        y = view.attend(q, k, v, self.head_dim**-0.5, self.softcap)  # (B, T, H, 2D)
-        first, second = y.unflatten(2, (-1, 2, self.per_key)).unbind(3)  # (B, T, G/2, H/G, 2D) each
+        k, v = keep(k, v)  # (B, Tk, G, D)
+        v = v.unflatten(2, (-1, 2)).flatten(-2).repeat_interleave(2, dim=2)  # (B, Tk, G/2, 2D) -> (B, Tk, G, 2D)
+        y = view.attend(q, k, v, self.score())  # (B, T, H, 2D)
+        first, second = y.unflatten(2, (-1, 2, self.queries_per_key)).unbind(3)  # (B, T, G/2, H/G, 2D) each
         y = F.rms_norm(first - self.factor() * second, (2 * self.head_dim,), eps=1e-5)
-        out: Tensor = self.out((1 - self.lambda_init) * y.flatten(-3))
+        out: Tensor = self.out((1 - self.lambda_init) * y.flatten(-3))  # (B, T, H*D) -> (B, T, d_model)
         return out
 
     def factor(self) -> Tensor:
-        """lambda, a number."""
+        """lambda, a scalar."""
         one, two = (self.lambda_q1 * self.lambda_k1).sum(), (self.lambda_q2 * self.lambda_k2).sum()
         return one.exp() - two.exp() + self.lambda_init

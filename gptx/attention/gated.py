@@ -1,23 +1,24 @@
-"""Gated attention (Qiu et al. 2025, section 2.2, position G1; Qwen3-Next): a head's output is passed on by degrees.
+"""Gated attention (Qiu et al. 2025, section 2.2, position G1; Qwen3-Next): a sigmoid gate on the output of each head.
 
-Letters: B batch, T time, H query heads, G key/value heads, D head dim.
+Letters: B batch, T time, Tk keys, H query heads, G key/value heads, D head dim.
 """
 
 from torch import Tensor, nn
 
-from gptx.attention.base import Keep, View
 from gptx.attention.gqa import GQA
 from gptx.geometry.model_shape import ModelShape
+from gptx.geometry.view import Keep, View
 
 ID = "attention.gated"
 REVISION = 1
 
 
 class Gated(GQA):
-    """out(y * sigmoid(gate x)), y what the heads attended to and x what the queries are made of.
+    """out(y * sigmoid(gate(x))), where y is the output of the heads and x the input of the query projection.
 
     Args:
-        per_head: one gate a head instead of one for each of its dims.
+        per_head: one gate per head instead of one per dim of each head.
+        n_kv_head, qk_norm, softcap, bias: see `GQA`.
     """
 
     tp = {**GQA.tp, "gate": "col"}  # noqa: RUF012 - a ClassVar in the base
@@ -31,8 +32,8 @@ class Gated(GQA):
 
     def forward(self, x: Tensor, view: View, keep: Keep) -> Tensor:
         q, k, v = self.project(x, view)
-        k, v = keep(k, v)
-        y = view.attend(q, k, v, self.head_dim**-0.5, self.softcap)  # (B, T, H, D)
-        y = y * self.gate(x).sigmoid().unflatten(-1, (-1, self.gate_dim))  # (B, T, H, D or 1)
-        out: Tensor = self.out(y.flatten(-2))
+        k, v = keep(k, v)  # (B, Tk, G, D)
+        y = view.attend(q, k, v, self.score())  # (B, T, H, D)
+        y = y * self.gate(x).sigmoid().unflatten(-1, (-1, self.gate_dim))  # times (B, T, H, D or 1)
+        out: Tensor = self.out(y.flatten(-2))  # (B, T, H*D) -> (B, T, d_model)
         return out

@@ -1,4 +1,4 @@
-"""``python -m gptx.compare``: the variants under outputs/ side by side, to the terminal and to files."""
+"""``python -m gptx.compare``: compare the variants under outputs/, on the terminal and in files."""
 
 import argparse
 import difflib
@@ -15,7 +15,8 @@ from rich.measure import Measurement
 
 from gptx.cli import Parser, exit_code
 from gptx.compare import comparability, render
-from gptx.compare.table import counts, summarise, table
+from gptx.compare.run_rows import RunRow, read_rows, status_counts
+from gptx.compare.summary import summarise
 from gptx.errors import GptxError
 from gptx.runs import journal
 
@@ -27,15 +28,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = Parser("gptx compare", description=__doc__)
-    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="run folders or folders above (outputs)")
+    parser.add_argument(
+        "paths",
+        nargs="*",
+        type=Path,
+        metavar="PATH",
+        help="run folders, or folders that contain them (default: outputs)",
+    )
     parser.add_argument("--study", metavar="NAME", help="only the runs of this study")
-    parser.add_argument("--sort", metavar="COLUMN", default="val_bpb", help="best first by this column (val_bpb)")
-    parser.add_argument("--all-keys", action="store_true", help="also the keys that follow from a group's choice")
-    parser.add_argument("--include-unfinished", action="store_true", help="unfinished runs too, in rows of their own")
+    parser.add_argument(
+        "--sort", metavar="COLUMN", default="val_bpb", help="sort by this column, best first (default: val_bpb)"
+    )
+    parser.add_argument("--all-keys", action="store_true", help="name also the keys that follow from an option")
+    parser.add_argument("--include-unfinished", action="store_true", help="show unfinished runs in separate rows")
     for kind, what in (
         ("csv", "raw figures"),
         ("json", "raw figures, runs, warnings"),
-        ("svg", "the table as drawn"),
+        ("svg", "the table as a picture"),
     ):
         parser.add_argument(f"--{kind}", type=Path, metavar="FILE", help=what)
     return parser
@@ -45,22 +54,22 @@ def _compare(args: argparse.Namespace) -> None:
     for option in ("csv", "json", "svg"):
         _check(f"--{option}", getattr(args, option))
     paths = args.paths or [Path("outputs")]
-    frame = _of_study(table(_runs(paths)), args.study)
-    summary = summarise(frame, all_keys=args.all_keys, include_unfinished=args.include_unfinished)
+    rows = _of_study(read_rows(_runs(paths)), args.study)
+    summary = summarise(rows, all_keys=args.all_keys, include_unfinished=args.include_unfinished)
     if summary.empty:
-        found = render.unfinished(frame) or "no runs"
-        problems = "".join(f"; {problem}" for problem in frame["problem"] if problem)
+        found = render.unfinished(rows) or "no runs"
+        problems = "".join(f"; {row.problem}" for row in rows if row.problem)
         raise GptxError(
             f"no finished run in {_names(paths)}: found {found}{problems}; python -m gptx.run makes one, "
             f"and repeating a run's command takes it up where it stopped"
         )
     summary = render.ordered(summary, args.sort)
-    page = render.page(frame, summary)
+    page = render.page(rows, summary)
     Console(highlight=False).print(page)
     if args.csv:
         _write(args.csv, _csv(summary))
     if args.json:
-        _write(args.json, _json(frame, summary))
+        _write(args.json, _json(rows, summary))
     if args.svg:
         _write(args.svg, _svg(page, f"gptx.compare {args.study or _names(paths)}"))
 
@@ -68,16 +77,16 @@ def _compare(args: argparse.Namespace) -> None:
 def _runs(paths: list[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
-            raise GptxError(f"no folder {path}: give a run folder or one above; python -m gptx.run makes the first run")
+            raise GptxError(f"the folder {path} does not exist; expected a run folder or one that contains runs")
     return [run for path in paths for run in journal.runs(path)]
 
 
-def _of_study(frame: pd.DataFrame, study: str | None) -> pd.DataFrame:
+def _of_study(rows: list[RunRow], study: str | None) -> list[RunRow]:
     if study is None:
-        return frame
-    if study in set(frame["study"]):
-        return frame[frame["study"].isin([study, ""])]  # "": too damaged to tell, so it is named in a warning
-    known = sorted({name for name in frame["study"] if name})
+        return rows
+    known = sorted({row.result.study for row in rows if row.result.study})
+    if study in known:
+        return [row for row in rows if row.result.study in (study, "")]  # "": damaged, named in a warning
     close = difflib.get_close_matches(study, known, 1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     raise GptxError(f"no study {study!r}{hint}; there are {', '.join(known) or 'none'}")
@@ -95,15 +104,15 @@ def _csv(summary: pd.DataFrame) -> str:
     return str(plain.to_csv(index=False))
 
 
-def _json(frame: pd.DataFrame, summary: pd.DataFrame) -> str:
-    rows = summary.to_dict("records")
-    clean = [{key: None if value != value else value for key, value in row.items()} for row in rows]
-    told = {"variants": clean, "runs": counts(frame), "warnings": comparability.warnings(frame, summary)}
-    return json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+def _json(rows: list[RunRow], summary: pd.DataFrame) -> str:
+    variants = summary.to_dict("records")
+    clean = [{key: None if value != value else value for key, value in row.items()} for row in variants]
+    content = {"variants": clean, "runs": status_counts(rows), "warnings": comparability.warnings(rows, summary)}
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _svg(page: Group, title: str) -> str:
-    """The roomiest layout, as wide as its tables need."""
+    """The table as a picture, in the widest layout."""
     wide = Console(width=1000)
     fits = [
         Measurement.get(wide, wide.options, part).maximum
@@ -119,13 +128,15 @@ def _check(option: str, path: Path | None) -> None:
     if path is None:
         return
     if not path.parent.is_dir():
-        raise GptxError(f"{option} {path}: there is no folder {path.parent} (mkdir -p {path.parent} makes it)")
+        raise GptxError(
+            f"{option} {path}: the folder {path.parent} does not exist; create it with mkdir -p {path.parent}"
+        )
     if path.is_dir():
-        raise GptxError(f"{option} {path}: that is a folder, a file name is wanted")
+        raise GptxError(f"{option} {path}: this is a folder, expected a file name")
 
 
 def _write(path: Path, text: str) -> None:
-    """All or nothing: a reader never sees half a file."""
+    """Write a file under a temporary name and rename it, so that no reader sees an incomplete file."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         part.write_text(text, encoding="utf-8")

@@ -2,12 +2,12 @@
 
 import math
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Iterable
 
 import pandas as pd
 
-from gptx.compare import table as t
-from gptx.compare.table import Row, value_of
+from gptx.compare.run_rows import RunRow, selected, status_counts
+from gptx.compare.summary import is_finished
 from gptx.compare.text import SHOWN, axes, count, plain, titled, variant_name
 from gptx.config.axes import run_name_axes
 
@@ -15,13 +15,15 @@ _VALIDATION_SET = ("trainer.val_tokens", "data.val_fraction", "model.context")
 _FP32, _LOW = 1e-3, 1e-2  # largest relative difference between strategies that rounding explains, by precision
 
 
-def warnings(frame: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
+def warnings(rows: Iterable[RunRow], summary: pd.DataFrame) -> list[str]:
     """One line for each reason why rows of a summary are not comparable or not plausible."""
-    out = [problem for problem in frame["problem"] if problem]
-    repeats = t.counts(frame).get("finished", 0) - len(t.chosen(frame))
+    rows = list(rows)
+    counted = selected(rows)
+    out = [row.problem for row in rows if row.problem]
+    repeats = status_counts(rows).get("finished", 0) - len(counted)
     if repeats:
         out.append(f"{count(repeats, 'run')} left out: a newer run has the same variant and seed")
-    ended = summary[summary["status"] == "finished"] if "status" in summary else summary
+    ended = summary.loc[is_finished(summary)]
     parts = [part for _, part in ended.groupby("corpus_hash", sort=False)]
     if len(parts) > 1:
         texts = sorted(f"{part['data'].iloc[0]} {str(part['corpus_hash'].iloc[0])[:8]}" for part in parts)
@@ -30,21 +32,20 @@ def warnings(frame: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
         where = f"{part['data'].iloc[0]}: " if len(parts) > 1 else ""
         named = titled(part, str(part["corpus_hash"].iloc[0]))[0] if len(parts) > 1 else part
         out += [where + line for line in (*_budgets(part), *_seed_sets(named), *_measures(part))]
-    rows = t.chosen(frame)
-    return out + _gaps(rows) + _codes(rows) + _strategies(rows)
+    return out + _gaps(counted) + _codes(counted) + _strategies(counted)
 
 
-def _gaps(rows: list[Row]) -> list[str]:
+def _gaps(rows: list[RunRow]) -> list[str]:
     """Metrics that some runs lack; their means are over fewer runs than n."""
-    lacks = {m.head: sum(math.isnan(row[m.key]) for row in rows) for m in SHOWN}
+    lacks = {m.title: sum(math.isnan(row.metrics[m.key]) for row in rows) for m in SHOWN}
     return [f"{head} is missing in {n} of {count(len(rows), 'run')}" for head, n in lacks.items() if n]
 
 
-def _codes(rows: list[Row]) -> list[str]:
+def _codes(rows: list[RunRow]) -> list[str]:
     """Modules of the user whose source hash differs between runs."""
     hashes: dict[str, Counter[str]] = {}
     for row in rows:
-        for name, digest in row["code"].items():
+        for name, digest in row.result.code.items():
             hashes.setdefault(name, Counter())[digest] += 1
     return [
         f"different code: {name} was changed between runs ({' and '.join(map(str, found.values()))} of them)"
@@ -90,26 +91,33 @@ def _measures(part: pd.DataFrame) -> list[str]:
     return [f"different hardware ({'; '.join(sorted(hardware))}): {what} not comparable"]
 
 
-def _strategies(rows: list[Row]) -> list[str]:
-    """Pairs of runs that differ in the strategy only and end with different losses. Such runs must agree up to
-    rounding, except with dropout, because each process draws its own dropout masks."""
-    alike: dict[Hashable, list[Row]] = {}
+def _strategies(rows: list[RunRow]) -> list[str]:
+    """Runs that differ in the strategy only and end with different losses. Such runs must agree up to rounding, except
+    with dropout, because each process draws its own dropout masks."""
+    alike: dict[tuple[str, int | str], list[RunRow]] = {}
     for row in rows:
-        if row["status"] == "finished" and row["val_loss"] > 0 and not value_of(row, "model.dropout"):
-            alike.setdefault((t.key_of(row, without="strategy"), t.seed_of(row)), []).append(row)
-    found = []
-    for same in alike.values():
-        same.sort(key=lambda row: row["val_loss"])
-        low, high = same[0], same[-1]
-        apart = high["val_loss"] / low["val_loss"] - 1
-        if apart > (_FP32 if low["dtype"] == "float32" else _LOW):
-            found.append((apart, low, high))
-    if not found:
+        if row.finished and _loss(row) > 0 and not row.value("model.dropout"):
+            alike.setdefault((row.key(without="strategy"), row.seed_label), []).append(row)
+    pairs = [(min(same, key=_loss), max(same, key=_loss)) for same in alike.values()]
+    pairs = [
+        (low, high) for low, high in pairs if _excess(low, high) > (_FP32 if low.result.dtype == "float32" else _LOW)
+    ]
+    if not pairs:
         return []
-    apart, low, high = max(found, key=lambda one: one[0])
-    one, two = value_of(low, "strategy"), value_of(high, "strategy")
-    name = "·".join(plain(value_of(low, axis)) for axis in run_name_axes() if axis != "strategy")
-    name += f", seed {t.seed_of(low)}"
-    text = f"the strategy must not change the loss, but {two} ends {apart:.2%} above {one} ({name}: "
-    more = f", and {count(len(found) - 1, 'other pair')}" if len(found) > 1 else ""
-    return [f"{text}{high['val_loss']:.4f} against {low['val_loss']:.4f}{more}): this indicates a bug"]
+    low, high = max(pairs, key=lambda pair: _excess(*pair))
+    axes = (axis for axis in run_name_axes() if axis != "strategy")
+    name = "·".join(plain(low.value(axis)) for axis in axes) + f", seed {low.seed_label}"
+    more = f", and {count(len(pairs) - 1, 'other pair')}" if len(pairs) > 1 else ""
+    return [
+        f"the strategy must not change the loss, but {high.value('strategy')} ends {_excess(low, high):.2%} above "
+        f"{low.value('strategy')} ({name}: {_loss(high):.4f} against {_loss(low):.4f}{more}): this indicates a bug"
+    ]
+
+
+def _loss(row: RunRow) -> float:
+    return row.metrics["val_loss"]
+
+
+def _excess(low: RunRow, high: RunRow) -> float:
+    """By how much the higher loss exceeds the lower one, relative."""
+    return _loss(high) / _loss(low) - 1

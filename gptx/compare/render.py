@@ -12,12 +12,13 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from gptx.compare import table as t
 from gptx.compare.comparability import warnings
-from gptx.compare.table import METRICS, Metric
-from gptx.compare.text import SHOWN, axes, count, human, plain, titled, variant_name
+from gptx.compare.run_rows import RunRow, read_rows, status_counts
+from gptx.compare.summary import is_finished, summarise
+from gptx.compare.text import SHOWN, axes, count, figure, plain, titled, variant_name
 from gptx.errors import GptxError
 from gptx.runs import journal
+from gptx.runs.metrics import METRICS, Metric
 
 
 def show(
@@ -38,9 +39,9 @@ def show(
     Raises:
         GptxError: ``sort`` is not a column.
     """
-    frame = t.table(run for path in paths for run in (list(journal.runs(Path(path))) or [Path(path)]))
-    summary = t.summarise(frame, all_keys=all_keys, include_unfinished=include_unfinished)
-    (console or Console(highlight=False)).print(page(frame, ordered(summary, sort)))
+    rows = read_rows(run for path in paths for run in (list(journal.runs(Path(path))) or [Path(path)]))
+    summary = summarise(rows, all_keys=all_keys, include_unfinished=include_unfinished)
+    (console or Console(highlight=False)).print(page(rows, ordered(summary, sort)))
     return summary
 
 
@@ -60,8 +61,8 @@ def ordered(summary: pd.DataFrame, column: str) -> pd.DataFrame:
         raise GptxError(f"cannot sort by {column!r}{hint}; choose from {', '.join(plain)}")
     metric = next((m for m in METRICS if column in (m.key, f"{m.key}_mean")), None)
     values = list(summary[f"{metric.key}_mean" if metric else column])
-    sign = -1 if metric and metric.best is max else 1
-    ended = list(summary["status"] == "finished") if "status" in summary else [True] * len(values)
+    sign = -1 if metric and metric.higher_is_better else 1
+    ended = is_finished(summary)
 
     def place(i: int) -> tuple[bool, int, float, str]:
         value = values[i]
@@ -74,7 +75,7 @@ def ordered(summary: pd.DataFrame, column: str) -> pd.DataFrame:
     return summary.iloc[sorted(range(len(values)), key=place)]
 
 
-def page(frame: pd.DataFrame, summary: pd.DataFrame) -> Group:
+def page(rows: list[RunRow], summary: pd.DataFrame) -> Group:
     """One table for each corpus, because losses on different texts are not comparable; then warnings and other runs."""
     parts: list[RenderableType] = []
     corpora = list(dict.fromkeys(summary["corpus_hash"]))
@@ -86,22 +87,22 @@ def page(frame: pd.DataFrame, summary: pd.DataFrame) -> Group:
         many = (summary["n"] > 1).any()
         spread = "mean ±sample standard deviation over n seeds" if many else "one seed each: deviations are unknown"
         parts.append(Text(f"\n{size} · {spread} · bold: best of the column", "dim"))
-    messages = warnings(frame, summary)
+    messages = warnings(rows, summary)
     if messages:
         lines = Table.grid(padding=(0, 1))
         for line in messages:
             lines.add_row(Text("!", "yellow bold"), Text(line, "yellow", overflow="fold"))
         parts += [Text(), lines]
-    rest = unfinished(frame)
+    rest = unfinished(rows)
     if rest:
         where = "unfinished, in separate rows" if "status" in summary else "not in the table"
         parts.append(Text(f"{where}: {rest}"))
     return Group(*parts)
 
 
-def unfinished(frame: pd.DataFrame) -> str:
+def unfinished(rows: list[RunRow]) -> str:
     """The unfinished runs by status, such as "2 failed, 1 running"."""
-    return ", ".join(f"{n} {status}" for status, n in t.counts(frame).items() if status != "finished")
+    return ", ".join(f"{n} {status}" for status, n in status_counts(rows).items() if status != "finished")
 
 
 class FittingTable:
@@ -148,7 +149,7 @@ def _layout(
     for name in (*extra, "n"):
         out.add_column(name, no_wrap=True, justify="right" if name == "n" else "left")
     for metric in metrics:
-        head = metric.head.replace(" ", "\n").replace("/", "/\n") if stacked else metric.head
+        head = metric.title.replace(" ", "\n").replace("/", "/\n") if stacked else metric.title
         out.add_column(Text(head, justify="right"), no_wrap=metrics is SHOWN, overflow="fold")
     cells = [_column(summary, metric, stacked) for metric in metrics]
     for i, row in enumerate(summary.to_dict("records")):
@@ -161,17 +162,17 @@ def _layout(
 def _column(summary: pd.DataFrame, metric: Metric, stacked: bool) -> list[Text]:
     """The cells of one metric. The best value is bold, unless all are equal or the rows are not comparable in it."""
     means, sds = list(summary[f"{metric.key}_mean"]), list(summary[f"{metric.key}_sd"])
-    ended = list(summary["status"] == "finished") if "status" in summary else [True] * len(means)
+    ended = is_finished(summary)
     values = [mean for mean, end in zip(means, ended, strict=True) if end and not math.isnan(mean)]
-    comparable = metric.best and len(set(values)) > 1 and not _not_comparable(summary, metric)
-    best = metric.best(values) if metric.best and comparable else None
+    comparable = len(set(values)) > 1 and not _not_comparable(summary, metric)
+    best = metric.best(values) if comparable else None
     bold = [end and mean == best for mean, end in zip(means, ended, strict=True)]
     pairs = zip(means, sds, strict=True)
-    spreads = [f"±{human(sd, metric.unit, mean)}" if sd > 0 else "" for mean, sd in pairs]
-    texts = [human(mean, metric.unit) for mean in means]
+    spreads = [f"±{figure(metric, sd, mean)}" if sd > 0 else "" for mean, sd in pairs]
+    texts = [figure(metric, mean) for mean in means]
     widest = max(map(len, spreads), default=0)
     # rich removes blanks at the end of right-aligned text, so the cells are padded on the left
-    left = max(max(map(len, texts), default=0), len(metric.head) - widest - 1) if widest and not stacked else 0
+    left = max(max(map(len, texts), default=0), len(metric.title) - widest - 1) if widest and not stacked else 0
     gap = " " if left else "\n"
     cells = []
     for text, spread, good in zip(texts, spreads, bold, strict=True):

@@ -1,6 +1,7 @@
 """``python -m gptx.compare.scaling``: fit the loss of finished runs as a power law of model size and tokens."""
 
 import argparse
+import math
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +16,8 @@ from rich.table import Table
 from gptx.cli import Parser, exit_code
 from gptx.compare.powerlaw import EXPONENTS, FittedLaw, Law, bootstrap, check, fit
 from gptx.compare.render import unfinished
-from gptx.compare.table import Row, chosen, key_of, naming, table, value_of
+from gptx.compare.run_rows import RunRow, read_rows, selected
+from gptx.compare.summary import distinguishing_keys
 from gptx.compare.text import human
 from gptx.errors import GptxError
 from gptx.runs.journal import runs
@@ -80,17 +82,17 @@ def _command(args: argparse.Namespace) -> None:
         print(f" wrote {file}")
 
 
-def _rows(path: Path) -> tuple[list[Row], str]:
+def _rows(path: Path) -> tuple[list[RunRow], str]:
     """The finished runs of the best learning rates, and a description of the runs that were left out."""
     if not path.exists():
         raise GptxError(
             f"the folder {path} does not exist; python -m gptx.run -m experiment=scaling makes outputs/scaling"
         )
-    frame = table(runs(path))
-    rows = [row for row in chosen(frame) if row["val_loss"] == row["val_loss"]]
+    every = read_rows(runs(path))
+    rows = [row for row in selected(every) if not math.isnan(row.metrics["val_loss"])]
     if not rows:
-        raise GptxError(f"no finished run in {path}: found {unfinished(frame) or 'no runs'}")
-    varied = [name for name in naming(rows) if len({str(value_of(row, name)) for row in rows}) > 1]
+        raise GptxError(f"no finished run in {path}: found {unfinished(every) or 'no runs'}")
+    varied = [name for name in distinguishing_keys(rows) if len({str(row.value(name)) for row in rows}) > 1]
     if others := [name for name in varied if name not in SIZE_KEYS | LENGTH_KEYS]:
         raise GptxError(
             f"the runs in {path} differ in {', '.join(others)} besides size and length; "
@@ -98,26 +100,27 @@ def _rows(path: Path) -> tuple[list[Row], str]:
         )
     best = _best_rates(rows)
     worse = f"{len(rows) - len(best)} at rates that were not the best" if len(best) < len(rows) else ""
-    return best, ", ".join(filter(None, [unfinished(frame), worse]))
+    return best, ", ".join(filter(None, [unfinished(every), worse]))
 
 
-def _best_rates(rows: list[Row]) -> list[Row]:
+def _best_rates(rows: list[RunRow]) -> list[RunRow]:
     """For each size and length the runs at the learning rate with the lowest mean loss."""
     losses: dict[tuple[float, float], dict[str, list[float]]] = {}
     for row in rows:
-        arms = losses.setdefault((row["n_params"], row["tokens"]), {})
-        arms.setdefault(key_of(row), []).append(row["val_loss"])
+        arms = losses.setdefault((row.metrics["n_params"], row.tokens), {})
+        arms.setdefault(row.key(), []).append(row.metrics["val_loss"])
     best = {min(arms, key=lambda key: statistics.mean(arms[key])) for arms in losses.values()}
-    return [row for row in rows if key_of(row) in best]
+    return [row for row in rows if row.key() in best]
 
 
-def fit_runs(rows: list[Row], times: int) -> FittedLaw:
+def fit_runs(rows: list[RunRow], times: int) -> FittedLaw:
     """Fit a law to runs, with ``times`` bootstrap samples.
 
     Raises:
         GptxError: too few sizes or lengths.
     """
-    sizes, tokens, losses = (np.array([float(row[key]) for row in rows]) for key in ("n_params", "tokens", "val_loss"))
+    points = np.array([[row.metrics["n_params"], row.tokens, row.metrics["val_loss"]] for row in rows])
+    sizes, tokens, losses = points.T
     check(sizes, tokens)
     law = fit(sizes, tokens, losses)
     return FittedLaw(sizes, tokens, losses, law, bootstrap(sizes, tokens, losses, law, times))

@@ -5,10 +5,10 @@ from collections.abc import Hashable, Mapping
 
 import pandas as pd
 
-from gptx.compare.table import METRICS
 from gptx.config.axes import run_name_axes
+from gptx.runs.metrics import METRICS, Metric
 
-SHOWN = tuple(metric for metric in METRICS if metric.head)
+SHOWN = tuple(metric for metric in METRICS if metric.in_table)
 _SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -38,19 +38,24 @@ def titled(summary: pd.DataFrame, corpus: str) -> tuple[pd.DataFrame, str]:
 
 
 def human(value: float, unit: str = "", scale_of: float | None = None) -> str:
-    """A number with a prefix: 1234567 -> "1.23M", with unit "B" -> "1.23 MB". The unit "4" gives four decimals.
+    """A number with a prefix: 1234567 -> "1.23M", with unit "B" -> "1.23 MB".
 
     ``scale_of``: use the prefix of this number, so that a deviation has the prefix of its mean.
     """
     if math.isnan(value):
         return "-"
-    if unit == "4":
-        return f"{value:.4f}"
     like = abs(value if scale_of is None else scale_of)
     scale, prefix = next((s for s in _SCALES if like >= 0.9995 * s[0]), (1.0, ""))
     size = like / scale
     places = 0 if size >= 99.95 or (scale == 1 and like == int(like)) else 1 if size >= 9.995 else 2
     return f"{value / scale:.{places}f}{' ' if unit else ''}{prefix}{unit}"
+
+
+def figure(metric: Metric, value: float, scale_of: float | None = None) -> str:
+    """A value of a metric as tables show it; ``scale_of``: see `human`."""
+    if math.isnan(value) or metric.prefix:
+        return human(value, metric.symbol, scale_of)
+    return f"{value:.{metric.digits}f}"
 
 
 def count(n: int, what: str) -> str:

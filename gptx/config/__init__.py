@@ -1,1 +1,1 @@
-"""Compose a config from YAML and overrides, check it, name what it computes, and build its parts. No torch."""
+"""Compose and check a config, name what it computes, build its objects. No torch in here."""

@@ -12,7 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from gptx.cli import Parser, log
-from gptx.config.compose import UNREADABLE, compose, explain
+from gptx.config.compose import compose
+from gptx.config.explain import UNREADABLE, explain
 from gptx.config.overrides import about_sweeps, check_choice, conf_dir, key_of
 from gptx.errors import ConfigError
 

@@ -22,8 +22,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from gptx.config.axes import run_name_axes
-from gptx.config.compose import flat, plain_dict
 from gptx.config.declared import declaration
+from gptx.config.plain import flat, plain_dict
 
 SCHEME = 2
 CORE_REVISION = 1

@@ -8,9 +8,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from gptx.config.compose import plain_dict
 from gptx.config.declared import FORMER_TARGETS, declaration
 from gptx.config.identity import ADDED_KEYS, digest, plain_value, result_leaves, revisions
+from gptx.config.plain import plain_dict
 
 
 def identity_v1(cfg: DictConfig, corpus: str, origin: str = "") -> str | None:

@@ -1,4 +1,4 @@
-"""Hydra's `_target_`s become parts. No torch here: a finished run and a typo are answered without it."""
+"""Build the object that a group's ``_target_`` names. No torch, so that a mistake is reported without it."""
 
 from typing import Any
 
@@ -10,17 +10,20 @@ from gptx.errors import ConfigError
 
 
 def part(cfg: DictConfig, *args: Any) -> Any:
-    """One part from its YAML: positional arguments are given here, keyword arguments are the YAML's keys.
+    """The object of a group, such as ``cfg.attention``.
+
+    Args:
+        args: positional arguments of the constructor; the group's keys are its keyword arguments.
 
     Raises:
-        ConfigError: there is no such part, or its constructor does not take the keys of its YAML.
-        Exception: what the constructor raised (a `GptxError` if it refuses), which Hydra would wrap in its own.
+        ConfigError: the class does not exist, or its constructor does not accept the keys.
+        Exception: any that the constructor raised, without Hydra's own exception around it.
     """
     try:
         return instantiate(cfg, *args)
     except InstantiationException as error:
         cause = error.__cause__
-        if isinstance(cause, ImportError) or _is_of_the_call(cause):
+        if isinstance(cause, ImportError) or _is_wrong_call(cause):
             where = str(cfg._get_full_key(None))
             reason = " ".join(str(cause).split())
             raise ConfigError(f"{where}._target_={cfg.get('_target_')}: {reason}") from None
@@ -29,8 +32,8 @@ def part(cfg: DictConfig, *args: Any) -> Any:
         raise
 
 
-def _is_of_the_call(error: BaseException | None) -> bool:
-    """Whether the arguments did not fit: then Hydra's is the last frame, and no line of the part has run."""
+def _is_wrong_call(error: BaseException | None) -> bool:
+    """Whether the arguments did not match the signature: then Hydra's frame is the last, no line of the class ran."""
     frame = error.__traceback__ if isinstance(error, TypeError) else None
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next

@@ -1,4 +1,4 @@
-"""A word of the command line: the key that it is about, and the option of a group that it takes."""
+"""Overrides such as ``attention=gqa``: the key that one is about, and the option that it chooses. No torch."""
 
 import difflib
 import os
@@ -13,71 +13,71 @@ from hydra.core.plugins import Plugins
 
 from gptx.errors import ConfigError
 
-PLUGINS = ("hydra/launcher", "hydra/sweeper")  # groups whose options have to be gptx's
+PLUGINS = ("hydra/launcher", "hydra/sweeper")  # groups whose options must be gptx's
 OF_SWEEPS = ("sweep.", "match.", "dry_run.", "hydra.launcher.", "hydra.sweeper.")
 
 
 def conf_dir() -> Path:
-    """The YAML files: beside the package in a checkout, inside it in a wheel."""
+    """The folder of the YAML files: beside the package in a checkout, inside it in a wheel."""
     inside = Path(__file__).parents[1] / "conf"
     return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
 
 
 def options(group: str, own: Sequence[Path] = ()) -> list[str]:
-    """gptx's options of a group, as they lie on disk, and those of a user's own folders."""
+    """The options of a group: gptx's, and those in a user's folders ``own``."""
     return sorted({path.stem for place in (conf_dir(), *own) for path in (place / group).glob("*.yaml")})
 
 
-def key_of(word: str) -> str:
-    """``trainer.max_steps`` of the override ``++trainer.max_steps=3``."""
-    return word.lstrip("+~").partition("=")[0].partition("@")[0]
+def key_of(override: str) -> str:
+    """``trainer.max_steps`` for the override ``++trainer.max_steps=3``."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
-def about_sweeps(word: str) -> bool:
-    """Whether an override is about a whole sweep, and about none of its runs."""
-    return f"{key_of(word)}.".replace("/", ".").startswith(OF_SWEEPS)
+def about_sweeps(override: str) -> bool:
+    """Whether an override is an option of a sweep, not of a run."""
+    return f"{key_of(override)}.".replace("/", ".").startswith(OF_SWEEPS)
 
 
-def own_dirs(words: Sequence[str] = ()) -> list[Path]:
-    """A user's --config-dir: by the words of a command, or Hydra's where that is at work."""
+def own_dirs(arguments: Sequence[str] = ()) -> list[Path]:
+    """The user's ``--config-dir``: Hydra's where it is initialised, else that of these command-line arguments."""
     if not GlobalHydra.instance().is_initialized():
-        apart = (word.split("=", 1) if word.startswith("--config-dir=") else [word] for word in words)
-        flags = pairwise(chain.from_iterable(apart))
+        split = (one.split("=", 1) if one.startswith("--config-dir=") else [one] for one in arguments)
+        flags = pairwise(chain.from_iterable(split))
         return [Path(place).absolute() for flag, place in flags if flag in ("--config-dir", "-cd")]
     places = GlobalHydra.instance().config_loader().get_search_path().get_path()
     return [Path(place.path.removeprefix("file://")) for place in places if place.provider == "command-line"]
 
 
-def check_choice(word: str, words: Sequence[str] = ()) -> None:
-    """Refuse what Hydra takes as the option of a group and gptx does not. ``words``: of the whole command.
+def check_choice(override: str, arguments: Sequence[str] = ()) -> None:
+    """Reject an option that Hydra would accept and gptx does not have. ``arguments``: all of the command line.
 
     Raises:
-        ConfigError: a list, which Hydra makes one mixture of; null; a launcher or a sweeper that is not gptx's.
+        ConfigError: a list, which Hydra would merge into one config; null; a launcher or a sweeper that is not gptx's.
     """
-    group, given = key_of(word), word.partition("=")[2]
-    if not os.path.isdir(conf_dir() / group) or word.startswith("~") or word == "experiment=null":
+    group, given = key_of(override), override.partition("=")[2]
+    if not os.path.isdir(conf_dir() / group) or override.startswith("~") or override == "experiment=null":
         return
     if given.startswith("["):
         each = re.sub(r"[\[\] ]", "", given)
-        raise ConfigError(f"{word} is a list: {group}={each} with -m runs each, and without it one of them is meant")
-    own = own_dirs(words)
-    if given == "null" or (group in PLUGINS and given not in options(group, own) and _stored(group, given)):
+        raise ConfigError(f"{override} is a list: expected one option, or {group}={each} with -m, which runs each")
+    own = own_dirs(arguments)
+    if given == "null" or (group in PLUGINS and given not in options(group, own) and _is_hydras(group, given)):
         raise ConfigError(unknown_option(group, given, own))
 
 
-def _stored(group: str, given: str) -> bool:
-    """Whether Hydra, or an installed plugin of it, brings such an option along."""
-    Plugins.instance()  # it finds them, and they store theirs
+def _is_hydras(group: str, given: str) -> bool:
+    """Whether Hydra itself, or a plugin of it that is installed, has such an option."""
+    Plugins.instance()  # loads the plugins, which register their options
     return f"{given}.yaml" in ConfigStore.instance().list(group)
 
 
 def unknown_option(group: str, given: str, own: Sequence[Path], others: Sequence[str] = ()) -> str:
-    """A line. ``others``: what Hydra has besides gptx's own, where those count."""
+    """A line about an option that does not exist. ``others``: options of Hydra that are allowed too."""
     known = sorted({*options(group, own), *others})
     return f"unknown option {group}={given}.{did_you_mean(given, known)} {group} is one of: {', '.join(known)}."
 
 
 def did_you_mean(given: str, choices: Sequence[str]) -> str:
-    """`` Did you mean 'x'?`` or nothing."""
+    """`` Did you mean 'x'?`` for the most similar choice, or nothing."""
     close = difflib.get_close_matches(given, choices, n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else ""

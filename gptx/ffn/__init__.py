@@ -1,1 +1,1 @@
-"""Feed-forward networks. One file a variant; `base.FFN` is the contract."""
+"""Feed-forward variants, one file each. `base.FFN` is the contract."""

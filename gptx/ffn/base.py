@@ -1,4 +1,4 @@
-"""The contract of a feed-forward network, and the two shapes that most of them have: plain and gated.
+"""The contract of a feed-forward network, and the two forms that most variants have: plain and gated.
 
 Letters: B batch, T time, D model width, F hidden width.
 """
@@ -10,38 +10,39 @@ from torch import Tensor, nn
 
 from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
+from gptx.geometry.side_losses import SideLosses
 
 
 class FFN(nn.Module, ABC):
-    """Each token by itself. Its last layer is named ``out``: it joins the residual stream, and is initialised smaller.
+    """Base class. The last layer is named ``out``: it joins the residual stream and gets a smaller initialisation.
 
     Attributes:
-        tp: how tensor parallelism may cut a child: "col", by its outputs; "row", by its inputs, and the parts'
-            results are added. Without any, all of it is computed alike everywhere.
-        matmul_weights: multiply-adds that one token costs in matrix products other than those of Linear layers.
-        shares_rows: whether, in training, the tokens of a row compete with each other: then packed documents would.
-        whole_rows: whether, in training, it has to see all tokens of a row at once.
-        balance: a side loss of the last forward in training, weighted; None: it has none. `GPT` adds the layers' mean
-            to its loss, for the gradient alone; whoever makes a loss of the logits has to do so too.
+        tp: how tensor parallelism splits each child module: "col", by its outputs; "row", by its inputs, and the
+            partial results are summed. Empty: every rank computes the whole network identically.
+        macs_per_token: multiply-adds that one token costs in matrix products outside of Linear layers.
+        tokens_compete: whether, in training, the tokens of a row influence each other's output; packed documents in
+            one row would, too.
+        needs_full_rows: whether, in training, a forward must see all tokens of a row.
+        has_side_losses: whether a forward may add to the collector that it is given.
     """
 
     tp: ClassVar[dict[str, str]] = {}
-    matmul_weights: int = 0
-    shares_rows: bool = False
-    whole_rows: bool = False
-    balance: Tensor | None = None
+    macs_per_token: int = 0
+    tokens_compete: bool = False
+    needs_full_rows: bool = False
+    has_side_losses: ClassVar[bool] = False
 
     @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
-
-    def metrics(self) -> dict[str, Tensor]:
-        """What of the last forward in training belongs into the journal, by name: scalars, each a mean over tokens."""
-        return {}
+    def forward(self, x: Tensor, side: SideLosses) -> Tensor:
+        """(B, T, D) -> (B, T, D). In training, side losses and metrics are added to ``side``."""
 
 
-class Plain(FFN):
-    """Two layers with a pointwise activation between: out(activate(up x)), F = ratio * D."""
+class PlainFFN(FFN):
+    """Two layers with a pointwise activation between them: out(activate(up(x))).
+
+    Args:
+        ratio: F / D.
+    """
 
     tp: ClassVar[dict[str, str]] = {"up": "col", "out": "row"}
 
@@ -53,15 +54,20 @@ class Plain(FFN):
 
     @abstractmethod
     def activate(self, x: Tensor) -> Tensor:
-        """Pointwise."""
+        """The activation, elementwise."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.out(self.activate(self.up(x)))
+    def forward(self, x: Tensor, side: SideLosses) -> Tensor:
+        out: Tensor = self.out(self.activate(self.up(x)))  # (B, T, F) -> (B, T, D)
         return out
 
 
-class Gated(FFN):
-    """A gated linear unit (Shazeer 2020): out(activate(gate x) * up x). Ratio 8/3 has the parameters of Plain's 4."""
+class GatedFFN(FFN):
+    """A gated linear unit (Shazeer 2020): out(activate(gate(x)) * up(x)).
+
+    Args:
+        ratio: F / D; with 8/3 it has as many parameters as `PlainFFN` with 4.
+        multiple_of: F is rounded to a multiple of this.
+    """
 
     tp: ClassVar[dict[str, str]] = {"gate": "col", "up": "col", "out": "row"}
 
@@ -74,15 +80,19 @@ class Gated(FFN):
 
     @abstractmethod
     def activate(self, x: Tensor) -> Tensor:
-        """Pointwise."""
+        """The activation of the gate, elementwise."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.out(self.activate(self.gate(x)) * self.up(x))
+    def forward(self, x: Tensor, side: SideLosses) -> Tensor:
+        out: Tensor = self.out(self.activate(self.gate(x)) * self.up(x))  # (B, T, F) -> (B, T, D)
         return out
 
 
 def hidden_width(shape: ModelShape, ratio: float, multiple_of: int) -> int:
-    """F: ratio * D, rounded to a multiple of ``multiple_of``, at least one of them."""
+    """Return F: ratio * D, rounded to a multiple of ``multiple_of`` and at least ``multiple_of``.
+
+    Raises:
+        ConfigError: ``ratio`` or ``multiple_of`` is out of range.
+    """
     if not 0 < ratio <= 1000:
         raise ConfigError(f"ffn.ratio={ratio}: expected more than 0 and at most 1000, such as 4")
     if not 1 <= multiple_of <= 2**20:

@@ -3,15 +3,17 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptx.ffn.base import Plain
+from gptx.ffn.base import PlainFFN
 from gptx.geometry.model_shape import ModelShape
 
 ID = "ffn.gelu"
 REVISION = 1
 
 
-class GELU(Plain):
-    """Exact, or GPT-2's tanh form."""
+class GELU(PlainFFN):
+    """Args:
+    tanh: use the tanh approximation, as GPT-2 does, instead of the exact GELU.
+    """
 
     def __init__(self, shape: ModelShape, *, ratio: float, tanh: bool) -> None:
         super().__init__(shape, ratio=ratio)

@@ -1,7 +1,8 @@
-"""One matrix product for each group of rows: what a mixture of experts consists of.
+"""Grouped matrix product: one matrix for each group of rows. Mixtures of experts compute their experts with it.
 
-torch's own `grouped_mm` has no float64, wants rows of a multiple of 16 bytes, has no meta form in fp32 and is not
-counted by torch's FLOP counter. This one is a loop over the groups inside an operator: the compiler need not see it.
+torch's own `grouped_mm` does not support float64, requires rows of a multiple of 16 bytes, has no meta implementation
+in fp32 and is not counted by torch's FLOP counter. This one is a loop over the groups inside a custom operator, which
+torch.compile does not trace.
 
 Letters: M rows, E groups, D width in, F width out.
 """
@@ -13,22 +14,25 @@ from torch.utils.flop_counter import register_flop_formula
 
 @torch.library.custom_op("gptx::grouped", mutates_args=())
 def grouped(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-    """x (M, D) in the order of groups, weight (E, D, F) -> (M, F); counts (E,) are the rows of each group, on the CPU
-    wherever x is, or the loop would wait for the device."""
+    """x (M, D) sorted by group, weight (E, D, F) -> (M, F).
+
+    ``counts`` (E,) are the numbers of rows of the groups. They are on the CPU even if x is not, because the loop would
+    otherwise wait for the device.
+    """
     out = x.new_empty(x.shape[0], weight.shape[2])
     sizes = counts.tolist()
-    for rows, matrix, into in zip(x.split(sizes), weight, out.split(sizes), strict=True):
-        torch.mm(rows, matrix, out=into)
+    for rows, matrix, target in zip(x.split(sizes), weight, out.split(sizes), strict=True):
+        torch.mm(rows, matrix, out=target)
     return out
 
 
 @torch.library.custom_op("gptx::grouped_outer", mutates_args=())
 def grouped_outer(x: Tensor, y: Tensor, counts: Tensor) -> Tensor:
-    """x (M, D), y (M, F) -> (E, D, F): the gradient of `grouped` for its weight."""
+    """x (M, D), y (M, F) -> (E, D, F): the gradient of `grouped` with respect to its weight."""
     out = x.new_empty(counts.shape[0], x.shape[1], y.shape[1])
     sizes = counts.tolist()
-    for left, right, into in zip(x.split(sizes), y.split(sizes), out, strict=True):
-        torch.mm(left.T, right, out=into)
+    for left, right, target in zip(x.split(sizes), y.split(sizes), out, strict=True):
+        torch.mm(left.T, right, out=target)
     return out
 
 

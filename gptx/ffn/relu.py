@@ -1,14 +1,16 @@
-"""The original transformer's activation (Vaswani et al. 2017)."""
+"""Rectified linear unit, the activation of the original transformer (Vaswani et al. 2017)."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptx.ffn.base import Plain
+from gptx.ffn.base import PlainFFN
 
 ID = "ffn.relu"
 REVISION = 1
 
 
-class ReLU(Plain):
+class ReLU(PlainFFN):
+    """out(relu(up(x)))."""
+
     def activate(self, x: Tensor) -> Tensor:
         return F.relu(x)

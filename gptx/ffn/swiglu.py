@@ -1,14 +1,16 @@
-"""SwiGLU: a linear unit gated by SiLU (Shazeer 2020)."""
+"""SwiGLU: a gated linear unit with a SiLU gate (Shazeer 2020)."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptx.ffn.base import Gated
+from gptx.ffn.base import GatedFFN
 
 ID = "ffn.swiglu"
 REVISION = 1
 
 
-class SwiGLU(Gated):
+class SwiGLU(GatedFFN):
+    """out(silu(gate(x)) * up(x))."""
+
     def activate(self, x: Tensor) -> Tensor:
         return F.silu(x)

@@ -1,1 +1,1 @@
-"""What the axes and the model share: the sizes of a model, and which key a query may see."""
+"""What the axes and the model share: model sizes, visibility of keys, the interface between attention and model."""

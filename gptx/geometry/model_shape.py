@@ -1,4 +1,4 @@
-"""What every part may know of the model it is built for: plain numbers, no torch."""
+"""The sizes of a model that every variant may read. Plain numbers, no torch."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,19 @@ from gptx.errors import ConfigError
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes that variants share; a variant's own numbers are its keyword arguments, named in its YAML.
+    """Sizes that all variants share. Sizes of one variant only are keyword arguments of its class and keys of its YAML.
 
     Attributes:
+        n_layer: number of blocks.
+        n_head: number of query heads.
+        d_model: width of the residual stream.
         context: trained sequence length in tokens.
-        dropout: probability, in 0..1, wherever GPT-2 drops (embeddings, attention weights, residual branches).
-        bias: whether linear layers and layer norms carry a bias.
+        vocab_size: number of rows of the token embedding.
+        dropout: probability in [0, 1), applied as in GPT-2: to embeddings, attention weights and residual branches.
+        bias: whether linear layers and layer norms have a bias.
+
+    Raises:
+        ConfigError: a size is out of range, or ``d_model`` is not divisible by ``n_head``.
     """
 
     n_layer: int
@@ -30,10 +37,10 @@ class ModelShape:
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"model.dropout={self.dropout}: expected 0 <= dropout < 1")
         if self.d_model % self.n_head:
-            even = 2 * self.n_head  # an even head_dim suits every encoding
+            step = 2 * self.n_head  # an even head_dim works with every encoding
             raise ConfigError(
-                f"model.d_model={self.d_model} is not divisible by model.n_head={self.n_head}: "
-                f"{even * max(1, round(self.d_model / even))} would be"
+                f"model.d_model={self.d_model} is not divisible by model.n_head={self.n_head}; "
+                f"use model.d_model={step * max(1, round(self.d_model / step))}"
             )
 
     @property

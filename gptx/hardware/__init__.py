@@ -1,1 +1,1 @@
-"""The device, its precision, its threads, and what it is called."""
+"""The hardware of a run: device and dtype, CPU threads and heap, and the description that a run records."""

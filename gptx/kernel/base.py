@@ -1,75 +1,69 @@
-"""The contract of a kernel: softmax(q k^T * scale + bias over what is visible) v.
+"""The contract of a kernel: softmax(q k^T * scale + bias, over the visible keys) v.
 
 Letters: B batch, Tq queries, Tk keys, H query heads, G key/value heads, D head dim.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from gptx.geometry.model_shape import ModelShape
+from gptx.geometry.view import Score
 from gptx.geometry.visibility import Where, visible
 from gptx.pos.base import PositionalEncoding
 from gptx.window.base import Window
 
 
-@dataclass(frozen=True, eq=False)
-class Score:
-    """How products become logits: softcap * tanh(q.k * scale / softcap) + bias + decay of query - decay of key.
-
-    Attributes:
-        scale: the factor on q.k.
-        softcap: 0: none.
-        sink: (H,) one more logit in each head's softmax, of a key without a value; None: none.
-        decay: (B, Tk, G) what is subtracted from all logits of a key; queries are the newest of these tokens, and
-            theirs is added: for the softmax that changes nothing, but keeps the logits small. None: none.
-    """
-
-    scale: float
-    softcap: float = 0.0
-    sink: Tensor | None = None
-    decay: Tensor | None = None
-
-
 class Kernel(nn.Module, ABC):
-    """Has no parameters; drops attention weights while training.
+    """Base class. A kernel has no parameters. In training it drops attention weights.
 
     Args:
-        demands: what the attention asks for beyond plain products (see `gptx.attention.base.Attention.demands`).
+        demands: features that the attention needs beyond plain products (see `gptx.attention.base.Attention.demands`).
+
+    Attributes:
+        supports: the features that the kernel has, of "softcap", "sink" and "decay".
+        supports_packing: whether it can hide the documents of a row from one another.
+        supports_fp32: whether it computes in fp32, and not in bf16 only.
+        supports_partial_rows: whether it uses the same algorithm with fewer queries than keys.
+        n_head: number of query heads on this rank.
+        target_device: device type for which `auto` chooses a kernel; "": that of the tensors.
     """
 
-    serves: ClassVar[frozenset[str]] = frozenset({"softcap", "sink", "decay"})
-    packs: ClassVar[bool] = True  # whether it can hide the documents of a row from one another
-    fp32: ClassVar[bool] = True  # whether it computes in fp32 too
-    parts: ClassVar[bool] = True  # whether it is itself with fewer queries than keys too
-    device: str = ""  # the kind that it is to choose for; "": the one that the tensors are on
+    supports: ClassVar[frozenset[str]] = frozenset({"softcap", "sink", "decay"})
+    supports_packing: ClassVar[bool] = True
+    supports_fp32: ClassVar[bool] = True
+    supports_partial_rows: ClassVar[bool] = True
+    target_device: str = ""
 
     def __init__(self, shape: ModelShape, demands: frozenset[str]) -> None:
         super().__init__()
-        self.p, self.n_head, self.demands = shape.dropout, shape.n_head, demands
+        self.dropout_p, self.n_head, self.demands = shape.dropout, shape.n_head, demands
 
     @property
     def dropout(self) -> float:
-        return self.p if self.training else 0.0
+        """Dropout probability of the current mode: 0 in evaluation."""
+        return self.dropout_p if self.training else 0.0
 
     def refuses(self, window: Window, pos: PositionalEncoding, device: str) -> str | None:
-        """Why a layer of this window and encoding cannot be computed here, or None. It is asked when the model is
-        built; the text follows the names of the options."""
-        return self.lacks(window, pos)
+        """Return why a layer with this window and encoding cannot be computed on this device type, or None.
 
-    def lacks(self, window: Window, pos: PositionalEncoding) -> str | None:
-        """Why it cannot be computed anywhere, or None."""
-        missing = sorted(self.demands - self.serves)
+        Asked when a model is built. The text follows the names of the options: "it ...; use ...".
+        """
+        return self.unsupported(window, pos)
+
+    def unsupported(self, window: Window, pos: PositionalEncoding) -> str | None:
+        """Return why such a layer cannot be computed on any device, or None."""
+        missing = sorted(self.demands - self.supports)
         if missing:
-            return f"it has no attention {' or '.join(missing)}: use kernel=auto or kernel=reference"
+            return f"it has no attention {' or '.join(missing)}; use kernel=auto or kernel=reference"
         return None
 
     @abstractmethod
     def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:
-        """Built once a forward for each distinct (window, pos); opaque to everyone but this kernel."""
+        """Build what `forward` needs for this window and encoding; called once per forward of the model for each
+        distinct pair. Only this kernel knows the type of the result."""
 
     @abstractmethod
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, score: Score) -> Tensor:
@@ -77,13 +71,13 @@ class Kernel(nn.Module, ABC):
 
 
 def additive(where: Where, window: Window, pos: PositionalEncoding, n_head: int) -> Tensor:
-    """(B or 1, H or 1, Tq, Tk): the bias where visible, -inf elsewhere.
+    """Return an additive mask (B or 1, H or 1, Tq, Tk): the bias (or 0) where visible, -inf elsewhere.
 
-    Without a bias it is bf16: 0 and -inf are exact in it, and added to scores of any type it leaves their type alone.
+    Without a bias it is bf16: 0 and -inf are exact in bf16, and adding them does not change the dtype of the logits.
     """
-    seen = visible(where, window.allows)[:, None]
+    seen = visible(where, window.allows)[:, None]  # (B or 1, 1, Tq, Tk)
     if not pos.biased:
         return torch.zeros_like(seen, dtype=torch.bfloat16).masked_fill(~seen, float("-inf"))
-    head = torch.arange(n_head, device=seen.device)[None, :, None, None]
-    bias = pos.bias(head, where.q_pos[:, None, :, None], where.k_pos[:, None, None, :])
+    head = torch.arange(n_head, device=seen.device)[None, :, None, None]  # (1, H, 1, 1)
+    bias = pos.bias(head, where.q_pos[:, None, :, None], where.k_pos[:, None, None, :])  # (B or 1, H, Tq, Tk)
     return bias.masked_fill(~seen, float("-inf"))

@@ -1,4 +1,4 @@
-"""FlashAttention (Dao 2023, "FlashAttention-2"), from the package flash-attn, where that is installed.
+"""FlashAttention (Dao 2023, "FlashAttention-2") from the package flash-attn, if that is installed.
 
 Letters: B batch, Tq queries, Tk keys, H query heads, G key/value heads, D head dim.
 """
@@ -14,15 +14,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptx.errors import ConfigError
+from gptx.geometry.view import Score
 from gptx.geometry.visibility import Where
-from gptx.kernel.base import Kernel, Score
+from gptx.kernel.base import Kernel
 from gptx.pos.base import PositionalEncoding
 from gptx.window.base import Window
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
-    """``past``: how many tokens before its own a query sees, -1: all. ``slopes``: (H,) of a linear bias, or None."""
+class FlashMask:
+    """What the package needs to know of the mask.
+
+    Attributes:
+        past: number of earlier tokens that a query sees; -1: all.
+        slopes: (H,) of a linear bias; None: no bias.
+    """
 
     past: int
     slopes: Tensor | None
@@ -33,40 +39,40 @@ REVISION = 1
 
 
 class Flash(Kernel):
-    serves: ClassVar[frozenset[str]] = frozenset({"softcap"})
-    packs = False
-    fp32 = False
+    """Runs on CUDA in bf16 or fp16, with full and sliding windows and the bias of ALiBi."""
+
+    supports: ClassVar[frozenset[str]] = frozenset({"softcap"})
+    supports_packing = False
+    supports_fp32 = False
 
     def refuses(self, window: Window, pos: PositionalEncoding, device: str) -> str | None:
         if device != "cuda":
-            return f"it runs on cuda alone, given device={device}: use kernel=auto"
+            return f"it runs on cuda only, given device={device}; use kernel=auto"
         if "flash_attn" not in sys.modules and importlib.util.find_spec("flash_attn") is None:
-            return "it needs the package flash-attn, not installed: pip install flash-attn, or use kernel=auto"
+            return "it needs the package flash-attn, which is not installed; pip install flash-attn, or use kernel=auto"
         return super().refuses(window, pos, device)
 
-    def lacks(self, window: Window, pos: PositionalEncoding) -> str | None:
+    def unsupported(self, window: Window, pos: PositionalEncoding) -> str | None:
         if not window.covers(sys.maxsize) and not window.sliding:
-            return "it cannot express this window, only full and sliding: use kernel=auto"
+            return "it supports full and sliding windows only; use kernel=auto"
         if pos.biased and not pos.linear:
-            return "it cannot express this bias, only that of alibi: use kernel=auto"
-        return super().lacks(window, pos)
+            return "it supports no bias but that of alibi; use kernel=auto"
+        return super().unsupported(window, pos)
 
     def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:
         if where.q_doc is not None:
-            raise ConfigError(
-                "kernel=flash cannot tell packed documents apart: use kernel=auto or data.document_mask=false"
-            )
+            raise ConfigError("kernel=flash cannot hide packed documents; use kernel=auto or data.document_mask=false")
         past = -1 if window.reach is None else window.reach - 1
         slopes = pos.slopes if pos.linear else None
         assert slopes is None or isinstance(slopes, Tensor)
-        return Given(past, None if slopes is None else slopes.float())
+        return FlashMask(past, None if slopes is None else slopes.float())
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, score: Score) -> Tensor:
-        assert isinstance(mask, Given)
+        assert isinstance(mask, FlashMask)
         if v.dtype not in (torch.bfloat16, torch.float16):
-            kind = str(v.dtype).removeprefix("torch.")
-            raise ConfigError(f"kernel=flash computes in bf16, given {kind}: use precision=bf16 or kernel=auto")
-        width = max(q.shape[-1], v.shape[-1])  # the package wants the same of all: zeros change nothing
+            dtype = str(v.dtype).removeprefix("torch.")
+            raise ConfigError(f"kernel=flash computes in bf16, given {dtype}; use precision=bf16 or kernel=auto")
+        width = max(q.shape[-1], v.shape[-1])  # the package requires one width: pad with zeros
         q, k, values = (F.pad(x.to(v.dtype), (0, width - x.shape[-1])) for x in (q, k, v))
         y: Tensor = importlib.import_module("flash_attn").flash_attn_func(
             q,
@@ -74,7 +80,7 @@ class Flash(Kernel):
             values,
             dropout_p=self.dropout,
             softmax_scale=score.scale,
-            causal=True,  # with fewer queries than keys, they are the newest: ours too
+            causal=True,  # with fewer queries than keys, the queries are the last tokens, as in gptx
             window_size=(mask.past, 0 if mask.past >= 0 else -1),
             softcap=score.softcap,
             alibi_slopes=mask.slopes,

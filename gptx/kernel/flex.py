@@ -1,5 +1,5 @@
 """FlexAttention (Dong et al. 2024, "Flex Attention: A Programming Model for Generating Optimized Attention Kernels"):
-torch compiles one fused CUDA kernel for the window, documents and bias at hand, and skips blocks of hidden keys.
+torch compiles one fused CUDA kernel for the given window, documents and bias, and skips blocks of hidden keys.
 
 Letters: B batch, Tq queries, Tk keys, H query heads, G key/value heads, D head dim.
 """
@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 
 from gptx.geometry.model_shape import ModelShape
+from gptx.geometry.view import Score
 from gptx.geometry.visibility import Where, pair_visible
-from gptx.kernel.base import Score
 from gptx.kernel.reference import Reference, capped
 from gptx.pos.base import PositionalEncoding
 from gptx.window.base import Window
@@ -24,7 +24,7 @@ Bias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # of batch, head, que
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """Which blocks of pairs are computed, and what is added to a pair's logit."""
+    """The mask of this kernel: which blocks of pairs are computed, and the bias that is added to a pair's logit."""
 
     mask: BlockMask
     bias: Bias | None
@@ -35,34 +35,38 @@ REVISION = 1
 
 
 class Flex(Reference):
-    """Trains on CUDA. Behind a cache it attends as the reference does: a kernel compiled for every length costs more
-    than it saves. It serves nothing whose gradient would be gathered by atomic additions (learned biases, decay):
-    their order is not fixed, and a run would not repeat bit for bit."""
+    """Trains on CUDA. With a cache it computes as the reference kernel does, because compiling a kernel for every
+    length would cost more than it saves.
 
-    serves: ClassVar[frozenset[str]] = frozenset({"softcap", "sink"})
-    parts = False
+    Learned biases and decay are not supported: their gradients are summed by atomic additions in no fixed order, so
+    that a run could not be repeated bit for bit.
+    """
+
+    supports: ClassVar[frozenset[str]] = frozenset({"softcap", "sink"})
+    supports_partial_rows = False
 
     def __init__(self, shape: ModelShape, demands: frozenset[str]) -> None:
         super().__init__(shape, demands)
-        self.ready: dict[str, Any] = {}
+        self.compiled_functions: dict[str, Any] = {}
 
     def compiled(self, function: Any, device: torch.device) -> Any:
-        """Compiled once; as it is, inside a model that is compiled, and on a CPU, where only tests come."""
+        """Return the function compiled by torch, once per function. It stays uncompiled inside a compiled model, and on
+        a CPU, which only tests use."""
         if device.type != "cuda" or torch.compiler.is_compiling():
             return function
-        return self.ready.setdefault(function.__name__, torch.compile(function))
+        return self.compiled_functions.setdefault(function.__name__, torch.compile(function))
 
     def refuses(self, window: Window, pos: PositionalEncoding, device: str) -> str | None:
         if device != "cuda":
-            return f"it has no backward on device={device}, only on cuda: use kernel=auto"
-        if self.p:
-            return f"it has no dropout, given model.dropout={self.p}: use model.dropout=0 or kernel=auto"
+            return f"it has a backward on cuda only, given device={device}; use kernel=auto"
+        if self.dropout_p:
+            return f"it has no dropout, given model.dropout={self.dropout_p}; use model.dropout=0 or kernel=auto"
         return super().refuses(window, pos, device)
 
-    def lacks(self, window: Window, pos: PositionalEncoding) -> str | None:
+    def unsupported(self, window: Window, pos: PositionalEncoding) -> str | None:
         if pos.biased and any(True for _ in pos.parameters()):
-            return "it does not repeat the gradient of a learned bias bit for bit: use kernel=auto"
-        return super().lacks(window, pos)
+            return "its gradient of a learned bias is not reproducible bit for bit; use kernel=auto"
+        return super().unsupported(window, pos)
 
     def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:
         queries, keys = where.q_pos.shape[1], where.k_pos.shape[1]
@@ -82,7 +86,7 @@ class Flex(Reference):
         def at(b: Tensor, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
             return where.q_pos[b if len(where.q_pos) > 1 else 0, q], where.k_pos[b if len(where.k_pos) > 1 else 0, k]
 
-        make = self.compiled(create_block_mask, where.q_pos.device)  # eager, it would make a (Tq, Tk) tensor
+        make = self.compiled(create_block_mask, where.q_pos.device)  # uncompiled, it would allocate a (Tq, Tk) tensor
         return Blocks(make(seen, batch, None, queries, keys, where.q_pos.device), bias if pos.biased else None)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, score: Score) -> Tensor:
@@ -101,7 +105,7 @@ class Flex(Reference):
             enable_gqa=q.shape[2] != k.shape[2],
             return_aux=AuxRequest(lse=score.sink is not None),
         )
-        if score.sink is not None:  # one more logit s takes its part: sum e^l / (sum e^l + e^s)
+        if score.sink is not None:  # an additional logit s: sum e^l / (sum e^l + e^s)
             y = y * torch.sigmoid(aux.lse - score.sink[:, None])[..., None].to(y.dtype)
-        out: Tensor = y.transpose(1, 2)
+        out: Tensor = y.transpose(1, 2)  # (B, Tq, H, Dv)
         return out

@@ -1,12 +1,16 @@
-"""torch's fused scaled_dot_product_attention: flash or memory-efficient kernels, chosen by torch."""
+"""torch's fused scaled_dot_product_attention; torch chooses a flash or a memory-efficient kernel.
+
+Letters: B batch, Tq queries, Tk keys, H query heads, G key/value heads, D head dim.
+"""
 
 from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from gptx.geometry.view import Score
 from gptx.geometry.visibility import Where
-from gptx.kernel.base import Kernel, Score, additive
+from gptx.kernel.base import Kernel, additive
 from gptx.pos.base import PositionalEncoding
 from gptx.window.base import Window
 
@@ -15,10 +19,12 @@ REVISION = 1
 
 
 class SDPA(Kernel):
-    serves: ClassVar[frozenset[str]] = frozenset()
+    """Supports plain logits with any window and bias; no softcap, sink or decay."""
+
+    supports: ClassVar[frozenset[str]] = frozenset()
 
     def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:
-        """None where plain causal attention says it all: the fused kernels' fast path, and no (Tq, Tk) tensor."""
+        """None where the mask is plain causal (the fast path, without a (Tq, Tk) tensor), else an additive mask."""
         return None if causal(where, window, pos) else additive(where, window, pos, self.n_head)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, score: Score) -> Tensor:
@@ -35,9 +41,9 @@ class SDPA(Kernel):
             scale=score.scale,
             enable_gqa=grouped,
         )
-        return y.transpose(1, 2)
+        return y.transpose(1, 2)  # (B, Tq, H, Dv)
 
 
 def causal(where: Where, window: Window, pos: PositionalEncoding) -> bool:
-    """Whether plain causal attention says it all."""
+    """Whether the mask is plain causal: one document, no bias, and a window that hides nothing of the row."""
     return where.aligned and not pos.biased and window.covers(where.k_pos.shape[1])

@@ -1,1 +1,1 @@
-"""How much memory a run will need, computed before it starts."""
+"""Estimates, before a run starts, of the memory (RAM or GPU memory) that it will need."""

@@ -1,15 +1,14 @@
-"""What one process of a run will hold at its peak, found before anything is started; and what this machine has.
+"""Estimate the peak memory of one process of a run before anything is started.
 
-The run's own model computes its own step on tensors without data (torch's FakeTensorMode), and every storage counts
-from when it is made until it is freed: so attention, window, kernel, autocast and activation checkpointing need no
-formulas. What the processes of a strategy share is said in `gptx.memory.shards`: no process group stands yet.
+The run's own model computes one training step and one validation batch on tensors without data (torch's
+FakeTensorMode), and each storage counts from its allocation until it is freed. So attention, window, kernel, autocast
+and activation checkpointing need no formulas. The part of the model that each process holds comes from the strategy
+(`Strategy.footprint`).
 """
 
-import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,22 +22,21 @@ from torch.utils._pytree import tree_leaves
 from gptx.config.instantiate import part
 from gptx.geometry.visibility import documents
 from gptx.hardware.device import autocast
-from gptx.memory.shards import Shares
-from gptx.memory.stand_ins import Fused
+from gptx.memory.stand_ins import FusedKernelStandIn
 from gptx.model.build import build
 from gptx.model.gpt import GPT
 from gptx.strategy.base import Strategy
+from gptx.strategy.batch_plan import BatchPlan
+from gptx.strategy.footprint import Footprint
 
 CPU = torch.device("cpu")
-V2 = "/sys/fs/cgroup", "memory.max", "memory.current"
-V1 = "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
 
-# Measured on a CPU (torch 2.13), with 25 runs of 20 thousand to 43 million parameters: the process itself, alone and
-# as one of several, and what a heap that gives nothing back (`gptx.hardware.device.keep_freed_memory`) loses to holes.
-# On a GPU, where nothing is measured yet: what the driver takes, and torch's allocator.
-BASE, BASE_OF_MANY, BASE_ON_GPU = 330 * 2**20, 345 * 2**20, 500 * 2**20
-LOST, LOST_ON_GPU = 1.6, 1.1
-COMPILER = 110 * 2**20  # in the process itself; what it keeps less of activations is not counted
+# Measured on a CPU (torch 2.13) with 25 runs of 20 thousand to 43 million parameters: the memory of the process itself,
+# alone or as one of several workers, and the factor that fragmentation adds to a heap that keeps freed memory
+# (`gptx.hardware.cpu.keep_freed_memory`). On a GPU, not yet measured: the driver, and torch's allocator.
+BASE, BASE_OF_WORKER, BASE_ON_GPU = 330 * 2**20, 345 * 2**20, 500 * 2**20
+FRAGMENTATION, FRAGMENTATION_ON_GPU = 1.6, 1.1
+COMPILER = 110 * 2**20  # of torch.compile in the process; the activations that it saves are not deducted
 
 
 @dataclass(frozen=True)
@@ -46,9 +44,10 @@ class RamEstimate:
     """Bytes of one process.
 
     Attributes:
-        base: before there is a model.
-        held: weights and moments; on a CPU also the copies of both that a checkpoint is written from.
-        step, validation: what comes and goes: activations, logits, gradients, gathered weights.
+        base: the process before the model is built.
+        held: weights and moments; on a CPU also the copies of both from which a checkpoint is written.
+        step, validation: temporary memory in a training step and in a validation: activations, logits, gradients,
+            gathered weights.
     """
 
     base: int
@@ -62,69 +61,91 @@ class RamEstimate:
 
 
 def estimate(cfg: DictConfig, n_vocab: int, device: str, dtype: torch.dtype, processes: int) -> RamEstimate:
-    """What a process of a checked config will hold, on a kind of device that need not be there."""
+    """Estimate the memory of one process of a checked config.
+
+    Args:
+        device: "cpu" or "cuda"; this machine need not have it.
+        dtype: the compute dtype of the run.
+        processes: the number of processes of the run.
+    """
     strategy: Strategy = part(cfg.strategy)
+    slices = strategy.batch_slices(processes)
+    plan = BatchPlan.of(cfg, slices, processes // slices)
     with torch.device("meta"):
         model = _build(cfg, n_vocab, device)
-    shares = Shares.of(cfg, strategy, model, processes)
+    footprint = strategy.footprint(model, plan, processes)
     copies = 2 if device == "cpu" else 1
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device=CPU)
-        sizes = shares.rows, cfg.runtime.val_batch
-        tokens, rows = (torch.empty(n, cfg.model.context, dtype=torch.long) for n in sizes)
+        rows = footprint.rows, cfg.runtime.val_batch
+        train, val = (torch.empty(n, cfg.model.context, dtype=torch.long) for n in rows)
         separator = 0 if cfg.data.get("document_mask", False) else None
         with autocast(CPU, dtype):
-            step = _peak(lambda: _step(model, tokens, separator, shares))
-            validation = _peak(lambda: _validation(model, rows, separator))
-    base = BASE_ON_GPU if device == "cuda" else BASE if strategy.in_process else BASE_OF_MANY
-    lost = LOST_ON_GPU if device == "cuda" else 1.0 if strategy.frugal else LOST
+            step = _peak(lambda: _step(model, train, separator, footprint))
+            validation = _peak(lambda: _validation(model, val, separator))
+    fragmentation, fraction = _fragmentation(device, strategy), footprint.row_fraction
     return RamEstimate(
-        base + (COMPILER if cfg.compile else 0),
-        3 * shares.weights * copies,
-        int(lost * step * shares.of_row) + shares.gradients + shares.gathered,
-        int(lost * validation * shares.of_row) + shares.gathered,
+        base=_base(device, strategy) + (COMPILER if cfg.compile else 0),
+        held=3 * footprint.weights * copies,
+        step=int(fragmentation * step * fraction) + footprint.gradients + footprint.gathered,
+        validation=int(fragmentation * validation * fraction) + footprint.gathered,
     )
 
 
+def _base(device: str, strategy: Strategy) -> int:
+    if device == "cuda":
+        return BASE_ON_GPU
+    return BASE if strategy.in_process else BASE_OF_WORKER
+
+
+def _fragmentation(device: str, strategy: Strategy) -> float:
+    if device == "cuda":
+        return FRAGMENTATION_ON_GPU
+    return 1.0 if strategy.shards_weights else FRAGMENTATION  # such a strategy returns freed memory to the system
+
+
 def _build(cfg: DictConfig, n_vocab: int, device: str) -> GPT:
-    """With a kernel that computes on the CPU, and keeps what a GPU's would."""
+    """Build the model with a kernel that runs on the CPU and saves for the backward what the kernel on ``device``
+    saves."""
     model = build(cfg, n_vocab, torch.device(device))
     if cfg.variant.kernel in ("flex", "flash"):
-        model.kernel = Fused(model.shape, model.kernel.demands)
-    model.kernel.device = device
+        model.use_kernel(FusedKernelStandIn(model.shape, model.kernel.demands))
+    model.choose_kernel_for(device)
     return model
 
 
-def _step(model: GPT, tokens: Tensor, separator: int | None, shares: Shares) -> None:
-    """Forward and backward of one micro-batch, as `gptx.strategy.base.Strategy.backward` has them."""
-    hooks = [p.register_post_accumulate_grad_hook(_forget) for p in model.parameters()] if shares.gradients else []
+def _step(model: GPT, tokens: Tensor, separator: int | None, footprint: Footprint) -> None:
+    """Run forward and backward of one micro-batch, as `Strategy.backward` does. Gradients that the footprint counts
+    already are dropped as soon as they are computed."""
+    parameters = model.parameters() if footprint.gradients else ()
+    hooks = [parameter.register_post_accumulate_grad_hook(_drop_gradient) for parameter in parameters]
     model(tokens, tokens, None, documents(tokens, separator)).backward()
     for hook in hooks:
         hook.remove()
     model.zero_grad(set_to_none=True)
 
 
-def _forget(parameter: Tensor) -> None:
+def _drop_gradient(parameter: Tensor) -> None:
     parameter.grad = None
 
 
 @torch.no_grad()
 def _validation(model: GPT, tokens: Tensor, separator: int | None) -> None:
-    """One batch, as `gptx.training.evaluation.Validation` has it."""
+    """Run one validation batch, as `gptx.training.evaluation.Validation` does."""
     model.eval()
     logits = model(tokens, None, None, documents(tokens, separator)).float()
     F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="sum")
     (logits.argmax(-1) == tokens).sum()
 
 
-class Tally(TorchDispatchMode):
-    """Counts the bytes of all storages that are made in here, while they live."""
+class AllocationCounter(TorchDispatchMode):
+    """Counts the bytes of all storages allocated within the context, until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now: int = 0
+        self.allocated: int = 0
         self.peak: int = 0
-        self.seen: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.counted: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -134,52 +155,18 @@ class Tally(TorchDispatchMode):
         return out
 
     def _count(self, storage: torch.UntypedStorage) -> None:
-        if storage not in self.seen:
-            self.seen.add(storage)
+        if storage not in self.counted:
+            self.counted.add(storage)
             self._add(storage.nbytes())
             weakref.finalize(storage, self._add, -storage.nbytes())
 
     def _add(self, size: int) -> None:
-        self.now += size
-        self.peak = max(self.peak, self.now)
+        self.allocated += size
+        self.peak = max(self.peak, self.allocated)
 
 
 def _peak(work: Callable[[], None]) -> int:
-    tally = Tally()
-    with tally:
+    counter = AllocationCounter()
+    with counter:
         work()
-    return int(tally.peak)
-
-
-def machine_memory(device: str) -> int:
-    """Bytes to be had here: all of the smallest GPU, or what is free of the machine and of this process's cgroup."""
-    if device == "cuda":
-        sizes = [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
-        return int(min(sizes))
-    info = Path("/proc/meminfo")
-    if not info.exists():
-        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    kilobytes = dict(line.split(":") for line in info.read_text().splitlines())
-    return min([int(kilobytes["MemAvailable"].split()[0]) * 1024, *_rooms()])
-
-
-def _rooms() -> Iterator[int]:
-    """What each of the cgroups (v2 and v1) that this process is in leaves of its limit."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, kinds, place = line.split(":", 2)
-        if kinds not in ("", "memory"):
-            continue
-        root, bound, used = V2 if kinds == "" else V1
-        for folder in (Path(root + place), *Path(root + place).parents):
-            limit = _number(folder / bound)
-            if limit is not None:
-                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                yield max(0, limit - (_number(folder / used) or 0) + int(stat["inactive_file"]))
-
-
-def _number(file: Path) -> int | None:
-    """None: no such file, or no limit in it ("max")."""
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):
-        return None
+    return int(counter.peak)

@@ -1,16 +1,17 @@
-"""Stands in for the fused kernels of GPUs where their memory is estimated: computes anywhere, and not the same."""
+"""A replacement for the fused GPU kernels in memory estimates: it runs on any device, and its results are not used."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from gptx.geometry.view import Score
 from gptx.geometry.visibility import Where
-from gptx.kernel.base import Kernel, Score
+from gptx.kernel.base import Kernel
 from gptx.pos.base import PositionalEncoding
 from gptx.window.base import Window
 
 
-class Fused(Kernel):
-    """Keeps for the backward what flash and flex keep: nothing of (Tq, Tk)."""
+class FusedKernelStandIn(Kernel):
+    """Saves for the backward what flash and flex save: no tensor of shape (Tq, Tk)."""
 
     def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:
         return None

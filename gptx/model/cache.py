@@ -1,7 +1,7 @@
-"""What a forward sees besides its own tokens: nothing in training, the past in decoding.
+"""The context of a forward: which tokens it sees beside its own. None in training, a KV cache in generation.
 
-The KV cache is one ring of slots a layer. It is read in the order of time, so that masks need no special case. What is
-kept is the attention's business (keys and values, latents, ...): buffers are sized at the first `keep`.
+The KV cache has one ring buffer per layer and tensor. It is read in the order of time, so masks need no special case.
+The attention decides what is cached (keys and values, latents, ...); buffers are allocated by the first `keep`.
 """
 
 from collections.abc import Collection
@@ -11,34 +11,40 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gptx.attention.base import Keep
+from gptx.geometry.view import Keep
 from gptx.geometry.visibility import Where
 from gptx.window.base import Window
 
 
 class Context(Protocol):
+    """What a forward sees beside its own tokens."""
+
     @property
     def length(self) -> int:
-        """Tokens of the row that are not in this forward."""
+        """Number of tokens of the row that are not part of this forward."""
 
     def where(self, windows: Collection[Window], tokens: Tensor, documents: Tensor | None) -> dict[Window, Where]:
-        """Where the tokens (B, T) of this forward stand, and those that a layer of each window sees besides."""
+        """Positions of this forward's tokens (B, T) and of the keys that a layer of each window reads.
+
+        Args:
+            documents: (B, T) ids of packed documents; None: one document per row.
+        """
 
     def keeper(self, layer: int, window: Window) -> Keep:
-        """The `keep` of one layer for this forward."""
+        """Return the `keep` function of one layer for this forward."""
 
     def advance(self, count: int) -> None:
-        """The forward of so many tokens is over."""
+        """End a forward of ``count`` tokens."""
 
 
 class NoContext:
-    """Training's memory: rows are whole."""
+    """The context of training: rows are complete."""
 
     length = 0
 
     def where(self, windows: Collection[Window], tokens: Tensor, documents: Tensor | None) -> dict[Window, Where]:
-        place = Where.rows(tokens.shape[1], tokens.device) if documents is None else Where.packed(documents)
-        return dict.fromkeys(windows, place)
+        where = Where.rows(tokens.shape[1], tokens.device) if documents is None else Where.packed(documents)
+        return dict.fromkeys(windows, where)
 
     def keeper(self, layer: int, window: Window) -> Keep:
         return keep_nothing
@@ -49,10 +55,11 @@ class NoContext:
 
 @dataclass
 class KVCache:
-    """Holds up to ``size`` tokens a layer, of one document; a layer whose window has a reach holds no more than that.
+    """Cache of up to ``size`` tokens of one document. A layer whose window has a reach caches no more than its reach.
 
     Attributes:
-        length: tokens seen so far.
+        length: number of tokens processed so far.
+        rings: for each layer its ring buffers (B, slots, ...).
     """
 
     size: int
@@ -60,10 +67,11 @@ class KVCache:
     rings: dict[int, list[Tensor]] = field(default_factory=dict)
 
     def slots(self, window: Window) -> int:
+        """Capacity of a layer's ring buffer in tokens."""
         return self.size if window.reach is None else min(self.size, window.reach)
 
-    def held(self, window: Window) -> int:
-        """How many tokens a ring holds: the newest ones."""
+    def cached(self, window: Window) -> int:
+        """Number of tokens in a layer's ring buffer: the newest ones."""
         return min(self.length, self.slots(window))
 
     def where(self, windows: Collection[Window], tokens: Tensor, documents: Tensor | None) -> dict[Window, Where]:
@@ -71,24 +79,28 @@ class KVCache:
         if not self.length:
             return NoContext().where(windows, tokens, None)
         count, device = tokens.shape[1], tokens.device
-        return {window: Where.after(self.length, self.held(window), count, device) for window in windows}
+        return {window: Where.after(self.length, self.cached(window), count, device) for window in windows}
 
     def advance(self, count: int) -> None:
         self.length += count
 
     def keeper(self, layer: int, window: Window) -> Keep:
-        """The `keep` of one layer for this forward: returns what is held, oldest first, then what is new."""
+        """Return the `keep` function of one layer: it returns the cached tokens, oldest first, then the new ones.
+
+        Raises:
+            ValueError: (by `keep`) the tokens exceed the cache, and the window still sees the oldest of them.
+        """
 
         def keep(*present: Tensor) -> tuple[Tensor, ...]:
             slots, count = self.slots(window), present[0].shape[1]
-            if slots != window.reach and self.length + count > self.size:  # a shorter ring must not go round
+            if slots != window.reach and self.length + count > self.size:  # overwriting would lose visible tokens
                 raise ValueError(f"the cache holds {self.size} tokens, given {self.length + count}")
             if layer not in self.rings:
-                self.rings[layer] = [t.new_empty(t.shape[0], slots, *t.shape[2:]) for t in present]
-            held = self.held(window)
-            oldest = self.length % slots if held == slots else 0
+                self.rings[layer] = [t.new_empty(t.shape[0], slots, *t.shape[2:]) for t in present]  # (B, slots, ...)
+            cached = self.cached(window)
+            oldest = self.length % slots if cached == slots else 0
             both = tuple(
-                torch.cat((ring[:, oldest:held], ring[:, :oldest], new), 1)
+                torch.cat((ring[:, oldest:cached], ring[:, :oldest], new), 1)
                 for ring, new in zip(self.rings[layer], present, strict=True)
             )
             fresh = min(count, slots)
@@ -100,10 +112,10 @@ class KVCache:
         return keep
 
     def nbytes(self) -> int:
-        """Bytes really held, all layers."""
+        """Bytes of all allocated ring buffers."""
         return sum(ring.nbytes for rings in self.rings.values() for ring in rings)
 
 
 def keep_nothing(*present: Tensor) -> tuple[Tensor, ...]:
-    """Training's `keep`: there is no past."""
+    """The `keep` function of training: there are no earlier tokens."""
     return present

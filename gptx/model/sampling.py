@@ -1,4 +1,7 @@
-"""Draw tokens from a model, one after the other, with a KV cache."""
+"""Sample tokens from a model, one at a time, with a KV cache.
+
+Letters: B batch, V vocabulary.
+"""
 
 import codecs
 from collections.abc import Callable, Collection, Iterator
@@ -14,17 +17,17 @@ from gptx.tokenizer.base import Tokenizer
 
 
 def pick(logits: Tensor, temperature: float, top_k: int, top_p: float, stream: torch.Generator) -> Tensor:
-    """(B, V) logits -> (B, 1) tokens. Temperature 0 is greedy; top_k 0 and top_p 1 are off."""
+    """Sample from logits (B, V); return tokens (B, 1). Temperature 0 is greedy; top_k 0 and top_p 1 have no effect."""
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
-    logits = (logits - logits.max(-1, keepdim=True).values) / max(temperature, 1e-6)  # colder, fp32 would overflow
+    logits = (logits - logits.max(-1, keepdim=True).values) / max(temperature, 1e-6)  # fp32 overflows below
     if top_k:
-        weakest = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
+        weakest = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]  # (B, 1)
         logits = logits.masked_fill(logits < weakest, float("-inf"))
     probs = logits.softmax(-1)
     if top_p < 1:
         ranked, order = probs.sort(dim=-1, descending=True)
-        ranked[ranked.cumsum(-1) - ranked >= top_p] = 0  # the first token that passes top_p is still in
+        ranked[ranked.cumsum(-1) - ranked >= top_p] = 0  # keeps the token that reaches top_p
         probs = torch.zeros_like(probs).scatter(-1, order, ranked)
     return torch.multinomial(probs, 1, generator=stream)
 
@@ -44,42 +47,52 @@ def tokens(
     n_vocab: int | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Iterator[int]:
-    """Yield up to ``count`` tokens that follow ``prompt``, until one of ``stop``.
+    """Yield up to ``count`` tokens after ``prompt``; end before a token of ``stop``.
 
-    ``n_vocab`` is the tokenizer's size, where the model's vocabulary is larger. The model sees at most its trained
-    context: when that is full, it goes on from the newest half of it.
+    The model sees at most its trained context: when that is full, the older half is dropped.
+
+    Args:
+        prompt: token ids, at least one.
+        temperature, top_k, top_p: see `pick`.
+        seed: of the random stream.
+        cached: use a KV cache.
+        n_vocab: size of the tokenizer's vocabulary, if the model's is larger; None: equal.
+        autocast: creates the context manager for the forward.
     """
     model.eval()
     device, context = model.embed.weight.device, model.shape.context
     stream = torch.Generator(device).manual_seed(seed)
-    seen = list(prompt)[-context:]
-    cache, fresh = KVCache(context), seen
+    row = list(prompt)[-context:]
+    cache, new = KVCache(context), row
     for _ in range(count):
-        if len(seen) > context:
-            seen = seen[-max(1, context // 2) :]
-            cache, fresh = KVCache(context), seen
-        given = torch.tensor([fresh if cached else seen], device=device)
+        if len(row) > context:
+            row = row[-max(1, context // 2) :]
+            cache, new = KVCache(context), row
+        given = torch.tensor([new if cached else row], device=device)  # (1, T)
         with autocast():
-            logits = model(given, memory=cache if cached else None)[:, -1, :n_vocab].float()
+            logits = model(given, context=cache if cached else None)[:, -1, :n_vocab].float()  # (1, V)
         token = int(pick(logits, temperature, top_k, top_p, stream))
         if token in stop:
             return
         yield token
-        fresh = [token]
-        seen.append(token)
+        new = [token]
+        row.append(token)
 
 
 def text(model: GPT, tokenizer: Tokenizer, prompt: str, count: int, **options: Any) -> Iterator[str]:
-    """Like `tokens`, from text to text; characters of several bytes come out whole."""
+    """Like `tokens`, from text to text. A character of several bytes is yielded when its last byte is known.
+
+    Args:
+        options: keyword arguments of `tokens`.
+    """
     ids = [int(i) for i in tokenizer.encode(prompt)]
     if not ids:
         ids = [tokenizer.eot] if tokenizer.eot is not None else [int(tokenizer.encode("\n\n")[0])]
     options["n_vocab"] = tokenizer.n_vocab
-    if tokenizer.eot is not None:  # another document would follow
+    if tokenizer.eot is not None:  # the end of the document
         options["stop"] = {*options.get("stop", ()), tokenizer.eot}
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for token in tokens(model, ids, count, **options):
-        piece = decoder.decode(tokenizer.decode_bytes([token]))
-        if piece:
-            yield piece
+        if characters := decoder.decode(tokenizer.decode_bytes([token])):
+            yield characters
     yield decoder.decode(b"", final=True)

@@ -1,1 +1,1 @@
-"""Norms. One file a variant: a module made from the model's shape, (..., D) -> (..., D)."""
+"""Norm variants, one file each: a module constructed from the model's shape, (..., D) -> (..., D)."""

@@ -12,7 +12,12 @@ REVISION = 1
 
 
 class LayerNorm(nn.Module):
-    """Mean 0, variance 1, then a learned scale, and a learned shift where the model has biases."""
+    """Normalise (..., D) to mean 0 and variance 1, multiply by a learned scale and, if the model has biases, add a
+    learned shift.
+
+    Args:
+        eps: added to the variance; 0 or more.
+    """
 
     def __init__(self, shape: ModelShape, *, eps: float) -> None:
         super().__init__()

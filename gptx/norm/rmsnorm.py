@@ -12,7 +12,11 @@ REVISION = 1
 
 
 class RMSNorm(nn.Module):
-    """Mean square 1, then a learned scale: no mean, no bias."""
+    """Normalise (..., D) to mean square 1 and multiply by a learned scale. No mean is subtracted, no bias added.
+
+    Args:
+        eps: added to the mean square; 0 or more.
+    """
 
     def __init__(self, shape: ModelShape, *, eps: float) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""Where a block's norms stand. One file a variant; `base.Block` is the contract."""
+"""Placement of the norms in a block, one file per variant. `base.Block` is the contract."""

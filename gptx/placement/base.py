@@ -1,4 +1,4 @@
-"""The contract of a block: attention and feed-forward, each on a residual line of its own.
+"""The contract of a block: an attention and a feed-forward network, each on a residual branch.
 
 Letters: B batch, T time, D model width.
 """
@@ -9,14 +9,21 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from gptx.attention.base import Attention, Keep, View
+from gptx.attention.base import Attention
 from gptx.ffn.base import FFN
 from gptx.geometry.model_shape import ModelShape
+from gptx.geometry.side_losses import SideLosses
+from gptx.geometry.view import Keep, View
 
 
 class Block(nn.Module, ABC):
-    """Attributes:
-    final_norm: whether what the last block leaves still needs a norm before the output layer.
+    """Base class.
+
+    Args:
+        norm: creates one norm.
+
+    Attributes:
+        final_norm: whether the output of the last block needs a norm before the output layer.
     """
 
     final_norm: ClassVar[bool] = True
@@ -28,5 +35,5 @@ class Block(nn.Module, ABC):
         self.drop = nn.Dropout(shape.dropout)
 
     @abstractmethod
-    def forward(self, x: Tensor, view: View, keep: Keep) -> Tensor:
+    def forward(self, x: Tensor, view: View, keep: Keep, side: SideLosses) -> Tensor:
         """(B, T, D) -> (B, T, D)."""

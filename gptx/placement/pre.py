@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from gptx.attention.base import Keep, View
+from gptx.geometry.side_losses import SideLosses
+from gptx.geometry.view import Keep, View
 from gptx.placement.base import Block
 
 ID = "placement.pre"
@@ -10,7 +11,9 @@ REVISION = 1
 
 
 class Pre(Block):
-    def forward(self, x: Tensor, view: View, keep: Keep) -> Tensor:
-        x = x + self.drop(self.attention(self.norm1(x), view, keep))
-        x = x + self.drop(self.ffn(self.norm2(x)))
+    """A norm before each branch. Letters: B batch, T time, D model width."""
+
+    def forward(self, x: Tensor, view: View, keep: Keep, side: SideLosses) -> Tensor:
+        x = x + self.drop(self.attention(self.norm1(x), view, keep))  # (B, T, D)
+        x = x + self.drop(self.ffn(self.norm2(x), side))  # (B, T, D)
         return x

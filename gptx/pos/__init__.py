@@ -1,1 +1,1 @@
-"""Positional encodings. One file a variant; `base.PositionalEncoding` names the four places a position may enter."""
+"""Positional encodings, one file each. `base.PositionalEncoding` names the four places where a position may enter."""

@@ -1,4 +1,4 @@
-"""ALiBi: a linear penalty on distance, no embedding (Press et al. 2022)."""
+"""ALiBi: a linear penalty on the distance of query and key, no embedding (Press et al. 2022)."""
 
 import math
 
@@ -13,7 +13,8 @@ REVISION = 1
 
 
 class ALiBi(PositionalEncoding):
-    """Logit bias -slope_h * (q - k); slopes are 2^(-8h/H), and for H not a power of two those of the paper's code."""
+    """Logit bias -slope_h * (q - k). For H heads, slope_h = 2^(-8h/H), h = 1..H; if H is not a power of two, the slopes
+    are those of the paper's code."""
 
     biased = True
     relative = True
@@ -29,8 +30,9 @@ class ALiBi(PositionalEncoding):
 
 
 def slopes(n_head: int) -> list[float]:
-    """One slope a head: the powers of two's geometric row, then every other one of the next longer row."""
+    """Return one slope per head: those of the largest power of two up to H, then every second slope of twice as many
+    heads."""
     power = 2 ** math.floor(math.log2(n_head))
-    row = [2 ** (-8 * (h + 1) / power) for h in range(power)]
+    slopes = [2 ** (-8 * (h + 1) / power) for h in range(power)]
     longer = [2 ** (-4 * (h + 1) / power) for h in range(0, 2 * (n_head - power), 2)]
-    return row + longer
+    return slopes + longer

@@ -1,6 +1,6 @@
-"""The contract of a positional encoding. A position enters a model in four places only, all of them here.
+"""The contract of a positional encoding. A position may enter a model in four places, all of them here.
 
-Letters: B batch, T time, H heads, R rotated dims, D model width.
+Letters: B batch, T time, H query heads, G key heads, R rotated dims, D model width.
 """
 
 from torch import Tensor, nn
@@ -10,26 +10,39 @@ from gptx.window.base import Window
 
 
 class PositionalEncoding(nn.Module):
-    """Does nothing in any of the four places: embedding, q/k rotation, logit bias, logit scale.
+    """Base class; does nothing in any of the four places: embedding, q/k rotation, logit bias, logit scale.
 
     Args:
         shape: the model's sizes.
-        dim: R, how many dims of each head the attention hands to `rotate`.
-        heads: G, how many key heads it hands to `rotate`; divides the number of its query heads.
+        dim: R, number of dims of each head that the attention passes to `rotate`.
+        heads: G, number of key heads that it passes to `rotate`; divides the number of query heads.
+
+    Attributes:
+        logit_scale: factor on all logits.
+        biased: whether `bias` must be added to the logits.
+        linear: whether the bias is -slopes[head] * (q_pos - k_pos), with an attribute ``slopes`` (H,).
+        macs_per_pair: multiply-adds that `bias` spends on one pair in matrix products, all heads together.
+        relative: whether a logit depends on positions only through the distance of query and key; the tests check it.
+        max_length: number of positions that the encoding supports; None: any number.
     """
 
     logit_scale: float = 1.0
-    biased: bool = False  # whether `bias` is to be asked
-    linear: bool = False  # whether the bias is -slopes[head] * (q_pos - k_pos), with ``slopes`` (H,) of its own
-    pair_width: int = 0  # multiply-adds that `bias` spends on one pair in matrix products, all heads together
-    relative: bool = False  # whether a logit depends on the distance of query and key alone: a claim, to be proven
-    max_length: int | None = None  # positions it knows; None: any
+    biased: bool = False
+    linear: bool = False
+    macs_per_pair: int = 0
+    relative: bool = False
+    max_length: int | None = None
 
     def __init__(self, shape: ModelShape, dim: int, heads: int) -> None:
         super().__init__()
 
+    @property
+    def embeds(self) -> bool:
+        """Whether the encoding changes the embeddings."""
+        return type(self).embed is not PositionalEncoding.embed
+
     def at(self, layer: int, window: Window) -> "PositionalEncoding":
-        """The encoding of one layer: e.g. another theta, or none, on global layers."""
+        """Return the encoding of one layer, e.g. with another theta on layers with a global window."""
         return self
 
     def embed(self, x: Tensor, pos: Tensor) -> Tensor:
@@ -37,8 +50,8 @@ class PositionalEncoding(nn.Module):
         return x
 
     def table(self, pos: Tensor) -> object:
-        """What `rotate` needs for positions (B or 1, T), made once a forward and shared by the layers: tensors
-        (B or 1, T, 1 or G, R), or nothing."""
+        """Return what `rotate` needs for positions (B or 1, T): a tuple of tensors (B or 1, T, 1 or G, R), or None.
+        Computed once per forward and shared by the layers."""
         return None
 
     def rotate(self, q: Tensor, k: Tensor, table: object) -> tuple[Tensor, Tensor]:
@@ -46,5 +59,6 @@ class PositionalEncoding(nn.Module):
         return q, k
 
     def bias(self, head: Tensor, q_pos: Tensor, k_pos: Tensor) -> Tensor:
-        """Elementwise addition to the logits, for broadcastable head indices and positions. Asked if `biased`."""
+        """Return what is added to the logits, elementwise for broadcastable head indices and positions. Called only if
+        ``biased``."""
         raise AssertionError(f"{type(self).__name__} has no bias")

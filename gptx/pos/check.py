@@ -1,15 +1,15 @@
-"""Bounds on an encoding's numbers, refused in one way."""
+"""Bounds of an encoding's options, refused with one form of message."""
 
 from gptx.errors import ConfigError
 
 
 def above(key: str, value: float, bound: float, example: float) -> None:
-    """Refuses ``pos.key=value`` unless it is more than ``bound``."""
-    if not value > bound:  # so that nan is refused too
+    """Raise ConfigError unless ``pos.key=value`` is more than ``bound``; ``example`` is recommended."""
+    if not value > bound:  # also true for nan
         raise ConfigError(f"pos.{key}={value:g}: expected more than {bound:g}, such as {example:g}")
 
 
 def at_least(key: str, value: float, bound: float, example: float) -> None:
-    """Refuses ``pos.key=value`` if it is less than ``bound``."""
+    """Raise ConfigError unless ``pos.key=value`` is at least ``bound``; ``example`` is recommended."""
     if not value >= bound:
         raise ConfigError(f"pos.{key}={value:g}: expected at least {bound:g}, such as {example:g}")

@@ -1,6 +1,6 @@
-"""FIRE: a learned function of the distance, relative to the query's position (Li et al. 2023, section 3).
+"""FIRE: a learned function of the distance divided by the query's position (Li et al. 2023, section 3).
 
-Letters: W width of the network, H query heads.
+Letters: W width of the network, H query heads, '...' the broadcast shape of head indices and positions.
 """
 
 import torch
@@ -16,11 +16,16 @@ REVISION = 1
 
 
 class FIRE(PositionalEncoding):
-    """b(q, k) = f(psi(q - k) / psi(max(L, q))) with psi(x) = ln(c x + 1) and f a network of one hidden layer.
+    """b(q, k) = f(psi(q - k) / psi(max(L, q))) with psi(x) = ln(c x + 1) and f a network with one hidden layer.
 
-    c and L are learned: each is its start times e^factor, so above 0. Up to position L a logit depends on the distance
-    alone, beyond on its share of the position. f's last layer has no bias: the same number on all logits of a query
-    says nothing.
+    c and L are learned, as their initial value times e^factor, so that they stay positive. Up to position L a logit
+    depends on the distance only, beyond L on the distance relative to the position. The last layer of f has no bias:
+    the same number on all logits of a query does not change the softmax.
+
+    Args:
+        width: W.
+        c: initial value of c.
+        threshold: initial value of L, as a fraction of the model's context.
     """
 
     biased = True
@@ -33,19 +38,20 @@ class FIRE(PositionalEncoding):
         self.c, self.threshold = c, threshold * shape.context
         self.c_factor = nn.Parameter(torch.zeros(1))
         self.l_factor = nn.Parameter(torch.zeros(1))
-        # A layer of one input, as vectors: matrices begin at GPT's 0.02, with which the network would hardly begin.
+        # A layer with one input, stored as vectors: a matrix would be initialised with std 0.02, which is too small.
         self.slope = nn.Parameter(torch.rand(width) * 2 - 1)
         self.offset = nn.Parameter(torch.rand(width) * 2 - 1)
         self.out = nn.Linear(width, shape.n_head, bias=False)
-        self.pair_width = width * shape.n_head
+        self.macs_per_pair = width * shape.n_head
 
     def psi(self, x: Tensor) -> Tensor:
+        """ln(c x + 1), elementwise."""
         return torch.log1p(self.c * self.c_factor.exp() * x)
 
     def bias(self, head: Tensor, q_pos: Tensor, k_pos: Tensor) -> Tensor:
         norm = self.psi(torch.maximum(q_pos, self.threshold * self.l_factor.exp()))
-        share = self.psi((q_pos - k_pos).clamp(min=0)) / norm
-        hidden = torch.relu(share[..., None] * self.slope + self.offset)
-        with exactly(hidden.device):  # bf16 cannot tell far distances apart
+        relative = self.psi((q_pos - k_pos).clamp(min=0)) / norm  # (...)
+        hidden = torch.relu(relative[..., None] * self.slope + self.offset)  # (..., W)
+        with exactly(hidden.device):  # bf16 cannot resolve long distances
             bias: Tensor = torch.einsum("...w,...w->...", hidden, self.out.weight[head])  # one matrix product
         return bias

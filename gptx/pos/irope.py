@@ -1,5 +1,5 @@
-"""Rotary on local layers, no encoding on global ones (Llama 4's iRoPE, Meta 2025; Yang et al. 2025). Llama 4's
-temperature, which grows with the position at inference, is not part of it."""
+"""Rotary encoding on layers with a local window, no encoding on layers with a global one (iRoPE of Llama 4, Meta 2025;
+Yang et al. 2025). Llama 4's attention temperature, which grows with the position at inference, is not included."""
 
 from gptx.geometry.model_shape import ModelShape
 from gptx.pos.base import PositionalEncoding
@@ -12,6 +12,8 @@ REVISION = 1
 
 
 class IRoPE(RoPE):
+    """RoPE where the layer's window is local, NoPE elsewhere."""
+
     def __init__(self, shape: ModelShape, dim: int, heads: int, *, theta: float) -> None:
         super().__init__(shape, dim, heads, theta=theta)
         self.far = NoPE(shape, dim, heads)

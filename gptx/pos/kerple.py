@@ -1,5 +1,5 @@
-"""KERPLE: a learned bias from conditionally positive definite kernels (Chi et al. 2022: its logarithmic and
-power variants)."""
+"""KERPLE: a learned bias from conditionally positive definite kernels (Chi et al. 2022), in its logarithmic and power
+forms."""
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,12 @@ REVISION = 1
 
 
 class Kerple(PositionalEncoding):
-    """``log``: -r1 ln(1 + r2 d), ``power``: -r1 d^r2 with r2 <= 2, for a distance d; r1, r2 > 0 are learned by each
-    head, as the logarithm or logit of what they are."""
+    """Logit bias of distance d: -r1 ln(1 + r2 d) (``log``) or -r1 d^r2 with r2 <= 2 (``power``). Each head learns its
+    own r1, r2 > 0, stored as logarithm or logit.
+
+    Args:
+        form: "log" or "power".
+    """
 
     biased = True
     relative = True
@@ -24,7 +28,8 @@ class Kerple(PositionalEncoding):
         if form not in ("log", "power"):
             raise ConfigError(f"pos.form={form!r}: expected log or power")
         self.form = form
-        first, second = torch.rand(2, shape.n_head).clamp(0.01, 0.99)  # so that heads differ, as in the authors' code
+        # Random, so that heads differ, as in the authors' code.
+        first, second = torch.rand(2, shape.n_head).clamp(0.01, 0.99)
         self.a = nn.Parameter((2 * first).log() if form == "log" else first.log())
         self.b = nn.Parameter(second.log() if form == "log" else second.logit())
 

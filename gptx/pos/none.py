@@ -1,4 +1,5 @@
-"""No positional encoding (NoPE): only the causal mask tells order (Haviv et al. 2022, Kazemnejad et al. 2023)."""
+"""No positional encoding (NoPE): only the causal mask distinguishes the order of tokens (Haviv et al. 2022, Kazemnejad
+et al. 2023)."""
 
 from gptx.pos.base import PositionalEncoding
 
@@ -7,4 +8,6 @@ REVISION = 1
 
 
 class NoPE(PositionalEncoding):
+    """No encoding in any of the four places."""
+
     relative = True

@@ -1,6 +1,6 @@
 """Rotary position embedding (RoFormer, Su et al. 2021), in the half-split layout of Hugging Face checkpoints.
 
-Letters: B batch, T time, H query heads, G key heads, R rotated dims. The other rotary encodings are made of this one.
+Letters: B batch, T time, H query heads, G key heads, R rotated dims. All other rotary encodings are subclasses.
 """
 
 import torch
@@ -16,7 +16,12 @@ REVISION = 1
 
 
 class RoPE(PositionalEncoding):
-    """Turns the pair (x_i, x_{i+R/2}) by the angle p * theta^(-2i/R): q.k then depends on the distance alone."""
+    """Rotates the pair (x_i, x_{i+R/2}) at position p by the angle p * theta^(-2i/R): q.k then depends on positions
+    only through the distance.
+
+    Args:
+        theta: base of the frequencies.
+    """
 
     relative = True
 
@@ -25,22 +30,22 @@ class RoPE(PositionalEncoding):
         if dim % 2:
             raise ConfigError(
                 f"pos={option(self)} needs an even head_dim, given {dim} (model.d_model={shape.d_model} / "
-                f"model.n_head={shape.n_head}): model.d_model={(dim + 1) * shape.n_head} would do"
+                f"model.n_head={shape.n_head}); use model.d_model={(dim + 1) * shape.n_head}"
             )
         above("theta", theta, 0, 10000)
         self.dim, self.theta = dim, theta
 
     def exponents(self, pos: Tensor) -> Tensor:
-        """(R/2,) 2i/R where positions lie, in float64: at position 10^5, angles in fp32 are off by 1 %."""
-        high = torch.float32 if pos.device.type == "mps" else torch.float64  # mps has nothing better
+        """Return 2i/R (R/2,) on the device of ``pos``, in float64: at position 10^5, fp32 angles are wrong by 1 %."""
+        high = torch.float32 if pos.device.type == "mps" else torch.float64  # mps has no float64
         return torch.arange(0, self.dim, 2, device=pos.device, dtype=high) / self.dim
 
     def frequencies(self, exponents: Tensor) -> Tensor:
-        """The angle that one token turns each pair by, (R/2,), or (G, R/2) where key heads differ."""
+        """Return the angle per position of each pair, (R/2,), or (G, R/2) if key heads differ."""
         return self.theta**-exponents
 
     def table(self, pos: Tensor) -> tuple[Tensor, ...]:
-        """cos and signed sin, (B or 1, T, 1 or G, R)."""
+        """Return cos and signed sin of the angles, (B or 1, T, 1 or G, R) each."""
         angle = pos[..., None, None] * self.frequencies(self.exponents(pos))  # (B or 1, T, 1 or G, R/2)
         cos, sin = angle.cos(), angle.sin()
         return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
@@ -48,9 +53,9 @@ class RoPE(PositionalEncoding):
     def rotate(self, q: Tensor, k: Tensor, table: object) -> tuple[Tensor, Tensor]:
         assert isinstance(table, tuple)
         cos, sin = (half.to(q.dtype) for half in table)
-        return turn(q, cos, sin), turn(k, cos, sin)
+        return rotate_pairs(q, cos, sin), rotate_pairs(k, cos, sin)
 
 
-def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (B, T, H, R) with each pair turned: cos and signed sin are (B or 1, T, 1 or H, R)."""
+def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate each pair of x (B, T, H, R); cos and signed sin are (B or 1, T, 1 or H, R)."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)

@@ -1,4 +1,4 @@
-"""Rotary with another base on local and on global layers (Gemma 3, Gemma Team 2025)."""
+"""Rotary encoding with different bases on local and global layers (Gemma 3, Gemma Team 2025)."""
 
 from gptx.geometry.model_shape import ModelShape
 from gptx.pos.base import PositionalEncoding
@@ -11,7 +11,7 @@ REVISION = 1
 
 
 class RoPEDual(RoPE):
-    """``theta`` where the layer's window is local, ``global_theta`` elsewhere: far tokens need low frequencies."""
+    """Base ``theta`` on layers with a local window, ``global_theta`` on others: long distances need low frequencies."""
 
     def __init__(self, shape: ModelShape, dim: int, heads: int, *, theta: float, global_theta: float) -> None:
         super().__init__(shape, dim, heads, theta=theta)

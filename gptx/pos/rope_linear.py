@@ -1,4 +1,4 @@
-"""Position interpolation: positions are squeezed into the range the model knows (Chen et al. 2023)."""
+"""Position interpolation: positions are scaled down into the trained range (Chen et al. 2023)."""
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ REVISION = 1
 
 
 class RoPELinear(RoPE):
-    """f'(x, p) = f(x, p / factor): every frequency is ``factor`` times lower."""
+    """Position p is encoded as p / factor: every frequency is ``factor`` times lower."""
 
     def __init__(self, shape: ModelShape, dim: int, heads: int, *, theta: float, factor: float) -> None:
         super().__init__(shape, dim, heads, theta=theta)

@@ -1,4 +1,4 @@
-"""Llama 3.1's piecewise frequency scaling (Grattafiori et al. 2024; the formula is that of Meta's code)."""
+"""Llama 3.1's piecewise frequency scaling (Grattafiori et al. 2024; formula from Meta's code)."""
 
 import math
 
@@ -14,8 +14,13 @@ REVISION = 1
 
 
 class RoPELlama3(RoPELinear):
-    """Pairs that turn more than ``high_freq_factor`` times within the original context keep their frequency, those
-    that turn less than ``low_freq_factor`` times get ``factor`` times slower; between, a blend linear in the turns."""
+    """Pairs with more than ``high_freq_factor`` rotations within the original context keep their frequency; the
+    frequency of pairs with less than ``low_freq_factor`` rotations is divided by ``factor``; between, it is
+    interpolated linearly in the number of rotations.
+
+    Args:
+        original: context in tokens before scaling; 0: model.context / factor.
+    """
 
     def __init__(
         self,
@@ -37,6 +42,6 @@ class RoPELlama3(RoPELinear):
         self.low, self.high = low_freq_factor, high_freq_factor
 
     def frequencies(self, exponents: Tensor) -> Tensor:
-        slow = super().frequencies(exponents)
-        turns = self.original * slow * self.factor / (2 * math.pi)
-        return torch.lerp(slow, slow * self.factor, ((turns - self.low) / (self.high - self.low)).clamp(0, 1))
+        low = super().frequencies(exponents)
+        rotations = self.original * low * self.factor / (2 * math.pi)
+        return torch.lerp(low, low * self.factor, ((rotations - self.low) / (self.high - self.low)).clamp(0, 1))

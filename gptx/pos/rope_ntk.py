@@ -1,5 +1,5 @@
-"""NTK-aware scaling: the base grows so that the lowest frequency is interpolated and the highest is not (bloc97 2023;
-Peng et al. 2023, section 3.1)."""
+"""NTK-aware scaling: a larger base, so that the lowest frequency is interpolated and the highest is unchanged (bloc97
+2023; Peng et al. 2023, section 3.1)."""
 
 from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
@@ -11,15 +11,15 @@ REVISION = 1
 
 
 class RoPENTK(RoPE):
-    """theta' = theta * factor^(R / (R - 2)), fixed: a base that grew with the input would not suit rotated keys in a
-    cache."""
+    """theta' = theta * factor^(R / (R - 2)), constant: if the base depended on the input length, rotated keys in a
+    cache would be wrong."""
 
     def __init__(self, shape: ModelShape, dim: int, heads: int, *, theta: float, factor: float) -> None:
         at_least("factor", factor, 1, 4)
         if dim == 2:
             raise ConfigError(
-                "pos=rope_ntk needs 4 or more dims of a head to turn, given 2, whose one frequency it would leave "
-                "alone: pos=rope_linear would do"
+                "pos=rope_ntk needs 4 or more rotated dims per head, given 2, whose one frequency it would not change; "
+                "use pos=rope_linear"
             )
         super().__init__(shape, dim, heads, theta=theta)
         self.theta = theta * factor ** (dim / (dim - 2))

@@ -14,10 +14,15 @@ REVISION = 1
 
 
 class RoPEYaRN(RoPELinear):
-    """Pairs that turn more than ``beta_fast`` times within the original context keep their frequency, those that turn
-    less than ``beta_slow`` times are interpolated, and the ramp between is linear in i, as in the authors' code.
+    """Pairs with more than ``beta_fast`` rotations within the original context keep their frequency; the frequency of
+    pairs with less than ``beta_slow`` rotations is divided by ``factor``; between, it is interpolated linearly in the
+    pair's index i, as in the authors' code.
 
-    Section 3.4's 1/t = (0.1 ln(factor) + 1)^2 multiplies the logits; the authors' code puts its root on q and on k.
+    The logits are multiplied by 1/t = (0.1 ln(factor) + 1)^2 of section 3.4; the authors' code multiplies q and k by
+    its square root.
+
+    Args:
+        original: context in tokens before scaling; 0: model.context / factor.
     """
 
     def __init__(
@@ -38,7 +43,7 @@ class RoPEYaRN(RoPELinear):
         above("beta_slow", beta_slow, 0, 1)
         above("beta_fast", beta_fast, beta_slow, 32 * beta_slow)
         context = original or shape.context / factor
-        # The pairs i, as real numbers, that turn so often: context / (2 pi theta^(2i/R)) = beta.
+        # The pair indices i, as real numbers, with beta rotations: context / (2 pi theta^(2i/R)) = beta.
         fast, slow = (math.log(context / (2 * math.pi * beta), theta) * dim / 2 for beta in (beta_fast, beta_slow))
         self.first, self.last = max(math.floor(fast), 0), min(math.ceil(slow), dim - 1)
         self.logit_scale = (0.1 * math.log(factor) + 1) ** 2
@@ -46,5 +51,5 @@ class RoPEYaRN(RoPELinear):
     def frequencies(self, exponents: Tensor) -> Tensor:
         low = super().frequencies(exponents)
         i = exponents * (self.dim / 2)
-        ramp = (i - self.first) / ((self.last - self.first) or 0.001)  # a step where they meet
+        ramp = (i - self.first) / ((self.last - self.first) or 0.001)  # a step if both are equal
         return torch.lerp(low * self.factor, low, ramp.clamp(0, 1))

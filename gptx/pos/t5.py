@@ -1,4 +1,4 @@
-"""T5's relative bias: one learned number for each head and range of distances (Raffel et al. 2020, section 2.1)."""
+"""Relative bias of T5: one learned number per head and bucket of distances (Raffel et al. 2020, section 2.1)."""
 
 import math
 
@@ -14,8 +14,13 @@ REVISION = 1
 
 
 class T5(PositionalEncoding):
-    """Half of the buckets are single distances, the others grow logarithmically up to ``max_distance``, and the last
-    holds all beyond. Shared by the layers, as in T5; unlike in T5, logits are scaled as ever."""
+    """Half of the buckets hold one distance each; the others grow logarithmically up to ``max_distance``, and the last
+    one holds all longer distances. The layers share the bias, as in T5; unlike in T5, logits are scaled by 1/sqrt(D).
+
+    Args:
+        buckets: number of buckets.
+        max_distance: distance in tokens from which on the last bucket is used.
+    """
 
     biased = True
     relative = True
@@ -31,7 +36,7 @@ class T5(PositionalEncoding):
         return self.embedding.weight[self.bucket((q_pos - k_pos).clamp(min=0)), head]
 
     def bucket(self, distance: Tensor) -> Tensor:
-        """In fp32, as in T5's code: so a distance at the edge falls on the same side."""
+        """Return the bucket of each distance, computed in fp32 as in T5's code: so distances at an edge round alike."""
         single = self.buckets // 2
         octaves = torch.log(distance.clamp(min=single).float() / single) / math.log(self.max_distance / single)
         wide = single + (octaves * (self.buckets - single)).long()

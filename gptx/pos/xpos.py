@@ -1,4 +1,4 @@
-"""xPos: rotary with a decay over distance for each pair (Sun et al. 2022; as in torchscale).
+"""xPos: rotary encoding with a decay over distance for each pair (Sun et al. 2022; as in torchscale).
 
 Letters: B batch, T time, R rotated dims.
 """
@@ -11,9 +11,9 @@ from torch import Tensor
 from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
 from gptx.pos.check import above
-from gptx.pos.rope import RoPE, turn
+from gptx.pos.rope import RoPE, rotate_pairs
 
-EXPONENT = 60  # of e, up to which a factor leaves room for q and k in fp32 and bf16, which end at e^88
+EXPONENT = 60  # largest factor on q and k, as a power of e; fp32 and bf16 overflow at e^88
 
 
 ID = "pos.xpos"
@@ -23,8 +23,15 @@ REVISION = 1
 class XPos(RoPE):
     """q_p times zeta^(p / scale_base), k_p times its inverse: a pair's product shrinks by zeta^(distance / scale_base).
 
-    zeta_i = (i / (R/2) + gamma) / (1 + gamma). Each factor alone grows with the position, and a key's is in the cache
-    for good: so there is a last position, from which on it refuses.
+    zeta_i = (i / (R/2) + gamma) / (1 + gamma). Each factor alone grows with the position, and cached keys contain
+    theirs: so there is a largest supported position.
+
+    Args:
+        scale_base: distance in tokens over which a product shrinks by zeta.
+        gamma: offset in zeta; smaller values decay faster.
+
+    Raises:
+        ConfigError: the model's context exceeds the largest supported position.
     """
 
     def __init__(
@@ -39,12 +46,12 @@ class XPos(RoPE):
         if shape.context > self.max_length:
             enough = math.ceil(shape.context * steepest / EXPONENT)
             raise ConfigError(
-                f"pos.scale_base={scale_base:g} ends at {self.max_length} tokens, where numbers overflow, and "
-                f"model.context={shape.context}: pos.scale_base={enough} would do"
+                f"pos.scale_base={scale_base:g} supports {self.max_length} tokens before numbers overflow, given "
+                f"model.context={shape.context}; use pos.scale_base={enough}"
             )
 
     def table(self, pos: Tensor) -> tuple[Tensor, ...]:
-        """cos and signed sin for queries, then for keys, (B or 1, T, 1, R) each."""
+        """Return cos and signed sin for queries, then for keys, (B or 1, T, 1, R) each."""
         cos, sin = super().table(pos)
         zeta = ((self.exponents(pos) + self.gamma) / (1 + self.gamma)).repeat(2)
         scale = torch.exp(pos[..., None, None] * (zeta.log() / self.scale_base))
@@ -52,5 +59,5 @@ class XPos(RoPE):
 
     def rotate(self, q: Tensor, k: Tensor, table: object) -> tuple[Tensor, Tensor]:
         assert isinstance(table, tuple)
-        q_cos, q_sin, k_cos, k_sin = (part.to(q.dtype) for part in table)
-        return turn(q, q_cos, q_sin), turn(k, k_cos, k_sin)
+        q_cos, q_sin, k_cos, k_sin = (factor.to(q.dtype) for factor in table)
+        return rotate_pairs(q, q_cos, q_sin), rotate_pairs(k, k_cos, k_sin)

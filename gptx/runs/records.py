@@ -136,12 +136,17 @@ class ResumeRecord(JournalRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsRecord(JournalRecord):
-    """Values of a step. ``batch_checksum``: CRC-32 of all batches since the record before, in hex."""
+    """Values of a step.
+
+    Attributes:
+        batch_checksum: CRC-32, in hex, of the hash of the data and of where in it the rows of all batches since the
+            previous record start. Older versions wrote a checksum of the tokens under another key: None.
+    """
 
     kind: ClassVar[str] = "metrics"
     step: int
     values: dict[str, float]
-    batch_checksum: str | None = field(default=None, metadata={"key": "batch"})
+    batch_checksum: str | None = field(default=None, metadata={"key": "rows"})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,1 +1,1 @@
-"""How a run is spread over processes. It never changes what is computed. The only users of torch.distributed."""
+"""Strategies: how a run is spread over processes, which never changes what it computes. Collectives live only here."""

@@ -1,4 +1,4 @@
-"""The contract of a strategy. This base is one process that holds everything; a variant says what it does otherwise.
+"""The contract of a strategy. This base class is one process that holds everything; a variant overrides what differs.
 
 Letters: B batch, T time, V vocabulary.
 """
@@ -15,20 +15,23 @@ from torch import Tensor, nn
 
 from gptx.errors import ConfigError
 from gptx.hardware.device import pick
+from gptx.strategy.footprint import Footprint, parameter_bytes
 
 if TYPE_CHECKING:
     from gptx.model.cache import Context
     from gptx.model.gpt import GPT
     from gptx.strategy.batch_plan import BatchPlan
 
-Autocast = Callable[[], AbstractContextManager[Any]]
+Autocast = Callable[[], AbstractContextManager[Any]]  # a new context of the run's compute dtype at each call
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Attributes:
-    x, y: (B, T) tokens and the ones that follow them.
-    documents: (B, T) ids of the documents that are packed into the rows; None: each row is one.
+    """A micro-batch of one rank.
+
+    Attributes:
+        x, y: (B, T) tokens and the tokens that follow them.
+        documents: (B, T) ids of the documents packed into each row; None: each row is one document.
     """
 
     x: Tensor
@@ -37,65 +40,75 @@ class Batch:
 
 
 class Strategy:
-    """A context manager: inside it the process group and the device stand.
+    """How a run is spread over processes. A context manager: the process group and the device are set up inside it.
 
     Attributes:
-        in_process: the run is the command's own process; else the command starts workers.
-        restarts: how often the command starts lost workers again.
-        rank, size: which of how many processes this is; the first one keeps the books.
-        data_rank, data_size: which slice of the global batch's rows is this process's, of how many.
-        voices: how many processes have a loss of their own, each of as many tokens: what `sum` adds up.
-        stream: names the random numbers of dropout: what several processes compute alike draws alike.
-        control: a group of all processes for what lies on the CPU; None: there is only one.
-        saving: another one, for checkpoints alone: they are written while the others go on talking.
-        frugal: memory counts more than the time it takes to get it.
-        device: where the model lives.
+        in_process: whether the run trains in the process of the command; otherwise the command starts workers.
+        shards_weights: whether each rank holds a part of the weights and gathers the rest when it needs them.
+        restarts: how often the command starts the workers again after one is lost.
+        rank, size: the index of this process and the number of processes; rank 0 is the main process.
+        data_rank, data_size: which slice of the global batch's rows this process computes, and the number of slices.
+        loss_ranks: the number of ranks that report a loss, each over equally many tokens; `sum` adds these losses.
+        dropout_stream: seeds dropout; ranks that compute the same activations have the same number.
+        cpu_group: a process group of all ranks for tensors on the CPU; None: there is one process.
+        checkpoint_group: a second such group: checkpoints are written while training goes on to use the first.
+        device: where the model is placed.
     """
 
     in_process: bool = True
-    frugal: bool = False
+    shards_weights: bool = False
     restarts: int = 0
     rank: int = 0
     size: int = 1
     data_rank: int = 0
     data_size: int = 1
-    voices: int = 1
-    stream: int = 0
-    control: Any = None
-    saving: Any = None
+    loss_ranks: int = 1
+    dropout_stream: int = 0
+    cpu_group: Any = None
+    checkpoint_group: Any = None
 
     def __init__(self, *, nproc: int) -> None:
         self.nproc = nproc
         self.device = torch.device("cpu")
 
     def processes(self, device: str | torch.device, launched: int, gpus: int | None = None) -> int:
-        """How many processes the run has: ``launched`` where torchrun has started them (else 0), or how many the
-        command is to start; ``gpus``: a node's, where that is not this machine.
+        """Return the number of processes of the run.
+
+        Args:
+            launched: the number of processes that torchrun has started; 0: none, the command starts them.
+            gpus: GPUs of the node that the run is for; None: this machine.
 
         Raises:
-            ConfigError: not with so many.
+            ConfigError: the strategy cannot run with this number of processes.
         """
         if launched > 1:
-            raise ConfigError(f"this strategy is one process, torchrun started {launched}: use strategy=ddp")
+            raise ConfigError(f"this strategy runs in one process, torchrun started {launched}: use strategy=ddp")
         return 1
 
-    def rows(self, processes: int) -> int:
-        """How many slices the rows of a batch are cut into.
+    def batch_slices(self, processes: int) -> int:
+        """Return the number of slices into which the rows of the global batch are split.
 
         Raises:
-            ConfigError: the processes cannot be arranged as the strategy's options want it.
+            ConfigError: this number of processes cannot be arranged as the strategy's options require.
         """
         return 1
 
     def check(self, model: "GPT", processes: int, plan: "BatchPlan") -> None:
-        """Asked before any process is started, with a model on the meta device.
+        """Check a model on the meta device and a batch plan before any process is started.
 
         Raises:
-            ConfigError: this model or batch cannot be spread so.
+            ConfigError: the strategy cannot split this model or this batch.
         """
 
+    def footprint(self, model: "GPT", plan: "BatchPlan", processes: int) -> Footprint:
+        """Return the memory needs of one rank. It also removes from ``model``, which is on the meta device, the part
+        that a rank does not compute."""
+        weights = parameter_bytes(model)
+        accumulated = weights if plan.micro_batches > 1 else 0
+        return Footprint(plan.micro_batch, row_fraction=1.0, weights=weights, gradients=accumulated, gathered=0)
+
     def open(self, device: str) -> "Strategy":
-        """Choose the device before ``with``; ``device`` is auto, cpu, cuda or mps."""
+        """Choose the device before the ``with`` block; ``device`` is auto, cpu, cuda or mps."""
         self.device = pick(device)
         return self
 
@@ -106,47 +119,50 @@ class Strategy:
         pass
 
     def place(self, model: "GPT") -> nn.Module:
-        """The model on its device, cut or wrapped so that `backward` and `predict` do what the strategy needs."""
+        """Move the model to the device, and shard or wrap it as `backward` and `predict` need it."""
         return model.to(self.device)
 
     def compile(self, placed: nn.Module) -> nn.Module:
-        """What was placed, compiled."""
+        """Compile a placed model."""
         return torch.compile(placed)  # type: ignore[return-value]
 
     def sync(self, last: bool) -> AbstractContextManager[Any]:
-        """Round one micro-batch: gradients need to meet only in the last."""
+        """A context for one micro-batch. Ranks need to exchange gradients only in the last one of a step."""
         return contextlib.nullcontext()
 
-    def own(self, batch: Batch) -> tuple[Tensor, Tensor, "Context | None", Tensor | None]:
-        """What of a batch this process computes, as `GPT.forward` takes it: tokens, targets, memory, documents."""
+    def shard(self, batch: Batch) -> tuple[Tensor, Tensor, "Context | None", Tensor | None]:
+        """Return the part of a batch that this rank computes, as the arguments of `GPT.forward`: tokens, targets,
+        context, documents."""
         return batch.x, batch.y, None, batch.documents
 
-    def backward(self, placed: nn.Module, batch: Batch, share: float, autocast: Autocast) -> Tensor:
-        """Add ``share`` times the gradient of the batch's mean loss to the gradients; returns that part of the loss."""
+    def backward(self, placed: nn.Module, batch: Batch, weight: float, autocast: Autocast) -> Tensor:
+        """Compute the mean loss of the batch, add ``weight`` times its gradient to the gradients, and return ``weight``
+        times the loss."""
         with autocast():
-            loss: Tensor = placed(*self.own(batch)) * share
+            loss: Tensor = placed(*self.shard(batch)) * weight
         loss.backward()
         return loss.detach()
 
     def predict(self, placed: nn.Module, batch: Batch, autocast: Autocast) -> tuple[Tensor, Tensor] | None:
-        """Logits (B, T, V) and their targets (B, T), as far as they are this process's to tell: T may be a part of the
-        row, and None is nothing."""
-        x, y, memory, documents = self.own(batch)
+        """Return logits (B, T, V) and their targets (B, T) for the tokens that this rank reports: T may be a part of
+        the row. None: this rank reports none."""
+        x, y, context, documents = self.shard(batch)
         with autocast():
-            return placed(x, None, memory, documents), y
+            return placed(x, None, context, documents), y
 
     def sum(self, x: Tensor) -> Tensor:
-        """The sum of ``x`` over all processes that have a loss of their own, the same everywhere."""
+        """Return the sum of ``x`` over the ranks that report a loss, equal on all ranks."""
         return x
 
-    def largest(self, number: int) -> int:
-        """The largest of all processes' numbers, the same everywhere. The device is not waited for."""
+    def max(self, number: int) -> int:
+        """Return the maximum of ``number`` over all ranks, equal on all ranks. It does not wait for the device."""
         return number
 
     def clip(self, model: nn.Module, max_norm: float) -> Tensor:
-        """Clip the global gradient norm (0: only measure it) and return it, on the device."""
+        """Clip the global norm of the gradients to ``max_norm`` (0: no clipping) and return the norm before clipping,
+        on the device."""
         return torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm or float("inf"))
 
     def weights(self, model: nn.Module) -> dict[str, Tensor]:
-        """The model's state, whole, in the first process; elsewhere nothing. All processes have to ask."""
+        """Return the full state dict of the model on rank 0 and an empty one elsewhere. All ranks have to call it."""
         return model.state_dict()

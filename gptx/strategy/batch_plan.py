@@ -1,4 +1,4 @@
-"""How the global batch is cut: over processes, then over micro-batches. Refused here if it does not come out even."""
+"""Split the global batch evenly over ranks, then into micro-batches."""
 
 from dataclasses import dataclass
 
@@ -10,68 +10,46 @@ from gptx.errors import ConfigError, processes_as
 @dataclass(frozen=True)
 class BatchPlan:
     """Attributes:
-    batch_size: sequences in one optimiser step, all processes together.
-    share: sequences of one process.
-    micro_batch: sequences a process holds at once.
+    batch_size: sequences of one optimiser step, over all ranks.
+    rank_batch: sequences of one step that a rank computes (or a group of ranks that share rows).
+    micro_batch: sequences that a rank computes at once.
     """
 
     batch_size: int
-    share: int
+    rank_batch: int
     micro_batch: int
 
+    @property
+    def micro_batches(self) -> int:
+        """The number of micro-batches in a step."""
+        return self.rank_batch // self.micro_batch
+
     @staticmethod
-    def of(cfg: DictConfig, slices: int, sharing: int = 1) -> "BatchPlan":
-        """The plan for so many slices of the batch, each of them computed by ``sharing`` processes.
+    def of(cfg: DictConfig, slices: int, ranks_per_slice: int = 1) -> "BatchPlan":
+        """Return the plan for a batch that is split into ``slices``.
+
+        Args:
+            ranks_per_slice: how many ranks share the rows of a slice; error messages need it.
 
         Raises:
-            ConfigError: a number that is out of range, or a batch that cannot be cut evenly.
+            ConfigError: the batch cannot be split evenly.
         """
-        _check_ranges(cfg)
         batch = cfg.trainer.batch_size
-        who = "processes" if sharing == 1 else f"groups of {sharing} processes"
+        owners = "processes" if ranks_per_slice == 1 else f"groups of {ranks_per_slice} processes"
         if batch % slices:
-            near = [p for p in range(1, batch + 1) if batch % p == 0 and p <= slices]
+            fewer = max(n for n in range(1, slices + 1) if batch % n == 0)
             raise ConfigError(
-                f"trainer.batch_size={batch} cannot be split over {slices} {who}: use "
-                f"{processes_as(near[-1] * sharing)}, or trainer.batch_size={slices * max(1, round(batch / slices))}"
+                f"trainer.batch_size={batch} cannot be split over {slices} {owners}: use "
+                f"{processes_as(fewer * ranks_per_slice)}, or trainer.batch_size="
+                f"{slices * max(1, round(batch / slices))}"
             )
-        share = batch // slices
-        micro = cfg.trainer.micro_batch or share
-        if share % micro:
-            near = [m for m in range(1, share + 1) if share % m == 0 and m <= micro]
+        rank_batch = batch // slices
+        micro = cfg.trainer.micro_batch or rank_batch
+        if rank_batch % micro:
+            smaller = max(n for n in range(1, rank_batch + 1) if rank_batch % n == 0 and n <= micro)
             raise ConfigError(
-                f"trainer.micro_batch={micro} does not divide the {share} sequences of each "
-                f"{'process' if sharing == 1 else 'group'} (trainer.batch_size={batch} over {slices}): use {near[-1]}"
+                f"trainer.micro_batch={micro} does not divide the {rank_batch} sequences of each "
+                f"{'process' if ranks_per_slice == 1 else 'group'} (trainer.batch_size={batch} over {slices} "
+                f"{owners}): use trainer.micro_batch={smaller}"
             )
-        return BatchPlan(batch, share, micro)
-
-
-def _check_ranges(cfg: DictConfig) -> None:
-    least = {
-        "trainer.max_steps": 1,
-        "trainer.batch_size": 1,
-        "trainer.micro_batch": 0,
-        "trainer.clip": 0,
-        "trainer.eval_every": 1,
-        "trainer.val_tokens": 0,
-        "runtime.val_batch": 1,
-        "trainer.patience": 0,
-        "trainer.max_skips": 0,
-        "runtime.log_every": 1,
-        "runtime.keep": 1,
-        "runtime.threads": 0,
-        "runtime.sample_tokens": 0,
-        "runtime.until": 0,
-        "seed": 0,
-        "data_seed": 0,
-    }
-    for key, low in least.items():
-        group, _, name = key.rpartition(".")
-        value = cfg[group][name] if group else cfg[name]
-        if value < low:
-            raise ConfigError(f"{key}={value}: expected at least {low}")
-    for key in ("seed", "data_seed"):
-        if cfg[key] >= 2**63:
-            raise ConfigError(f"{key}={cfg[key]}: expected less than 2^63")
-    if cfg.optim.lr <= 0:
-        raise ConfigError(f"optim.lr={cfg.optim.lr}: expected more than 0")
+        return BatchPlan(batch, rank_batch, micro)

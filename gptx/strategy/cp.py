@@ -1,152 +1,160 @@
-"""Context parallelism: processes share each row's tokens, for rows too long for one (Llama 3, Grattafiori et al. 2024,
-section 3.3.2). Weights are cut over all processes, as in fsdp.
+"""Context parallelism: several ranks share each row, for rows that are too long for one (Llama 3, Grattafiori et al.
+2024, section 3.3.2). Weights are sharded over all ranks, as in fsdp.
 
-Each process computes queries for its own tokens and gathers everybody's keys and values, whole rows whatever the
-window is: a window saves what is computed (see `zigzag.Pieces`), not what is sent. What is gathered is what an
-attention would keep in a cache: with gqa and mqa few heads, with mla the latents, of which each process then makes the
-whole row's keys and values.
+Each rank computes the queries of its own tokens and gathers the keys and values of the full row, whatever the window: a
+window saves computation (see `RowShardKernel`), not communication. What is gathered is what the attention would keep in
+a KV cache: with gqa and mqa the few key heads, with mla the latents, from which each rank computes all keys and values.
 
-Letters: B batch, T time, n processes that share a row.
+Letters: B batch, T time, n ranks that share a row.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from gptx.attention.base import Keep
 from gptx.errors import ConfigError, option
+from gptx.geometry.view import Keep
 from gptx.geometry.visibility import Where
 from gptx.model.cache import Context
 from gptx.model.gpt import GPT
 from gptx.strategy.base import Batch
-from gptx.strategy.distributed import degree
+from gptx.strategy.distributed import group_size
+from gptx.strategy.footprint import Footprint
 from gptx.strategy.fsdp import FSDP
-from gptx.strategy.zigzag import Cut, Pieces, deal, join
+from gptx.strategy.sequence_sharding import RowShard, RowShardKernel, merge_shards, split_rows
 from gptx.window.base import Window
 
 if TYPE_CHECKING:
     from gptx.strategy.batch_plan import BatchPlan
 
-
-COLLECTIVE = torch.ops._c10d_functional  # those that torch.compile knows, and that no version has renamed
-
-
 ID = "strategy.cp"
 REVISION = 1
 
+COLLECTIVES = torch.ops._c10d_functional  # supported by torch.compile, and with the same names in all versions
+
 
 class CP(FSDP):
-    """Every process's loss is the mean over its T/n tokens of its rows; the mean of all is the loss, and `fully_shard`
-    averages the gradients in the same way.
+    """The loss of a rank is the mean over its T/n tokens of its rows. The mean of these losses is the loss of the
+    batch, and `fully_shard` averages the gradients in the same way.
 
     Args:
-        cp: processes that share a row; 0: all.
+        cp: ranks that share a row; 0: all of them.
     """
 
-    cut: Cut
+    row_shard: RowShard
     group: str
 
     def __init__(self, *, cp: int, **rest: Any) -> None:
         super().__init__(**rest)
         self.cp = cp
 
-    def shape(self, processes: int) -> dict[str, int]:
-        sharing = degree("cp", self.cp, processes)
-        return {"data": processes // sharing, "cp": sharing}
+    def mesh_shape(self, processes: int) -> dict[str, int]:
+        size = group_size("cp", self.cp, processes)
+        return {"data": processes // size, "cp": size}
 
-    def shards(self) -> DeviceMesh:
+    def shard_mesh(self) -> DeviceMesh:
         return init_device_mesh(self.device.type, (self.size,))
 
+    def weight_shards(self, processes: int) -> int:
+        return processes
+
+    def footprint(self, model: GPT, plan: "BatchPlan", processes: int) -> Footprint:
+        return replace(super().footprint(model, plan, processes), row_fraction=1 / self.mesh_shape(processes)["cp"])
+
     def check(self, model: GPT, processes: int, plan: "BatchPlan") -> None:
-        length, pieces = model.shape.context, 2 * self.shape(processes)["cp"]
-        if length % pieces:
+        length, chunks = model.shape.context, 2 * self.mesh_shape(processes)["cp"]
+        if length % chunks:
             raise ConfigError(
-                f"strategy.cp={pieces // 2} cuts rows in {pieces} pieces, which model.context={length} is not a "
-                f"multiple of: model.context={pieces * max(1, round(length / pieces))} would do"
+                f"strategy.cp={chunks // 2} splits rows into {chunks} chunks, and model.context={length} is not a "
+                f"multiple of {chunks}: use model.context={chunks * max(1, round(length / chunks))}"
             )
-        if any(ffn.whole_rows for ffn in model.ffns):
+        if any(ffn.needs_full_rows for ffn in model.ffns):
             raise ConfigError(
-                f"ffn={option(model.ffns[0])} limits or balances its experts over whole rows, of which strategy=cp "
-                "gives each process a part: ffn.capacity=0 ffn.balance=0 would do"
+                f"ffn={option(model.ffns[0])} limits or balances its experts over full rows, and strategy=cp splits "
+                "rows: use ffn.capacity=0 ffn.balance=0"
             )
-        if not model.kernel.parts:
+        if not model.kernel.supports_partial_rows:
             raise ConfigError(
-                f"kernel={option(model.kernel)} computes whole rows, strategy=cp parts of them: use kernel=auto"
+                f"kernel={option(model.kernel)} computes full rows only, and strategy=cp splits rows: use kernel=auto"
             )
 
     def place(self, model: GPT) -> nn.Module:
-        self.cut = Cut(self.mesh.get_local_rank("cp"), self.mesh["cp"].size())
+        self.row_shard = RowShard(self.mesh.get_local_rank("cp"), self.mesh["cp"].size())
         self.group = self.mesh.get_group("cp").group_name
-        model.kernel = Pieces(model.shape, model.kernel, self.cut)
+        model.use_kernel(RowShardKernel(model.shape, model.kernel, self.row_shard))
         return super().place(model)
 
-    def own(self, batch: Batch) -> tuple[Tensor, Tensor, Context, Tensor | None]:
+    def shard(self, batch: Batch) -> tuple[Tensor, Tensor, Context, Tensor | None]:
         length = batch.x.shape[1]
-        row = Row(length - length // self.cut.count, self.cut, self.group)
-        return self.cut.take(batch.x), self.cut.take(batch.y), row, batch.documents
+        context = ShardedRows(length - length // self.row_shard.count, self.row_shard, self.group)
+        return self.row_shard.take(batch.x), self.row_shard.take(batch.y), context, batch.documents
 
 
 @dataclass(frozen=True)
-class Row:
-    """The memory of tokens that are a part of their row: the others' keys and values, from where they are computed.
+class ShardedRows:
+    """The context of a rank's tokens: keys and values that other ranks compute for the same rows.
 
-    Nothing is held, so that a block can be computed again in the backward.
+    It stores nothing, so that activation checkpointing can recompute a block in the backward.
 
     Attributes:
-        length: tokens of the row that are computed elsewhere.
-        group: the name of the processes that share the row.
+        length: tokens of a row that other ranks compute.
+        shard: this rank's part of each row.
+        group: the name of the process group that shares the rows.
     """
 
     length: int
-    cut: Cut
+    shard: RowShard
     group: str
 
     def where(self, windows: Collection[Window], tokens: Tensor, documents: Tensor | None) -> dict[Window, Where]:
-        """``documents`` (B, T) are those of the whole row."""
-        row = Where.rows(tokens.shape[1] + self.length, tokens.device) if documents is None else Where.packed(documents)
-        own = None if row.q_doc is None else self.cut.take(row.q_doc)
-        return dict.fromkeys(windows, Where(self.cut.take(row.q_pos), row.k_pos, own, row.k_doc))
+        """``documents`` (B, T) are those of the full rows."""
+        rows = (
+            Where.rows(tokens.shape[1] + self.length, tokens.device) if documents is None else Where.packed(documents)
+        )
+        q_doc = None if rows.q_doc is None else self.shard.take(rows.q_doc)
+        return dict.fromkeys(windows, Where(self.shard.take(rows.q_pos), rows.k_pos, q_doc, rows.k_doc))
 
     def keeper(self, layer: int, window: Window) -> Keep:
-        return self.keep
+        return self._gather
 
-    def keep(self, *present: Tensor) -> tuple[Tensor, ...]:
-        gathered: tuple[Tensor, ...] = Gather.apply(self.group, self.cut.count, *present)  # type: ignore[no-untyped-call]
-        return gathered
+    def _gather(self, *local: Tensor) -> tuple[Tensor, ...]:
+        full: tuple[Tensor, ...] = GatherRows.apply(self.group, self.shard.count, *local)  # type: ignore[no-untyped-call]
+        return full
 
     def advance(self, count: int) -> None:
         pass
 
 
-class Gather(torch.autograd.Function):
-    """(B, T/n, ...) each -> (B, T, ...), in the order of time; gradients are added up where the tokens are.
+class GatherRows(torch.autograd.Function):
+    """(B, T/n, ...) on each rank -> (B, T, ...) in the order of time; in the backward, gradients are summed and
+    returned to the rank that computed the token.
 
-    One function for all tensors of a layer: so their gradients meet in the same order everywhere, whatever kernel
-    each process has chosen.
+    One function gathers all tensors of a layer, so that their collectives run in the same order on every rank, even if
+    ranks choose different kernels.
     """
 
     @staticmethod
-    def forward(ctx: Any, group: str, count: int, *present: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, group: str, count: int, *local: Tensor) -> tuple[Tensor, ...]:
         ctx.group, ctx.count = group, count
-        return tuple(gather(tensor, group, count) for tensor in present)
+        return tuple(gather_rows(tensor, group, count) for tensor in local)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *(scatter(gradient, ctx.group, ctx.count) for gradient in gradients)
+        return None, None, *(reduce_scatter_rows(gradient, ctx.group, ctx.count) for gradient in gradients)
 
 
-def gather(tensor: Tensor, group: str, count: int) -> Tensor:
-    """(B, T/n, ...) -> (B, T, ...)."""
-    parts = COLLECTIVE.wait_tensor(COLLECTIVE.all_gather_into_tensor(tensor.contiguous(), count, group))
-    return join(parts.unflatten(0, (count, -1)))
+def gather_rows(tensor: Tensor, group: str, count: int) -> Tensor:
+    """(B, T/n, ...) on each rank -> (B, T, ...)."""
+    shards = COLLECTIVES.wait_tensor(COLLECTIVES.all_gather_into_tensor(tensor.contiguous(), count, group))
+    return merge_shards(shards.unflatten(0, (count, -1)))
 
 
-def scatter(gradient: Tensor, group: str, count: int) -> Tensor:
-    """(B, T, ...) in each process -> (B, T/n, ...), of the sum."""
-    parts = deal(gradient, count).flatten(0, 1)
-    own: Tensor = COLLECTIVE.wait_tensor(COLLECTIVE.reduce_scatter_tensor(parts, "sum", count, group))
-    return own
+def reduce_scatter_rows(gradient: Tensor, group: str, count: int) -> Tensor:
+    """(B, T, ...) on each rank -> (B, T/n, ...), this rank's part of the sum."""
+    shards = split_rows(gradient, count).flatten(0, 1)
+    local: Tensor = COLLECTIVES.wait_tensor(COLLECTIVES.reduce_scatter_tensor(shards, "sum", count, group))
+    return local

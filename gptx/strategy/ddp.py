@@ -1,4 +1,4 @@
-"""Distributed data parallel: replicas that average their gradients (Li et al. 2020)."""
+"""Distributed data parallel: replicas of the model that average their gradients (Li et al. 2020)."""
 
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
@@ -19,8 +19,8 @@ class DDP(Distributed):
     replica: DistributedDataParallel | None = None
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        # The replica's reducer would hold the group last, and end it with Python's lock held: for ever, where a thread
-        # of gloo's needs the lock to drop its last tensor. Python's own reference, held longer, gives the lock free.
+        # Release the reducer before the process group is destroyed. Otherwise the reducer holds the last reference to
+        # the group and destroys it while it holds Python's lock: a deadlock if a gloo thread then waits for that lock.
         if self.replica is not None:
             del self.replica.reducer, self.replica.logger
             self.replica = None
@@ -28,14 +28,14 @@ class DDP(Distributed):
 
     def place(self, model: GPT) -> nn.Module:
         ids = [self.device.index] if self.device.type == "cuda" else None
-        # Buffers are constants (ALiBi's slopes). Left to DDP, each forward would send them round, in validation too.
+        # Buffers are constants (slopes of ALiBi). DDP would broadcast them in every forward, also in validation.
         constants = [name for name, _ in model.named_buffers()]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, constants)
         self.replica = DistributedDataParallel(model.to(self.device), device_ids=ids, gradient_as_bucket_view=True)
         return self.replica
 
     def compile(self, placed: nn.Module) -> nn.Module:
-        return Strategy.compile(self, placed)  # DDP and the compiler know each other
+        return Strategy.compile(self, placed)  # torch.compile supports DDP as a single module
 
     def sync(self, last: bool) -> AbstractContextManager[Any]:
         assert self.replica is not None

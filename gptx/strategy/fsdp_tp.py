@@ -1,10 +1,10 @@
-"""Two dimensions: tensor parallelism within groups of processes, such as a machine's, and fully sharded data
-parallelism between them. A group shares its rows."""
+"""A mesh of two dimensions: tensor parallelism within groups of processes, such as the GPUs of a machine, and fully
+sharded data parallelism between the groups. The processes of a group compute the same rows."""
 
 import logging
 from typing import Any
 
-from gptx.strategy.distributed import degree
+from gptx.strategy.distributed import group_size
 from gptx.strategy.fsdp import FSDP
 from gptx.strategy.tp import TP
 
@@ -14,22 +14,22 @@ REVISION = 1
 
 class FSDPTP(TP, FSDP):
     """Args:
-    tp: processes in a group; 0: all.
+    tp: processes in a group; 0: all of them.
     """
 
-    key = "tp"
+    size_key = "tp"
 
     def __init__(self, *, tp: int, **rest: Any) -> None:
         super().__init__(**rest)
         self.tp = tp
 
-    def shape(self, processes: int) -> dict[str, int]:
-        group = degree("tp", self.tp, processes)
-        return {"data": processes // group, "tp": group}
+    def mesh_shape(self, processes: int) -> dict[str, int]:
+        size = group_size("tp", self.tp, processes)
+        return {"data": processes // size, "tp": size}
 
     def __enter__(self) -> "FSDPTP":
-        # Of weights that are cut twice torch says that one gather would be faster than two, and that it cannot.
+        # torch warns that one gather of a weight that is sharded twice would be faster than two; it cannot do that.
         logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
         super().__enter__()
-        self.mesh._flatten("world")  # what is spread over both dimensions is then added up at once
+        self.mesh._flatten("world")  # so that a sum over both dimensions is one collective
         return self

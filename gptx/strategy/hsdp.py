@@ -1,11 +1,11 @@
-"""Hybrid sharding (Zhao et al. 2023, section 3.2.2): fsdp within groups of processes, such as a machine's; each group
-holds all, and the groups average their gradients as ddp does."""
+"""Hybrid sharding (Zhao et al. 2023, section 3.2.2): weights are sharded within groups of processes, such as the GPUs
+of a machine, as fsdp does it; each group holds all weights, and the groups average their gradients as ddp does it."""
 
 from typing import Any
 
 from torch.distributed.device_mesh import DeviceMesh
 
-from gptx.strategy.distributed import degree
+from gptx.strategy.distributed import group_size
 from gptx.strategy.fsdp import FSDP
 
 ID = "strategy.hsdp"
@@ -14,16 +14,16 @@ REVISION = 1
 
 class HSDP(FSDP):
     """Args:
-    shard: processes in a group; 0: all.
+    shard: processes in a group; 0: all of them.
     """
 
     def __init__(self, *, shard: int, **rest: Any) -> None:
         super().__init__(**rest)
-        self.shard = shard
+        self.shard_size = shard
 
-    def shape(self, processes: int) -> dict[str, int]:
-        group = degree("shard", self.shard, processes)
-        return {"replicate": processes // group, "data": group}
+    def mesh_shape(self, processes: int) -> dict[str, int]:
+        size = group_size("shard", self.shard_size, processes)
+        return {"replicate": processes // size, "data": size}
 
-    def shards(self) -> DeviceMesh:
+    def shard_mesh(self) -> DeviceMesh:
         return self.mesh

@@ -1,10 +1,11 @@
-"""Pipeline parallel: the layers are cut into stages, and a batch goes through them in chunks, one forward and one
-backward in turn (1F1B: PipeDream-Flush, Narayanan et al. 2021). torch's `distributed.pipelining`.
+"""Pipeline parallelism: the layers are split into stages, and each stage alternates one forward and one backward of the
+chunks of a batch (1F1B: PipeDream-Flush, Narayanan et al. 2021). Uses torch's `distributed.pipelining`.
 
 Letters: B batch, T time, D model width, V vocabulary.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,19 +15,21 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 
 from gptx.errors import ConfigError, option
-from gptx.ffn.base import FFN
+from gptx.geometry.side_losses import SideLosses
 from gptx.model.cache import NoContext
 from gptx.model.gpt import GPT
 from gptx.strategy.base import Autocast, Batch
 from gptx.strategy.batch_plan import BatchPlan
-from gptx.strategy.cut import serves_heads
-from gptx.strategy.distributed import add_up, degree, whole
+from gptx.strategy.distributed import all_reduce_gradients, full_tensor, group_size
+from gptx.strategy.footprint import Footprint
 from gptx.strategy.fsdp import DTYPES, FSDP
-from gptx.strategy.tp import mixed
+from gptx.strategy.tensor_sharding import is_per_head
+from gptx.strategy.tp import has_shared_weights
 
 
 class Stage(nn.Module):
-    """The part of a model that lies here: from what the stage before has made to what the next one needs.
+    """The layers of a model that this rank computes: takes the output of the stage before, returns the input of the
+    next one.
 
     Args:
         dtype: of the residual stream between two stages.
@@ -43,13 +46,14 @@ class Stage(nn.Module):
         return [self.model.blocks[layer] for layer in self.model.layers]
 
     def forward(self, x: Tensor, documents: Tensor | None = None, targets: Tensor | None = None) -> Tensor:
-        """Tokens (B, T) or the residual stream (B, T, D) -> the stream, or what `GPT.end` makes of it."""
-        model, memory = self.model, NoContext()
+        """Tokens (B, T) or the residual stream (B, T, D) -> the residual stream (B, T, D), or the result of
+        `GPT.output`: logits (B, T, V) or the loss."""
+        model, context, side = self.model, NoContext(), SideLosses()
         with self.autocast():
-            where = memory.where(set(model.windows), x, documents)
-            x = model.begin(x, where) if self.first else x
-            x = model.through(x, where, memory)
-            return model.end(x, targets) if self.last else x.to(self.dtype)
+            where = context.where(set(model.windows), x, documents)
+            x = model.embed_tokens(x, where) if self.first else x
+            x = model.run_layers(x, where, context, side)
+            return model.output(x, targets, side) if self.last else x.to(self.dtype)
 
 
 ID = "strategy.pp"
@@ -58,123 +62,144 @@ REVISION = 1
 
 class PP(FSDP):
     """Args:
-    pp: stages; 0: as many as processes. With fewer, each is cut over several processes as fsdp does it.
-    chunks: what a micro-batch is cut into, at least as many as stages; 0: about four times as many.
+    pp: stages; 0: one for each process. With fewer stages, each one is sharded over several processes as in fsdp.
+    chunks: the number of chunks that a micro-batch is split into, at least one for each stage; 0: about four for each.
     """
 
-    pipeline: Schedule1F1B | None = None  # made with the first batch, whose rows it is for
-    share: float = 1.0  # of a chunk in the gradient
-    ends: Any = None  # a group of the first and the last stage
+    pipeline: Schedule1F1B | None = None  # created with the first batch, because it needs the number of rows
+    chunk_weight: float = 1.0  # the factor on the loss of a chunk in the gradient
+    end_stages: Any = None  # a process group of the first and the last stage
 
     def __init__(self, *, pp: int, chunks: int, **rest: Any) -> None:
         super().__init__(**rest)
         if chunks < 0:
-            raise ConfigError(f"strategy.chunks={chunks}: expected 0 (about four a stage) or more")
+            raise ConfigError(f"strategy.chunks={chunks}: expected 0 (about four for each stage) or more")
         self.pp, self.chunks, self.dtype = pp, chunks, DTYPES[rest["param_dtype"]]
 
-    def shape(self, processes: int) -> dict[str, int]:
-        stages = degree("pp", self.pp, processes)
+    def mesh_shape(self, processes: int) -> dict[str, int]:
+        stages = group_size("pp", self.pp, processes)
         return {"pp": stages, "data": processes // stages}
 
     def check(self, model: GPT, processes: int, plan: BatchPlan) -> None:
-        stages, data = self.shape(processes).values()
-        layers, rows = model.shape.n_layer, plan.micro_batch
-        if layers % stages:
-            fits = [n for n in range(2, stages) if layers % n == 0 and processes % n == 0]
-            fewer = f"strategy.pp={fits[-1]} or " if fits else ""
+        self._check_layers(model.shape.n_layer, processes)
+        self._check_chunks(processes, plan)
+        self._check_sharding_keys(processes)
+        if has_shared_weights(model.pos):
             raise ConfigError(
-                f"model.n_layer={layers} cannot be cut into {stages} stages (strategy.pp={self.pp}): "
-                f"{fewer}model.n_layer={stages * max(1, round(layers / stages))} would do"
-            )
-        if rows < stages:
-            larger = [n for n in range(stages, plan.share + 1) if plan.share % n == 0]
-            use = f"trainer.micro_batch={larger[0]}" if larger else f"trainer.batch_size={stages * data}"
-            raise ConfigError(f"micro-batches of {rows} rows do not fill the {stages} stages of strategy=pp: use {use}")
-        if self.chunks not in (0, near := self.cuts(rows, stages)):
-            raise ConfigError(
-                f"strategy.chunks={self.chunks}: expected a divisor of the micro-batch's {rows} rows, and not less "
-                f"than the {stages} stages: strategy.chunks={near} would do"
-            )
-        idle = {"reduce_dtype": self.reduce_dtype == "bf16", "reshard": not self.reshard, "prefetch": self.prefetch > 0}
-        if data == 1 and (found := [name for name, given in idle.items() if given]):
-            raise ConfigError(
-                f"strategy.{found[0]} is for stages that are cut over several processes, and here each is one: leave "
-                "it out, or use fewer stages (strategy.pp)"
-            )
-        if mixed(model.pos):
-            raise ConfigError(
-                f"pos={option(model.pos)} has weights for embeddings and for heads, which strategy=pp keeps in "
+                f"pos={option(model.pos)} has weights for the embedding and for the heads, which strategy=pp puts into "
                 "different stages: use strategy=fsdp"
             )
-        if type(model.ffns[0]).metrics is not FFN.metrics:
+        if model.ffns[0].has_side_losses:
             raise ConfigError(
-                f"strategy=pp makes the loss in the last of its stages, and ffn={option(model.ffns[0])} has losses and "
-                "figures in all of them: use strategy=fsdp"
+                f"strategy=pp computes the loss in its last stage, and ffn={option(model.ffns[0])} has losses and "
+                "metrics in all stages: use strategy=fsdp"
             )
 
-    def cuts(self, rows: int, stages: int) -> int:
-        """How many chunks a micro-batch of so many rows is cut into: of what is possible the nearest to what is
-        wanted."""
-        fits = [n for n in range(stages, rows + 1) if rows % n == 0]
-        return min(fits, key=lambda n: abs(n - (self.chunks or 4 * stages)))
+    def _check_layers(self, layers: int, processes: int) -> None:
+        stages = self.mesh_shape(processes)["pp"]
+        if layers % stages:
+            possible = [n for n in range(2, stages) if layers % n == 0 and processes % n == 0]
+            fewer = f"strategy.pp={possible[-1]} or " if possible else ""
+            raise ConfigError(
+                f"model.n_layer={layers} cannot be split into {stages} stages (strategy.pp={self.pp}): use "
+                f"{fewer}model.n_layer={stages * max(1, round(layers / stages))}"
+            )
+
+    def _check_chunks(self, processes: int, plan: BatchPlan) -> None:
+        stages, data = self.mesh_shape(processes).values()
+        rows = plan.micro_batch
+        if rows < stages:
+            larger = [n for n in range(stages, plan.rank_batch + 1) if plan.rank_batch % n == 0]
+            use = f"trainer.micro_batch={larger[0]}" if larger else f"trainer.batch_size={stages * data}"
+            raise ConfigError(
+                f"micro-batches of {rows} rows are too small for the {stages} stages of strategy=pp, which need at "
+                f"least one row each: use {use}"
+            )
+        if self.chunks not in (0, nearest := self.chunks_of(rows, stages)):
+            raise ConfigError(
+                f"strategy.chunks={self.chunks}: expected a divisor of the {rows} rows of a micro-batch that is at "
+                f"least the {stages} stages, such as strategy.chunks={nearest}"
+            )
+
+    def _check_sharding_keys(self, processes: int) -> None:
+        """Keys that control sharding would be ignored if no stage is sharded."""
+        given = {"reduce_dtype": self.precision.reduce_dtype != torch.float32, "reshard": not self.reshard}
+        given["prefetch"] = self.prefetch > 0
+        unused = [name for name, set_ in given.items() if set_]
+        if self.mesh_shape(processes)["data"] == 1 and unused:
+            raise ConfigError(
+                f"strategy.{unused[0]} applies to stages that are sharded over several processes, and here each stage "
+                "is one process: leave it out, or use fewer stages (strategy.pp)"
+            )
+
+    def chunks_of(self, rows: int, stages: int) -> int:
+        """Return the number of chunks for a micro-batch of so many rows: the possible number that is nearest to the
+        wanted one."""
+        possible = [n for n in range(stages, rows + 1) if rows % n == 0]
+        return min(possible, key=lambda n: abs(n - (self.chunks or 4 * stages)))
+
+    def footprint(self, model: GPT, plan: BatchPlan, processes: int) -> Footprint:
+        stages = self.mesh_shape(processes)["pp"]
+        if stages == 1:
+            return super().footprint(model, plan, processes)
+        self._check_chunks(processes, plan)
+        model.keep_stage(range(model.shape.n_layer // stages), first=True, last=True)
+        chunk = plan.micro_batch // self.chunks_of(plan.micro_batch, stages)
+        chunks = replace(plan, rank_batch=plan.micro_batch, micro_batch=chunk)
+        return replace(super().footprint(model, chunks, processes), rows=chunk * stages)  # as many chunks in flight
 
     def __enter__(self) -> "PP":
         super().__enter__()
         self.stages, self.stage = self.mesh["pp"].size(), self.mesh.get_local_rank("pp")
         self.first, self.last = self.stage == 0, self.stage == self.stages - 1
-        self.speaks, self.voices = self.last, self.data_size
+        self.is_reporting_rank, self.loss_ranks = self.last, self.data_size
         if self.stages > 1:
             pairs = [[ranks[0], ranks[-1]] for ranks in self.mesh.mesh.T.tolist()]
-            self.ends, _ = dist.new_subgroups_by_enumeration(pairs, timeout=timedelta(seconds=self.timeout))
+            timeout = timedelta(seconds=self.timeout)
+            self.end_stages, _ = dist.new_subgroups_by_enumeration(pairs, timeout=timeout)
         return self
 
     def place(self, model: GPT) -> nn.Module:
-        """Keep what is this stage's: the rest has no weights here, and names stay as they are."""
-        each, tied = model.shape.n_layer // self.stages, model.head is None
-        embeds = not serves_heads(model.pos)  # it works at the input, and nowhere else
-        model.layers = range(self.stage * each, (self.stage + 1) * each)
-        model.ffns = tuple(model.ffns[layer] for layer in model.layers)
-        elsewhere = [f"blocks.{layer}" for layer in range(model.shape.n_layer) if layer not in model.layers]
-        if not self.first:
-            elsewhere += ["pos"] * embeds + ["embed"] * (not tied or not self.last)
-        if not self.last:
-            elsewhere += ["norm"] + ["head"] * (not tied)
-        for name in elsewhere:
-            model.set_submodule(name, nn.Identity())
+        """Replace the parts of other stages by modules without weights, so that names in the state dict stay equal."""
+        per_stage, tied, per_head = model.shape.n_layer // self.stages, model.head is None, is_per_head(model.pos)
+        layers = range(self.stage * per_stage, (self.stage + 1) * per_stage)
+        model.keep_stage(layers, first=self.first, last=self.last)
         stage = Stage(model, self.first, self.last, self.dtype).to(self.device)
         if self.data_size > 1 or self.offload or self.dtype != torch.float32:
-            self.wrap(stage, stage.blocks)
-        every = self.mesh.get_group("pp")
-        self.shared: list[tuple[Tensor, Any]] = [] if embeds else [(p, every) for p in model.pos.parameters()]
+            self.shard_modules(stage, stage.blocks)
+        self.shared: list[tuple[Tensor, Any]] = []  # weights that several stages hold, and the group of these stages
+        if per_head:
+            self.shared += [(parameter, self.mesh.get_group("pp")) for parameter in model.pos.parameters()]
         if tied and self.stages > 1 and (self.first or self.last):
-            self.shared.append((model.embed.weight, self.ends))
+            self.shared.append((model.embed.weight, self.end_stages))
         self.pipeline = None
         return stage
 
     def sync(self, last: bool) -> AbstractContextManager[Any]:
-        return nullcontext()  # the schedule lets gradients meet after its last chunk
+        return nullcontext()  # the schedule reduces gradients after its last chunk
 
-    def backward(self, placed: nn.Module, batch: Batch, share: float, autocast: Autocast) -> Tensor:
+    def backward(self, placed: nn.Module, batch: Batch, weight: float, autocast: Autocast) -> Tensor:
         assert isinstance(placed, Stage)
         placed.autocast = autocast
-        chunks = self.cuts(len(batch.x), self.stages)
-        self.pipeline, self.share = self.pipeline or self._pipeline(placed, chunks), share / chunks
-        given: dict[str, Any] = {} if batch.documents is None else {"documents": batch.documents}
+        chunks = self.chunks_of(len(batch.x), self.stages)
+        self.pipeline, self.chunk_weight = self.pipeline or self._pipeline(placed, chunks), weight / chunks
+        inputs: dict[str, Any] = {} if batch.documents is None else {"documents": batch.documents}
         losses: list[Tensor] = []
         if self.last:
-            given["targets"] = batch.y
-        target = batch.y if self.last else None  # the stage has them already; the schedule insists
+            inputs["targets"] = batch.y
+        target = batch.y if self.last else None  # required by the schedule, although the stage has the targets already
         tokens = [batch.x] if self.first else []
-        self.pipeline.step(*tokens, target=target, losses=losses, return_outputs=False, **given)
+        self.pipeline.step(*tokens, target=target, losses=losses, return_outputs=False, **inputs)
         return torch.stack(losses).detach().sum() if losses else torch.zeros((), device=self.device)
 
     def _pipeline(self, placed: Stage, chunks: int) -> Schedule1F1B:
         group = self.mesh.get_group("pp")
         stage = PipelineStage(placed, self.stage, self.stages, self.device, group=group)
-        return Schedule1F1B(stage, chunks, loss_fn=lambda loss, _: loss * self.share, scale_grads=False)
+        return Schedule1F1B(stage, chunks, loss_fn=lambda loss, _: loss * self.chunk_weight, scale_grads=False)
 
     def predict(self, placed: nn.Module, batch: Batch, autocast: Autocast) -> tuple[Tensor, Tensor] | None:
-        """Whole batches go from stage to stage: while one is in the second, the first computes the next."""
+        """Pass the batch from stage to stage without chunks: while one batch is in the second stage, the first stage
+        computes the next batch."""
         assert isinstance(placed, Stage)
         placed.autocast = autocast
         x, group = batch.x, self.mesh.get_group("pp")
@@ -191,19 +216,19 @@ class PP(FSDP):
         for parameter, group in self.shared:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            add_up([parameter.grad], group, self.device)
+            all_reduce_gradients([parameter.grad], group, self.device)
         return super().clip(model, max_norm)
 
-    def norm(self, gradients: list[Tensor]) -> Tensor:
-        """Over all stages; what several of them hold counts in the first."""
-        again = set() if self.first else {id(parameter.grad) for parameter, _ in self.shared}
-        own = super().norm([gradient for gradient in gradients if id(gradient) not in again])
-        total = own.to(self.device).double().square()
+    def gradient_norm(self, gradients: list[Tensor]) -> Tensor:
+        """Return the norm over all stages; a weight that several stages hold counts once, in the first stage."""
+        counted_elsewhere = set() if self.first else {id(parameter.grad) for parameter, _ in self.shared}
+        local = super().gradient_norm([gradient for gradient in gradients if id(gradient) not in counted_elsewhere])
+        total = local.to(self.device).double().square()
         dist.all_reduce(total, group=self.mesh.get_group("pp"))
-        return total.sqrt().to(own.dtype)
+        return total.sqrt().to(local.dtype)
 
     def weights(self, model: nn.Module) -> dict[str, Tensor]:
-        state = {name: whole(tensor).cpu() for name, tensor in model.state_dict().items()}
-        parts: list[Any] | None = [None] * self.size if self.rank == 0 else None
-        dist.gather_object(state if self.data_rank == 0 else {}, parts, group=self.control)
-        return {name: tensor for part in parts or () for name, tensor in part.items()}
+        local = {name: full_tensor(tensor).cpu() for name, tensor in model.state_dict().items()}
+        stages: list[Any] | None = [None] * self.size if self.rank == 0 else None
+        dist.gather_object(local if self.data_rank == 0 else {}, stages, group=self.cpu_group)
+        return {name: tensor for state in stages or () for name, tensor in state.items()}

@@ -1,4 +1,4 @@
-"""One process, one device."""
+"""One process on one device."""
 
 from gptx.errors import ConfigError
 from gptx.strategy.base import Strategy

@@ -1,92 +1,129 @@
-"""Tensor parallelism (Megatron-LM, Shoeybi et al. 2019): all processes see the same tokens, and each computes some of
-the heads and of the hidden units, as the tables of attentions and FFNs say (`tp`). The embedding, the norms and the
-output layer are whole in each of them, and computed alike."""
+"""Tensor parallelism (Megatron-LM, Shoeybi et al. 2019): all processes see the same tokens, and each computes a part of
+the heads and of the hidden units, as the `tp` tables of attentions and FFNs define. Every process holds the full
+embedding, norms and output layer and computes them redundantly."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from gptx.errors import ConfigError, option
-from gptx.ffn.base import Gated
+from gptx.ffn.base import GatedFFN
 from gptx.model.gpt import GPT
 from gptx.pos.base import PositionalEncoding
-from gptx.strategy.cut import cut, serves_heads
-from gptx.strategy.distributed import Distributed, add_up
+from gptx.strategy.distributed import Distributed, all_reduce_gradients
+from gptx.strategy.footprint import Footprint
+from gptx.strategy.tensor_sharding import is_per_head, shard_model, take_local_shards
 
 if TYPE_CHECKING:
     from gptx.strategy.batch_plan import BatchPlan
-
 
 ID = "strategy.tp"
 REVISION = 1
 
 
 class TP(Distributed):
-    parts: tuple[str, ...] = ()  # names of weights whose gradients are parts of a sum
-    key = "nproc"  # what says how many processes share the heads
+    partial_gradients: tuple[str, ...] = ()  # names of weights whose gradients have to be summed over the tp group
+    size_key = "nproc"  # the strategy's key that sets the size of the tp group
 
-    def shape(self, processes: int) -> dict[str, int]:
+    def mesh_shape(self, processes: int) -> dict[str, int]:
         return {"tp": processes}
 
     def __enter__(self) -> "TP":
         super().__enter__()
-        self.speaks = self.mesh.get_local_rank("tp") == 0
-        self.voices, self.stream = self.data_size, self.data_rank  # those who compute alike drop alike
+        self.is_reporting_rank = self.mesh.get_local_rank("tp") == 0
+        self.loss_ranks = self.data_size
+        self.dropout_stream = self.data_rank  # ranks that compute the same activations drop the same ones
         return self
 
     def check(self, model: GPT, processes: int, plan: "BatchPlan") -> None:
         super().check(model, processes, plan)
-        count = self.shape(processes)["tp"]
-        if (found := uncut(model, count)) is None:
+        count = self.mesh_shape(processes)["tp"]
+        if (found := find_indivisible(model, count)) is None:
             return
-        fits = [n for n in range(1, count) if self.key == "nproc" or processes % n == 0]
-        fewer = max(n for n in fits if n == 1 or uncut(model, n) is None)
-        ways = [*found[1:], f"strategy.{self.key}={fewer}" if fewer > 1 else "strategy=fsdp"]
+        smaller = [n for n in range(1, count) if self.size_key == "nproc" or processes % n == 0]
+        fewer = max(n for n in smaller if n == 1 or find_indivisible(model, n) is None)
+        alternatives = [f"strategy.{self.size_key}={fewer}" if fewer > 1 else "strategy=fsdp"]
+        if found.alternative:
+            alternatives.insert(0, found.alternative)
         raise ConfigError(
-            f"strategy={option(self)} cuts heads and hidden units over {count} processes, given {found[0]}: "
-            f"{' or '.join(ways)} would do"
+            f"strategy={option(self)} splits heads and hidden units over {count} processes, which is not possible with "
+            f"{found.given}: use {' or '.join(alternatives)}"
         )
 
+    def footprint(self, model: GPT, plan: "BatchPlan", processes: int) -> Footprint:
+        take_local_shards(model, self.mesh_shape(processes)["tp"])
+        return super().footprint(model, plan, processes)
+
     def place(self, model: GPT) -> nn.Module:
-        self.parts = tuple(cut(model.to(self.device), self.mesh["tp"]))
+        self.partial_gradients = tuple(shard_model(model.to(self.device), self.mesh["tp"]))
         return super().place(model)
 
     def clip(self, model: nn.Module, max_norm: float) -> Tensor:
-        named = dict(model.named_parameters())
-        gradients = [gradient for name in self.parts if (gradient := named[name].grad) is not None]
-        add_up(gradients, self.mesh.get_group("tp"), self.device)
+        parameters = dict(model.named_parameters())
+        partial = [parameters[name].grad for name in self.partial_gradients]
+        gradients = [gradient for gradient in partial if gradient is not None]
+        all_reduce_gradients(gradients, self.mesh.get_group("tp"), self.device)
         return super().clip(model, max_norm)
 
 
-def uncut(model: GPT, count: int) -> tuple[str, ...] | None:
-    """What of a model cannot be cut into so many parts, and what instead could, if anything; None: all can."""
+@dataclass(frozen=True)
+class Indivisible:
+    """A setting with which a model cannot be split over the processes, and the nearest one that works ("": none)."""
+
+    given: str
+    alternative: str = ""
+
+
+def find_indivisible(model: GPT, count: int) -> Indivisible | None:
+    """Return what of a model cannot be split over ``count`` processes, or None if all can."""
     first: Any = model.blocks[0]
-    shape, attention, ffn = model.shape, first.attention, first.ffn
-    piece = count * attention.together
-    pairs = " (which go in pairs)" if attention.together == 2 else ""
-    if shape.n_head % piece:
-        heads = [h for h in range(piece, shape.d_model, piece) if shape.d_model % (2 * h) == 0]  # an even head_dim
-        return f"model.n_head={shape.n_head}{pairs}", *(f"model.n_head={h}" for h in near(heads, shape.n_head))
-    if attention.kv_heads % piece:
-        heads = [h for h in range(piece, shape.n_head + 1, piece) if shape.n_head % h == 0]
-        ways = (f"attention.n_kv_head={h}" for h in near(heads, attention.kv_heads))
-        return f"attention.n_kv_head={attention.kv_heads}{pairs}", *ways
-    for width in (getattr(ffn, child).out_features for child, how in ffn.tp.items() if how == "col"):
-        if width % count:
-            ratio = max(1, round(width / count)) * count / shape.d_model
-            way = f"ffn.multiple_of={count}" if isinstance(ffn, Gated) else f"ffn.ratio={ratio:.6g}"
-            return f"ffn={option(ffn)} of width {width}", way
-    if mixed(model.pos):
-        return (f"pos={option(model.pos)}, whose weights serve both embeddings and heads",)
+    return (
+        _indivisible_heads(model, first.attention, count)
+        or _indivisible_width(model, first.ffn, count)
+        or _indivisible_encoding(model.pos)
+    )
+
+
+def _indivisible_heads(model: GPT, attention: Any, count: int) -> Indivisible | None:
+    shape, multiple = model.shape, count * attention.head_group
+    pairs = " (heads are split in pairs)" if attention.head_group == 2 else ""
+    if shape.n_head % multiple:
+        possible = [
+            h for h in range(multiple, shape.d_model, multiple) if shape.d_model % (2 * h) == 0
+        ]  # even head_dim
+        return Indivisible(f"model.n_head={shape.n_head}{pairs}", _nearest("model.n_head", possible, shape.n_head))
+    if attention.kv_heads % multiple:
+        possible = [h for h in range(multiple, shape.n_head + 1, multiple) if shape.n_head % h == 0]
+        given = f"attention.n_kv_head={attention.kv_heads}{pairs}"
+        return Indivisible(given, _nearest("attention.n_kv_head", possible, attention.kv_heads))
     return None
 
 
-def near(numbers: list[int], wanted: int) -> list[int]:
-    """The nearest one, if there is any."""
-    return sorted(numbers, key=lambda number: (abs(number - wanted), number))[:1]
+def _indivisible_width(model: GPT, ffn: Any, count: int) -> Indivisible | None:
+    for width in (getattr(ffn, child).out_features for child, how in ffn.tp.items() if how == "col"):
+        if width % count:
+            ratio = max(1, round(width / count)) * count / model.shape.d_model
+            alternative = f"ffn.multiple_of={count}" if isinstance(ffn, GatedFFN) else f"ffn.ratio={ratio:.6g}"
+            return Indivisible(f"ffn={option(ffn)} of width {width}", alternative)
+    return None
 
 
-def mixed(pos: PositionalEncoding) -> bool:
-    """Whether an encoding that embeds has weights, and does more: then nobody knows which gradients are parts."""
-    does_more = pos.biased or type(pos).rotate is not PositionalEncoding.rotate
-    return not serves_heads(pos) and does_more and any(True for _ in pos.parameters())
+def _indivisible_encoding(pos: PositionalEncoding) -> Indivisible | None:
+    if has_shared_weights(pos):
+        return Indivisible(f"pos={option(pos)}, whose weights are used in the embedding and in the heads")
+    return None
+
+
+def _nearest(key: str, possible: list[int], wanted: int) -> str:
+    """Return an override with the possible number that is nearest to the wanted one; "": there is none."""
+    if not possible:
+        return ""
+    return f"{key}={min(possible, key=lambda number: (abs(number - wanted), number))}"
+
+
+def has_shared_weights(pos: PositionalEncoding) -> bool:
+    """Whether weights of the encoding may be used both in the embedding and in the heads: nobody knows then which of
+    their gradients are partial sums."""
+    used_in_heads = pos.biased or type(pos).rotate is not PositionalEncoding.rotate
+    return not is_per_head(pos) and used_in_heads and any(True for _ in pos.parameters())

@@ -12,9 +12,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from gptx.config.compose import compose, plain_dict
+from gptx.config.compose import compose
 from gptx.config.overrides import about_sweeps, key_of
-from gptx.errors import ConfigError
+from gptx.config.plain import plain_dict
 from gptx.sweep.execute import prewarm
 from gptx.sweep.plan.cells import Cell
 from gptx.sweep.state.folder import SweepKind, SweepPlan
@@ -60,11 +60,7 @@ class SweeperBase(Sweeper):
 
     def _options(self, overrides: Sequence[str], of_sweep: Sequence[str]) -> DictConfig:
         """The config with the options of the sweep. ``overrides``: of any of its runs."""
-        options = compose([*overrides, *of_sweep])
-        for key in ("jobs", "retry", "timeout", "grace", "memory"):
-            if options.sweep[key] < 0:
-                raise ConfigError(f"sweep.{key}={options.sweep[key]}: expected at least 0")
-        return options
+        return compose([*overrides, *of_sweep])
 
     def _study_overrides(self, arguments: Sequence[str]) -> list[str]:
         """The study's own grid, without the keys that the command line gives."""

@@ -1,33 +1,22 @@
 """What a run's records are called in MLflow: params, tags, final metrics, the description. No mlflow here."""
 
 import json
-import math
 import re
 from collections.abc import Iterator
 from typing import Any
 
+from gptx.runs.metrics import METRICS
 from gptx.runs.records import EndRecord, Record, Result, StartRecord
 
-# MLflow's column header: key of result.json, scale, digits. Short names, or the table cuts them off.
-_FINAL = {
-    "final/val_bpb": ("val_bpb", 1.0, 4),
-    "final/val_loss": ("val_loss", 1.0, 4),
-    "final/val_acc": ("val_accuracy", 1.0, 4),
-    "final/tok_s": ("tokens_per_s", 1.0, 0),
-    "final/params": ("n_params", 1.0, 0),
-    "final/mem_mb": ("peak_memory_bytes", 1e-6, 1),
-    "final/kv_B_tok": ("kv_bytes_per_token", 1.0, 0),
-    "final/seconds": ("seconds", 1.0, 1),
-}
 _NO_RESULT = ("tracking", "paths", "study", "force")  # config that says where, not what
 
 
 def final(result: Result) -> Iterator[tuple[str, float]]:
     """The ``final/*`` metrics that ``result`` has, rounded."""
-    for name, (key, scale, digits) in _FINAL.items():
-        value = getattr(result, key)
-        if value is not None and not math.isnan(value):
-            yield name, round(float(value) * scale, digits)
+    for metric in METRICS:
+        value = metric.value(result)
+        if metric.mlflow and value is not None:
+            yield f"final/{metric.mlflow}", round(float(value) * metric.scale, metric.digits)
 
 
 def short_params(start: StartRecord) -> dict[str, str]:

@@ -12,11 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gptx.config.axes import interacting_axes, result_axes, run_name_axes
+from gptx.runs.metrics import METRICS
 
 KEY = "gptx"  # key of the view in links
 TAG = f"mlflow.sharedViewState.{KEY}"
-_METRICS = ["val_bpb", "val_loss", "tok_s", "params", "mem_mb", "kv_B_tok", "val_acc", "seconds"]
-_CURVES = ["val/bpb", "val/loss", "train/loss"]
 _RUNS = 20  # number of runs, the best ones, that charts show at first
 
 
@@ -52,7 +51,9 @@ def _columns() -> list[str]:
 
 def _state(varied: list[str]) -> dict[str, Any]:
     columns = [*_first_columns(), *(key for key in varied if key not in _first_columns())]
-    names = [f"params.`{key}`" for key in columns] + [f"metrics.`final/{key}`" for key in _METRICS]
+    names = [f"params.`{key}`" for key in columns] + [
+        f"metrics.`final/{metric.mlflow}`" for metric in METRICS if metric.mlflow
+    ]
     return {
         "searchFilter": "",
         "orderByKey": "metrics.`final/val_bpb`",
@@ -104,7 +105,7 @@ def _charts(axes: list[str]) -> list[dict[str, Any]]:
         _chart("speed", "BAR", "variants", {"metricKey": "final/tok_s"}),
     ]
     line = {"lineSmoothness": 0, "xAxisKey": "step", "scaleType": "linear", "xAxisScaleType": "linear"}
-    for key in _CURVES:
+    for key in (metric.curve for metric in METRICS if metric.charted):
         curve = {"metricKey": key, "selectedMetricKeys": [key], **line}
         charts.append(_chart(key, "LINE", "curves", curve))
     return charts

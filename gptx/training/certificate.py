@@ -80,6 +80,8 @@ def _values(folder: RunFolder, first: int, last: int) -> Values:
 
 def _journals(run: Values, again: Values) -> dict[str, dict[str, Any]]:
     kinds: dict[str, tuple[str, ...]] = {"batches": ("batch",), "gradient norms": ("train/grad_norm",)}
+    if not any(key == "batch" for _, key in run):  # an older version wrote a different checksum
+        again = {place: value for place, value in again.items() if place[1] != "batch"}
     named = {key for keys in kinds.values() for key in keys}
     kinds["losses"] = tuple({key for _, key in (*run, *again)} - named)
     return {what: _records(run, again, keys) for what, keys in kinds.items()}

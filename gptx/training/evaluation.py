@@ -1,4 +1,4 @@
-"""Validation: always the same windows in the same order, so that two numbers can be compared."""
+"""Validation: always the same rows in the same order, so that two validation losses can be compared."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptx.data.batches import val_windows, windows
+from gptx.data.batches import Ids, read_rows, validation_starts
 from gptx.geometry.visibility import documents
 from gptx.strategy.base import Autocast, Batch, Strategy
 
@@ -17,10 +17,11 @@ class Validation:
 
     Args:
         tokens: the validation split, a memory-mapped array.
-        token_bytes: (V,) bytes of text each token stands for.
-        max_tokens: how many tokens to use, spread over the split; 0: all.
-        batch: windows at once in each process.
-        separator: the token between documents, where documents are to be hidden from one another; None: not.
+        token_bytes: (V,) bytes of text that each token stands for.
+        context: tokens in a row.
+        max_tokens: how many tokens to use, spread over the validation split; 0: all.
+        batch_size: rows that each rank evaluates at once.
+        separator: the token that separates documents, where rows with several documents are masked; None: no mask.
     """
 
     def __init__(
@@ -29,20 +30,19 @@ class Validation:
         token_bytes: np.ndarray,
         context: int,
         max_tokens: int,
-        batch: int,
+        batch_size: int,
         separator: int | None = None,
     ) -> None:
-        self.tokens, self.context, self.batch = tokens, context, batch
+        self.tokens, self.context, self.batch_size, self.separator = tokens, context, batch_size, separator
         self.token_bytes = torch.from_numpy(token_bytes)
-        self.separator = separator
-        self.starts = val_windows(tokens, context, max_tokens)
+        self.starts = validation_starts(len(tokens), context, max_tokens)
 
     @torch.no_grad()
     def run(self, model: nn.Module, strategy: Strategy, autocast: Autocast) -> dict[str, float]:
-        """Loss (nats a token), perplexity, bits per byte, top-1 accuracy over the whole set, all processes together."""
+        """Return loss (nats per token), perplexity, bits per byte and top-1 accuracy over all rows of all ranks."""
         training = model.training
         model.eval()
-        sums = [self._batch(model, rows, strategy, autocast) for rows in self._batches(strategy)]
+        sums = [self._batch(model, starts, strategy, autocast) for starts in self._batches(strategy)]
         model.train(training)
         total = torch.stack(sums).cpu().double().sum(0)
         nats, hits, size, count = strategy.sum(total).tolist()
@@ -53,17 +53,20 @@ class Validation:
             "val/accuracy": hits / count,
         }
 
-    def _batches(self, strategy: Strategy) -> list[np.ndarray]:
-        """As many in each process, which may have to compute them together; the last may be empty."""
-        mine = self.starts[strategy.data_rank :: strategy.data_size]
-        count = -(-len(self.starts) // (strategy.data_size * self.batch))
-        return [mine[i * self.batch :][: self.batch] for i in range(count)]
+    def _batches(self, strategy: Strategy) -> list[Ids]:
+        """The row starts of each batch of this rank. All ranks have the same number of batches, because they may
+        compute them together; the last one may be empty."""
+        own = self.starts[strategy.data_rank :: strategy.data_size]
+        count = -(-len(self.starts) // (strategy.data_size * self.batch_size))
+        return [own[i * self.batch_size :][: self.batch_size] for i in range(count)]
 
-    def _batch(self, model: nn.Module, starts: np.ndarray, strategy: Strategy, autocast: Autocast) -> Tensor:
-        """(nats, hits, bytes, tokens) of some windows. The last batch is filled up, so that a compiled model sees one
-        shape only, and what fills it is not counted."""
-        filled = np.resize(starts if len(starts) else self.starts, self.batch)
-        rows = torch.from_numpy(windows(self.tokens, filled, self.context)).to(strategy.device)
+    def _batch(self, model: nn.Module, starts: Ids, strategy: Strategy, autocast: Autocast) -> Tensor:
+        """(4,): nats, correct predictions, bytes and tokens of the rows at ``starts``.
+
+        The last batch is padded with other rows, so that a compiled model sees one shape only; they do not count.
+        """
+        padded = np.resize(starts if len(starts) else self.starts, self.batch_size)
+        rows = torch.from_numpy(read_rows(self.tokens, padded, self.context)).to(strategy.device)
         x, y = rows[:, :-1], rows[:, 1:]
         predicted = strategy.predict(model, Batch(x, y, documents(x, self.separator)), autocast)
         if predicted is None:

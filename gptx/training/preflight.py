@@ -45,7 +45,8 @@ def preflight(cfg: DictConfig, there: "Machine | None" = None, make: bool = True
     import torch
 
     from gptx.data.batches import check_context
-    from gptx.hardware.device import compute_dtype, hardware, pick
+    from gptx.hardware.description import describe_hardware
+    from gptx.hardware.device import compute_dtype, pick
     from gptx.model.build import build, remarks
     from gptx.model.cost import cost
     from gptx.strategy.batch_plan import BatchPlan
@@ -54,7 +55,7 @@ def preflight(cfg: DictConfig, there: "Machine | None" = None, make: bool = True
     dtype = compute_dtype(cfg.precision.dtype, device)
     strategy = instantiate.part(cfg.strategy)
     processes = strategy.processes(device, int(os.environ.get("WORLD_SIZE", "0")), there and there.per_node)
-    slices = strategy.rows(processes)
+    slices = strategy.batch_slices(processes)
     plan = BatchPlan.of(cfg, slices, processes // slices)
     _check_optimiser(cfg)
     location = locate(cfg)
@@ -81,7 +82,7 @@ def preflight(cfg: DictConfig, there: "Machine | None" = None, make: bool = True
         _check_model(cfg, begun, model)
     facts = RunFacts(
         data=from_json(DataFacts, {"name": tokens.meta["corpus"], **tokens.meta}),
-        hardware=hardware(device, there),
+        hardware=describe_hardware(device, there),
         processes=processes,
         dtype=str(dtype).removeprefix("torch."),
         n_params=price.n_params,

@@ -1,15 +1,23 @@
-"""What a training run shows: a bar on a terminal, a line a validation elsewhere."""
+"""What is shown during training: a progress bar on a terminal, one line for each validation elsewhere."""
 
 import sys
 import time
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+REFRESH = 0.1  # seconds between two redraws
 
-class Bar:
-    """Step, loss, tokens/s and time left. Silent on every rank but the first."""
+
+class ProgressBar:
+    """Step, loss, tokens/s and remaining time, on stderr.
+
+    Args:
+        total, done: steps.
+        enabled: False on all ranks but rank 0: nothing is shown.
+    """
 
     def __init__(self, name: str, total: int, done: int, enabled: bool) -> None:
         self.console = Console(file=sys.stderr, highlight=False)
@@ -24,13 +32,13 @@ class Bar:
             TextColumn("{task.fields[speed]} tok/s"),
             TimeRemainingColumn(),
             console=self.console,
-            auto_refresh=False,  # a refreshing thread would take time from the training
+            auto_refresh=False,  # a refreshing thread would slow training down
             transient=True,
             expand=True,
         )
         self.task = self.bar.add_task(name, total=total, completed=done, loss="-", speed="-")
 
-    def __enter__(self) -> "Bar":
+    def __enter__(self) -> Self:
         if self.live:
             self.bar.start()
         return self
@@ -40,13 +48,13 @@ class Bar:
             self.bar.stop()
 
     def update(self, step: int, loss: float, speed: float) -> None:
-        """Redraws at most ten times a second."""
+        """Show the mean loss since the last update and the speed in tokens/s."""
         now = time.monotonic()
-        if self.live and (now - self.drawn > 0.1 or step == self.total):
+        if self.live and (now - self.drawn > REFRESH or step == self.total):
             self.drawn = now
             self.bar.update(self.task, completed=step, loss=f"{loss:.4f}", speed=f"{speed:,.0f}", refresh=True)
 
-    def say(self, text: str) -> None:
-        """One line above the bar."""
+    def print(self, line: str) -> None:
+        """Print a line above the bar."""
         if self.enabled:
-            self.console.print(text, soft_wrap=True, markup=False)
+            self.console.print(line, soft_wrap=True, markup=False)

@@ -18,7 +18,7 @@ from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
 from gptx.runs.records import EndReason, Measurements, SampleRecord
 from gptx.strategy.base import Strategy
-from gptx.training.progress import Bar
+from gptx.training.progress import ProgressBar
 from gptx.training.trainer import Trainer
 
 
@@ -36,8 +36,8 @@ def fit(cfg: DictConfig, run_dir: str, until: int = 0) -> None:
         book = stack.enter_context(Journal(Path(run_dir))) if first else None
         stop = stack.enter_context(record_stop_signals())
         trainer = Trainer(cfg, RunFolder(Path(run_dir)), strategy, book)
-        stack.callback(trainer.saver.close)
-        with Bar(f"{cfg.variant.model} {Path(run_dir).name}", end, trainer.now, first) as bar:
+        stack.callback(trainer.close)
+        with ProgressBar(f"{cfg.variant.model} {Path(run_dir).name}", end, trainer.state.step, first) as bar:
             trainer.run(stop, bar, end)
         if not until:
             _finish(trainer)
@@ -51,27 +51,27 @@ def worker(cfg: dict[str, Any], run_dir: str, until: int = 0) -> None:
 
 def _finish(trainer: Trainer) -> None:
     weights = trainer.strategy.weights(trainer.model) if trainer.cfg.runtime.sample_tokens else {}
-    if trainer.book is None:
+    if trainer.journal is None:
         return
-    sample = _sample(trainer, trainer.book, weights) if weights else ""
+    sample = _sample(trainer, trainer.journal, weights) if weights else ""
     rows = [record.values for record in journal.metrics(trainer.folder.path)]
     speeds = [values["perf/tokens_per_s"] for values in rows if "perf/tokens_per_s" in values]
     train = [values["train/loss"] for values in rows if "train/loss" in values]
-    best = trainer.best
+    best = trainer.state.best
     measured = Measurements(
-        val_loss=best["val/loss"],
-        val_bpb=best["val/bpb"],
-        val_accuracy=best["val/accuracy"],
-        val_perplexity=best["val/perplexity"],
-        best_step=int(best["step"]),
+        val_loss=best.values["val/loss"],
+        val_bpb=best.values["val/bpb"],
+        val_accuracy=best.values["val/accuracy"],
+        val_perplexity=best.values["val/perplexity"],
+        best_step=best.step,
         train_loss=train[-1] if train else None,
         tokens_per_s=statistics.median(speeds),
-        peak_memory_bytes=trainer.peak,
-        steps=trainer.now,
-        tokens=trainer.trained(),
+        peak_memory_bytes=trainer.state.peak_memory,
+        steps=trainer.state.step,
+        tokens=trainer.state.tokens(trainer.meter.tokens_per_step),
         sample=sample,
     )
-    completed = trainer.now >= trainer.cfg.trainer.max_steps
+    completed = trainer.state.step >= trainer.cfg.trainer.max_steps
     trainer.folder.end(EndReason.COMPLETED if completed else EndReason.EARLY_STOPPED, measured)
 
 
@@ -84,6 +84,6 @@ def _sample(trainer: Trainer, book: Journal, weights: dict[str, Tensor]) -> str:
     text = "".join(sampling.text(model, tokenizer, "", count, seed=cfg.seed, autocast=trainer.autocast))
     samples = trainer.folder.path / "samples"
     samples.mkdir(exist_ok=True)
-    (samples / f"step-{trainer.now:08d}.txt").write_text(text)
-    book.write(SampleRecord(step=trainer.now, text=text))
+    (samples / f"step-{trainer.state.step:08d}.txt").write_text(text)
+    book.write(SampleRecord(step=trainer.state.step, text=text))
     return text

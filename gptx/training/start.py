@@ -8,8 +8,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config.compose import plain_dict
+from gptx.cli import log
 from gptx.config.identity import SCHEME, revisions, run_name
+from gptx.config.plain import plain_dict
 from gptx.runs.checkpoint_files import clear, meta, number, steps
 from gptx.runs.facts import RunFacts
 from gptx.runs.files import write_json
@@ -99,7 +100,7 @@ def resume(folder: RunFolder, journal: Journal, facts: RunFacts) -> None:
 def warn(journal: Journal, text: str) -> None:
     """Print a warning and record it in the journal."""
     journal.write(EventRecord(step=max(0, journal.last_step), level="warning", text=text))
-    print(f"gptx: {text}", file=sys.stderr)
+    log.warning("%s", text)
 
 
 def _write_config(cfg: DictConfig, folder: RunFolder, facts: RunFacts) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.panel import Panel
 
+from gptx.runs.metrics import METRICS
 from gptx.runs.records import Result
 
 
@@ -19,14 +20,8 @@ def show(result: Result, folder: Path, how: str) -> None:
         )
     rows = {
         f"{result.name}": how,
-        "val loss": f"{result.val_loss:.4f} nats/token, best at step {result.best_step}",
-        "perplexity": f"{result.val_perplexity:.2f}",
-        "bits per byte": f"{result.val_bpb:.4f}",
-        "accuracy": f"{result.val_accuracy:.1%} of the next tokens",
-        "parameters": f"{result.n_params:,}",
-        "speed": f"{result.tokens_per_s:,.0f} tokens/s",
-        "memory": f"{(result.peak_memory_bytes or 0) / 2**20:,.0f} MiB at its peak",
-        "KV cache": f"{result.kv_bytes_per_token:,.0f} bytes a token",
+        **{metric.title: metric.text(figure) for metric in METRICS if (figure := metric.value(result)) is not None},
+        "best step": f"{result.best_step:,}",
         "folder": str(folder),
     }
     width = max(len(name) for name in rows)

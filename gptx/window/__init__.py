@@ -1,1 +1,1 @@
-"""Windows: how far back a token may look. One file a variant; `base.Window` is the contract."""
+"""Windows: which earlier tokens a token may see. One file per variant; `base.Window` is the contract."""

@@ -1,5 +1,5 @@
-"""Local and global layers in turn (Gemma 2, 2024; Gemma 3, 2025: five local layers to a global one; Llama 4, 2025:
-three chunked layers to a global one)."""
+"""A pattern of local and global layers (Gemma 2, 2024; Gemma 3, 2025: five local layers per global one; Llama 4, 2025:
+three chunked layers per global one)."""
 
 from dataclasses import dataclass
 
@@ -17,17 +17,17 @@ REVISION = 1
 
 @dataclass(frozen=True)
 class Alternating(Window):
-    """Layer i is what letter i of ``pattern``, repeated, says: L a sliding window of ``size`` tokens, C chunks of
-    ``size`` tokens, G the whole past.
+    """Letter i of ``pattern``, repeated, defines layer i: L a sliding window of ``size`` tokens, C chunks of ``size``
+    tokens, G all earlier tokens.
 
-    The pattern as a whole is what its layer with the widest view is.
+    The properties of this window itself are those of its widest layer.
     """
 
     size: int
     pattern: str
 
     def __post_init__(self) -> None:
-        Sliding(self.size)  # refuses what is no size
+        Sliding(self.size)  # checks the size
         if not self.pattern or set(self.pattern) - set("LCG"):
             raise ConfigError(
                 f"window.pattern={self.pattern!r}: expected letters L (sliding), C (chunked), G (global): LLLLLG"
@@ -35,6 +35,7 @@ class Alternating(Window):
 
     @property
     def widest(self) -> Window:
+        """The window of the layer that sees most."""
         return Full() if "G" in self.pattern else Sliding(self.size)
 
     @property
@@ -44,8 +45,8 @@ class Alternating(Window):
     def at(self, layer: int, n_layer: int) -> Window:
         if len(self.pattern) > n_layer:
             raise ConfigError(
-                f"window.pattern={self.pattern} is longer than model.n_layer={n_layer}, which would leave letters out: "
-                f"window.pattern={self.pattern[:n_layer]} or model.n_layer={len(self.pattern)} would do"
+                f"window.pattern={self.pattern} is longer than model.n_layer={n_layer}, so letters would be unused; "
+                f"use window.pattern={self.pattern[:n_layer]} or model.n_layer={len(self.pattern)}"
             )
         letter = self.pattern[layer % len(self.pattern)]
         return Full() if letter == "G" else Chunked(self.size) if letter == "C" else Sliding(self.size)

@@ -1,4 +1,4 @@
-"""Chunked attention (Llama 4, 2025): a document is cut into chunks, and a token sees those before it in its chunk."""
+"""Chunked attention (Llama 4, 2025): documents are split into chunks; a token sees the earlier tokens of its chunk."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ REVISION = 1
 
 @dataclass(frozen=True)
 class Chunked(Window):
-    """Chunks have ``size`` tokens each, counted from the beginning of the document; nothing is seen across them."""
+    """Chunks have ``size`` tokens each, counted from the start of the document."""
 
     size: int
 

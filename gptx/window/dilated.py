@@ -1,6 +1,6 @@
-"""A dilated sliding window (Longformer, Beltagy et al. 2020, section 3.1): as wide, with gaps.
+"""A dilated sliding window (Longformer, Beltagy et al. 2020, section 3.1): a sliding window with gaps.
 
-In a stack of nothing else, tokens whose distance is no multiple of the step never meet.
+If all layers use it, information never flows between tokens whose distance is not a multiple of the step.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ REVISION = 1
 
 @dataclass(frozen=True)
 class Dilated(Window):
-    """A token sees ``size`` tokens, itself included, each ``step`` before the next."""
+    """A token sees ``size`` tokens, itself included, at distances 0, ``step``, 2 ``step``, ..."""
 
     size: int
     step: int
@@ -28,7 +28,7 @@ class Dilated(Window):
         return (self.size - 1) * self.step + 1
 
     def covers(self, length: int) -> bool:
-        return length <= (self.size if self.step == 1 else 1)  # of two tokens, gaps hide the first from the second
+        return length <= (self.size if self.step == 1 else 1)  # with gaps, the second token does not see the first
 
     def allows(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
         distance = q_pos - k_pos

@@ -1,4 +1,4 @@
-"""Full attention: the whole past."""
+"""Full attention: all earlier tokens are visible."""
 
 import torch
 from torch import Tensor
@@ -10,6 +10,8 @@ REVISION = 1
 
 
 class Full(Window):
+    """Hides nothing."""
+
     def covers(self, length: int) -> bool:
         return True
 

@@ -1,6 +1,7 @@
-"""A sliding window with attention sinks (StreamingLLM, Xiao et al. 2023): softmax keeps the first tokens to rest on.
+"""A sliding window with attention sinks (StreamingLLM, Xiao et al. 2023): the first tokens stay visible, because
+softmax puts unneeded weight on them.
 
-A token keeps its own position here; StreamingLLM numbers the tokens that are left anew (section 3.2).
+Tokens have their original positions here; StreamingLLM renumbers the visible ones (section 3.2).
 """
 
 from dataclasses import dataclass
@@ -24,11 +25,11 @@ class SlidingSink(Window):
     def __post_init__(self) -> None:
         at_least_one(size=self.size)
         if self.sinks < 1:
-            raise ConfigError(f"window.sinks={self.sinks}: expected at least 1; without any it is window=sliding")
+            raise ConfigError(f"window.sinks={self.sinks}: expected at least 1; use window=sliding for no sinks")
 
     @property
     def local(self) -> bool:
-        return True  # the sinks stay in sight from everywhere, so there is no reach
+        return True  # the first tokens are visible at any distance, so there is no reach
 
     def covers(self, length: int) -> bool:
         return length <= self.size + self.sinks

@@ -1,4 +1,4 @@
-"""Strided sparse attention (Sparse Transformer, Child et al. 2019, section 4.3), both its heads in one."""
+"""Strided sparse attention (Sparse Transformer, Child et al. 2019, section 4.3): the union of its two patterns."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,10 @@ REVISION = 1
 
 @dataclass(frozen=True)
 class Strided(Window):
-    """With l for ``stride``, token i sees A1 and A2 of section 4.3, joined:
+    """With l for ``stride``, token i sees the union of A1 and A2 of section 4.3:
 
-    A1_i = {t, t + 1, ..., i} for t = max(0, i - l): the last l tokens before it, and itself,
-    A2_i = {j : (i - j) mod l = 0}: every l-th one before, as far back as there are any.
+    A1_i = {t, t + 1, ..., i} for t = max(0, i - l): the l tokens before it, and itself;
+    A2_i = {j <= i : (i - j) mod l = 0}: every l-th earlier token.
     """
 
     stride: int

@@ -19,9 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from gptx.compare.render import SHOWN, human, show, warnings
-from gptx.compare.table import METRICS, summarise, table
+from gptx.compare.render import show, warnings
+from gptx.compare.run_rows import read_rows
+from gptx.compare.summary import summarise
+from gptx.compare.text import figure, human
 from gptx.errors import GptxError
+from gptx.runs.metrics import BY_KEY, METRICS
 
 AXES = {"attention": "mha", "pos": "rope", "window": "full", "strategy": "single", "model": "nano"}
 AXES |= {"data": "sotu", "tokenizer": "byte", "precision": "fp32"}
@@ -109,8 +112,8 @@ def cli(*args: object, width: int = 160, cwd: Path | None = None) -> subprocess.
 
 
 def warnings_of(*runs: Path) -> str:
-    frame = table(runs)
-    return "\n".join(warnings(frame, summarise(frame)))
+    rows = read_rows(runs)
+    return "\n".join(warnings(rows, summarise(rows)))
 
 
 # --- the command
@@ -128,7 +131,7 @@ def test_command_shows_variants_best_first_and_writes_raw_numbers(tmp_path: Path
     assert len(rows) == 8 and "8 variants, 16 runs" in done.stdout and "n_kv_head" not in done.stdout
     output = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     raw = pd.read_csv(tmp_path / "a.csv")
-    summary = summarise(table(sorted((tmp_path / "outputs/grid").iterdir())))
+    summary = summarise(read_rows(sorted((tmp_path / "outputs/grid").iterdir())))
     assert [v["val_bpb_mean"] for v in output["variants"]] == list(raw["val_bpb_mean"]) == list(summary["val_bpb_mean"])
     assert [v["val_bpb_sd"] for v in output["variants"]] == list(raw["val_bpb_sd"])
     assert output["variants"][0]["seeds"] == [0, 1] and len(output["variants"][0]["runs"]) == 2
@@ -145,7 +148,7 @@ def test_every_width_shows_all_figures(tmp_path: Path, width: int) -> None:
     assert max(map(len, out.splitlines())) <= width and "…" not in out
     for cell in ("4.10 kB", "2.05 kB", "820k", "41.0k", "612 MB", "5.06M", "learned", "sliding"):
         assert out.count(cell) >= 4, cell
-    for value in summarise(table((tmp_path / "grid").iterdir()))["val_bpb_mean"]:
+    for value in summarise(read_rows((tmp_path / "grid").iterdir()))["val_bpb_mean"]:
         assert f"{value:.4f}" in out
 
 
@@ -169,12 +172,12 @@ def test_best_is_bold_and_ties_of_all_are_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["nowhere"], ["nowhere", "python -m gptx.run"]),
+        (["nowhere"], ["nowhere does not exist"]),
         (["empty"], ["no finished run in empty", "no runs", "python -m gptx.run"]),
         (["broken"], ["no finished run", "1 failed, 1 killed"]),
         (["good", "--sort", "val_bpd"], ["val_bpd", "did you mean val_bpb?", "tokens_per_s", "attention"]),
         (["good", "--study", "gird"], ["gird", "did you mean grid?"]),
-        (["good", "--csv", "no/such/a.csv"], ["--csv", "no folder no/such"]),
+        (["good", "--csv", "no/such/a.csv"], ["--csv", "no/such does not exist"]),
         (["good", "--json", "good"], ["--json", "folder"]),
         (["good", "--jsno", "x"], ["--jsno", "--help"]),
     ],
@@ -243,9 +246,9 @@ def test_mean_and_deviation_do_not_depend_on_the_order(
 ) -> None:
     root = tmp_path_factory.mktemp("runs")
     runs = [put(root, result(seed, **{m.key: value for m in METRICS})) for seed, value in enumerate(values)]
-    summary = summarise(table(runs))
+    summary = summarise(read_rows(runs))
     rng.shuffle(runs)
-    pd.testing.assert_frame_equal(summary, summarise(table(runs)))
+    pd.testing.assert_frame_equal(summary, summarise(read_rows(runs)))
     assert list(summary["n"]) == [len(values)] and summary["seeds"][0] == list(range(len(values)))
     for metric in METRICS:
         assert summary[f"{metric.key}_mean"][0] == statistics.mean(values)
@@ -258,7 +261,7 @@ def test_only_differing_keys_are_named(tmp_path: Path) -> None:
     put(tmp_path, result(attention="mqax", keys={"model": {"n_layer": 6}, "attention": {"n_layer": 6}}))
     put(tmp_path, result(attention="mqax", keys={"attention": {"n_layer": 4}}))
     runs = sorted((tmp_path / "grid").iterdir())
-    names = list(summarise(table(runs)).columns)
+    names = list(summarise(read_rows(runs)).columns)
     assert names[: names.index("n")] == [
         "attention",
         "pos",
@@ -267,7 +270,7 @@ def test_only_differing_keys_are_named(tmp_path: Path) -> None:
         "model.n_layer",
         "attention.n_layer",
     ]
-    every = list(summarise(table(runs), all_keys=True).columns)
+    every = list(summarise(read_rows(runs), all_keys=True).columns)
     assert {"attention._target_", "attention.n_kv_head"} <= set(every)
 
 
@@ -276,7 +279,7 @@ def test_a_copied_key_is_named_once_and_whole_numbers_stay_whole(tmp_path: Path)
         put(tmp_path, result(keys={"model": {"d_model": width}, "attention": {"d_model": width}}))
     put(tmp_path, result(window="sliding", keys={"window": {"size": 32}}))
     put(tmp_path, result(window="sliding", keys={"window": {"size": 16}}))
-    summary = summarise(table((tmp_path / "grid").iterdir()))
+    summary = summarise(read_rows((tmp_path / "grid").iterdir()))
     names = list(summary.columns)
     assert names[4 : names.index("n")] == ["model.d_model", "window.size"]
     assert set(summary["window.size"]) == {None, 16, 32} and "32.0" not in cli(tmp_path).stdout
@@ -284,7 +287,7 @@ def test_a_copied_key_is_named_once_and_whole_numbers_stay_whole(tmp_path: Path)
 
 def test_missing_or_infinite_figures_are_not_averaged(tmp_path: Path) -> None:
     runs = [put(tmp_path, result(0, val_loss=math.nan, peak_memory_bytes=None)), put(tmp_path, result(1))]
-    summary = summarise(table(runs))
+    summary = summarise(read_rows(runs))
     assert summary["val_loss_mean"][0] == 1.4 and math.isnan(summary["val_loss_sd"][0]) and summary["n"][0] == 2
     assert "val loss is missing in 1 of 2 runs" in warnings_of(*runs)
     assert warnings_of(put(tmp_path, result(2, attention="gqa", val_accuracy=None))) == ""
@@ -357,7 +360,7 @@ def test_a_repeated_run_is_not_a_second_seed(tmp_path: Path) -> None:
     old = put(tmp_path, result(0, val_bpb=9.0))
     new = put(tmp_path, result(0, study="again", val_bpb=2.0))
     os.utime(old / "result.json", (1, 1))
-    summary = summarise(table([old, new, new, tmp_path / "again" / ".." / "again" / new.name]))
+    summary = summarise(read_rows([old, new, new, tmp_path / "again" / ".." / "again" / new.name]))
     assert list(summary["n"]) == [1] and list(summary["val_bpb_mean"]) == [2.0]
     assert "1 run left out" in warnings_of(old, new)
 
@@ -378,7 +381,7 @@ def test_human_units() -> None:
         *("0", "7", "0.50", "999", "1.00k", "12.3k", "999k", "1.00M", "1.50G")
     ]
     assert human(612e6, "B") == "612 MB" and human(3e3, "B", scale_of=612e6) == "0 MB" and human(math.nan) == "-"
-    assert human(1.23456, "4") == "1.2346" and all(metric.head for metric in SHOWN)
+    assert figure(BY_KEY["val_loss"], 1.23456) == "1.2346"
 
 
 def test_compare_imports_neither_torch_nor_mlflow() -> None:

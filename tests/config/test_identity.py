@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 import gptx as api
-from gptx.compare.table import summarise, table
+from gptx.compare.run_rows import read_rows
+from gptx.compare.summary import summarise
 from gptx.config import axes, declared, identity_v1
 from gptx.config import identity as scheme_2
-from gptx.config.compose import plain_dict
 from gptx.config.identity import identity, result_keys, revisions
 from gptx.config.overrides import conf_dir
+from gptx.config.plain import plain_dict
 from gptx.runs import journal
 
 # Written out here, not taken from the package: a key that drops out of the identity by mistake fails a test.
@@ -337,7 +338,7 @@ def test_run_of_scheme_1_is_loaded_compared_and_sent_to_mlflow(gptx: Gptx) -> No
     model, tokenizer = api.load(folder, device="cpu")
     assert tokenizer.decode(tokenizer.encode("state")) == "state"
     assert model(torch.zeros(1, 8, dtype=torch.long)).isfinite().all()
-    [row] = summarise(table([folder])).to_dict("records")
+    [row] = summarise(read_rows([folder])).to_dict("records")
     assert (row["attention"], row["window"]) == ("gqa", "sliding")
     assert row["val_loss_mean"] == json.loads((folder / "result.json").read_text())["val_loss"]
     sent = gptx.run("gptx.sync", "outputs")
@@ -356,11 +357,11 @@ def test_runs_of_both_schemes_are_one_variant_for_compare(tmp_path: Path, monkey
     result |= {"config": plain_dict(cfg), "seed": 1, "revisions": revisions(cfg), "identity_scheme": 2}
     (again / "journal.jsonl").write_text("")
     (again / "result.json").write_text(json.dumps(result))
-    [row] = summarise(table([folder, again])).to_dict("records")
+    [row] = summarise(read_rows([folder, again])).to_dict("records")
     assert (row["n"], row["seeds"]) == (2, [0, 1])
     result["revisions"]["attention.gqa"] = 2
     (again / "result.json").write_text(json.dumps(result))
-    rows = summarise(table([folder, again])).to_dict("records")
+    rows = summarise(read_rows([folder, again])).to_dict("records")
     assert {row["attention._target_"] for row in rows} == {"attention.gqa r1", "attention.gqa r2"}
 
 

@@ -11,7 +11,7 @@ from command import OWN, Gptx
 from conftest import Trained
 
 import gptx as api
-from gptx.data.batches import val_windows, windows
+from gptx.data.batches import read_rows, validation_starts
 from gptx.data.from_config import corpus as corpus_of
 from gptx.data.tokens import prepare
 from gptx.errors import CheckpointError, ConfigError, GptxError
@@ -107,7 +107,7 @@ def test_load_gives_back_the_trained_model(trained: Trained) -> None:
     assert tokenizer.decode(tokenizer.encode("The state")) == "The state"
     cfg = api.compose(trained.gptx.tiny)
     tokens = prepare(corpus_of(cfg), tokenizer, Path(cfg.paths.data), quiet=True)
-    rows = torch.from_numpy(windows(tokens.val, val_windows(tokens.val, 16, 512), 16))
+    rows = torch.from_numpy(read_rows(tokens.val, validation_starts(len(tokens.val), 16, 512), 16))
     with torch.no_grad():
         loss = float(model(rows[:, :-1], rows[:, 1:]))
         bits = loss * rows[:, 1:].numel() / math.log(2) / sum(tokenizer.token_bytes()[rows[:, 1:].flatten()])
@@ -153,7 +153,7 @@ def test_an_option_of_ones_own_needs_a_name_of_its_own(gptx: Gptx) -> None:
     (gptx.cwd / "own" / "window" / "sliding.yaml").write_text("_target_: gptx.window.full.Full\n")
     done = gptx("--config-dir", "own", "window=sliding")
     assert done.code == 2 and len(done.err.splitlines()) == 1
-    assert "window=sliding is gptx's own, and" in done.err and "own/window/sliding.yaml" in done.err
+    assert "window=sliding is an option of gptx, and" in done.err and "own/window/sliding.yaml" in done.err
     assert gptx("--config-dir", "own", "window=full").code == 0
 
 

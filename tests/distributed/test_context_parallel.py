@@ -18,12 +18,13 @@ from torch import Tensor
 
 import gptx
 from gptx.config.instantiate import part
+from gptx.geometry.view import Score
 from gptx.geometry.visibility import Where
-from gptx.kernel.base import Kernel, Score
+from gptx.kernel.base import Kernel
 from gptx.model.build import build
 from gptx.pos.base import PositionalEncoding
 from gptx.strategy.batch_plan import BatchPlan
-from gptx.strategy.zigzag import Cut, Pieces, deal, join
+from gptx.strategy.sequence_sharding import RowShard, RowShardKernel, merge_shards, split_rows
 from gptx.window.base import Window
 
 # ------------------------------------------------------------------------- how rows are cut
@@ -35,17 +36,17 @@ SIZES = st.tuples(st.integers(1, 6), st.integers(1, 5))  # processes, tokens in 
 def test_pieces_partition_a_row_and_come_back_in_the_order_of_time(sizes: tuple[int, int]) -> None:
     count, size = sizes
     row = torch.arange(3 * 2 * count * size * 2).view(3, 2 * count * size, 2)
-    parts = torch.stack([Cut(i, count).take(row) for i in range(count)])
+    parts = torch.stack([RowShard(i, count).take(row) for i in range(count)])
     assert parts.shape == (count, 3, 2 * size, 2)
-    assert torch.equal(join(parts), row)
-    assert torch.equal(deal(row, count), parts)
+    assert torch.equal(merge_shards(parts), row)
+    assert torch.equal(split_rows(row, count), parts)
 
 
 @given(SIZES)
 def test_causal_work_is_the_same_everywhere(sizes: tuple[int, int]) -> None:
     count, size = sizes
     seen = torch.arange(1, 2 * count * size + 1)[None]  # keys that each query sees
-    assert len({int(Cut(i, count).take(seen).sum()) for i in range(count)}) == 1
+    assert len({int(RowShard(i, count).take(seen).sum()) for i in range(count)}) == 1
 
 
 class Asked(Kernel):
@@ -71,8 +72,8 @@ def test_a_kernel_is_asked_for_the_keys_that_end_with_a_piece_and_are_within_rea
     row = Where.rows(2 * count * size)
     token = row.k_pos[..., None, None]
     for i in range(count):
-        cut = Cut(i, count)
-        kernel = Pieces(model.shape, Asked(model.shape, frozenset()), cut)
+        cut = RowShard(i, count)
+        kernel = RowShardKernel(model.shape, Asked(model.shape, frozenset()), cut)
         where = Where(cut.take(row.q_pos), row.k_pos)
         mask = kernel.mask(where, window, model.pos)
         keys = kernel(cut.take(token), token, token, mask, Score(1.0, decay=token[..., 0]))[0, :, 0, 0]
@@ -156,8 +157,8 @@ def check(*words: str, processes: int = 2, kernel: str = "") -> None:
     with torch.device("meta"):
         model = build(cfg, VOCAB)
     if kernel:
-        model.kernel = part(yaml("kernel", kernel), model.shape, model.kernel.demands)
-    strategy.check(model, processes, BatchPlan.of(cfg, strategy.rows(processes)))
+        model.use_kernel(part(yaml("kernel", kernel), model.shape, model.kernel.demands))
+    strategy.check(model, processes, BatchPlan.of(cfg, strategy.batch_slices(processes)))
 
 
 def recommended(message: str) -> list[str]:
@@ -167,8 +168,8 @@ def recommended(message: str) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "processes", "parts"),
     [
-        (("model.context=34",), 2, ("strategy.cp=2", "4 pieces", "model.context=34", "model.context=32")),
-        (("model.context=3",), 4, ("strategy.cp=4", "8 pieces", "model.context=3", "model.context=8")),
+        (("model.context=34",), 2, ("strategy.cp=2", "4 chunks", "model.context=34", "model.context=32")),
+        (("model.context=3",), 4, ("strategy.cp=4", "8 chunks", "model.context=3", "model.context=8")),
         (("model.context=36", "strategy.cp=2"), 4, ()),  # two pairs
         (("ffn=moe", "ffn.capacity=0", "ffn.balance=0.01"), 2, ("ffn=moe", "ffn.capacity=0", "ffn.balance=0")),
         (("ffn=moe", "ffn.capacity=1", "ffn.balance=0"), 2, ("ffn=moe", "ffn.capacity=0", "ffn.balance=0")),
@@ -186,10 +187,10 @@ def test_refusals_name_what_would_do(words: tuple[str, ...], processes: int, par
         return
     message = refused(checked)
     assert all(text in message for text in parts), message
-    if "would do" in message:
+    if ": use " in message:
         checked(*(word for word in recommended(message) if "nproc" not in word))
 
 
 def test_a_kernel_that_computes_whole_rows_is_refused() -> None:
     check(kernel="flash")
-    assert "kernel=flex computes whole rows" in refused(lambda: check(kernel="flex"))
+    assert "kernel=flex computes full rows" in refused(lambda: check(kernel="flex"))

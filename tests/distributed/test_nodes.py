@@ -132,7 +132,7 @@ def test_a_signal_to_torchrun_leaves_a_run_that_goes_on(
     run.send_signal(number)
     (gptx.cwd / "go-when-told").touch()
     _, err = run.communicate(timeout=DEADLINE)
-    assert run.returncode != 0 and "gptx: interrupted; the same command goes on" in err
+    assert run.returncode != 0 and "gptx: interrupted; the same command resumes" in err
     assert gptx.orphans() == []
     assert journal.status(gptx.folder) == "interrupted"
     done = gptx(*words("ddp"))

@@ -131,7 +131,7 @@ def asked(processes: int, *words: str) -> None:
     cfg = gptx.compose(["device=cpu", "precision=fp32", "strategy=pp", "trainer.batch_size=8", *words])
     strategy = part(cfg.strategy)
     with torch.device("meta"):
-        strategy.check(build(cfg, 65), processes, BatchPlan.of(cfg, strategy.rows(processes)))
+        strategy.check(build(cfg, 65), processes, BatchPlan.of(cfg, strategy.batch_slices(processes)))
 
 
 @pytest.mark.parametrize(
@@ -186,4 +186,4 @@ def test_negative_numbers_are_refused() -> None:
 
 @pytest.mark.parametrize(("rows", "stages", "chunks"), [(8, 2, 8), (64, 2, 8), (12, 2, 6), (11, 2, 11), (7, 4, 7)])
 def test_a_micro_batch_is_cut_into_about_four_chunks_a_stage(rows: int, stages: int, chunks: int) -> None:
-    assert part(Case([]).cfg.strategy).cuts(rows, stages) == chunks
+    assert part(Case([]).cfg.strategy).chunks_of(rows, stages) == chunks

@@ -17,8 +17,9 @@ from gptx.errors import ConfigError
 from gptx.model.build import build
 from gptx.pos.learned import Learned
 from gptx.strategy.batch_plan import BatchPlan
-from gptx.strategy.tp import uncut
+from gptx.strategy.tp import find_indivisible
 
+PAIRS = " (heads are split in pairs)"
 Told = dict[str, dict[str, float]]
 Measure = Callable[[str, str, list[str]], Told]
 
@@ -123,7 +124,7 @@ def refusal(words: list[str], processes: int) -> str:
     with torch.device("meta"):
         model = build(cfg, 11)
     try:
-        strategy.check(model, processes, BatchPlan.of(cfg, strategy.rows(processes)))
+        strategy.check(model, processes, BatchPlan.of(cfg, strategy.batch_slices(processes)))
     except ConfigError as error:
         return str(error)
     return ""
@@ -136,11 +137,16 @@ def refusal(words: list[str], processes: int) -> str:
         ("attention=gqa", 4, "attention.n_kv_head=2", ["attention.n_kv_head=4", "strategy.nproc=2"]),
         ("model.n_head=3", 2, "model.n_head=3", ["model.n_head=2", "strategy=fsdp"]),
         ("attention=mla", 3, "model.n_head=4", ["model.n_head=3", "strategy.nproc=2"]),
-        ("attention=differential", 4, "model.n_head=4 (which go in pairs)", ["model.n_head=8", "strategy.nproc=2"]),
+        (
+            "attention=differential",
+            4,
+            f"model.n_head=4{PAIRS}",
+            ["model.n_head=8", "strategy.nproc=2"],
+        ),
         (
             "attention=differential attention.n_kv_head=2",
             2,
-            "attention.n_kv_head=2 (which go in pairs)",
+            f"attention.n_kv_head=2{PAIRS}",
             ["attention.n_kv_head=4", "strategy=fsdp"],
         ),
         ("model.d_model=15 model.n_head=3 pos=none", 2, "model.n_head=3", ["strategy=fsdp"]),
@@ -165,7 +171,7 @@ def test_what_cannot_be_cut_is_refused_with_what_can(
 ) -> None:
     ours = ["strategy=tp", *words.split()] if "strategy" not in words else words.split()
     text = refusal(ours, processes)
-    assert f" processes, given {given}: {' or '.join(instead)} would do" in text, text
+    assert f"not possible with {given}: use {' or '.join(instead)}" in text, text
     for way in instead:
         fewer = int(way[-1]) if way.startswith("strategy.nproc=") else processes
         kept = ours if way != "strategy=fsdp" else [word for word in ours if not word.startswith("strategy")]
@@ -188,10 +194,10 @@ def test_an_encoding_that_embeds_and_turns_heads_is_refused() -> None:
     with torch.device("meta"):
         model = build(compose(["pos=learned", "device=cpu"]), 11)
         model.pos = Both(model.shape, 4, 2)
-    found = uncut(model, 2)
-    assert found is not None and "serve both embeddings and heads" in found[0]
+    found = find_indivisible(model, 2)
+    assert found is not None and "in the embedding and in the heads" in found.given
 
 
 def test_groups_that_do_not_come_out_even_are_refused() -> None:
     text = refusal(["strategy=fsdp_tp", "strategy.tp=3"], 4)
-    assert "strategy.tp=3 does not divide 4 processes: strategy.tp=2 would do" in text
+    assert "strategy.tp=3 does not divide 4 processes: use strategy.tp=2" in text

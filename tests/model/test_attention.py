@@ -29,7 +29,8 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from gptx.attention.base import Attention
-from gptx.attention.gqa import RMSNorm
+from gptx.attention.gqa import AttentionRMSNorm
+from gptx.geometry.view import Score
 from gptx.geometry.visibility import Where
 from gptx.model.build import build
 from gptx.model.cache import KVCache, keep_nothing
@@ -144,7 +145,7 @@ def test_softcap_is_gemma2s(dtype: torch.dtype, tolerance: float, softcap: float
 
 def alone(model: GPT, x: Tensor, attention: Attention | None = None) -> Tensor:
     """The first layer's attention by itself, on rows (B, T, D)."""
-    view = model._views(dict.fromkeys(model.windows, Where.rows(x.shape[1])))[0]
+    view = model.views(dict.fromkeys(model.windows, Where.rows(x.shape[1])))[0]
     y: Tensor = (attention or model.blocks[0].attention)(x, view, keep_nothing)
     return y
 
@@ -396,7 +397,7 @@ def test_absorbed_and_expanded_latents_are_the_same(data: st.DataObject) -> None
     sizes = {"n_head": n_head, "d_model": n_head * dim, "bias": True}
     pos, window = data.draw(st.sampled_from(options("pos"))), data.draw(st.sampled_from(["full", "sliding"]))
     model = random_model(config_of("mla", sizes, arm(pos=pos, window=window), softcap=draw(0, 2), **keys))
-    view = model._views(dict.fromkeys(model.windows, Where.after(CONTEXT - 3, CONTEXT - 3, 3, "cpu")))[0]
+    view = model.views(dict.fromkeys(model.windows, Where.after(CONTEXT - 3, CONTEXT - 3, 3, "cpu")))[0]
     attention = model.blocks[0].attention
     rank, rope = attention.kv_norm.weight.shape[0], attention.rotary_dim
     random = lambda *shape: torch.randn(2, *shape, dtype=torch.float64)  # noqa: E731
@@ -419,7 +420,7 @@ def test_latents_are_absorbed_where_that_is_cheaper(monkeypatch: pytest.MonkeyPa
     cache = KVCache(CONTEXT)
     for count, expected in ((3, "expanded"), (1, "absorbed"), (3, "absorbed"), (4, "expanded")):
         at = cache.length
-        model(tokens[:, at : at + count], memory=cache)
+        model(tokens[:, at : at + count], context=cache)
         assert taken[-LAYERS:] == [expected] * LAYERS
     model(tokens)
     assert taken[-LAYERS:] == ["expanded"] * LAYERS
@@ -470,7 +471,7 @@ def test_any_options_decode_as_they_were_trained(data: st.DataObject) -> None:
     chunks = [b - a for a, b in pairwise([0, *sorted(cuts), CONTEXT])]
     cache = KVCache(CONTEXT)
     with torch.no_grad():
-        steps = torch.cat([model(chunk, memory=cache) for chunk in tokens.split(chunks, dim=1)], dim=1)
+        steps = torch.cat([model(chunk, context=cache) for chunk in tokens.split(chunks, dim=1)], dim=1)
         torch.testing.assert_close(steps, model(tokens), rtol=0, atol=1e-10)
 
 
@@ -501,7 +502,7 @@ def test_bf16_autocast_is_close_to_fp32(attention: str) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         low, cache = model(row), KVCache(CONTEXT)
         with torch.no_grad():
-            steps = torch.cat([model(token, memory=cache) for token in row.split(1, dim=1)], dim=1)
+            steps = torch.cat([model(token, context=cache) for token in row.split(1, dim=1)], dim=1)
         model(row[:, :-1], row[:, 1:]).backward()
     assert low.dtype == torch.bfloat16
     for found in (low, steps):
@@ -511,7 +512,7 @@ def test_bf16_autocast_is_close_to_fp32(attention: str) -> None:
 
 def test_norms_of_heads_find_a_fused_kernel_under_autocast() -> None:
     """Which torch has for bf16 with bf16 weights; of others it warns (once a process, so here it is told to always)."""
-    norm, x = RMSNorm(8, eps=1e-6), torch.randn(3, 8).bfloat16()
+    norm, x = AttentionRMSNorm(8, eps=1e-6), torch.randn(3, 8).bfloat16()
     torch.set_warn_always(True)
     try:
         y = norm(x)
@@ -533,8 +534,9 @@ def test_gates_are_added_up_in_float64_under_autocast() -> None:
         def rotate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
             return q, k
 
-        def attend(self, q: Tensor, k: Tensor, v: Tensor, *rest: Any, decay: Tensor) -> Tensor:
-            seen.append(decay)
+        def attend(self, q: Tensor, k: Tensor, v: Tensor, score: Score) -> Tensor:
+            assert score.decay is not None
+            seen.append(score.decay)
             return q
 
     attention = model.blocks[0].attention
@@ -593,7 +595,7 @@ def test_lambda_init_is_a_share(lambda_init: float) -> None:
 
 @pytest.mark.parametrize("attention", [a for a in NEW if a != "mla"])
 def test_heads_that_do_not_divide_are_refused(attention: str) -> None:
-    assert "one of 1, 2, 4 would" in refused(build, config_of(attention, n_kv_head=3), VOCAB)
+    assert "expected one of 1, 2, 4" in refused(build, config_of(attention, n_kv_head=3), VOCAB)
 
 
 @pytest.mark.parametrize(

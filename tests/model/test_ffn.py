@@ -4,6 +4,7 @@ import copy
 import functools
 import math
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ from gptx.config.instantiate import part
 from gptx.ffn.base import FFN
 from gptx.ffn.grouped import grouped, grouped_outer
 from gptx.geometry.model_shape import ModelShape
+from gptx.geometry.side_losses import SideLosses
 from gptx.model.build import build
 from gptx.model.cost import cost
 from gptx.model.gpt import GPT
@@ -53,6 +55,18 @@ def ffn(option: str, **keys: Any) -> FFN:
     return found.double().eval()
 
 
+def run(net: FFN, x: Tensor) -> Tensor:
+    """The output alone."""
+    y: Tensor = net(x, SideLosses())
+    return y
+
+
+def train(net: FFN, x: Tensor) -> tuple[Tensor, SideLosses]:
+    """The output in training, and what was collected."""
+    side = SideLosses()
+    return net.train()(x, side), side
+
+
 def inputs(batch: int = 3, length: int = CONTEXT, seed: int = 0) -> Tensor:
     return torch.randn(batch, length, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
@@ -68,7 +82,7 @@ def test_squared_relu_is_primers() -> None:
     net, x = ffn("relu2"), inputs()
     w = weights_of(net)
     hidden = (x @ w["up.weight"].T + w["up.bias"]).clamp(min=0) ** 2
-    torch.testing.assert_close(net(x), hidden @ w["out.weight"].T + w["out.bias"], rtol=0, atol=1e-10)
+    torch.testing.assert_close(run(net, x), hidden @ w["out.weight"].T + w["out.bias"], rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("tanh", [False, True])
@@ -79,7 +93,7 @@ def test_geglu_is_shazeers_equation_6(tanh: bool) -> None:
     exact = 0.5 * gate * (1 + torch.erf(gate / math.sqrt(2)))
     approximate = 0.5 * gate * (1 + torch.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)))
     y = ((approximate if tanh else exact) * up) @ w["out.weight"].T + w["out.bias"]
-    torch.testing.assert_close(net(x), y, rtol=0, atol=1e-10)
+    torch.testing.assert_close(run(net, x), y, rtol=0, atol=1e-10)
     assert (exact - approximate).abs().max() > 1e-5, "the two forms can be told apart"
 
 
@@ -140,7 +154,7 @@ def slow(net: FFN, x: Tensor, top_k: int, room: float = math.inf) -> Tensor:
 def test_experts_are_the_papers(n_expert: int, data: st.DataObject, batch: int, length: int) -> None:
     top_k = data.draw(st.integers(1, n_expert))
     net, x = ffn("moe", n_expert=n_expert, top_k=top_k), inputs(batch, length)
-    torch.testing.assert_close(net(x), slow(net, x, top_k), rtol=0, atol=1e-10)
+    torch.testing.assert_close(run(net, x), slow(net, x, top_k), rtol=0, atol=1e-10)
 
 
 @settings(max_examples=25)
@@ -150,87 +164,106 @@ def test_experts_are_the_papers(n_expert: int, data: st.DataObject, batch: int, 
     n_expert=st.integers(4, 8),
     length=st.integers(1, 11),
 )
-def test_what_finds_no_room_adds_nothing_in_training(capacity: float, top_k: int, n_expert: int, length: int) -> None:
+def test_choices_beyond_the_capacity_add_nothing_in_training(
+    capacity: float, top_k: int, n_expert: int, length: int
+) -> None:
     net, x = ffn("moe", n_expert=n_expert, top_k=top_k, capacity=capacity), inputs(2, length)
-    whole = net(x)
-    torch.testing.assert_close(whole, slow(net, x, top_k), rtol=0, atol=1e-10, msg="evaluation drops nothing")
-    room = math.ceil(capacity * top_k * length / n_expert)
-    found, expected = net.train()(x), slow(net, x, top_k, room)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
-    dropped = net.metrics()["dropped_share"].item()
-    assert (dropped > 0) == ((found - whole).abs().max() > 1e-9).item()
+    complete = run(net, x)
+    torch.testing.assert_close(complete, slow(net, x, top_k), rtol=0, atol=1e-10, msg="evaluation drops nothing")
+    most = math.ceil(capacity * top_k * length / n_expert)
+    y, side = train(net, x)
+    torch.testing.assert_close(y, slow(net, x, top_k, most), rtol=0, atol=1e-10)
+    dropped = side.metrics["dropped_share"][0].item()
+    assert (dropped > 0) == ((y - complete).abs().max() > 1e-9).item()
     if capacity == 8.0:
         assert dropped == 0
-    torch.testing.assert_close(net.eval()(x), whole)
+    torch.testing.assert_close(run(net.eval(), x), complete)
 
 
-def test_the_share_that_is_dropped() -> None:
-    """All tokens alike go to the same two experts, and each has room for a quarter of its row."""
-    net = ffn("moe", n_expert=8, top_k=2, capacity=1.0).train()
-    alike = inputs(2, 1).expand(2, 8, 16)
-    y = net(alike)
-    assert net.metrics()["dropped_share"].item() == pytest.approx(0.75)
-    assert (y[:, :2].abs().amax(-1) > 0).all() and (y[:, 2:] == 0).all(), "the first ones stay"
+def test_dropped_share_of_equal_tokens() -> None:
+    """Equal tokens all choose the same two experts, and each takes a quarter of a row."""
+    net = ffn("moe", n_expert=8, top_k=2, capacity=1.0)
+    y, side = train(net, inputs(2, 1).expand(2, 8, 16))
+    assert side.metrics["dropped_share"][0].item() == pytest.approx(0.75)
+    assert (y[:, :2].abs().amax(-1) > 0).all() and (y[:, 2:] == 0).all(), "the first tokens are computed"
 
 
-def test_full_experts_look_at_no_later_token() -> None:
-    net, x = ffn("moe", capacity=0.5).train(), inputs(1)
-    y = net(x)
-    assert net.metrics()["dropped_share"] > 0.2
+def test_capacity_is_causal() -> None:
+    net, x = ffn("moe", capacity=0.5), inputs(1)
+    y, side = train(net, x)
+    assert side.metrics["dropped_share"][0] > 0.2
     for t in range(1, CONTEXT):
-        torch.testing.assert_close(net(torch.cat((x[:, :t], -x[:, t:]), 1))[:, :t], y[:, :t], rtol=0, atol=1e-12)
+        changed = run(net, torch.cat((x[:, :t], -x[:, t:]), 1))
+        torch.testing.assert_close(changed[:, :t], y[:, :t], rtol=0, atol=1e-12)
 
 
-def test_rows_take_no_room_from_each_other() -> None:
+def test_rows_do_not_compete_for_capacity() -> None:
     net, x = ffn("moe", capacity=0.5).train(), inputs(4)
-    torch.testing.assert_close(net(x), torch.cat([net(row[None]) for row in x]), rtol=0, atol=1e-12)
+    torch.testing.assert_close(run(net, x), torch.cat([run(net, row[None]) for row in x]), rtol=0, atol=1e-12)
 
 
-# The side loss
+# Side losses
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 3])
-def test_the_side_loss_is_switchs(top_k: int) -> None:
+def test_balance_loss_is_that_of_switch(top_k: int) -> None:
     """Equations 4 to 6, a row at a time: E * sum over the experts of (share of the tokens) * (mean probability)."""
-    net, x = ffn("moe", top_k=top_k, balance=0.5).train(), inputs()
-    net(x)
+    net, x = ffn("moe", top_k=top_k, balance=0.5), inputs()
+    _, side = train(net, x)
     expected = torch.zeros((), dtype=torch.float64)
     for row in x:
         chance = (row @ weights_of(net)["router.weight"].T).softmax(-1)
         best = chance.argsort(-1, descending=True)[:, :top_k].tolist()
         share = torch.tensor([sum(e in chosen for chosen in best) / len(best) for e in range(8)], dtype=torch.float64)
         expected += 8 * (share * chance.mean(0)).sum() / len(x)
-    torch.testing.assert_close(net.metrics()["balance_loss"], expected, rtol=1e-12, atol=0)
-    assert net.balance is not None
-    torch.testing.assert_close(net.balance.detach(), 0.5 * expected, rtol=1e-12, atol=0)
-    assert not net.metrics()["balance_loss"].requires_grad and net.balance.requires_grad
+    [reported], [loss] = side.metrics["balance_loss"], side.losses
+    torch.testing.assert_close(reported, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(loss.detach(), 0.5 * expected, rtol=1e-12, atol=0)
+    assert loss.requires_grad and not reported.requires_grad
 
 
-def test_the_side_loss_is_of_training_alone_and_costs_nothing_when_off() -> None:
+def test_balance_loss_only_in_training_and_only_with_a_weight() -> None:
     net, x = ffn("moe"), inputs()
-    net(x)
-    assert net.balance is None and net.metrics() == {}
-    net.train()(x)
-    assert net.balance is not None and net.metrics().keys() == {"balance_loss", "dropped_share"}
-    told = net.metrics()
-    net.eval()(inputs(seed=1))
-    assert net.balance is None and net.metrics() == told
-    off = ffn("moe", balance=0.0).train()
-    off(x)
-    assert off.balance is None and off.metrics().keys() == told.keys()
+    side = SideLosses()
+    net(x, side)
+    assert side.losses == [] and side.metrics == {}
+    _, side = train(net, x)
+    assert len(side.losses) == 1 and side.metrics.keys() == {"balance_loss", "dropped_share"}
+    _, off = train(ffn("moe", balance=0.0), x)
+    assert off.losses == [] and off.metrics.keys() == side.metrics.keys()
 
 
-def test_a_model_learns_from_the_side_loss_and_does_not_show_it() -> None:
+def test_model_metrics_are_those_of_the_last_forward_in_training() -> None:
+    model = random_model(tiny(arm(ffn="moe")))
+    assert model.metrics() == {}
+    model.train()(rows(2, CONTEXT))
+    metrics = model.metrics()
+    assert set(metrics) == {"balance_loss", "dropped_share"}
+    model.eval()(rows(2, CONTEXT, seed=1))
+    assert model.metrics() == metrics
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_side_losses_are_collected_once_with_activation_checkpointing(recompute: bool) -> None:
+    cfg = tiny(arm(ffn="moe"))
+    cfg.activation_checkpointing = recompute
+    model, row, added = random_model(cfg).train(), rows(2, CONTEXT + 1), []
+    with patch.object(SideLosses, "added_to", lambda side, loss: (added.append(list(side.losses)), loss)[1]):
+        model(row[:, :-1], row[:, 1:]).backward()
+    assert [len(losses) for losses in added] == [2], "one loss for each layer"
+    assert all(len(values) == 2 for values in model._metrics.values())
+
+
+def test_side_loss_changes_the_gradient_and_not_the_loss() -> None:
     def gradients(balance: float) -> tuple[float, dict[str, Tensor]]:
         cfg = tiny(arm(ffn="moe"))
         cfg.ffn.balance = balance
         model, row = random_model(cfg).train(), rows(4, CONTEXT + 1)
         sides: list[Tensor] = []
         for net in model.ffns:
-            net.register_forward_hook(lambda net, given, out: sides.append(net.balance))
+            net.register_forward_hook(lambda net, given, out: sides.append(given[1].losses[-1]) if balance else None)
         loss = model(row[:, :-1], row[:, 1:])
-        assert all(net.balance is None for net in model.ffns), "the graph is not kept"
-        copy.deepcopy(model)
+        copy.deepcopy(model)  # fails if the model holds tensors with a graph
         named = dict(model.named_parameters())
         assert set(model.metrics()) == {"balance_loss", "dropped_share"}
         found = dict(zip(named, torch.autograd.grad(loss, list(named.values()), retain_graph=True), strict=True))
@@ -279,15 +312,16 @@ def test_experts_and_their_side_loss_are_mixtrals(dtype: torch.dtype, tolerance:
     from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock, load_balancing_loss_func
 
     theirs = with_random_weights(MixtralSparseMoeBlock(mixtral_config()), dtype).train()
-    ours = ffn("moe", ratio=2.5).to(dtype).train()
+    ours = ffn("moe", ratio=2.5).to(dtype)
     ours.load_state_dict(experts_of({f"x.{key}": value for key, value in theirs.state_dict().items()}, "x", ""))
     x = inputs().to(dtype)
-    torch.testing.assert_close(ours(x), theirs(x), rtol=tolerance, atol=tolerance)
+    y, side = train(ours, x)
+    torch.testing.assert_close(y, theirs(x), rtol=tolerance, atol=tolerance)
     logits, _, _ = theirs.gate(x)
     torch.testing.assert_close(ours.router(x).flatten(0, 1), logits, rtol=tolerance, atol=tolerance)
     losses = [load_balancing_loss_func((row,), 8, 2) for row in logits.unflatten(0, x.shape[:2])]  # theirs: of a batch
     loss = torch.stack(losses).mean()
-    torch.testing.assert_close(ours.metrics()["balance_loss"], loss, rtol=tolerance, atol=0, check_dtype=False)
+    torch.testing.assert_close(side.metrics["balance_loss"][0], loss, rtol=tolerance, atol=0, check_dtype=False)
 
 
 @both_dtypes
@@ -337,9 +371,9 @@ def test_bf16_autocast_is_close(capacity: float) -> None:
     net, x = ffn("moe", capacity=capacity).float().train(), inputs().float()
     with torch.no_grad():
         net.router.weight *= 50
-    y = net(x)
+    y = run(net, x)
     with torch.autocast("cpu", torch.bfloat16):
-        low = net(x)
+        low = run(net, x)
     assert low.dtype == torch.bfloat16
     agree = (low.float() - y).norm(dim=-1) < 0.05 * y.norm(dim=-1) + 1e-3
     assert agree.float().mean() > 0.9
@@ -358,11 +392,11 @@ def test_a_ghost_costs_the_same() -> None:
 def test_only_the_chosen_experts_are_computed(n_expert: int, top_k: int) -> None:
     net, x = ffn("moe", n_expert=n_expert, top_k=top_k), inputs()
     with FlopCounterMode(display=False) as counter:
-        net(x)
+        run(net, x)
     router = net.router.weight.numel()
-    assert counter.get_total_flops() == 2 * 3 * CONTEXT * (net.matmul_weights + router)
+    assert counter.get_total_flops() == 2 * 3 * CONTEXT * (net.macs_per_token + router)
     hidden = net.gate.shape[-1]
-    assert net.matmul_weights == top_k * 3 * 16 * hidden and net.gate.numel() == n_expert * 16 * hidden
+    assert net.macs_per_token == top_k * 3 * 16 * hidden and net.gate.numel() == n_expert * 16 * hidden
 
 
 def test_experts_begin_as_other_layers_do() -> None:

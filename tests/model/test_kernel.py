@@ -25,8 +25,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gptx.config.instantiate import part
 from gptx.geometry.model_shape import ModelShape
+from gptx.geometry.view import Score
 from gptx.geometry.visibility import Where
-from gptx.kernel.base import Kernel, Score
+from gptx.kernel.base import Kernel
 from gptx.model.build import build
 from gptx.pos.base import PositionalEncoding
 from gptx.window.base import Window
@@ -230,7 +231,7 @@ def test_banded_makes_nothing_of_the_context_squared(pos: str) -> None:
 
 def test_banded_needs_a_reach() -> None:
     said = kernel("banded", shape()).refuses(window("full"), Plain(), "cpu")
-    assert said == "it needs a window with a reach, such as sliding: use kernel=auto"
+    assert said == "it needs a window with a reach, such as sliding; use kernel=auto"
     cfg = tiny(arm(kernel="banded", window="alternating"))
     assert refused(build, cfg, 9) == f"kernel=banded with attention=mha, pos=rope, window=alternating: {said}"
     assert kernel("banded", shape()).refuses(window("sliding", size=3), Plain(), "cpu") is None
@@ -395,8 +396,8 @@ def test_flash_refuses_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> Non
     demanding = kernel("flash", shape(), frozenset({"decay", "sink"}))
     said = {
         "device=cpu": flash.refuses(full, plain, "cpu"),
-        "only full and sliding": flash.refuses(Odd(9, 2), plain, "cuda"),
-        "only that of alibi": flash.refuses(full, Learned(4, True), "cuda"),
+        "full and sliding windows only": flash.refuses(Odd(9, 2), plain, "cuda"),
+        "no bias but that of alibi": flash.refuses(full, Learned(4, True), "cuda"),
         "no attention decay or sink": demanding.refuses(full, plain, "cuda"),
     }
     given_ = problem((4, 4), (20, 20), cuts=frozenset({3}))

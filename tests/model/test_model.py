@@ -1,8 +1,8 @@
 """The model as a whole: GPT-2's sizes, the forward, initialisation, cost."""
 
 import copy
-import functools
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -34,7 +34,9 @@ from gptx.model.build import build
 from gptx.model.cache import KVCache
 from gptx.model.cost import cost
 from gptx.model.gpt import GPT
+from gptx.model.initialise import initialise
 from gptx.optim.update import decay_groups
+from gptx.placement.base import Block
 from gptx.window.base import Window
 
 GPT2_ARM = arm(attention="mha", pos="learned", window="full", ffn="gelu", norm="layernorm")
@@ -132,12 +134,12 @@ def test_rows_of_a_batch_do_not_see_each_other() -> None:
 @pytest.mark.parametrize("kernel", kernels("full"))
 def test_learned_positions_refuse_a_longer_input(kernel: str) -> None:
     model = tiny_model(arm(pos="learned", kernel=kernel))
-    with pytest.raises(ValueError, match=rf"ends at {CONTEXT} tokens, given {CONTEXT + 1}.*(rope|alibi)"):
+    with pytest.raises(ValueError, match=rf"supports {CONTEXT} tokens, given {CONTEXT + 1}.*(rope|alibi)"):
         model(rows(1, CONTEXT + 1))
     cache = KVCache(2 * CONTEXT)
-    model(rows(1, CONTEXT), memory=cache)
+    model(rows(1, CONTEXT), context=cache)
     with pytest.raises(ValueError, match=f"given {CONTEXT + 1}"):
-        model(rows(1, 1), memory=cache)
+        model(rows(1, 1), context=cache)
 
 
 @pytest.mark.parametrize("pos", [p for p in options("pos") if p != "learned"])
@@ -156,17 +158,16 @@ def test_patterns_give_each_layer_its_own_window_and_encoding() -> None:
 
     cfg = tiny(arm(pos="rope", kernel="reference"), n_layer=4)
     model = build(cfg, VOCAB)
-    parts = {name: (lambda name=name: part(cfg[name], model.shape)) for name in ("attention", "ffn", "norm")}
-    parts["block"] = functools.partial(part, cfg.placement, model.shape)
-    mixed = GPT(model.shape, **parts, pos=model.pos, window=Alternating(), kernel=model.kernel, tie=True)
-    mixed.initialise(0)
+    blocks, norm = [block for block in model.blocks if isinstance(block, Block)], partial(part, cfg.norm, model.shape)
+    mixed = GPT(model.shape, blocks, norm, model.pos, Alternating(), model.kernel, tie=True, recompute=False)
+    initialise(mixed, 0)
     mixed.double().eval()
     assert [window.reach for window in mixed.windows] == [None, SIZE, None, SIZE]
-    views = mixed._views(dict.fromkeys(mixed.windows, Where.rows(CONTEXT)))
+    views = mixed.views(dict.fromkeys(mixed.windows, Where.rows(CONTEXT)))
     assert views[0] is views[2] and views[1] is views[3] and views[0] is not views[1]
     cache, tokens = KVCache(CONTEXT), rows(2, CONTEXT)
     with torch.no_grad():
-        steps = torch.cat([mixed(chunk, memory=cache) for chunk in tokens.split([3, 1, 5, 3], 1)], 1)
+        steps = torch.cat([mixed(chunk, context=cache) for chunk in tokens.split([3, 1, 5, 3], 1)], 1)
         torch.testing.assert_close(steps, mixed(tokens), rtol=0, atol=1e-10)
     assert [cache.rings[layer][0].shape[1] for layer in range(4)] == [CONTEXT, SIZE, CONTEXT, SIZE]
 
@@ -266,7 +267,7 @@ def held_bytes(model: GPT, context: int) -> int:
     cache = KVCache(context)
     with torch.no_grad():
         for token in rows(1, context).split(1, dim=1):
-            model(token, memory=cache)
+            model(token, context=cache)
     return cache.nbytes()
 
 
@@ -288,7 +289,7 @@ def test_no_kernel_has_a_part_in_what_a_model_costs(option: str) -> None:
     """A kernel may want a device, a package or a type: a run that it serves is priced before it is there."""
     model = tiny_model(arm(window="sliding"))
     price = cost(model, torch.bfloat16)
-    model.kernel = part(yaml("kernel", option), model.shape, frozenset())
+    model.use_kernel(part(yaml("kernel", option), model.shape, frozenset()))
     assert cost(model, torch.bfloat16) == price
     assert model.kernel.__class__.__module__ == f"gptx.kernel.{option}", "and it is given back"
 
@@ -298,11 +299,11 @@ def test_no_kernel_has_a_part_in_what_a_model_costs(option: str) -> None:
 @pytest.mark.parametrize("ffn", options("ffn"))
 @pytest.mark.parametrize("attention", options("attention"))
 def test_flops_are_those_that_torch_counts(attention: str, ffn: str, tie: bool, kernel: str) -> None:
-    """torch counts all T x T pairs of a layer, cost only the T (T + 1) / 2 visible ones: per token and layer,
-    (T - 1) / 2 pairs of pair_width multiply-adds, which are two FLOPs each and done thrice (forward, two gradients)."""
+    """torch counts all T x T pairs of a layer, `cost` the T (T + 1) / 2 visible ones. The difference is, per token and
+    layer, (T - 1) / 2 pairs of macs_per_pair multiply-adds, two FLOPs each, in the forward and in two gradients."""
     batch, n_layer = 3, 2
     model = random_model(tiny(arm(attention=attention, ffn=ffn, kernel=kernel, window="full"), tie=tie, bias=True))
-    row, width = rows(batch, CONTEXT + 1), model.blocks[0].attention.pair_width
+    row, width = rows(batch, CONTEXT + 1), model.blocks[0].attention.macs_per_pair
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(row[:, :-1], row[:, 1:]).backward()
     hidden = n_layer * 6 * width * (CONTEXT - 1)
@@ -376,7 +377,7 @@ def test_bf16_autocast_is_close_to_fp32(kernel: str, pos: str) -> None:
         low_loss, low_logits = low(row[:, :-1], row[:, 1:]), low(row[:, :-1])
         cache = KVCache(CONTEXT)
         with torch.no_grad():
-            steps = torch.cat([low(t, memory=cache) for t in row[:, :-1].split(1, dim=1)], dim=1)
+            steps = torch.cat([low(t, context=cache) for t in row[:, :-1].split(1, dim=1)], dim=1)
     low_loss.backward()
     assert low_logits.dtype == torch.bfloat16
     assert abs(low_loss.item() / loss.item() - 1) < 0.02

@@ -13,8 +13,10 @@ from helpers_model import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gptx.attention.base import View
+from gptx.geometry.side_losses import SideLosses
+from gptx.geometry.view import View
 from gptx.geometry.visibility import Where
+from gptx.model.cache import keep_nothing
 from gptx.model.gpt import GPT
 from gptx.placement.base import Block
 
@@ -60,9 +62,12 @@ def equations(placement: str, block: Block, view: View, x: Tensor) -> Tensor:
     """Xiong et al. 2020, table 1 (post and pre); Kim et al. 2025, section 3 (peri): y = x + Norm(Module(Norm(x)))."""
 
     def attention(x: Tensor) -> Tensor:
-        return block.attention(x, view, lambda *present: present)
+        return block.attention(x, view, keep_nothing)
 
-    for branch, norm, after in ((attention, block.norm1, "after1"), (block.ffn, block.norm2, "after2")):
+    def ffn(x: Tensor) -> Tensor:
+        return block.ffn(x, SideLosses())
+
+    for branch, norm, after in ((attention, block.norm1, "after1"), (ffn, block.norm2, "after2")):
         if placement == "pre":
             x = x + branch(norm(x))
         elif placement == "post":
@@ -77,10 +82,10 @@ def equations(placement: str, block: Block, view: View, x: Tensor) -> Tensor:
 def test_placements_are_their_equations(placement: str, norm: str) -> None:
     model = model_with(placement, norm)
     x = torch.randn(2, CONTEXT, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    view = model._views(dict.fromkeys(model.windows, Where.rows(CONTEXT)))[1]
+    view = model.views(dict.fromkeys(model.windows, Where.rows(CONTEXT)))[1]
     block = model.blocks[1]
     assert isinstance(block, Block)
-    found = block(x, view, lambda *present: present)
+    found = block(x, view, keep_nothing, SideLosses())
     for other in ("pre", "post", "peri"):
         if other != "peri" or hasattr(block, "after1"):
             same = torch.allclose(found, equations(other, block, view, x), rtol=0, atol=1e-12)

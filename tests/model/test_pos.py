@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from gptx.config.instantiate import part
 from gptx.geometry.model_shape import ModelShape
 from gptx.model.build import build
-from gptx.model.cost import pair_products
+from gptx.model.cost import attention_macs
 from gptx.model.gpt import GPT
 from gptx.pos.base import PositionalEncoding
 from gptx.window.base import Window
@@ -234,8 +234,8 @@ def test_partial_rotary_turns_the_first_dims_alone(half: int, fraction: float, s
     dim, n = 2 * half, round(fraction * 2 * half)
     if n % 2 or not n:
         message = refused(lambda: encoding("rope_partial", head_dim=dim, fraction=fraction))
-        assert f"pos.fraction={fraction:g} turns {n} of {dim} dims" in message
-        use = float(re.findall(r"pos\.fraction=([\d.]+) would do", message)[0])
+        assert f"pos.fraction={fraction:g} rotates {n} of {dim} dims" in message
+        use = float(re.findall(r"use pos\.fraction=([\d.]+)", message)[0])
         encoding("rope_partial", head_dim=dim, fraction=use)
         return
     pos, plain = encoding("rope_partial", head_dim=dim, fraction=fraction), encoding("rope", head_dim=n)
@@ -402,14 +402,14 @@ def test_xpos_does_not_overflow_up_to_its_last_position() -> None:
     torch.testing.assert_close(logits(pos, q, k, far, far), logits(pos, q, k, near, near), rtol=1e-4, atol=1e-4)
     half = (x.bfloat16() for x in (q, k))
     assert logits(pos, *half, far, far).isfinite().all()
-    with pytest.raises(ValueError, match=f"pos=xpos ends at {last} tokens, given {last + 1}"):
+    with pytest.raises(ValueError, match=f"pos=xpos supports {last} tokens, given {last + 1}"):
         random_model(tiny(arm(pos="xpos")))(torch.zeros(1, last + 1, dtype=torch.long))
 
 
 def test_xpos_refuses_a_context_that_would_overflow() -> None:
     message = refused(lambda: encoding("xpos", context=5000, scale_base=100.0))
-    assert "pos.scale_base=100 ends at 4789 tokens" in message and "model.context=5000" in message
-    use = float(message.rpartition("pos.scale_base=")[2].removesuffix(" would do"))
+    assert "pos.scale_base=100 supports 4789 tokens" in message and "model.context=5000" in message
+    use = float(message.rpartition("pos.scale_base=")[2])
     assert encoding("xpos", context=5000, scale_base=use).max_length >= 5000
 
 
@@ -515,7 +515,7 @@ def test_fires_products_are_counted() -> None:
     for width in (16, 32):
         cfg = tiny(arm(pos="fire"))
         cfg.pos.width = width
-        costs[width] = pair_products(build(cfg, VOCAB))
+        costs[width] = attention_macs(build(cfg, VOCAB))
     pairs = (CONTEXT + 1) / 2  # visible keys of a token, on average
     assert costs[32] - costs[16] == pytest.approx(16 * 4 * pairs)
 
@@ -672,13 +672,13 @@ def test_kerple_has_two_forms() -> None:
 @pytest.mark.parametrize("option", [option for option in ROPES if option != "rope_partial"])
 def test_an_odd_head_is_refused_by_name(option: str) -> None:
     message = refused(lambda: encoding(option, head_dim=3))
-    assert f"pos={option} needs an even head_dim, given 3" in message and message.endswith("model.d_model=16 would do")
+    assert f"pos={option} needs an even head_dim, given 3" in message and message.endswith("use model.d_model=16")
 
 
 def test_ntk_refuses_a_single_frequency() -> None:
     message = refused(lambda: encoding("rope_ntk", head_dim=2))
-    assert "needs 4 or more dims of a head to turn, given 2," in message
-    encoding(re.findall(r"pos=(rope_linear) would do", message)[0], head_dim=2)
+    assert "needs 4 or more rotated dims per head, given 2," in message
+    encoding(re.findall(r"use pos=(rope_linear)", message)[0], head_dim=2)
 
 
 def test_a_head_of_one_dim_has_nothing_to_turn() -> None:

@@ -239,12 +239,12 @@ def test_the_cache_keeps_the_newest_tokens_and_knows_where_they_stood(
             with pytest.raises(ValueError, match=f"holds {size} tokens"):
                 cache.keeper(0, window)(torch.zeros(1, count))
             return
-        held = torch.arange(cache.length - cache.held(window), cache.length)[None]
+        held = torch.arange(cache.length - cache.cached(window), cache.length)[None]
         new = torch.arange(cache.length, cache.length + count)[None]
         (both,) = cache.keeper(0, window)(new)
         assert torch.equal(both, torch.cat((held, new), 1))
         cache.length += count
-        assert cache.held(window) == min(cache.length, slots)
+        assert cache.cached(window) == min(cache.length, slots)
     assert cache.nbytes() == (8 * slots if chunks else 0)
 
 

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from gptx.attention.base import Keep, View
 from gptx.attention.gqa import GQA
 from gptx.geometry.model_shape import ModelShape
-from gptx.kernel.base import Score
+from gptx.geometry.view import Keep, Score, View
 from gptx.kernel.reference import Reference
 
 

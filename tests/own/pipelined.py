@@ -22,7 +22,7 @@ from gptx.optim.update import decay_groups, update
 from gptx.processes import workers
 from gptx.runs import checkpoint_files
 from gptx.strategy.base import Batch, Strategy
-from gptx.strategy.distributed import whole
+from gptx.strategy.distributed import full_tensor
 from gptx.training import checkpoint
 from gptx.training.evaluation import Validation
 
@@ -104,10 +104,10 @@ class Training:
                 loss += strategy.backward(self.placed, batch, 1 / len(micro), case.autocast)
         norm = strategy.clip(self.model, 0.5)
         self.gradients = {
-            name: whole(p.grad).clone() for name, p in self.model.named_parameters() if p.grad is not None
+            name: full_tensor(p.grad).clone() for name, p in self.model.named_parameters() if p.grad is not None
         }
         assert update(self.optim, norm, LR)
-        self.told += [strategy.sum(loss).item() / strategy.voices, norm.item()]
+        self.told += [strategy.sum(loss).item() / strategy.loss_ranks, norm.item()]
 
     def validate(self) -> dict[str, float]:
         bytes_of = np.ones(VOCAB, dtype=np.int64)
@@ -212,10 +212,10 @@ def saved(folder: str) -> None:
 def hand_over(case: Case, giver: Training, taker: Strategy, group: Strategy, path: Path) -> Training:
     spread = giver.strategy is group
     if spread or group.rank == 0:
-        saver = checkpoint.Saver(path, 1, group.saving if spread else None, group.rank == 0)
+        saver = checkpoint.Saver(path, 1, group.checkpoint_group if spread else None, group.rank == 0)
         saver.save(1, checkpoint.tensors(giver.model, giver.optim), {})
         saver.wait()
-    group.largest(0)
+    group.max(0)
     taken = Training(case, taker)
     checkpoint.load(checkpoint_files.steps(path)[-1], taken.model, taken.optim)
     return taken
@@ -226,7 +226,7 @@ def same_from_here(giver: Training, taken: Training, rows: Tensor) -> dict[str, 
     own, other = (checkpoint.tensors(t.model, t.optim) for t in (giver, taken))
     both = own.keys() & other.keys()
     assert len(both) == min(len(own), len(other)), "a tensor is lost"
-    worst = max(apart(whole(other[name]), whole(own[name])) for name in sorted(both))
+    worst = max(apart(full_tensor(other[name]), full_tensor(own[name])) for name in sorted(both))
     for training in (giver, taken):
         training.step(rows)
     return {"tensors": worst, "next step": apart(taken.told[-2:], giver.told[-2:])}

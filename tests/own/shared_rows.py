@@ -10,8 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from gptx.model.gpt import GPT
 from gptx.processes import workers
 from gptx.strategy.base import Batch, Strategy
 from gptx.strategy.cp import CP
-from gptx.strategy.distributed import whole
+from gptx.strategy.distributed import full_tensor
 from gptx.training.evaluation import Validation
 
 CONTEXT, BATCH, SEPARATOR = 24, 4, 3
@@ -98,25 +97,26 @@ def opened(sharing: int) -> Iterator[CP]:
 def compared(case: Case, cp: CP) -> dict[str, float] | str:
     """The largest difference of the loss and of any gradient, in float64; or why there is no such model."""
     try:
-        model = model_of(case).double()
+        model, alone = model_of(case).double(), model_of(replace(case, recompute=False)).double()
     except ConfigError as refusal:
         return str(refusal)
     cp.precision = MixedPrecisionPolicy(cast_forward_inputs=False)
-    alone, batch = deepcopy(model), batch_of(case)
-    alone.kernel, alone.recompute = part(yaml("kernel", "reference"), model.shape, model.kernel.demands), False
+    batch = batch_of(case)
+    alone.use_kernel(part(yaml("kernel", "reference"), model.shape, model.kernel.demands))
     loss = Strategy(nproc=1).backward(alone, batch, 1.0, nullcontext)
     shared = cp.backward(cp.place(model), slice_of(batch, cp), 1.0, nullcontext)
     pairs = list(zip(map(gradient, alone.parameters()), map(gradient, model.parameters()), strict=True))
     return {
-        "loss": abs(float(cp.sum(shared) / cp.voices - loss)),
+        "loss": abs(float(cp.sum(shared) / cp.loss_ranks - loss)),
         "gradients": max(float((ours - expected).abs().max()) for expected, ours in pairs),
         "largest": max(float(expected.abs().max()) for expected, _ in pairs),
     }
 
 
 def model_of(case: Case) -> GPT:
-    model = build(tiny(case.arm, context=CONTEXT), VOCAB)
-    model.recompute = case.recompute
+    cfg = tiny(case.arm, context=CONTEXT)
+    cfg.activation_checkpointing = case.recompute
+    model = build(cfg, VOCAB)
     randomise(model)
     return model
 
@@ -135,7 +135,7 @@ def slice_of(batch: Batch, cp: CP) -> Batch:
 
 def gradient(parameter: nn.Parameter) -> Tensor:
     assert parameter.grad is not None
-    return whole(parameter.grad)
+    return full_tensor(parameter.grad)
 
 
 def validation(cp: CP) -> dict[str, Any]:

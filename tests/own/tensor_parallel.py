@@ -17,13 +17,13 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
 import gptx
-from gptx.config.compose import plain_dict
 from gptx.config.instantiate import part
+from gptx.config.plain import plain_dict
 from gptx.model.build import build
 from gptx.optim.update import decay_groups, update
 from gptx.processes import workers
 from gptx.strategy.base import Batch, Strategy
-from gptx.strategy.distributed import Distributed, whole
+from gptx.strategy.distributed import Distributed, full_tensor
 from gptx.strategy.single import Single
 from gptx.training import checkpoint
 
@@ -51,18 +51,18 @@ class Arm:
         rows = torch.randint(VOCAB, (ROWS, CONTEXT + 1), generator=torch.Generator().manual_seed(number))
         mine = rows.chunk(self.strategy.data_size)[self.strategy.data_rank]
         loss = torch.zeros((), dtype=torch.float64)
-        torch.manual_seed(self.strategy.stream)  # of dropout
+        torch.manual_seed(self.strategy.dropout_stream)  # of dropout
         for i, micro in enumerate(mine.chunk(2)):
             with self.strategy.sync(last=i == 1):
                 batch = Batch(micro[:, :-1], micro[:, 1:])
                 loss += self.strategy.backward(self.placed, batch, 0.5, nullcontext)
-        return self.strategy.sum(loss) / self.strategy.voices, self.strategy.clip(self.model, 0.1)
+        return self.strategy.sum(loss) / self.strategy.loss_ranks, self.strategy.clip(self.model, 0.1)
 
     def gradients(self) -> dict[str, Tensor]:
-        return {name: whole(p.grad) for name, p in self.model.named_parameters() if p.grad is not None}
+        return {name: full_tensor(p.grad) for name, p in self.model.named_parameters() if p.grad is not None}
 
     def weights(self) -> dict[str, Tensor]:
-        return {name: whole(p.detach()) for name, p in self.model.named_parameters()}
+        return {name: full_tensor(p.detach()) for name, p in self.model.named_parameters()}
 
     def steps(self, first: int, last: int) -> list[float]:
         """The losses."""
@@ -109,7 +109,7 @@ def crossing(strategy: Distributed, cfg: DictConfig, folder: Path) -> dict[str, 
         arm, path = Arm(cfg, there), folder / f"by-{type(there).__name__}"
         begun = arm.steps(0, 2)
         if there is strategy or strategy.rank == 0:
-            saver = checkpoint.Saver(path, 1, there.control, strategy.rank == 0)
+            saver = checkpoint.Saver(path, 1, there.cpu_group, strategy.rank == 0)
             saver.save(2, checkpoint.tensors(arm.model, arm.optim), {})
             saver.wait()
         dist.barrier()

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,12 +22,11 @@ from omegaconf import OmegaConf
 from gptx import compose
 from gptx.data import from_config, shakespeare
 from gptx.data.base import Corpus
-from gptx.data.batches import check_context, train_batch, val_windows, windows
 from gptx.data.from_config import corpus as corpus_of
 from gptx.data.hub import HubCorpus
 from gptx.data.split import split
 from gptx.data.text import Text
-from gptx.data.tokens import Tokens, prepare
+from gptx.data.tokens import prepare
 from gptx.errors import DataError, GptxError
 from gptx.runs.digest import digest
 from gptx.tokenizer import gpt2
@@ -690,77 +688,3 @@ def test_disk_full_is_one_line_and_leaves_nothing_valid(tmp_path: Path) -> None:
     assert no_leftovers(tmp_path / "cache")
     assert not any(path.is_dir() for path in (tmp_path / "cache").iterdir())
     assert expected_hash(tmp_path)
-
-
-# --------------------------------------------------------------------------------------------------- batches
-
-
-@given(
-    seed=st.integers(0, 2**63),
-    step=st.integers(0, 2**40),
-    batch=st.integers(1, 8),
-    context=st.integers(1, 99),
-)
-def test_a_batch_is_a_pure_function_of_seed_and_step(seed: int, step: int, batch: int, context: int) -> None:
-    tokens = np.arange(100, dtype=np.uint16)
-    rows = train_batch(tokens, seed, step, batch, context)
-    assert rows.shape == (batch, context + 1)
-    assert rows.dtype == np.int64
-    assert (np.diff(rows, axis=1) == 1).all()  # in the order of the text, whole and inside it
-    np.testing.assert_array_equal(rows, train_batch(tokens, seed, step, batch, context))
-
-
-def test_batches_differ_by_step_and_by_seed_and_reach_the_whole_text() -> None:
-    tokens = np.arange(50, dtype=np.uint16)
-    starts = {(s, t): train_batch(tokens, s, t, 8, 4)[:, 0].tolist() for s in range(4) for t in range(50)}
-    assert len(set(map(tuple, starts.values()))) == len(starts)
-    assert {start for row in starts.values() for start in row} == set(range(46))  # 45 + 4 is the last token
-
-
-def test_batches_are_the_same_for_ever() -> None:
-    tokens = np.arange(1000, dtype=np.uint16)
-    assert train_batch(tokens, 0, 0, 4, 8)[:, 0].tolist() == [731, 338, 281, 796]
-
-
-def test_batches_are_fast(tmp_path: Path) -> None:
-    np.arange(1_000_000, dtype=np.uint16).tofile(tmp_path / "train.bin")
-    tokens = np.memmap(tmp_path / "train.bin", dtype=np.uint16, mode="r")
-    times = []
-    for step in range(200):
-        begin = time.perf_counter()
-        train_batch(tokens, 0, step, 32, 128)
-        times.append(time.perf_counter() - begin)
-    assert np.median(times) < 0.3e-3
-
-
-@given(n=st.integers(2, 300), context=st.integers(1, 40), cap=st.integers(0, 400))
-def test_validation_windows_do_not_overlap(n: int, context: int, cap: int) -> None:
-    if n < context + 1:
-        return
-    starts = val_windows(np.zeros(n, dtype=np.uint16), context, cap)
-    fitting = (n - 1) // context
-    assert len(starts) == (fitting if cap == 0 else min(fitting, max(1, cap // context)))
-    assert (np.diff(starts) >= context).all()
-    assert starts[0] == 0 and starts[-1] + context + 1 <= n
-    if len(starts) > 1:
-        assert np.diff(starts).max() - np.diff(starts).min() <= context  # evenly spread
-
-
-def test_windows_are_inputs_and_their_next_tokens() -> None:
-    tokens = np.arange(21, dtype=np.uint16)
-    rows = windows(tokens, val_windows(tokens, 5, 0), 5)
-    assert rows.tolist() == [list(range(start, start + 6)) for start in (0, 5, 10, 15)]
-    assert rows.dtype == np.int64
-
-
-def test_context_longer_than_the_corpus(tmp_path: Path) -> None:
-    tokens = prepare(Listed(["x" * 100]), Byte(), tmp_path, quiet=True)
-    check_context(tokens, 9)
-    with pytest.raises(DataError) as caught:
-        check_context(tokens, 10)
-    assert str(caught.value) == (
-        "context longer than the corpus: context=10 needs 11 tokens, listed has 10 val tokens; at most context=9 works"
-    )
-    short = Tokens(tokens.train[:5], tokens.val, tokens.tokenizer, tokens.meta)
-    with pytest.raises(DataError, match=r"has 5 train tokens; at most context=4 works"):
-        check_context(short, 9)

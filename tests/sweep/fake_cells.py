@@ -4,9 +4,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 import gptx
+from gptx.config.plain import plain_dict
+from gptx.runs.codec import to_json
+from gptx.runs.facts import DataFacts, Hardware, RunFacts
 from gptx.runs.files import write_json
 from gptx.runs.folder import RunFolder
 from gptx.sweep.plan.cells import Cell
@@ -16,7 +19,14 @@ TINY = (
     "device=cpu", "precision=fp32", "model.n_layer=1", "model.d_model=32", "model.context=32", "trainer.max_steps=10",
     "trainer.batch_size=8", "trainer.eval_every=5", "trainer.val_tokens=300", "runtime.threads=1",
 )  # fmt: skip
-HARDWARE = {"device": "cpu", "name": "a CPU", "cpu": "a CPU", "cores": 2, "memory_bytes": 8 * 10**9}
+FACTS = RunFacts(
+    hardware=Hardware(device="cpu", name="a CPU", cpu="a CPU", cores=2, memory_bytes=8 * 10**9),
+    dtype="float32",
+    n_params=2000,
+    flops_per_token=1000,
+    data=DataFacts(val_tokens=150),
+    tokenizer={},
+)
 
 
 @cache
@@ -28,13 +38,9 @@ def fake_cell(tmp_path: Path, *overrides: str, seed: int = 0, rejection: str = "
     """A cell as `check_cells` leaves it: 1000 FLOPs per token, 2000 parameters, 150 validation tokens."""
     cfg = _composed(*overrides).copy()
     cfg.seed, cfg.paths.outputs = seed, str(tmp_path)
-    facts = {
-        "hardware": HARDWARE, "dtype": "float32", "processes": 1, "flops_per_token": 1000, "n_params": 2000,
-        "data": {"val_tokens": 150},
-    }  # fmt: skip
     title = " ".join(overrides)
     folder = RunFolder(tmp_path / "s" / f"{title}{seed}".replace(" ", "·"))
-    return Cell([*overrides], f"{title} seed={seed}", title, cfg, folder, rejection, {} if rejection else facts)
+    return Cell([*overrides], f"{title} seed={seed}", title, cfg, folder, rejection, None if rejection else FACTS)
 
 
 def fake_result(cell: Cell, **others: Any) -> None:
@@ -42,7 +48,7 @@ def fake_result(cell: Cell, **others: Any) -> None:
     assert cell.folder is not None
     cell.folder.path.mkdir(parents=True)
     (cell.folder.path / "journal.jsonl").touch()
-    plain = OmegaConf.to_container(cell.cfg, resolve=True)
-    assert isinstance(plain, dict)
-    facts = {**cell.facts, "status": "finished", "config": plain, "variant": plain["variant"], "tokens_per_s": 256.0}
-    write_json(cell.folder.path / "result.json", {**facts, "peak_memory_bytes": 400 * MB, **others})
+    plain = plain_dict(cell.cfg)
+    measured = {"tokens_per_s": 256.0, "peak_memory_bytes": 400 * MB}
+    facts = {**to_json(cell.checked), "status": "finished", "config": plain, "variant": plain["variant"]}
+    write_json(cell.folder.path / "result.json", {**facts, **measured, **others})

@@ -1,4 +1,4 @@
-"""A small grid of learning rates for every arm (sweep.lr)."""
+"""sweep.lr: every arm is trained with several learning rates and compared at its best one."""
 
 import json
 from pathlib import Path
@@ -17,14 +17,14 @@ from gptx.sweep.state.folder import PlannedCell
 
 
 def cell(outputs: Path, arm: str, rate: float, seed: int, loss: float | None, status: str = "finished") -> PlannedCell:
-    """As a plan has it; its run has ended with a loss; None: it never began."""
+    """A cell of the plan, whose run ended with a loss; None: it never started."""
     run = outputs / "study" / f"none-{arm}-{rate}-{seed}"
     if loss is not None:
         run = folder(outputs, f"{abs(hash((arm, rate, seed))):08x}")
         (run / "result.json").write_text(json.dumps({"status": status, "val_loss": loss}))
-    words = f"{arm} optim.lr={rate!r}".strip()
-    title, name = f"{words} seed={seed}", f"study/{run.name}"
-    return PlannedCell(title=title, arm=words, overrides=tuple(words.split()), run=name, steps=20)
+    name = f"{arm} optim.lr={rate!r}".strip()
+    title = f"{name} seed={seed}"
+    return PlannedCell(title=title, arm=name, overrides=tuple(name.split()), run=f"study/{run.name}", steps=20)
 
 
 def grid(outputs: Path, losses: dict[str, dict[float, list[float | None]]]) -> list[PlannedCell]:
@@ -36,7 +36,12 @@ def grid(outputs: Path, losses: dict[str, dict[float, list[float | None]]]) -> l
     ]
 
 
-def test_every_combination_is_run_with_every_rate() -> None:
+def at_the_edge(arm: str, rate: str, extreme: str, wider: str) -> str:
+    found = f"{arm}: the best learning rate {rate} is the {extreme} one tried"
+    return f"{found}, so a better one may lie beyond; try sweep.lr={wider}"
+
+
+def test_every_combination_gets_every_rate() -> None:
     found = rates.with_rates([["attention=mha", "seed=0"], ["attention=gqa", "seed=0"]], [3e-3, 1e-5])
     assert found == [
         ["attention=mha", "seed=0", "optim.lr=1e-05"],
@@ -59,19 +64,19 @@ def test_every_combination_is_run_with_every_rate() -> None:
         ([1, 1.0], "sweep.lr=[1,1] contains a rate twice"),
     ],
 )
-def test_rates_that_are_none(given: list[Any], part: str) -> None:
+def test_wrong_rates(given: list[Any], part: str) -> None:
     with pytest.raises(ConfigError) as caught:
         rates.with_rates([["attention=mha"]], given)
     assert part in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("word", ["optim.lr=2e-3", "++optim.lr=2e-3"])
-def test_a_rate_of_its_own_is_refused(word: str) -> None:
+@pytest.mark.parametrize("override", ["optim.lr=2e-3", "++optim.lr=2e-3"])
+def test_combination_with_its_own_rate_is_rejected(override: str) -> None:
     with pytest.raises(ConfigError, match=r"optim.lr=2e-3 and sweep.lr=\[0.001,0.003\] both set the learning rate"):
-        rates.with_rates([["attention=mha", word]], [1e-3, 3e-3])
+        rates.with_rates([["attention=mha", override]], [1e-3, 3e-3])
 
 
-def test_every_arm_keeps_its_best(tmp_path: Path) -> None:
+def test_every_arm_gets_its_best_rate(tmp_path: Path) -> None:
     cells = grid(
         tmp_path,
         {
@@ -85,8 +90,8 @@ def test_every_arm_keeps_its_best(tmp_path: Path) -> None:
     assert (mha.best, mqa.best, gqa.best) == (3e-3, 1e-2, 1e-3)
     assert mha.runs == [tmp_path / str(cell.run) for cell in cells[2:4]]
     assert list(rates.warnings(choices)) == [
-        "attention=mqa: the best learning rate 0.01 is the largest one tried, so a better one may lie beyond; try sweep.lr=[0.001,0.003,0.01,0.03]",  # noqa: E501
-        "attention=gqa: the best learning rate 0.001 is the smallest one tried, so a better one may lie beyond; try sweep.lr=[0.0003,0.001,0.003,0.01]",  # noqa: E501
+        at_the_edge("attention=mqa", "0.01", "largest", "[0.001,0.003,0.01,0.03]"),
+        at_the_edge("attention=gqa", "0.001", "smallest", "[0.0003,0.001,0.003,0.01]"),
     ]
     console = Console(width=80, force_terminal=True, color_system="standard")
     with console.capture() as shown:
@@ -95,7 +100,7 @@ def test_every_arm_keeps_its_best(tmp_path: Path) -> None:
     assert all(f"\x1b[1m*{best}\x1b[0m" in text for best in ("1.9500", "2.3000", "1.0000")) and "2.9500" in text
 
 
-def test_runs_that_are_not_finished_do_not_count_and_are_told_of(tmp_path: Path) -> None:
+def test_unfinished_runs_do_not_count_and_are_reported(tmp_path: Path) -> None:
     cells = grid(
         tmp_path,
         {
@@ -107,45 +112,44 @@ def test_runs_that_are_not_finished_do_not_count_and_are_told_of(tmp_path: Path)
     one, two = rates.choose(cells, tmp_path)
     assert one.best == 1e-3 and len(one.runs) == 1
     assert two.best is None and two.runs == []
-    told = list(rates.warnings([one, two]))
-    assert told[0].startswith(
+    shown_warnings = list(rates.warnings([one, two]))
+    assert shown_warnings[0].startswith(
         "a=1: the best learning rate 0.001 was chosen among finished runs only; missing runs: 2 of 3 at 0.001"
     )
-    assert told[-1] == "a=2: no run has finished, so there is no best learning rate"
+    assert shown_warnings[-1] == "a=2: no run has finished, so there is no best learning rate"
 
 
-def test_a_rate_that_lacks_a_run_does_not_win_where_another_is_whole(tmp_path: Path) -> None:
+def test_incomplete_rate_does_not_win_over_a_complete_one(tmp_path: Path) -> None:
     cells = grid(tmp_path, {"a=1": {1e-3: [2.0, 2.0], 2e-3: [1.9, 2.0], 4e-3: [1.5, None]}})
     [choice] = rates.choose(cells, tmp_path)
     assert choice.best == 2e-3
-    told = "a=1: the best learning rate 0.002 was chosen among rates at which all runs have finished; missing runs: 1 of 2 at 0.004"  # noqa: E501
-    assert list(rates.warnings([choice])) == [told]
+    basis = "rates at which all runs have finished"
+    shown_warnings = f"a=1: the best learning rate 0.002 was chosen among {basis}; missing runs: 1 of 2 at 0.004"
+    assert list(rates.warnings([choice])) == [shown_warnings]
 
 
-def test_what_halving_left_out_is_not_missing(tmp_path: Path) -> None:
+def test_runs_dropped_by_halving_are_not_missing(tmp_path: Path) -> None:
     cells = grid(tmp_path, {"a=1": {1e-3: [None, None], 2e-3: [2.0, 2.0]}, "a=2": {1e-3: [None], 2e-3: [None]}})
     left = {cell.title for cell in cells if cell.arm != "a=1 optim.lr=0.002"}
     choices = rates.choose(cells, tmp_path, left)
     assert [choice.best for choice in choices] == [2e-3, None]
-    assert list(rates.warnings(choices)) == [
-        "a=1: the best learning rate 0.002 is the largest one tried, so a better one may lie beyond; try sweep.lr=[0.001,0.002,0.004]"  # noqa: E501
-    ]
+    assert list(rates.warnings(choices)) == [at_the_edge("a=1", "0.002", "largest", "[0.001,0.002,0.004]")]
 
 
-def test_a_diverged_run_is_never_the_best_and_one_arm_has_no_words(tmp_path: Path) -> None:
+def test_diverged_run_is_never_the_best(tmp_path: Path) -> None:
     cells = grid(tmp_path, {"": {1e-3: [2.0], 2e-3: [1.9], 4e-3: [float("nan")]}})
     [choice] = rates.choose(cells, tmp_path)
     assert choice.arm == "" and choice.best == 2e-3 and list(rates.warnings([choice])) == []
 
 
 @given(st.dictionaries(st.sampled_from([1e-3, 2e-3, 4e-3, 8e-3]), st.lists(st.floats(0, 9), max_size=3)))
-def test_the_best_has_the_lowest_mean(losses: dict[float, list[float]]) -> None:
+def test_best_rate_has_the_lowest_mean(losses: dict[float, list[float]]) -> None:
     ends = {rate: {Path(str(i)): loss for i, loss in enumerate(losses[rate])} for rate in sorted(losses)}
     choice = rates.RateChoice("arm", ends, 3)
-    whole = any(len(of) == 3 for of in losses.values())
-    means = {rate: mean(of) for rate, of in losses.items() if len(of) == 3 or (of and not whole)}
+    complete = any(len(of) == 3 for of in losses.values())
+    means = {rate: mean(of) for rate, of in losses.items() if len(of) == 3 or (of and not complete)}
     if choice.best is None:
         assert means == {}
     else:
         assert means[choice.best] == min(means.values())
-        assert all(means[rate] > means[choice.best] for rate in means if rate < choice.best), "of equals the smaller"
+        assert all(means[rate] > means[choice.best] for rate in means if rate < choice.best), "not the smaller"

@@ -1,6 +1,7 @@
 """What a sweep shows before it starts: the table of arms, rejected combinations, and the total time."""
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -91,4 +92,4 @@ def test_duration_has_two_digits(seconds: float) -> None:
 
 
 def test_short_numbers() -> None:
-    assert [short(n) for n in (None, 7, 1234567, 2e9)] == ["", "7", "1.23M", "2G"]
+    assert [short(n) for n in (math.nan, 7, 1234567, 2e9)] == ["", "7", "1.23M", "2G"]

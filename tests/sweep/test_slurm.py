@@ -17,6 +17,7 @@ import psutil
 import pytest
 from command import ROOT, Gptx, equal_sweeps, history, pausing, records, same, send, the_first, until, words, words_of
 from conftest import Maker, Trained
+from fake_cells import FACTS
 from fake_runs import contents, database, uid_of
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -319,9 +320,11 @@ def test_a_run_is_checked_for_the_nodes_where_this_machine_has_no_gpu(trained: T
     assert (facts.processes, facts.hardware.device, facts.dtype) == (4, "cuda", "bfloat16")
     cfg = compose([*trained.gptx.tiny, "device=cuda", "strategy=ddp", "strategy.nproc=8"])
     assert preflight(cfg, node).facts.processes == 8  # on two nodes
-    with pytest.raises(ConfigError, match=r"device=mps is not there: hydra\.launcher\.device=cuda has cuda, cpu"):
+    with pytest.raises(
+        ConfigError, match=r"device=mps is not available: with hydra\.launcher\.device=cuda a node has cuda and cpu"
+    ):
         preflight(compose([*trained.gptx.tiny, "device=mps"]), node)
-    with pytest.raises(ConfigError, match="device=mps is not there: this machine has"):
+    with pytest.raises(ConfigError, match="device=mps is not available: this machine has"):
         preflight(compose([*trained.gptx.tiny, "device=mps"]))
 
 
@@ -423,8 +426,7 @@ def test_a_run_is_started_afresh_once(tmp_path: Path) -> None:
 def test_restarts_of_a_study_reach_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has set them: the command line, an experiment or a profile."""
     cfg = compose(["strategy=ddp", "strategy.restarts=3"])
-    facts = {"processes": 2, "hardware": {"device": "cpu"}}
-    task = Cell([], "it", "it", cfg, RunFolder(tmp_path), facts=facts).task([])
+    task = Cell([], "it", "it", cfg, RunFolder(tmp_path), facts=replace(FACTS, processes=2)).task([])
     monkeypatch.setattr("gptx.sweep.execute.slurm_job._first_node", lambda: "n0")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     command = Job(task, (), tmp_path, 2, 0, 0, "", Limits())._command(1)

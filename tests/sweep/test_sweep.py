@@ -14,7 +14,7 @@ from command import DEADLINE, Done, Gptx, history, records, same, until
 from conftest import Maker, Trained
 from in_process import run_here, sweep_arguments, sweep_here
 
-from gptx.hardware.device import cores
+from gptx.hardware.cpu import cores
 from gptx.runs import checkpoint_files, journal
 from gptx.sweep.__main__ import main
 from gptx.sweep.execute.isolated import call_each

@@ -39,7 +39,7 @@ def alike(one: Path, other: Path) -> bool:
 def history(folder: Path) -> list[tuple[Any, ...]]:
     """What the journal says of each step, but for the speed."""
     return [
-        (r["step"], r["batch"], *((k, v) for k, v in r["values"].items() if not k.startswith("perf/")))
+        (r["step"], r["rows"], *((k, v) for k, v in r["values"].items() if not k.startswith("perf/")))
         for r in records(folder, "metrics")
     ]
 
@@ -104,11 +104,11 @@ def test_training_goes_on_while_a_checkpoint_is_written(
         folder.mkdir()
     step, then = Trainer.step, run / "checkpoints/step-00000010"
 
-    def watched(trainer: Trainer) -> torch.Tensor:
-        if trainer.now == 15:
+    def watched(trainer: Trainer) -> None:
+        if trainer.state.step == 15:
             assert held.begun.wait(DEADLINE) and not then.exists()
             held.let.set()
-        return step(trainer)
+        step(trainer)
 
     monkeypatch.setattr(Trainer, "step", watched)
     fit(cfg, str(run), 20)

@@ -93,7 +93,7 @@ def test_a_run_goes_on_whatever_stops_it(gptx: Gptx, reference: Callable[..., Pa
     run = life.until(17)
     run.send_signal(signal.SIGINT)
     life.ends(run, 130, "interrupted")
-    assert life.err.splitlines()[-1].startswith("gptx: interrupted; the same command goes on")
+    assert life.err.splitlines()[-1].startswith("gptx: interrupted; the same command resumes")
     assert life.resumed() == [0]
     interrupted = life.steps()
     assert interrupted == 17 or (strategy != "single" and 17 < interrupted < STEPS)  # the step in hand was finished
@@ -154,7 +154,7 @@ def test_a_warning_before_the_first_step_kills_nobody(gptx: Gptx, strategy: str)
     (gptx.cwd / "go").touch()
     _, err = run.communicate(timeout=DEADLINE)
     assert run.returncode == EXIT_RESUMABLE, err
-    assert err.splitlines()[-1].startswith("gptx: interrupted; the same command goes on")
+    assert err.splitlines()[-1].startswith("gptx: interrupted; the same command resumes")
     assert journal.status(gptx.folder) == "interrupted"
     if strategy == "single":
         assert [path.name for path in steps(gptx.folder / "checkpoints")] == ["step-00000001"]
@@ -210,7 +210,7 @@ def test_ctrl_c_on_a_terminal(gptx: Gptx, moment: str) -> None:
     (gptx.cwd / ("go" if starts else "go-when-told")).touch()
     assert terminal.end() == 130, terminal.shown
     shown = terminal.shown.replace("\r", "")
-    assert "interrupted; the same command goes on" in shown
+    assert "interrupted; the same command resumes" in shown
     assert "Traceback" not in shown and "death signal" not in shown, shown
     assert gptx.orphans() == []
     assert journal.status(gptx.folder) == "interrupted"
@@ -224,7 +224,7 @@ def test_ctrl_c_again_and_again_does_not_wait_for_the_step_in_hand(gptx: Gptx, s
 
     def insist() -> bool:
         terminal.press(b"\x03")
-        return "the same command goes on" in terminal.shown
+        return "the same command resumes" in terminal.shown
 
     assert terminal.until(insist), terminal.shown
     assert terminal.end() in ENDED_BY_CTRL_C, terminal.shown
@@ -272,7 +272,7 @@ def test_an_interrupted_run_does_not_make_one_wait_for_mlflow(gptx: Gptx) -> Non
     assert until(ended)
     assert run.returncode in (EXIT_RESUMABLE, *ENDED_BY_CTRL_C)
     _, err = run.communicate()
-    assert "the same command goes on" in err and "run: python -m gptx.sync outputs --uri http://127.0.0.1:9" in err
+    assert "the same command resumes" in err and "run: python -m gptx.sync outputs --uri http://127.0.0.1:9" in err
     assert "Traceback" not in err
 
 

@@ -39,7 +39,9 @@ def map_isolated(
     Returns:
         The results in the order of the items.
     """
-    from gptx.hardware.device import cores  # imports torch
+    import torch  # noqa: F401 - loaded once here, and not in each process that is forked below
+
+    from gptx.hardware.cpu import cores
 
     count = 1 if sequential else min(len(items), cores(), MAX_PROCESSES)
     workers = [_Worker(function, list(items[first::count]), on_failure, timeout) for first in range(count) if items]

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from gptx.cli import log
 from gptx.config.overrides import key_of
-from gptx.hardware.device import cores
+from gptx.hardware.cpu import cores
 from gptx.runs import journal
 from gptx.sweep.execute import prewarm
 from gptx.sweep.execute.launcher import End, Launcher, Task, force_once, run_uid

@@ -19,8 +19,8 @@ from typing import Any, Self
 from omegaconf import DictConfig, OmegaConf
 
 from gptx.cli import log
-from gptx.config.compose import plain_dict
 from gptx.config.overrides import key_of
+from gptx.config.plain import plain_dict
 from gptx.errors import ConfigError, RunFailed
 from gptx.hardware.device import Machine
 from gptx.sweep.execute import slurm_cluster

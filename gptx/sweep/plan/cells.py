@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config.compose import SEEDS, Schemas, compose, plain_dict
+from gptx.config.compose import Schemas, compose
 from gptx.config.overrides import key_of
+from gptx.config.plain import SEEDS, plain_dict
 from gptx.data import from_config
 from gptx.errors import ConfigError, NotTokenised, reason
-from gptx.runs.codec import to_json
+from gptx.runs.facts import RunFacts
 from gptx.runs.folder import RunFolder
 from gptx.runs.provenance import own_modules
 from gptx.sweep.execute.isolated import map_isolated
@@ -41,7 +42,9 @@ class Cell:
         cfg: composed and checked; empty if that failed.
         folder: its run folder; None if the config has no folder because it is wrong.
         rejection: why it cannot run, in one line; empty if it can.
-        facts: what preflight found, the user's own ``modules``, and ``memory_bytes`` if memory was estimated.
+        facts: what preflight found; None if the cell is rejected, finished, or not checked yet.
+        modules: the user's own modules that the run loads, and their files.
+        memory_bytes: estimate for each process; None if unknown.
         note: what matching changed.
     """
 
@@ -51,20 +54,27 @@ class Cell:
     cfg: DictConfig
     folder: RunFolder | None
     rejection: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: RunFacts | None = None
+    modules: dict[str, str] = field(default_factory=dict)
+    memory_bytes: int | None = None
     note: str = ""
 
     @property
     def done(self) -> bool:
         return bool(self.folder and self.folder.finished() and not self.cfg.force)
 
+    @property
+    def checked(self) -> RunFacts:
+        """The facts of a cell that has been checked."""
+        assert self.facts is not None
+        return self.facts
+
     def task(self, common: Sequence[str]) -> Task:
         """The task that a launcher starts. ``common``: overrides that all runs of the sweep get; the cell's own follow
         and win."""
         assert self.folder is not None
-        processes, device = self.facts["processes"], self.facts["hardware"]["device"]
-        restarts = self.cfg.strategy.get("restarts", 0)
-        modules = tuple(self.facts.get("modules", {}).items())
+        processes, device = self.checked.processes, self.checked.hardware.device
+        restarts, modules = self.cfg.strategy.get("restarts", 0), tuple(self.modules.items())
         return Task(self.title, self.folder.path, (*common, *self.overrides), processes, device, restarts, modules)
 
     def planned(self) -> PlannedCell:
@@ -76,7 +86,7 @@ class Cell:
             overrides=tuple(self.overrides),
             rejection=self.rejection,
             note=self.note,
-            processes=self.facts.get("processes"),
+            processes=self.facts.processes if self.facts else None,
             steps=self.cfg.trainer.max_steps if self.cfg else 0,
         )
 
@@ -135,7 +145,8 @@ class _Checked:
     """What checking a config found: facts, or why it is rejected. ``tokens_missing``: its text must be tokenised
     first."""
 
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: RunFacts | None = None
+    modules: dict[str, str] = field(default_factory=dict)
     rejection: str = ""
     tokens_missing: bool = False
 
@@ -165,7 +176,7 @@ def _check_arms(arms: Sequence[list[Cell]], machine: "Machine | None") -> list[l
     results = map_isolated(_check, work, on_failure=lambda why: _Checked(rejection=why))
     for arm, checked in zip(arms, results, strict=True):
         for cell in arm:
-            cell.rejection, cell.facts = checked.rejection, checked.facts
+            cell.rejection, cell.facts, cell.modules = checked.rejection, checked.facts, checked.modules
         if checked.tokens_missing:
             waiting.append(arm)
     return waiting
@@ -174,10 +185,10 @@ def _check_arms(arms: Sequence[list[Cell]], machine: "Machine | None") -> list[l
 def _check(work: tuple[dict[str, Any], "Machine | None"]) -> _Checked:
     plain, machine = work
     try:
-        facts = to_json(preflight(OmegaConf.create(plain), machine, make=False).facts)
+        facts = preflight(OmegaConf.create(plain), machine, make=False).facts
     except NotTokenised:
         return _Checked(tokens_missing=True)
-    return _Checked(facts | {"modules": own_modules()})
+    return _Checked(facts, own_modules())
 
 
 def _tokenise(cfg: DictConfig) -> str:

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config.compose import plain_dict
 from gptx.config.overrides import conf_dir
+from gptx.config.plain import plain_dict
 from gptx.data.from_config import tokens
 from gptx.errors import GptxError
-from gptx.memory.estimate import BASE, estimate, machine_memory
+from gptx.memory.estimate import BASE, estimate
+from gptx.memory.machine import machine_memory
+from gptx.runs.facts import RunFacts, RunSetup
 from gptx.sweep.execute.isolated import map_isolated
 from gptx.sweep.plan.cells import Cell, warn_no_estimate
 
@@ -36,7 +38,7 @@ class JobLimit:
 
 
 def check_memory(cells: Sequence[Cell], jobs: int, here: bool = True, free: FreeMemory | None = None) -> JobLimit:
-    """Estimate ``facts["memory_bytes"]`` of the cells that are to run, and reject those too large for this machine.
+    """Estimate ``memory_bytes`` of the cells that are to run, and reject those too large for this machine.
 
     Args:
         jobs: how many are to run at once.
@@ -47,7 +49,7 @@ def check_memory(cells: Sequence[Cell], jobs: int, here: bool = True, free: Free
     _estimate(to_run)
     if not here:
         return JobLimit(jobs)
-    known = [cell for cell in to_run if "memory_bytes" in cell.facts]
+    known = [cell for cell in to_run if cell.memory_bytes is not None]
     free = {} if free is None else free
     free |= {device: machine_memory(device) for device in set(map(_device, known)) - free.keys()}
     _reject_too_large(known, free)
@@ -55,9 +57,9 @@ def check_memory(cells: Sequence[Cell], jobs: int, here: bool = True, free: Free
 
 
 def _estimate(cells: Sequence[Cell]) -> None:
-    """Store the estimate in the facts; cells that differ in nothing that memory depends on are estimated once."""
+    """Store the estimate in the cells; those that differ in nothing that memory depends on are estimated once."""
     alike = {_memory_key(cell): cell for cell in cells}
-    work = [(plain_dict(cell.cfg), cell.facts) for cell in alike.values()]
+    work = [(plain_dict(cell.cfg), cell.checked) for cell in alike.values()]
     warnings = [warn_no_estimate(f"the memory of {cell.title}") for cell in alike.values()]
     found = map_isolated(_bytes_of_process, work, on_failure=_Unknown)
     for warn, size in zip(warnings, found, strict=True):
@@ -66,7 +68,7 @@ def _estimate(cells: Sequence[Cell]) -> None:
     sizes = dict(zip(alike, found, strict=True))
     for cell in cells:
         if isinstance(size := sizes[_memory_key(cell)], int):
-            cell.facts["memory_bytes"] = size
+            cell.memory_bytes = size
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,13 @@ class _Unknown:
 
 def fits_at_once(cells: Sequence[Cell], free: Mapping[str, int]) -> bool:
     """Whether the cells may run at the same time, as far as is known. A GPU is never shared between runs."""
-    sizes, limit = _sizes([cell for cell in cells if "memory_bytes" in cell.facts]), _shared_memory(free)
+    sizes, limit = _sizes([cell for cell in cells if cell.memory_bytes is not None]), _shared_memory(free)
     return len(sizes) < 2 or not limit or sum(sizes) <= limit
 
 
 def _sizes(cells: Sequence[Cell]) -> list[int]:
     """Bytes of each run in the memory that all runs share, the largest first."""
-    return sorted((_bytes_of_run(cell.facts) for cell in cells if _device(cell) != "cuda"), reverse=True)
+    return sorted((_bytes_of_cell(cell) for cell in cells if _device(cell) != "cuda"), reverse=True)
 
 
 def _shared_memory(free: Mapping[str, int]) -> int:
@@ -92,9 +94,9 @@ def _shared_memory(free: Mapping[str, int]) -> int:
 
 def _memory_key(cell: Cell) -> str:
     """Equal for cells that need the same memory, such as those that differ in a rate or a seed."""
-    plain, facts = plain_dict(cell.cfg), cell.facts
+    plain, facts = plain_dict(cell.cfg), cell.checked
     batch = [plain["trainer"]["batch_size"], plain["trainer"]["micro_batch"], plain["runtime"]["val_batch"]]
-    setting = [facts["hardware"]["device"], facts["dtype"], facts["processes"]]
+    setting = [facts.hardware.device, facts.dtype, facts.processes]
     return json.dumps([[plain[key] for key in COMPUTED_BY.split()], batch, setting])
 
 
@@ -102,10 +104,10 @@ def _reject_too_large(cells: Sequence[Cell], free: Mapping[str, int]) -> None:
     advice: dict[str, str] = {}
     for cell in cells:
         limit = free[_device(cell)]
-        if _bytes_of_run(cell.facts) > limit:
+        if _bytes_of_cell(cell) > limit:
             key = _memory_key(cell)
             if key not in advice:
-                work = (plain_dict(cell.cfg), cell.facts, limit)
+                work = TooLarge(plain_dict(cell.cfg), cell.checked, limit)
                 [ways] = map_isolated(
                     smaller_settings, [work], warn_no_estimate(f"settings that would make {cell.title} fit")
                 )
@@ -123,70 +125,78 @@ def _job_limit(cells: Sequence[Cell], jobs: int, free: Mapping[str, int]) -> Job
 
 
 def _device(cell: Cell) -> str:
-    return str(cell.facts["hardware"]["device"])
+    return cell.checked.hardware.device
 
 
 def _too_large(cell: Cell, limit: int) -> str:
-    count = cell.facts["processes"]
+    count = cell.checked.processes
     subject = "the run needs"
     if count > 1:
         subject = "each process of the run needs" if _device(cell) == "cuda" else f"its {count} processes need"
     available = "of a GPU of this machine" if _device(cell) == "cuda" else "that this machine has free"
-    return f"{subject} about {human(_bytes_of_run(cell.facts))}, more than the {human(limit)} {available}"
+    return f"{subject} about {human(_bytes_of_cell(cell))}, more than the {human(limit)} {available}"
 
 
-def _bytes_of_run(facts: Mapping[str, Any]) -> int:
+def _bytes_of_cell(cell: Cell) -> int:
+    assert cell.memory_bytes is not None
+    return _bytes_of_run(cell.memory_bytes, cell.checked)
+
+
+def _bytes_of_run(of_process: int, setup: RunSetup) -> int:
     """On a CPU all processes of a run share the memory, its main process among them; a GPU belongs to one process."""
-    one, count = int(facts["memory_bytes"]), facts["processes"]
-    return one if facts["hardware"]["device"] == "cuda" or count == 1 else count * one + BASE
+    alone = setup.hardware.device == "cuda" or setup.processes == 1
+    return of_process if alone else setup.processes * of_process + BASE
 
 
-def _bytes_of_process(work: tuple[dict[str, Any], dict[str, Any]]) -> int:
-    plain, facts = work
-    return _estimate_bytes(OmegaConf.create(plain), facts)
+def _bytes_of_process(work: tuple[dict[str, Any], RunFacts]) -> int:
+    plain, setup = work
+    return _estimate_bytes(OmegaConf.create(plain), setup)
 
 
-def _estimate_bytes(cfg: DictConfig, facts: Mapping[str, Any]) -> int:
-    dtype = getattr(torch, facts["dtype"])
+def _estimate_bytes(cfg: DictConfig, setup: RunSetup) -> int:
+    dtype = getattr(torch, setup.dtype)
     n_vocab = tokens(cfg).tokenizer.n_vocab
-    return estimate(cfg, n_vocab, facts["hardware"]["device"], dtype, facts["processes"]).total
+    return estimate(cfg, n_vocab, setup.hardware.device, dtype, setup.processes).total
 
 
-def smaller_settings(work: tuple[dict[str, Any], dict[str, Any], int]) -> list[str]:
-    """Up to two settings with which a run would fit, each with its estimate, those that change least first.
+@dataclass(frozen=True)
+class TooLarge:
+    """The config of a run (plain) that does not fit, its setup, and the memory limit in bytes."""
 
-    Args:
-        work: the plain config, the facts from preflight, and the memory limit in bytes.
-    """
-    plain, facts, limit = work
+    config: dict[str, Any]
+    setup: RunSetup
+    limit: int
 
-    def needed(change: Change) -> float:
-        cfg = OmegaConf.create(plain)
+    def needed(self, change: Change) -> float:
+        """Bytes of the run with a change; infinite if that is not possible (pp with few micro-batches)."""
+        cfg = OmegaConf.create(self.config)
         for key, value in change.items():
             OmegaConf.update(cfg, key, value, merge=False)
         try:
-            return _bytes_of_run({**facts, "memory_bytes": _estimate_bytes(cfg, facts)})
-        except GptxError:  # not possible, e.g. a pipeline with too few micro-batches
+            return _bytes_of_run(_estimate_bytes(cfg, self.setup), self.setup)
+        except GptxError:
             return float("inf")
 
+
+def smaller_settings(run: TooLarge) -> list[str]:
+    """Up to two settings with which the run would fit, each with its estimate, those that change least first."""
     ways = []
-    for change in _changes(plain, facts, needed, limit):
-        if change and (size := needed(change)) <= limit:
+    for change in _changes(run):
+        if change and (size := run.needed(change)) <= run.limit:
             ways.append(f"{_as_overrides(change)} (about {human(size)})")
     return ways[:2]
 
 
-def _changes(
-    plain: Mapping[str, Any], facts: Mapping[str, Any], needed: Callable[[Change], float], limit: int
-) -> list[Change]:
+def _changes(run: TooLarge) -> list[Change]:
     """What could make a run smaller: micro-batches, recomputed activations, smaller validation batches, fsdp."""
-    rows = plain["trainer"]["micro_batch"] or plain["trainer"]["batch_size"]
+    trainer = run.config["trainer"]
+    rows = trainer["micro_batch"] or trainer["batch_size"]
     divisors = [n for n in range(1, rows) if rows % n == 0]
     recompute = {"activation_checkpointing": True}
 
     def largest(change: Callable[[int], Change]) -> Change:
         """The change by the largest divisor that fits; empty if none does."""
-        count = bisect.bisect_left(divisors, True, key=lambda n: needed(change(n)) > limit)
+        count = bisect.bisect_left(divisors, True, key=lambda n: run.needed(change(n)) > run.limit)
         return change(divisors[count - 1]) if count else {}
 
     changes = [
@@ -195,9 +205,9 @@ def _changes(
         largest(lambda n: {"trainer.micro_batch": n, "runtime.val_batch": n}),
         largest(lambda n: {"trainer.micro_batch": n, "runtime.val_batch": n, **recompute}),
     ]
-    if facts["processes"] > 1 and plain["variant"]["strategy"] == "ddp":
+    if run.setup.processes > 1 and run.config["variant"]["strategy"] == "ddp":
         fsdp: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "strategy" / "fsdp.yaml"))
-        changes.append({"strategy": {**fsdp, "nproc": facts["processes"]}})
+        changes.append({"strategy": {**fsdp, "nproc": run.setup.processes}})
     return changes
 
 

@@ -1,9 +1,9 @@
 """The table of a sweep's preview: one row per arm with its size, memory, time and status."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from gptx.runs.codec import to_json
+from gptx.runs.facts import RunSetup
 from gptx.sweep.plan import learning_rates
 from gptx.sweep.plan.cells import Cell
 from gptx.sweep.plan.memory_fit import human
@@ -48,23 +48,27 @@ class ArmRow:
 
     def figures(self) -> list[str]:
         """Parameters, FLOPs per token, memory and time; an unknown one is empty."""
-        facts = next((facts for cell in self.cells if (facts := _facts(cell))), {})
+        setup = next((setup for cell in self.cells if (setup := _setup(cell))), RunSetup())
+        memory = next((size for cell in self.cells if (size := _memory(cell))), None)
         known = [seconds for seconds in self.seconds if seconds is not None]
-        memory, processes = facts.get("memory_bytes"), facts.get("processes", 1)
+        processes = setup.processes
         return [
-            short(facts.get("n_params")),
-            short(facts.get("flops_per_token")),
+            short(setup.n_params),
+            short(setup.flops_per_token),
             f"{f'{processes} x ' if processes > 1 else ''}{human(memory)}" if memory else "",
             duration(max(known)) if known else "",
         ]
 
 
-def _facts(cell: Cell) -> Mapping[str, Any]:
-    """The facts from preflight, or those in the result of a finished run."""
-    if cell.facts or not cell.folder:
-        return cell.facts
-    result = cell.folder.result()
-    return {**to_json(result), "memory_bytes": result.peak_memory_bytes} if result and cell.done else {}
+def _setup(cell: Cell) -> RunSetup | None:
+    """What preflight found, or else the result of a finished run."""
+    return cell.facts or (cell.folder.result() if cell.folder and cell.done else None)
+
+
+def _memory(cell: Cell) -> float | None:
+    """The estimate, or else what a finished run measured."""
+    result = cell.folder.result() if cell.folder and cell.done else None
+    return cell.memory_bytes or (result.peak_memory_bytes if result else None)
 
 
 def arm_table(rows: Sequence[ArmRow], console: Console) -> Table:
@@ -110,9 +114,9 @@ def matched_table(rows: Sequence[ArmRow]) -> Table | None:
     return table if notes else None
 
 
-def short(number: float | None) -> str:
-    """1234567 -> 1.23M; empty for None."""
-    if number is None:
+def short(number: float) -> str:
+    """1234567 -> 1.23M; empty for nan."""
+    if math.isnan(number):
         return ""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:

@@ -14,13 +14,14 @@ from typing import Any
 from omegaconf import DictConfig
 
 from gptx.config.axes import model_axes
-from gptx.config.compose import plain_dict
+from gptx.config.plain import plain_dict
 from gptx.runs import checkpoint_files, journal
-from gptx.runs.codec import to_json
+from gptx.runs.facts import RunSetup
 from gptx.runs.folder import RunFolder
+from gptx.runs.records import Result
 from gptx.sweep.execute.isolated import map_isolated
 from gptx.sweep.plan.cells import Cell, warn_no_estimate
-from gptx.sweep.plan.timed_step import flops_per_second
+from gptx.sweep.plan.timed_step import StepToTime, flops_per_second
 
 STARTUP, STARTUP_OF_MANY = 1.5, 8.0  # seconds before training: composing, building; and starting workers with torch
 FAR = log(10)  # a run whose FLOPs per token differ by more than this factor tells nothing
@@ -41,11 +42,11 @@ class Setting:
     threads: int
 
     @classmethod
-    def of(cls, cfg: DictConfig | dict[str, Any], facts: dict[str, Any], jobs: int) -> "Setting":
+    def of(cls, cfg: DictConfig | Mapping[str, Any], setup: RunSetup, jobs: int) -> "Setting":
         """Of a run; ``jobs``: how many runs share the cores."""
-        hardware, processes = facts["hardware"], facts["processes"]
-        threads = cfg["runtime"]["threads"] or max(1, hardware["cores"] // (jobs * processes))
-        return cls(hardware["device"], hardware["name"], facts["dtype"], processes, bool(cfg["compile"]), threads)
+        hardware, processes = setup.hardware, setup.processes
+        threads = cfg["runtime"]["threads"] or max(1, hardware.cores // (jobs * processes))
+        return cls(hardware.device, hardware.name, setup.dtype, processes, bool(cfg["compile"]), threads)
 
     def comparable(self, known: "Setting") -> bool:
         """For an unknown machine, every known one with the same device will do, whatever its threads."""
@@ -61,7 +62,7 @@ class Speed:
 
     Attributes:
         flops_per_token: of the model.
-        axes: its variant on `AXES`.
+        axes: its options, see `_axes`.
         flops_per_second: in training.
         timed: from a timed step instead of a finished run.
     """
@@ -113,13 +114,12 @@ class TimeEstimator:
     failed_arms: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        for path in journal.runs(self.outputs):
-            with suppress(LookupError, TypeError):  # no result, or one of another version
-                self.known.append(_speed_of(to_json(RunFolder(path).result() or {})))
+        results = (RunFolder(path).result() for path in journal.runs(self.outputs))
+        self.known += [speed for result in results if result and (speed := _speed_of(result))]
 
     def estimate(self, cell: Cell) -> TimeEstimate:
-        setting, processes = Setting.of(cell.cfg, cell.facts, self.jobs), cell.facts["processes"]
-        flops, axes = cell.facts["flops_per_token"], _axes(cell.cfg.variant)
+        setting, processes = Setting.of(cell.cfg, cell.checked, self.jobs), cell.checked.processes
+        flops, axes = cell.checked.flops_per_token, _axes(cell.cfg.variant)
         similar = self._similar(setting, flops, axes)
         untimed = not similar or (similar[0].timed and similar[0].axes != axes)
         if untimed and self._may_time() and cell.arm not in self.failed_arms:
@@ -138,8 +138,8 @@ class TimeEstimator:
 
     def _time_step(self, cell: Cell, threads: int) -> float | None:
         start = time.monotonic()
-        work = (plain_dict(cell.cfg), cell.facts, threads)
-        [speed] = map_isolated(flops_per_second, [work], warn_no_estimate(f"the time of {cell.title}"), sequential=True)
+        step = StepToTime(plain_dict(cell.cfg), cell.checked, threads)
+        [speed] = map_isolated(flops_per_second, [step], warn_no_estimate(f"the time of {cell.title}"), sequential=True)
         self.spent += time.monotonic() - start
         return speed
 
@@ -168,13 +168,13 @@ def startup(processes: int) -> float:
 
 def remaining_flops(cell: Cell) -> float:
     """FLOPs of the steps that are left, and of their validations, where a token has no backward."""
-    cfg, trainer, data = cell.cfg, cell.cfg.trainer, cell.facts["data"]
+    cfg, trainer, available = cell.cfg, cell.cfg.trainer, cell.checked.data.val_tokens or 0
     saved = checkpoint_files.steps(cell.folder.checkpoints) if cell.folder and not cfg.force else []
     steps = trainer.max_steps - (checkpoint_files.number(saved[-1]) if saved else 0)
-    val_tokens = min(trainer.val_tokens or data["val_tokens"], data["val_tokens"])
+    val_tokens = min(trainer.val_tokens or available, available)
     validations = -(-steps // trainer.eval_every)
     tokens = steps * trainer.batch_size * cfg.model.context + validations * val_tokens / 3
-    return float(tokens * cell.facts["flops_per_token"])
+    return float(tokens * cell.checked.flops_per_token)
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,11 @@ def _axes(variant: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(variant[axis] for axis in model_axes() if axis != "norm")
 
 
-def _speed_of(result: dict[str, Any]) -> Speed:
-    flops, tokens_per_s = result["flops_per_token"], result["tokens_per_s"]
-    axes = _axes(result["variant"])
-    return Speed(Setting.of(result["config"], result, 1), flops, axes, tokens_per_s * flops)
+def _speed_of(result: Result) -> Speed | None:
+    """The speed of a finished run; None if its result is of another version, or was not measured."""
+    if not result.tokens_per_s:
+        return None
+    with suppress(LookupError, TypeError):
+        setting, axes = Setting.of(result.config, result, 1), _axes(result.variant)
+        return Speed(setting, result.flops_per_token, axes, result.tokens_per_s * result.flops_per_token)
+    return None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from gptx.config import instantiate
-from gptx.config.compose import plain_dict
+from gptx.config.plain import plain_dict
 from gptx.data import from_config
 from gptx.errors import ConfigError, GptxError
 
@@ -208,7 +208,7 @@ def _strategy_problem(cfg: DictConfig, machine: "Machine | None") -> str:
     try:
         strategy = instantiate.part(cfg.strategy)
         processes = strategy.processes(pick(cfg.device.type, machine), 0, machine and machine.per_node)
-        slices = strategy.rows(processes)
+        slices = strategy.batch_slices(processes)
         strategy.check(_model(cfg, machine), processes, BatchPlan.of(cfg, slices, processes // slices))
     except GptxError as error:
         return str(error)

@@ -17,10 +17,10 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from gptx.compare.table import CURVES, METRICS
 from gptx.config.overrides import did_you_mean
 from gptx.errors import ConfigError
 from gptx.runs.json_log import drop_torn_line
+from gptx.runs.metrics import BY_KEY, CURVES
 
 STORE = "optuna.jsonl"
 SAMPLERS, PRUNERS = ("tpe", "nsga2", "random"), ("none", "median", "asha")
@@ -55,7 +55,7 @@ class SearchOptions:
         for key, number in least.items():
             if getattr(self, key) < number:
                 raise ConfigError(f"hydra.sweeper.{key}={getattr(self, key)}: expected at least {number}")
-        known = [metric.key for metric in METRICS if metric.best]
+        known = list(BY_KEY)
         _check_choices("metrics", self.metrics, known)
         _check_choices("sampler", [self.sampler], SAMPLERS)
         _check_choices("pruner", [self.pruner], PRUNERS)
@@ -76,8 +76,8 @@ class SearchOptions:
     @property
     def directions(self) -> list[StudyDirection]:
         """Whether each metric is to be maximised or minimised."""
-        best = {metric.key: metric.best for metric in METRICS}
-        return [StudyDirection.MAXIMIZE if best[key] is max else StudyDirection.MINIMIZE for key in self.metrics]
+        higher = [BY_KEY[key].higher_is_better for key in self.metrics]
+        return [StudyDirection.MAXIMIZE if one else StudyDirection.MINIMIZE for one in higher]
 
     @property
     def curve(self) -> str:

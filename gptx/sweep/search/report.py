@@ -54,7 +54,7 @@ def show_estimate(trials: int, examples: Sequence[Cell], launcher: Launcher, opt
         estimator = TimeEstimator(Path(options.paths.outputs), launcher.slots, launcher.on_this_machine)
         times = [(time.seconds, time.source) for time in map(estimator.estimate, able) if time.seconds]
         seconds = mean(time for time, _ in times) * left / min(left, launcher.slots) if times else 0.0
-        memory = sorted(cell.facts["memory_bytes"] for cell in able if "memory_bytes" in cell.facts)
+        memory = sorted(cell.memory_bytes for cell in able if cell.memory_bytes is not None)
         needs = {"needs": list(map(human, memory)), "takes": [duration(time) for time, _ in sorted(times)]}
         ranges = [f"{verb} {' to '.join(dict.fromkeys([all_[0], all_[-1]]))}" for verb, all_ in needs.items() if all_]
         need = f"a trial {' and '.join(ranges)} (estimated at the ends of each range)" if ranges else ""
@@ -81,7 +81,7 @@ def close_search(study: "optuna.Study", options: "SearchOptions", sweep: Sweep, 
         print(f"\nimportance of each key, estimated from {len(finished)} trials: {figures}")
     rejected = {trial.user_attrs[TITLE]: why for trial in trials if (why := rejection(trial))}
     counts = Counter(trial.state.name for trial in trials if not rejection(trial))
-    parts = [f"{counts[state]} {word}" for state, word in _STATES.items() if counts[state]]
+    parts = [f"{counts[state]} {status}" for state, status in _STATES.items() if counts[state]]
     print(f"\ntrials: {', '.join([*parts, *([f'{len(rejected)} rejected'] if rejected else [])])}")
     list_reasons("rejected", rejected, len(trials))
     failed = {t.user_attrs[TITLE]: t.user_attrs[FAILURE] for t in trials if t.state.name == "FAIL"}

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from gptx.config.compose import plain_dict, plugin_keys
+from gptx.config.plain import plain_dict
+from gptx.config.schema import plugin_keys
 from gptx.errors import ConfigError
 from gptx.sweep.base import SweeperBase
 from gptx.sweep.closing import following
@@ -44,7 +45,7 @@ class SearchSweeper(SweeperBase):
         if first.folder is None:
             raise ConfigError(first.rejection)
         options = self._options(first.overrides, of_sweep)
-        _check(options, search, space)
+        check_options(options, search, space)
         launcher = make(self.hydra.launcher)
         if launcher.detached:
             raise ConfigError(
@@ -89,7 +90,7 @@ class SearchSweeper(SweeperBase):
         return code
 
 
-def _check(options: DictConfig, search: "SearchOptions", space: Space) -> None:
+def check_options(options: DictConfig, search: "SearchOptions", space: Space) -> None:
     """Reject options that a grid has and a search has not."""
     if options.force:
         raise ConfigError("force=true: a search uses finished runs as they are; use another study= to start afresh")

@@ -176,7 +176,7 @@ class TrialSource:
         return [run.task]
 
     def _reject(self, trial: optuna.Trial, why: str) -> None:
-        """The trial does not count. optuna is told that it was pruned: tpe learns from pruned trials which points to
+        """The trial does not count. optuna stores it as pruned: tpe learns from pruned trials which points to
         avoid, but it ignores failed ones."""
         trial.set_user_attr(REJECTION, why)
         self._study.tell(trial, state=TrialState.PRUNED)

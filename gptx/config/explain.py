@@ -1,0 +1,81 @@
+"""Errors of Hydra, OmegaConf and YAML as one line that names what was given and what would work. No torch."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from gptx.config.overrides import PLUGINS, conf_dir, own_dirs, unknown_option
+from gptx.config.plain import key_names
+from gptx.config.schema import unknown_key
+
+UNREADABLE = (HydraException, OmegaConfBaseException, YAMLError)  # what composing a config can raise
+_GRAMMAR = "expected key=value, e.g. attention=gqa; quote a value with special characters: 'data.path=\"a=b\"'"
+_PATTERNS = (
+    (r"Multiple values for ([\w/]+)\.", "{0} has a choice already: write {0}=..., without +"),
+    (r"Ambiguous value for argument '(.+)'", "{0} is several values: -m runs each of them, [...] makes a list"),
+)
+
+
+def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
+    """One line for an error of `UNREADABLE`. ``overrides``: those that were being composed."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _missing_file(error, overrides)
+    if isinstance(error, ConfigCompositionException) and (key := _rejected_key(error)):
+        return unknown_key(key, _all_keys(overrides))
+    text = str(error)
+    for pattern, line in _PATTERNS:
+        if found := re.search(pattern, text):
+            return line.format(found.group(1))
+    if isinstance(error, OverrideParseException):
+        found = re.search(r"while evaluating '.*': (.+)", text)  # what a function in the override reported
+        return f"cannot read '{error.override}': {found.group(1) if found else _GRAMMAR}"
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "https://hydra.cc" not in line]
+    return " ".join(lines[:2]) if lines else type(error).__name__
+
+
+def _missing_file(error: MissingConfigException, overrides: Sequence[str]) -> str:
+    group, _, given = str(error.missing_cfg_file).rpartition("/")
+    if not group:
+        return f"no config named {given}: gptx has one, which needs no --config-name"
+    others = error.options or [] if group.startswith("hydra/") and group not in PLUGINS else []
+    return unknown_option(group, given, own_dirs(overrides), others)
+
+
+def _rejected_key(error: ConfigCompositionException) -> str | None:
+    """The key that the config does not have, or None where something else is wrong."""
+    text, cause = str(error), str(error.__cause__ or "")
+    named = re.search(r"Could not (?:override|append to config|delete from config)\W+'?([\w./@-]+)'?", text)
+    found = re.search(r"full_key: ([\w.\[\]]+)", cause + text) or named
+    unknown = "No match in the defaults list" in text or "is not in struct" in text + cause
+    return found.group(1) if found and unknown else None
+
+
+def _all_keys(overrides: Sequence[str]) -> Iterator[str]:
+    """Every key of the config with the options among these overrides, to suggest from."""
+    own = own_dirs(overrides)
+    files = [(override, f"{override.replace('=', '/', 1)}.yaml") for override in overrides]
+    choices = [override for override, file in files if any((place / file).exists() for place in (conf_dir(), *own))]
+    choices += [f"hydra.searchpath=['{place}']" for place in own]
+    if GlobalHydra.instance().is_initialized():
+        default = hydra_compose("config", choices, return_hydra_config=True)
+    else:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            default = hydra_compose("config", choices, return_hydra_config=True)
+    for group in ("launcher", "sweeper"):
+        yield from _key_names(default.hydra[group], f"hydra.{group}")
+    OmegaConf.set_struct(default, False)
+    del default["hydra"]
+    yield from _key_names(default)
+
+
+def _key_names(cfg: DictConfig, path: str = "") -> Iterator[str]:
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    return key_names({str(key): value for key, value in plain.items()}, path)

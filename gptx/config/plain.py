@@ -1,0 +1,29 @@
+"""A config as nested dicts, and such dicts by dotted key. No torch."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+SEEDS = ("seed", "data_seed")
+
+
+def plain_dict(cfg: DictConfig) -> dict[str, Any]:
+    """The config as nested dicts, lists and scalars, with interpolations resolved."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every node of nested dicts as (dotted key, value), a group before its keys."""
+    for key, value in tree.items():
+        name = f"{path}.{key}".lstrip(".")
+        yield name, value
+        if isinstance(value, dict):
+            yield from flat(value, name)
+
+
+def key_names(tree: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Dotted keys of nested dicts, without Hydra's own such as ``_target_``."""
+    return (name for name, _ in flat(tree, path) if not name.rpartition(".")[2].startswith("_"))

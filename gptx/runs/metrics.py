@@ -1,0 +1,116 @@
+"""The table of metrics: comparison tables, MLflow names, saved views, summaries and searches are made from it."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from gptx.runs.records import Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A figure of a run.
+
+    Attributes:
+        key: the field of `gptx.runs.records.Result`, and the key in result.json.
+        title: heading of its column in tables.
+        unit: of the value times ``scale``.
+        scale: MLflow and summaries show the value times this.
+        digits: decimals that they show.
+        higher_is_better: else lower is better.
+        prefix: tables show it with a decimal prefix, such as 1.23M; else with four decimals.
+        symbol: what follows the prefix, such as B.
+        in_table: whether comparisons show it; else it is in their files only.
+        curve: its key in the journal's metrics records; "": it has one value only.
+        charted: whether the saved view of MLflow shows a chart of the curve.
+        mlflow: its name in MLflow after ``final/``, short because MLflow truncates headings; "": it is not sent.
+    """
+
+    key: str
+    title: str
+    unit: str = ""
+    scale: float = 1.0
+    digits: int = 4
+    higher_is_better: bool = False
+    prefix: bool = False
+    symbol: str = ""
+    in_table: bool = False
+    curve: str = ""
+    charted: bool = False
+    mlflow: str = ""
+
+    @property
+    def best(self) -> Callable[[Iterable[float]], float]:
+        """The function that picks the best of several values."""
+        return max if self.higher_is_better else min
+
+    def value(self, result: Result) -> float | None:
+        """The value in a result; None if it was not measured."""
+        value: float | None = getattr(result, self.key)
+        return None if value is None or math.isnan(value) else value
+
+    def text(self, value: float) -> str:
+        """The value with its unit, such as ``3.0649 nats/token``."""
+        return f"{value * self.scale:,.{self.digits}f} {self.unit}".rstrip()
+
+
+METRICS = (
+    Metric(
+        key="val_loss",
+        title="val loss",
+        unit="nats/token",
+        in_table=True,
+        curve="val/loss",
+        charted=True,
+        mlflow="val_loss",
+    ),
+    Metric(
+        key="val_bpb",
+        title="bits/byte",
+        unit="bits/byte",
+        in_table=True,
+        curve="val/bpb",
+        charted=True,
+        mlflow="val_bpb",
+    ),
+    Metric(key="n_params", title="params", digits=0, prefix=True, in_table=True, mlflow="params"),
+    Metric(
+        key="tokens_per_s",
+        title="tokens/s",
+        unit="tokens/s",
+        digits=0,
+        higher_is_better=True,
+        prefix=True,
+        in_table=True,
+        curve="perf/tokens_per_s",
+        mlflow="tok_s",
+    ),
+    Metric(
+        key="peak_memory_bytes",
+        title="peak memory",
+        unit="MB",
+        scale=1e-6,
+        digits=1,
+        prefix=True,
+        symbol="B",
+        in_table=True,
+        mlflow="mem_mb",
+    ),
+    Metric(
+        key="kv_bytes_per_token",
+        title="KV/token",
+        unit="bytes/token",
+        digits=0,
+        prefix=True,
+        symbol="B",
+        in_table=True,
+        mlflow="kv_B_tok",
+    ),
+    Metric(key="flops_per_token", title="FLOPs/token", unit="FLOPs/token", digits=0, prefix=True, in_table=True),
+    Metric(key="val_accuracy", title="accuracy", higher_is_better=True, curve="val/accuracy", mlflow="val_acc"),
+    Metric(key="val_perplexity", title="perplexity", curve="val/perplexity"),
+    Metric(key="train_loss", title="train loss", unit="nats/token", curve="train/loss", charted=True),
+    Metric(key="seconds", title="seconds", unit="s", digits=1, prefix=True, mlflow="seconds"),
+)
+BY_KEY = {metric.key: metric for metric in METRICS}
+CURVES = {metric.key: metric.curve for metric in METRICS if metric.curve}
