@@ -1,5 +1,5 @@
-"""Tiny models in float64 for the model tests. Every variant is built from its YAML file alone, so a new variant is tested
-as soon as its two files exist."""
+"""Tiny models in float64 for the model tests. Every variant is built from its YAML file alone, so a new variant is
+tested as soon as its two files exist."""
 
 import functools
 import itertools
@@ -124,7 +124,7 @@ def kernels(window: str) -> list[str]:
 
 
 def randomise(module: nn.Module, seed: int = 0, std: float = 0.4) -> None:
-    """Draw every parameter from a normal distribution: zeros and ones of an initialisation would hide what they multiply."""
+    """Draw every parameter from a normal distribution: zeros and ones would hide what they multiply."""
     stream = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():

@@ -1,4 +1,4 @@
-"""Kernels, by themselves: what each computes is what the reference computes, on any machine; what they refuse; and what
+"""Single kernels: each computes what the reference computes, on any machine; what kernels refuse; and what
 `auto` chooses."""
 
 import functools
@@ -59,7 +59,7 @@ def window(name: str, **keys: Any) -> Window:
 
 @dataclass(frozen=True)
 class Odd(Window):
-    """A window like no other: depends on the places themselves, not on their distance alone."""
+    """A window that depends on the positions themselves and not only on their distance."""
 
     size: int
     every: int
@@ -74,7 +74,7 @@ class Odd(Window):
 
 
 class Learned(PositionalEncoding):
-    """An elementwise bias with parameters, of the distance alone or of the places too; not finite for the future."""
+    """An elementwise bias with parameters, of the distance or also of the positions; not finite for future keys."""
 
     biased = True
 
@@ -217,7 +217,7 @@ class Sizes(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("pos", ["none", "alibi", "distance", "places"])
-def test_banded_makes_nothing_of_the_context_squared(pos: str) -> None:
+def test_banded_memory_is_linear_in_the_context(pos: str) -> None:
     def largest(name: str, length: int) -> int:
         given_ = problem((2, 1), (length, length), batch=1, more=("sink", "decay"))
         with Sizes() as sizes:
@@ -238,7 +238,7 @@ def test_banded_needs_a_reach() -> None:
 
 
 @pytest.mark.parametrize("name", ["reference", "banded"])
-def test_dropout_drops_and_keeps_the_mean(name: str) -> None:
+def test_dropout_preserves_the_mean(name: str) -> None:
     given_ = problem((2, 1), (80, 80))
     dropping, plain = kernel(name, shape(2, dropout=0.5)), kernel(name, shape(2))
     sees = window("sliding", size=40)
@@ -251,7 +251,7 @@ def test_dropout_drops_and_keeps_the_mean(name: str) -> None:
 
 
 @pytest.mark.parametrize("queries", [1, 5, 100])
-def test_banded_compiles_whole(queries: int) -> None:
+def test_banded_compiles_to_one_graph(queries: int) -> None:
     given_, banded, pos = (
         problem((4, 2), (queries, 100), more=("sink", "decay")),
         kernel("banded", shape()),
@@ -298,7 +298,7 @@ def test_flex_forward_equals_the_reference(
 
 @settings(max_examples=20)
 @given(queries=st.integers(1, 19))
-def test_flex_behind_a_cache_is_the_reference(queries: int) -> None:
+def test_flex_with_a_cache_equals_the_reference(queries: int) -> None:
     given_ = problem((4, 2), (queries, 20), more=("sink",))
     slow, fast = (
         given_.run(kernel(name, shape()), window("full"), encoding("alibi", 4)) for name in ("reference", "flex")
@@ -306,7 +306,7 @@ def test_flex_behind_a_cache_is_the_reference(queries: int) -> None:
     same(fast, slow)
 
 
-def test_flex_refuses_what_it_cannot_do() -> None:
+def test_flex_refusals() -> None:
     full, plain = window("full"), Plain()
 
     def said(*args: Any, dropout: float = 0.0, demands: frozenset[str] = frozenset()) -> str | None:
@@ -322,7 +322,7 @@ def test_flex_refuses_what_it_cannot_do() -> None:
     assert all("kernel=auto" in str(text) and "\n" not in str(text) for text in refused_)
 
 
-# flash: what is handed over to the package means what the reference computes
+# flash: the arguments for the package mean what the reference computes
 
 
 def slow_flash(
@@ -363,7 +363,7 @@ def slow_flash(
 
 @pytest.fixture
 def flash_attn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A stand-in for the package."""
+    """A module that stands in for the package flash_attn."""
     package = types.ModuleType("flash_attn")
     package.__spec__ = importlib.machinery.ModuleSpec("flash_attn", None)
     package.flash_attn_func = slow_flash  # type: ignore[attr-defined]
@@ -376,7 +376,7 @@ def flash_attn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("softcap", [0.0, 2.0])
 @pytest.mark.parametrize("pos", ["none", "alibi"])
 @pytest.mark.parametrize("sees", [window("full"), window("sliding", size=1), window("sliding", size=6)], ids=str)
-def test_flash_is_handed_what_the_reference_computes(
+def test_flash_arguments_mean_what_the_reference_computes(
     sees: Window, pos: str, softcap: float, tokens: tuple[int, int]
 ) -> None:
     given_ = problem((4, 2), tokens, (8, 6), softcap=softcap)
@@ -391,7 +391,7 @@ def test_flash_is_handed_what_the_reference_computes(
 
 
 @pytest.mark.usefixtures("flash_attn")
-def test_flash_refuses_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flash_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     flash, full, plain = kernel("flash", shape()), window("full"), Plain()
     demanding = kernel("flash", shape(), frozenset({"decay", "sink"}))
     said = {
@@ -411,10 +411,10 @@ def test_flash_refuses_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.usefixtures("flash_attn")
-def test_flash_knows_a_sliding_window_by_what_it_shows() -> None:
+def test_flash_accepts_only_sliding_windows() -> None:
     @dataclass(frozen=True)
     class Chunked(Window):
-        """As far back as the chunk's begin: a row of one chunk looks like a sliding window."""
+        """Back to the start of the chunk: within one chunk it equals a sliding window."""
 
         size: int
 
@@ -492,11 +492,11 @@ CHOICES = [
 
 
 @pytest.mark.parametrize(("expected", "given_"), CHOICES, ids=range(len(CHOICES)))
-def test_auto_takes_what_was_measured_to_be_cheapest(expected: str, given_: Any) -> None:
+def test_auto_chooses_the_cheapest_kernel(expected: str, given_: Any) -> None:
     assert chosen(*given_.args, **given_.kwargs) == expected
 
 
-def test_auto_off_the_cpu_prefers_what_makes_no_square() -> None:
+def test_auto_on_other_devices_prefers_kernels_without_square_tensors() -> None:
     rows = Where.rows(2048, "meta")
     assert chosen(rows, window("full")) == "sdpa"
     assert chosen(rows, window("sliding", size=4096)) == "sdpa", "it sees the whole row: no mask"
@@ -508,7 +508,7 @@ def test_auto_off_the_cpu_prefers_what_makes_no_square() -> None:
 
 @settings(max_examples=25)
 @given(given_=problems(), window=windows, pos=st.sampled_from(["none", "alibi"]), low=st.booleans())
-def test_auto_equals_the_reference_whatever_it_takes(given_: Problem, window: Window, pos: str, low: bool) -> None:
+def test_auto_equals_the_reference(given_: Problem, window: Window, pos: str, low: bool) -> None:
     n_head = given_.inputs["q"].shape[2]
     asked = {key for key in ("sink", "decay") if key in given_.inputs} | ({"softcap"} if given_.softcap else set())
     auto, bias = kernel("auto", shape(n_head), frozenset(asked)), encoding(pos, n_head).double()
@@ -522,7 +522,7 @@ def test_auto_equals_the_reference_whatever_it_takes(given_: Problem, window: Wi
 
 
 def worst(a: Tensor, b: Tensor) -> float:
-    """The largest difference, in units of what the numbers are like."""
+    """The largest difference in units of the root mean square."""
     return ((a.cpu().double() - b.double()).abs().max() / b.double().pow(2).mean().sqrt()).item()
 
 
@@ -569,7 +569,7 @@ def test_on_cuda_equals_the_reference(
         ("window", ["--dtype", "fp8"], "--help"),
     ],
 )
-def test_a_wrong_flag_gets_one_line(
+def test_benchmarks_reject_wrong_flags_in_one_line(
     module: str, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main = importlib.import_module(f"benchmarks.{module}").main
@@ -578,7 +578,7 @@ def test_a_wrong_flag_gets_one_line(
     assert out == "" and err.startswith("gptx: ") and err.count("\n") == 1 and said in err
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("module", "arguments", "cells"),
     [

@@ -1,5 +1,5 @@
-"""Proofs (proofs.py) for combinations of attention x pos x window and of ffn x norm x placement, built from the YAML files
-alone. The first tier combines any two options of different axes; the second (``-m full``) adds the full products."""
+"""Proofs (proofs.py) for combinations of attention x pos x window and of ffn x norm x placement, built from the YAML
+files alone. The first tier combines any two options of different axes; the second (``-m full``) all combinations."""
 
 import math
 from collections.abc import Callable
@@ -31,12 +31,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from proofs import (
     decode,
+    decoding_sizes,
     every_kernel_equals_the_reference,
     influence,
     kernels,
     packed_documents_equal_separate_rows,
     prove,
-    room,
 )
 from torch import Tensor
 
@@ -111,7 +111,7 @@ def test_kernels_cache_and_packing_for_random_sizes_and_options(data: st.DataObj
         assume(False)
     randomise(model, draw(st.integers(0, 99), label="seed"))
     model.double().eval()
-    length, size = room(model)
+    length, size = decoding_sizes(model)
     cuts = draw(st.sets(st.integers(1, length - 1), max_size=6), label="cuts")
     chunks = [b - a for a, b in pairwise([0, *sorted(cuts), length])]
     tokens = rows(2, length)
