@@ -411,11 +411,11 @@ def test_mla_absorbs_latents_where_that_is_cheaper(monkeypatch: pytest.MonkeyPat
     model, tokens = random_model(config_of("mla")), rows(1, CONTEXT)
     taken: list[str] = []
     for name in ("absorbed", "expanded"):
-        whole = getattr(type(model.blocks[0].attention), name)
+        method = getattr(type(model.blocks[0].attention), name)
         monkeypatch.setattr(
             type(model.blocks[0].attention),
             name,
-            lambda *args, whole=whole, name=name: (taken.append(name), whole(*args))[1],
+            lambda *args, method=method, name=name: (taken.append(name), method(*args))[1],
         )
     cache = KVCache(CONTEXT)
     for count, expected in ((3, "expanded"), (1, "absorbed"), (3, "absorbed"), (4, "expanded")):
@@ -632,8 +632,8 @@ def test_heads_can_be_split_over_processes(attention: str, groups: int) -> None:
     keys = {} if attention == "mla" else {"n_kv_head": groups, "qk_norm": True}
     cfg = config_of(attention, {"n_head": 8, "d_model": 32, "bias": True}, **keys)
     model, x = random_model(cfg), torch.randn(2, CONTEXT, 32, dtype=torch.float64)
-    whole = model.blocks[0].attention
+    complete = model.blocks[0].attention
     with torch.no_grad():
-        parts = [alone(model, x, part_of(whole, rank, 2)) for rank in range(2)]
+        parts = [alone(model, x, part_of(complete, rank, 2)) for rank in range(2)]
         torch.testing.assert_close(sum(parts), alone(model, x), rtol=0, atol=1e-12)
         assert not torch.allclose(parts[0], parts[1])

@@ -94,7 +94,7 @@ def test_geglu_equals_equation_6(tanh: bool) -> None:
     approximate = 0.5 * gate * (1 + torch.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)))
     y = ((approximate if tanh else exact) * up) @ w["out.weight"].T + w["out.bias"]
     torch.testing.assert_close(run(net, x), y, rtol=0, atol=1e-10)
-    assert (exact - approximate).abs().max() > 1e-5, "the two forms can be told apart"
+    assert (exact - approximate).abs().max() > 1e-5, "the two forms differ"
 
 
 # Grouped matrix products
@@ -133,7 +133,7 @@ def test_grouped_products_pass_torch_opcheck() -> None:
 # Mixtures of experts
 
 
-def slow(net: FFN, x: Tensor, top_k: int, room: float = math.inf) -> Tensor:
+def slow(net: FFN, x: Tensor, top_k: int, limit: float = math.inf) -> Tensor:
     """Token by token and expert by expert: equation 2 of Switch for one expert, section 2.1 of Mixtral for more."""
     w, y = weights_of(net), torch.zeros_like(x)
     for b, row in enumerate(x):
@@ -144,7 +144,7 @@ def slow(net: FFN, x: Tensor, top_k: int, room: float = math.inf) -> Tensor:
             chance = logits[chosen].softmax(0) if top_k > 1 else logits.softmax(0)[chosen]  # TopK, then softmax
             for p, e in zip(chance, chosen, strict=True):
                 load[e] += 1
-                if load[e] <= room:
+                if load[e] <= limit:
                     y[b, t] += p * ((F.silu(token @ w["gate"][e]) * (token @ w["up"][e])) @ w["out"][e])
     return y
 
@@ -383,8 +383,8 @@ def test_bf16_autocast_is_close(capacity: float) -> None:
 
 def test_moe_cost_on_the_meta_device() -> None:
     with torch.device("meta"):
-        ghost = build(tiny(arm(ffn="moe")), VOCAB)
-    assert cost(ghost, torch.float32) == cost(build(tiny(arm(ffn="moe")), VOCAB), torch.float32)
+        on_meta = build(tiny(arm(ffn="moe")), VOCAB)
+    assert cost(on_meta, torch.float32) == cost(build(tiny(arm(ffn="moe")), VOCAB), torch.float32)
 
 
 @pytest.mark.parametrize("n_expert", [4, 16])

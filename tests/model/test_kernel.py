@@ -230,10 +230,10 @@ def test_banded_memory_is_linear_in_the_context(pos: str) -> None:
 
 
 def test_banded_needs_a_reach() -> None:
-    said = kernel("banded", shape()).refuses(window("full"), Plain(), "cpu")
-    assert said == "it needs a window with a reach, such as sliding; use kernel=auto"
+    reason = kernel("banded", shape()).refuses(window("full"), Plain(), "cpu")
+    assert reason == "it needs a window with a reach, such as sliding; use kernel=auto"
     cfg = tiny(arm(kernel="banded", window="alternating"))
-    assert refused(build, cfg, 9) == f"kernel=banded with attention=mha, pos=rope, window=alternating: {said}"
+    assert refused(build, cfg, 9) == f"kernel=banded with attention=mha, pos=rope, window=alternating: {reason}"
     assert kernel("banded", shape()).refuses(window("sliding", size=3), Plain(), "cpu") is None
 
 
@@ -309,16 +309,20 @@ def test_flex_with_a_cache_equals_the_reference(queries: int) -> None:
 def test_flex_refusals() -> None:
     full, plain = window("full"), Plain()
 
-    def said(*args: Any, dropout: float = 0.0, demands: frozenset[str] = frozenset()) -> str | None:
+    def why(*args: Any, dropout: float = 0.0, demands: frozenset[str] = frozenset()) -> str | None:
         return kernel("flex", shape(dropout=dropout), demands).refuses(*args)
 
-    assert said(full, plain, "cuda") is None
-    assert said(Odd(9, 2), encoding("alibi", 4), "cuda", demands=frozenset({"sink", "softcap"})) is None
-    assert "device=cpu" in str(said(full, plain, "cpu"))
-    assert "model.dropout=0.1" in str(said(full, plain, "cuda", dropout=0.1))
-    assert "learned bias" in str(said(full, Learned(4, True), "cuda"))
-    assert "decay" in str(said(full, plain, "cuda", demands=frozenset({"decay"})))
-    refused_ = [said(full, plain, "cpu"), said(full, plain, "cuda", dropout=0.1), said(full, Learned(4, True), "cuda")]
+    assert why(full, plain, "cuda") is None
+    assert why(Odd(9, 2), encoding("alibi", 4), "cuda", demands=frozenset({"sink", "softcap"})) is None
+    assert "device=cpu" in str(why(full, plain, "cpu"))
+    assert "model.dropout=0.1" in str(why(full, plain, "cuda", dropout=0.1))
+    assert "learned bias" in str(why(full, Learned(4, True), "cuda"))
+    assert "decay" in str(why(full, plain, "cuda", demands=frozenset({"decay"})))
+    refused_ = [
+        why(full, plain, "cpu"),
+        why(full, plain, "cuda", dropout=0.1),
+        why(full, Learned(4, True), "cuda"),
+    ]
     assert all("kernel=auto" in str(text) and "\n" not in str(text) for text in refused_)
 
 
@@ -394,19 +398,19 @@ def test_flash_arguments_mean_what_the_reference_computes(
 def test_flash_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     flash, full, plain = kernel("flash", shape()), window("full"), Plain()
     demanding = kernel("flash", shape(), frozenset({"decay", "sink"}))
-    said = {
+    reason = {
         "device=cpu": flash.refuses(full, plain, "cpu"),
         "full and sliding windows only": flash.refuses(Odd(9, 2), plain, "cuda"),
         "no bias but that of alibi": flash.refuses(full, Learned(4, True), "cuda"),
         "no attention decay or sink": demanding.refuses(full, plain, "cuda"),
     }
     given_ = problem((4, 4), (20, 20), cuts=frozenset({3}))
-    said["packed documents"] = refused(flash.mask, given_.where, full, plain)
-    said["given float64"] = refused(lambda: replace(given_, where=Where.rows(20)).run(flash, full, plain))
+    reason["packed documents"] = refused(flash.mask, given_.where, full, plain)
+    reason["given float64"] = refused(lambda: replace(given_, where=Where.rows(20)).run(flash, full, plain))
     monkeypatch.undo()
     if importlib.util.find_spec("flash_attn") is None:
-        said["pip install flash-attn"] = flash.refuses(full, plain, "cuda")
-    for piece, text in said.items():
+        reason["pip install flash-attn"] = flash.refuses(full, plain, "cuda")
+    for piece, text in reason.items():
         assert text is not None and piece in text and "kernel=auto" in text and "\n" not in text, text
 
 
@@ -499,7 +503,7 @@ def test_auto_chooses_the_cheapest_kernel(expected: str, given_: Any) -> None:
 def test_auto_on_other_devices_prefers_kernels_without_square_tensors() -> None:
     rows = Where.rows(2048, "meta")
     assert chosen(rows, window("full")) == "sdpa"
-    assert chosen(rows, window("sliding", size=4096)) == "sdpa", "it sees the whole row: no mask"
+    assert chosen(rows, window("sliding", size=4096)) == "sdpa", "it sees the full row: no mask"
     assert chosen(rows, window("sliding", size=64)) == "banded"
     assert chosen(rows, window("full"), demands=frozenset({"softcap"})) == "reference"
     packed = Where(rows.q_pos, rows.k_pos, rows.q_pos, rows.k_pos)
@@ -537,8 +541,8 @@ def test_on_cuda_equals_the_reference(
 ) -> None:
     """Forward and gradients; bounds in units of each tensor's root mean square: bf16 has 8 bits, and TF32 is off."""
     fast = kernel(name, shape(4, 64))
-    if said := fast.refuses(sees, encoding(pos, 4), "cuda"):
-        pytest.skip(said)
+    if reason := fast.refuses(sees, encoding(pos, 4), "cuda"):
+        pytest.skip(reason)
     if name == "flash" and dtype == torch.float32:
         pytest.skip("flash computes in bf16")
     given_ = problem((4, 2), (300, 300), (64, 64))
@@ -559,7 +563,7 @@ def test_on_cuda_equals_the_reference(
 
 
 @pytest.mark.parametrize(
-    ("module", "arguments", "said"),
+    ("module", "arguments", "reason"),
     [
         ("kernels", ["--rounds", "0"], "at least 1"),
         ("kernels", ["--kernel", "fast"], "'reference', 'sdpa', 'banded', 'flex', 'flash'"),
@@ -570,12 +574,12 @@ def test_on_cuda_equals_the_reference(
     ],
 )
 def test_benchmarks_reject_wrong_flags_in_one_line(
-    module: str, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    module: str, arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main = importlib.import_module(f"benchmarks.{module}").main
     assert main(arguments) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("gptx: ") and err.count("\n") == 1 and said in err
+    assert out == "" and err.startswith("gptx: ") and err.count("\n") == 1 and reason in err
 
 
 @pytest.mark.full
@@ -587,10 +591,10 @@ def test_benchmarks_reject_wrong_flags_in_one_line(
     ],
 )
 def test_the_benchmarks_run(module: str, arguments: str, cells: int, tmp_path: Path) -> None:
-    told = tmp_path / "told.json"
-    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments.split(), "--json", str(told)]
+    path = tmp_path / "result.json"
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments.split(), "--json", str(path)]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    found = json.loads(told.read_text())
+    found = json.loads(path.read_text())
     assert len(found["cells"]) == cells
     assert "auto" in done.stdout and found["hardware"]["name"] in done.stdout

@@ -1,4 +1,4 @@
-"""The model as a whole: GPT-2's sizes, the forward, initialisation, cost."""
+"""The full model: GPT-2's sizes, the forward, initialisation, cost."""
 
 import copy
 from collections.abc import Iterator
@@ -278,8 +278,8 @@ def test_cache_cost_equals_allocated_bytes(attention: str, window: str) -> None:
     expected = held_bytes(model, CONTEXT) / CONTEXT
     assert cost(model, torch.float32).kv_bytes_per_token == expected
     with torch.device("meta"):
-        ghost = tiny_model(arm(attention=attention, window=window))
-    assert cost(ghost, torch.float32) == cost(model, torch.float32)
+        on_meta = tiny_model(arm(attention=attention, window=window))
+    assert cost(on_meta, torch.float32) == cost(model, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         assert cost(model, torch.bfloat16).kv_bytes_per_token == held_bytes(model, CONTEXT) / CONTEXT
 
@@ -383,9 +383,9 @@ def test_bf16_autocast_is_close_to_fp32(kernel: str, pos: str) -> None:
     assert abs(low_loss.item() / loss.item() - 1) < 0.02
     for found in (low_logits, steps):
         assert (found.float() - logits).norm() < 0.03 * logits.norm()
-    whole = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
+    total_norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
     for (key, p), q in zip(model.named_parameters(), low.parameters(), strict=True):
         assert q.grad is not None and q.grad.dtype == torch.float32, key
         if not key.endswith("attention.k.bias"):  # whose gradient is zero in theory, and noise in bf16
             # What is almost cancelled, such as the gradient of one frequency for all, keeps the noise of its parts.
-            assert (q.grad - p.grad).norm() < 0.15 * p.grad.norm() + 1e-4 * whole, key
+            assert (q.grad - p.grad).norm() < 0.15 * p.grad.norm() + 1e-4 * total_norm, key

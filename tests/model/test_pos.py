@@ -1,4 +1,4 @@
-"""Positional encodings against their authors' formulas, and against whole models of Hugging Face."""
+"""Positional encodings against their authors' formulas, and against full models of Hugging Face."""
 
 import math
 import re
@@ -81,7 +81,7 @@ def small(model_arm: Any, pos: dict[str, Any], **model: Any) -> GPT:
     return build(cfg, VOCAB)
 
 
-# Scaled rotary: Hugging Face's frequencies, and whole Llamas
+# Scaled rotary: Hugging Face's frequencies, and full Llama models
 
 PARAMETERS = {
     "rope_linear": {"rope_type": "linear"},
@@ -524,9 +524,9 @@ def test_fire_cost_includes_its_products() -> None:
 def test_biases_are_elementwise_and_finite(option: str) -> None:
     pos = encoding(option)
     randomise(pos)
-    whole = bias_of(pos, 20)
+    all_pairs = bias_of(pos, 20)
     some = pos.bias(torch.tensor([2, 0]), torch.tensor([17]), torch.tensor([4]))
-    torch.testing.assert_close(some, whole[[2, 0], 17, 4], rtol=1e-12, atol=0)
+    torch.testing.assert_close(some, all_pairs[[2, 0], 17, 4], rtol=1e-12, atol=0)
     at = torch.tensor([0, 1, 50, 10**6])
     found = pos.bias(torch.arange(4)[:, None, None], at[:, None], at)
     assert found.isfinite().all(), "also in the future, which a mask hides, and far away"

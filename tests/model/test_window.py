@@ -130,15 +130,15 @@ def test_windows_compare_by_value(option: str, data: st.DataObject) -> None:
 @given(size=st.integers(1, 20), pattern=st.text("LG", min_size=1, max_size=7), more=st.integers(0, 9))
 def test_pattern_repeats_over_the_layers(size: int, pattern: str, more: int) -> None:
     n_layer = len(pattern) + more
-    whole = window("alternating", size=size, pattern=pattern)
-    layers = [whole.at(layer, n_layer) for layer in range(n_layer)]
+    pattern_ = window("alternating", size=size, pattern=pattern)
+    layers = [pattern_.at(layer, n_layer) for layer in range(n_layer)]
     letters = {"L": window("sliding", size=size), "G": window("full")}
     assert layers == [letters[pattern[layer % len(pattern)]] for layer in range(n_layer)]
     assert [layer.local for layer in layers] == [letters[x] is letters["L"] for x in (pattern * n_layer)[:n_layer]]
     widest = max(layers, key=lambda layer: layer.reach or 999)
-    seen, expected = (visible(Where.rows(30), w.allows) for w in (whole, widest))
+    seen, expected = (visible(Where.rows(30), w.allows) for w in (pattern_, widest))
     assert torch.equal(seen, expected), "what any layer lets through"
-    assert whole.reach == widest.reach and all(whole.covers(n) == widest.covers(n) for n in range(1, 25))
+    assert pattern_.reach == widest.reach and all(pattern_.covers(n) == widest.covers(n) for n in range(1, 25))
 
 
 @pytest.mark.parametrize("n_layer", [6, 12, 26, 34])
