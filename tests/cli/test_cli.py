@@ -1,4 +1,4 @@
-"""The command line, run for real: what a person sees, and what a mistake gets."""
+"""The commands in real processes: what they print, which files they write, how they report mistakes and failures."""
 
 import json
 import math
@@ -93,7 +93,7 @@ def test_progress_bar_on_a_terminal(gptx: Gptx) -> None:
     bars = re.findall(r"(\d+)/300 +loss (\d\.\d{4}) +([\d,]+) tok/s +(\d:\d\d:\d\d|-:--:--)", plain)
     assert len(bars) > 1, plain
     assert bars[-1][0] == "300"
-    assert "\x1b[?25h" in terminal.shown  # the cursor is back
+    assert "\x1b[?25h" in terminal.shown  # the cursor is shown again
 
 
 def test_tracking_off_writes_no_mlflow_store(trained: Trained) -> None:
@@ -150,7 +150,7 @@ def test_force_trains_again_and_keeps_the_earlier_run(gptx: Gptx) -> None:
 
 
 def test_force_is_ignored_when_torchrun_restarts_its_workers(gptx: Gptx) -> None:
-    """It gives the same words again, and what has been trained since they were first given is not thrown away."""
+    """torchrun repeats the command with force=true; what was trained since the first time must not be discarded."""
     assert gptx().code == 0
     done = gptx("force=true", TORCHELASTIC_RESTART_COUNT="1")
     assert done.code == 0 and "finished already" in done.out
@@ -189,7 +189,7 @@ def test_micro_batches_do_not_change_losses(trained: Trained, gptx: Gptx, strate
 
 
 def test_mixture_of_experts_losses_are_equal_with_ddp_and_micro_batches(make: Maker) -> None:
-    """Its side loss and its full experts too: both are a row's own business."""
+    """The balance loss and the capacity of experts are computed per row, so the split of the batch changes neither."""
     words = ("ffn=moe", "ffn.capacity=1.0", "ffn.n_expert=4")
     spread = {name: make(name) for name in ("single", "ddp", "micro")}
     for gptx, more in zip(spread.values(), ("strategy=single", "strategy=ddp", "trainer.micro_batch=2"), strict=True):
@@ -213,7 +213,7 @@ def test_torchrun_equals_ddp(ddp: Gptx, gptx: Gptx) -> None:
     assert done.code == 0, done.err
     assert gptx.folder.name == ddp.folder.name
     assert history(gptx.folder) == history(ddp.folder)
-    assert done.out.count("val loss") == 1  # one process speaks
+    assert done.out.count("val loss") == 1  # only rank 0 prints
 
 
 def test_torchrun_on_two_nodes_equals_ddp(ddp: Gptx, gptx: Gptx) -> None:
@@ -374,7 +374,7 @@ def test_rejected_config_creates_no_folder(words: list[str], parts: list[str], g
 
 @pytest.mark.parametrize(("words", "parts"), named(UNFIT))
 def test_preflight_rejects_in_one_line(words: list[str], parts: list[str], trained: Trained, tmp_path: Path) -> None:
-    """The same refusals without a process each."""
+    """The rejections of preflight, in this process."""
     tiny = [word for word in trained.gptx.tiny if word.partition("=")[0] not in [w.partition("=")[0] for w in words]]
     with pytest.raises(GptxError) as refused:
         preflight(compose([*tiny, *words, f"paths.outputs={tmp_path}/outputs"]))
@@ -397,7 +397,7 @@ def test_help_and_cfg_print_options_and_config(gptx: Gptx, without_torch: dict[s
 
 
 def test_warning_when_source_of_a_users_variant_has_changed(gptx: Gptx) -> None:
-    """A run is named by its config alone; what the code of the user's own variants says may be edited under it."""
+    """The identity of a run has the path of a user's class, not its source, which may be edited after the run."""
     (gptx.cwd / "own" / "attention").mkdir(parents=True)
     shutil.copy(OWN / "conf/attention/scaled.yaml", gptx.cwd / "own/attention/edited.yaml")
     yaml, code = gptx.cwd / "own/attention/edited.yaml", gptx.cwd / "edited.py"
@@ -451,7 +451,7 @@ def test_worker_exception_is_one_line_and_the_fixed_command_resumes(gptx: Gptx) 
 @pytest.mark.parametrize("strategy", ["single", "ddp"])
 def test_non_finite_steps_are_skipped_up_to_max_skips(gptx: Gptx, strategy: str) -> None:
     words = [*OWN_CONF, "kernel=fragile", f"strategy={strategy}"]
-    stopped = gptx(*words, "trainer.max_skips=1", NAN_AT="7,21")  # step 20 is on its way to the disk
+    stopped = gptx(*words, "trainer.max_skips=1", NAN_AT="7,21")  # the checkpoint of step 20 is being written
     assert stopped.code == 1
     assert "Traceback" not in stopped.err
     for part in ("not finite in 2 of 21 steps", "trainer.max_skips=1", "step-00000020", "optim.lr"):
@@ -486,7 +486,7 @@ def test_unwritable_outputs_are_reported_in_one_line(gptx: Gptx) -> None:
 
 
 def test_full_disk_is_one_line_and_the_run_resumes_when_there_is_space(gptx: Gptx, trained: Trained) -> None:
-    """A limit on the size of files stands for the disk: no file gets longer than so many bytes."""
+    """A limit on the size of every file simulates the full disk."""
     size = 60_000
     code = "import os, resource, sys; n = int(sys.argv[1]); resource.setrlimit(resource.RLIMIT_FSIZE, (n, n)); "
     code += "os.execv(sys.argv[2], sys.argv[2:])"
@@ -528,7 +528,7 @@ def test_small_and_read_only_disk(gptx: Gptx, trained: Trained) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_trains(gptx: Gptx, path: Path) -> None:
-    """A few steps of it, on the tests' own text and sizes."""
+    """A few steps of each, with the text and the sizes of the tests."""
     done = gptx(f"experiment={path.stem}", "trainer.max_steps=4", "schedule.warmup=0.25")
     assert done.code == 0, done.err
     assert gptx.folder.parent.name == path.stem
@@ -536,7 +536,7 @@ def test_every_experiment_trains(gptx: Gptx, path: Path) -> None:
 
 @pytest.mark.slow
 def test_default_command_learns_english(gptx: Gptx) -> None:
-    """No word more than what the README says first; on its embedded text it is to learn English."""
+    """The first command of the README, without any override, learns its default corpus."""
     run = gptx.popen("gptx.run")
     out, err = run.communicate(timeout=5 * DEADLINE)
     assert run.returncode == 0, err
@@ -579,7 +579,7 @@ def test_generate_stops_at_a_token(trained: Trained, capsys: pytest.CaptureFixtu
 
 
 def test_generate_streams_tokens(trained: Trained) -> None:
-    """Text comes while more is computed: this one would take days."""
+    """The first tokens are printed before the last is computed: this text would take days."""
     words = [str(trained.folder), "--prompt", "The state", "--tokens", "1000000000"]
     process = trained.gptx.popen("gptx.generate", *words)
     assert process.stdout is not None and process.stderr is not None
@@ -636,7 +636,7 @@ def test_compare_shows_a_row_for_each_variant(trained: Trained, ddp: Gptx, tmp_p
 
 
 def test_sync_twice_writes_each_row_once(trained: Trained, ddp: Gptx, gptx: Gptx) -> None:
-    """Runs without tracking, put into MLflow afterwards."""
+    """Runs that were trained without tracking are written to MLflow later."""
     for source in (trained.folder, ddp.folder):
         shutil.copytree(source, gptx.outputs / "default" / source.name)
     seen = []

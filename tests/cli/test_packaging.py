@@ -1,4 +1,4 @@
-"""What a user gets: a wheel that works in an empty folder, and a README whose example is true."""
+"""The wheel works in an empty folder, and the example in the README works as it is printed."""
 
 import os
 import re
@@ -55,7 +55,7 @@ def test_wheel_works_in_an_empty_folder(tmp_path: Path) -> None:
 
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
-    """The README's variant, written down as it says: a module, and a YAML file."""
+    """The module and the YAML file of the README's example, written to disk."""
     text = (ROOT / "README.md").read_text()
     section = text.partition("## Add a variant in two files")[2]
     code, config = re.findall(r"```(?:python|yaml)\n(.*?)```", section, re.DOTALL)[:2]

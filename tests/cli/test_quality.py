@@ -1,4 +1,4 @@
-"""The house rules, kept by machines: lint, format, types, layering, sizes, and the YAML that is the schema."""
+"""Static checks: lint, format, types, layers, imports, length of files, and types of YAML defaults."""
 
 import ast
 import subprocess
@@ -58,7 +58,7 @@ def imports(path: Path) -> set[str]:
 
 
 def variants() -> set[str]:
-    """Modules that a YAML file names as its part; those of their own, that is: a few small parts share one."""
+    """Modules of the classes that the YAML files name."""
     targets = [yaml.safe_load(path.read_text()).get("_target_", "") for path in (ROOT / "conf").glob("*/*.yaml")]
     modules = {target.rpartition(".")[0] for target in targets}
     return {name for name in modules if name.startswith("gptx.") and name.count(".") == 2}
@@ -97,7 +97,7 @@ def test_length_of_files(path: Path) -> None:
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_yaml_default_has_a_type(path: Path) -> None:
-    """null has no type, so nothing given for it could be checked."""
+    """null has no type, so a value given for the key could not be checked."""
 
     def leaves(node: object, name: str) -> list[tuple[str, object]]:
         if isinstance(node, dict):

@@ -1,4 +1,4 @@
-"""compose, build, load: what a notebook uses. And a variant of a user's own, from outside the package."""
+"""The Python API (compose, build, load), and variants of a user from outside the package."""
 
 import json
 import math
@@ -32,7 +32,7 @@ def test_compose_returns_the_requested_config() -> None:
     assert cfg.attention.n_kv_head == 2
     assert cfg.variant.attention == "gqa" and cfg.variant.pos == "rope"
     assert cfg.trainer.max_steps == 7
-    assert isinstance(cfg.optim.lr, float)  # of the type that the YAML says
+    assert isinstance(cfg.optim.lr, float)  # the type of the default in the YAML
     assert api.compose().variant.attention == "mha"
     assert "hydra" not in cfg
 
@@ -45,7 +45,7 @@ def test_compose_rejects_in_one_line(wrong: str) -> None:
         api.compose([wrong])
     assert isinstance(refused.value, GptxError) and not isinstance(refused.value, ValueError)
     assert "\n" not in str(refused.value)
-    assert api.compose(["attention=gqa"]).attention.n_kv_head == 2  # and leaves nothing behind
+    assert api.compose(["attention=gqa"]).attention.n_kv_head == 2  # the error leaves no state behind
 
 
 def test_built_model_maps_tokens_to_logits() -> None:
@@ -100,7 +100,7 @@ def test_build_fits_a_tokenizer_that_learns(corpus: Path, tmp_path: Path) -> Non
 
 
 def test_loaded_model_has_the_validation_loss_of_the_result(trained: Trained) -> None:
-    """Its loss over the validation set, computed here by hand, is the one that the result states."""
+    """The loss over the validation set, computed here independently, equals that of the result."""
     model, tokenizer = api.load(trained.folder, device="cpu")
     result = json.loads((trained.folder / "result.json").read_text())
     assert not model.training
@@ -127,7 +127,7 @@ def test_load_needs_nothing_but_the_run_folder(trained: Trained, tmp_path: Path)
 
 
 def test_users_own_variant_trains(gptx: Gptx) -> None:
-    """One module on the path, one YAML in --config-dir; nothing of gptx is touched, and its own key is checked too."""
+    """A module on the path and a YAML in --config-dir are enough, and the keys of that YAML are checked too."""
     words = ["--config-dir", str(OWN / "conf"), "attention=scaled", "attention.gain=0.5"]
     wrong = gptx(*words, "attention.gian=1")
     assert wrong.code == 2
@@ -141,14 +141,14 @@ def test_users_own_variant_trains(gptx: Gptx) -> None:
     said = gptx.run("gptx.generate", str(gptx.folder), "--prompt", "The", "--tokens", "20")
     assert said.code == 0 and said.out.startswith("The")
     missing = gptx.run("gptx.run", *gptx.tiny, *words, PYTHONPATH=str(OWN.parents[1]))
-    assert missing.code == 0  # it is finished: nobody needs its code
+    assert missing.code == 0  # a finished run is shown without its code
     missing = gptx.run("gptx.run", *gptx.tiny, *words, "seed=1", PYTHONPATH=str(OWN.parents[1]))
     assert missing.code == 2
     assert "mine.Scaled" in missing.err and len(missing.err.splitlines()) == 1
 
 
 def test_users_option_with_the_name_of_a_built_in_is_rejected(gptx: Gptx) -> None:
-    """Hydra would take gptx's file and say nothing."""
+    """Hydra would use gptx's file without a warning."""
     (gptx.cwd / "own" / "window").mkdir(parents=True)
     (gptx.cwd / "own" / "window" / "sliding.yaml").write_text("_target_: gptx.window.full.Full\n")
     done = gptx("--config-dir", "own", "window=sliding")

@@ -24,7 +24,7 @@ def _default() -> DictConfig:
 
 
 def default(**trainer: Any) -> DictConfig:
-    """The default config, to change at will."""
+    """A copy of the default config, with these keys of ``trainer``."""
     cfg = OmegaConf.create(OmegaConf.to_container(_default()))
     assert isinstance(cfg, DictConfig)
     cfg.trainer.update(trainer)
@@ -66,7 +66,7 @@ def test_error_counts_groups_of_processes_that_share_rows(monkeypatch: pytest.Mo
     message = refused(BatchPlan.of, default(batch_size=6), 4, 2)
     assert "4 groups of 2 processes" in message
     assert advice(message) == {"strategy.nproc": 6, "trainer.batch_size": 8}
-    monkeypatch.setenv("RANK", "0")  # torchrun has no such key
+    monkeypatch.setenv("RANK", "0")  # a worker of torchrun
     assert "use --nproc-per-node=6, or" in refused(BatchPlan.of, default(batch_size=6), 4, 2)
 
 

@@ -57,7 +57,7 @@ def test_top_k_and_top_p_keep_the_likeliest_tokens(
     before = logits.clone()
     chosen = pick(logits, temperature, top_k, 1.0, stream(draw))
     assert chosen.shape == (8, 1)
-    rank = (logits > logits.gather(1, chosen)).sum(1)  # how many are likelier
+    rank = (logits > logits.gather(1, chosen)).sum(1)  # number of likelier tokens
     assert (rank < top_k).all()
     chosen = pick(logits, temperature, 0, top_p, stream(draw))
     probs = (logits / temperature).double().softmax(-1)
@@ -100,7 +100,7 @@ def generator(pos: str, window: str = "full", context: int = CONTEXT) -> GPT:
 @settings(max_examples=3)
 @given(prompt=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=2 * CONTEXT), seed=SEEDS)
 def test_cache_changes_no_token(pos: str, window: str, prompt: list[int], seed: int) -> None:
-    """Also past the trained context, where the newest half is taken up again, and for a prompt longer than it."""
+    """Also beyond the trained context, where generation restarts from the newest half, and for longer prompts."""
     model, count = model_of(arm(attention="gqa", pos=pos, window=window)), 2 * CONTEXT + 5
     cached = list(tokens(model, prompt, count, seed=seed))
     assert cached == list(tokens(model, prompt, count, seed=seed, cached=False))
@@ -144,7 +144,7 @@ def test_generation_uses_no_dropout() -> None:
 
 
 def test_padding_of_the_vocabulary_is_never_drawn() -> None:
-    """A vocabulary padded beyond the tokenizer's: without the bound, some of the rest do come."""
+    """The model's vocabulary is larger than the tokenizer's; without the limit, padding ids would be drawn."""
     model = generator("rope")
     assert max(tokens(model, [1], 80, temperature=9.0)) >= 6
     assert max(tokens(model, [1], 80, temperature=9.0, n_vocab=6)) < 6

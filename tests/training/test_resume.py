@@ -233,7 +233,7 @@ def test_ctrl_c_again_and_again_does_not_wait_for_the_step_in_hand(gptx: Gptx, s
     assert journal.status(gptx.folder) == "interrupted"
 
 
-@pytest.mark.parametrize("work", ["signalled_at_the_end", "leaves_again_and_again"])
+@pytest.mark.parametrize("work", ["signalled_at_the_end", "enters_and_exits_ddp_repeatedly"])
 def test_a_worker_ends_well(gptx: Gptx, work: str) -> None:
     """Though a signal comes when its work is done; though one of gloo's threads is dropping a tensor."""
     done = gptx.run("launched", work, str(gptx.cwd))

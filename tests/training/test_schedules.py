@@ -22,7 +22,7 @@ FRACTIONS = st.floats(0, 0.5)
 
 
 def schedule(name: str, **values: float) -> Schedule:
-    """A schedule on disk; what it does not know of the values is left out."""
+    """The schedule of this option; ``values`` that are not keys of it are ignored."""
     cfg = OmegaConf.load(conf_dir() / "schedule" / f"{name}.yaml")
     assert isinstance(cfg, DictConfig)
     made: Schedule = part(OmegaConf.merge(cfg, {k: v for k, v in values.items() if k in cfg}))
@@ -93,7 +93,7 @@ def test_schedules_equal_their_formulas(max_steps: int, warmup: float, decay: fl
 @settings(max_examples=60)
 @given(data=st.data(), warmup=st.floats(0.02, 0.5), decay=st.floats(0.02, 0.5), final=st.floats(0, 1))
 def test_schedule_is_continuous(name: str, data: st.DataObject, warmup: float, decay: float, final: float) -> None:
-    """Over a million steps, two neighbours differ by next to nothing, also where one phase meets the next."""
+    """With a million steps, neighbouring values are almost equal, also at the border of two phases."""
     rate, max_steps = schedule(name, warmup=warmup, decay=decay, final=final), 1_000_000
     near = data.draw(st.sampled_from([0, round(warmup * max_steps), round((1 - decay) * max_steps), max_steps]))
     step = min(max(0, near + data.draw(st.integers(-3, 3))), max_steps - 1)
