@@ -388,7 +388,7 @@ def test_initial_lambda_is_near_lambda_init() -> None:
 # Latents
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_absorbed_and_expanded_latents_are_equal(data: st.DataObject) -> None:
     draw = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731
@@ -463,7 +463,7 @@ def drawn(data: st.DataObject) -> DictConfig:
     return cfg
 
 
-@settings(max_examples=40)
+@settings(max_examples=13)
 @given(data=st.data())
 def test_decoding_equals_forward_for_random_options(data: st.DataObject) -> None:
     model, tokens = random_model(drawn(data)), rows(2, CONTEXT)

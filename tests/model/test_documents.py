@@ -26,7 +26,7 @@ from gptx.geometry.visibility import Where, documents
 from gptx.training.evaluation import Validation
 
 
-@settings(max_examples=100)
+@settings(max_examples=33)
 @given(text=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=20), min_size=1, max_size=3))
 def test_documents_and_positions_start_at_separators(text: list[list[int]]) -> None:
     """Token 0 separates. The same in plain Python, token by token."""

@@ -108,7 +108,7 @@ def operands(counts: list[int], *sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
     return (*made, torch.tensor(counts))
 
 
-@settings(max_examples=30)
+@settings(max_examples=10)
 @given(counts=groups, wide=st.integers(1, 4), out=st.integers(1, 4))
 def test_grouped_products_equal_a_loop(counts: list[int], wide: int, out: int) -> None:
     n, e = sum(counts), len(counts)
@@ -149,7 +149,7 @@ def slow(net: FFN, x: Tensor, top_k: int, limit: float = math.inf) -> Tensor:
     return y
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(n_expert=st.integers(1, 9), data=st.data(), batch=st.integers(1, 3), length=st.integers(1, 9))
 def test_experts_equal_the_equations(n_expert: int, data: st.DataObject, batch: int, length: int) -> None:
     top_k = data.draw(st.integers(1, n_expert))
@@ -157,7 +157,7 @@ def test_experts_equal_the_equations(n_expert: int, data: st.DataObject, batch: 
     torch.testing.assert_close(run(net, x), slow(net, x, top_k), rtol=0, atol=1e-10)
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(
     capacity=st.sampled_from([0.25, 0.5, 1.0, 1.25, 2.0, 8.0]),
     top_k=st.integers(1, 4),

@@ -193,7 +193,7 @@ windows = st.one_of(
 # banded
 
 
-@settings(max_examples=80)
+@settings(max_examples=26)
 @given(given_=problems(), window=windows, pos=st.sampled_from(["none", "alibi", "distance", "places"]))
 def test_banded_equals_the_reference(given_: Problem, window: Window, pos: str) -> None:
     n_head = given_.inputs["q"].shape[2]
@@ -296,7 +296,7 @@ def test_flex_forward_equals_the_reference(
         same(fast, slow, 1e-6)  # inside, it takes float64 for float32
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(queries=st.integers(1, 19))
 def test_flex_with_a_cache_equals_the_reference(queries: int) -> None:
     given_ = problem((4, 2), (queries, 20), more=("sink",))
@@ -510,7 +510,7 @@ def test_auto_on_other_devices_prefers_kernels_without_square_tensors() -> None:
     assert chosen(packed, window("full")) == "sdpa"
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(given_=problems(), window=windows, pos=st.sampled_from(["none", "alibi"]), low=st.booleans())
 def test_auto_equals_the_reference(given_: Problem, window: Window, pos: str, low: bool) -> None:
     n_head = given_.inputs["q"].shape[2]

@@ -75,7 +75,7 @@ def test_mistral_sliding_window_equals_transformers(dtype: torch.dtype, toleranc
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-10)])
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(theta=st.sampled_from([500.0, 10000.0, 1e6]), half=st.integers(1, 8), seed=st.integers(0, 99))
 def test_rope_equals_llama(dtype: torch.dtype, tolerance: float, theta: float, half: int, seed: int) -> None:
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb

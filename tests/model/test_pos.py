@@ -103,7 +103,7 @@ def scaled(option: str, theta: float, factor: float, original: int) -> tuple[dic
 
 
 @pytest.mark.parametrize("option", PARAMETERS)
-@settings(max_examples=40)
+@settings(max_examples=13)
 @given(
     theta=st.sampled_from([20.0, 1e4, 5e5]),
     factor=st.floats(1.5, 64),
@@ -228,7 +228,7 @@ def test_gpt_neox_equals_transformers(fraction: float, dtype: torch.dtype, toler
                 same_logits(model, hf, 1e-3)
 
 
-@settings(max_examples=40)
+@settings(max_examples=13)
 @given(half=st.integers(1, 32), fraction=st.floats(0.01, 1), seed=st.integers(0, 9))
 def test_partial_rotary_rotates_the_first_dims_only(half: int, fraction: float, seed: int) -> None:
     dim, n = 2 * half, round(fraction * 2 * half)
@@ -382,7 +382,7 @@ def torchscale(x: Tensor, downscale: bool, theta: float, scale_base: float, gamm
     return x * cos + every_two * sin
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(half=st.integers(1, 16), scale_base=st.floats(5, 600), gamma=st.floats(0.1, 2), seed=st.integers(0, 99))
 def test_xpos_equals_torchscale(half: int, scale_base: float, gamma: float, seed: int) -> None:
     pos = encoding("xpos", n_head=1, head_dim=2 * half, scale_base=scale_base, gamma=gamma)
@@ -416,7 +416,7 @@ def test_xpos_refuses_a_context_that_would_overflow() -> None:
 # Biases
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(buckets=st.integers(2, 64), factor=st.floats(1.5, 40))
 def test_t5_buckets_equal_transformers(buckets: int, factor: float) -> None:
     from transformers.models.t5.modeling_t5 import T5Attention
@@ -615,7 +615,7 @@ def test_sinusoids_are_exact_at_large_positions(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("option", [*ROPES, *BIASES])
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(far=st.integers(1, 200), to=st.integers(0, 2000), shift=st.integers(10, 10_000), seed=st.integers(0, 99))
 def test_relative_encodings_ignore_absolute_positions(option: str, far: int, to: int, shift: int, seed: int) -> None:
     pos = encoding(option, heads=2)

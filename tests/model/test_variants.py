@@ -86,7 +86,7 @@ def test_proofs_of_all_other_combinations(arm: Arm, record_property: Callable[[s
     passes_all_proofs(arm, record_property)
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_kernels_cache_and_packing_for_random_sizes_and_options(data: st.DataObject) -> None:
     """Widths, heads, groups, layers, window sizes and options are drawn together."""
@@ -192,7 +192,7 @@ def windows_of(option: str) -> list[Window]:
 
 
 @pytest.mark.parametrize("option", options("window"))
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(q=st.integers(0, 2000), k=st.integers(0, 2000))
 def test_window_hides_future_padding_and_what_is_beyond_its_reach(option: str, q: int, k: int) -> None:
     for window in windows_of(option):
@@ -207,7 +207,7 @@ def test_window_hides_future_padding_and_what_is_beyond_its_reach(option: str, q
 
 
 @pytest.mark.parametrize("option", options("window"))
-@settings(max_examples=30)
+@settings(max_examples=10)
 @given(length=st.integers(1, 40))
 def test_window_that_covers_a_row_equals_causal_attention(option: str, length: int) -> None:
     causal = torch.ones(length, length, dtype=torch.bool).tril()
@@ -221,7 +221,7 @@ def test_window_that_covers_a_row_equals_causal_attention(option: str, length: i
     assert [hash(window) for window in again] == [hash(window) for window in windows_of(option)]
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(size=st.integers(1, 50), q=st.integers(0, 200), k=st.integers(0, 200), length=st.integers(1, 60))
 def test_sliding_window_sees_its_size_in_tokens(size: int, q: int, k: int, length: int) -> None:
     cfg = tiny(arm(window="sliding")).window
@@ -234,7 +234,7 @@ def test_sliding_window_sees_its_size_in_tokens(size: int, q: int, k: int, lengt
     assert (window.reach, window.covers(length)) == (size, length <= size)
 
 
-@settings(max_examples=40)
+@settings(max_examples=13)
 @given(size=st.integers(1, 12), reach=st.none() | st.integers(1, 20), chunks=st.lists(st.integers(1, 9), max_size=9))
 def test_cache_returns_the_newest_tokens_in_order(size: int, reach: int | None, chunks: list[int]) -> None:
     """The cached value of each token is its position."""
@@ -281,7 +281,7 @@ def logit(pos: PositionalEncoding, q: Tensor, k: Tensor, at: int, to: int) -> Te
 
 
 @pytest.mark.parametrize("option", [option for option in options("pos") if encoding(option).relative])
-@settings(max_examples=50)
+@settings(max_examples=16)
 @given(far=st.integers(0, 300), to=st.integers(0, 5000), shift=st.integers(1, 100_000), seed=st.integers(0, 99))
 def test_relative_encodings_depend_on_the_distance_only(option: str, far: int, to: int, shift: int, seed: int) -> None:
     pos = encoding(option)
@@ -294,7 +294,7 @@ def test_relative_encodings_depend_on_the_distance_only(option: str, far: int, t
         assert (one - two).abs().max() > 1e-6, "logits differ between distances"
 
 
-@settings(max_examples=50)
+@settings(max_examples=16)
 @given(at=st.integers(0, 100_000), seed=st.integers(0, 99))
 def test_rope_is_a_rotation_of_each_pair(at: int, seed: int) -> None:
     pos = encoding("rope")
@@ -317,7 +317,7 @@ def test_alibi_slopes_equal_those_of_the_paper() -> None:
     assert math.isclose(first, -(2**-0.5), rel_tol=1e-6), "for 16 heads, 2^(-1/2) is the first and the ratio"
 
 
-@settings(max_examples=30)
+@settings(max_examples=10)
 @given(at=st.integers(0, 50_000), theta=st.floats(10, 1e6), scale=st.floats(0.01, 2))
 def test_sinusoidal_equals_the_formula_of_the_paper(at: int, theta: float, scale: float) -> None:
     cfg = tiny(arm(pos="sinusoidal"))

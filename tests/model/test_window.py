@@ -83,7 +83,7 @@ def test_every_window_has_a_reference_here() -> None:
 
 
 @pytest.mark.parametrize("option", PAPERS)
-@settings(max_examples=80)
+@settings(max_examples=26)
 @given(data=st.data(), length=st.integers(1, 60))
 def test_windows_show_the_keys_of_their_papers(option: str, data: st.DataObject, length: int) -> None:
     paper, keys = PAPERS[option]
@@ -98,7 +98,7 @@ def test_windows_show_the_keys_of_their_papers(option: str, data: st.DataObject,
 
 
 @pytest.mark.parametrize("option", PAPERS)
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_reach_is_tight(option: str, data: st.DataObject) -> None:
     """A ring buffer has as many slots: fewer would lose visible tokens, more would waste memory."""
@@ -112,7 +112,7 @@ def test_reach_is_tight(option: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("option", PAPERS)
-@settings(max_examples=40)
+@settings(max_examples=13)
 @given(data=st.data())
 def test_windows_compare_by_value(option: str, data: st.DataObject) -> None:
     """Layers with equal windows share one mask, and layers with different windows must not."""
@@ -126,7 +126,7 @@ def test_windows_compare_by_value(option: str, data: st.DataObject) -> None:
 # Patterns of layers
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(size=st.integers(1, 20), pattern=st.text("LG", min_size=1, max_size=7), more=st.integers(0, 9))
 def test_pattern_repeats_over_the_layers(size: int, pattern: str, more: int) -> None:
     n_layer = len(pattern) + more
