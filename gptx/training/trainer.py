@@ -33,7 +33,7 @@ from gptx.training.best_weights import save_best
 from gptx.training.evaluation import Validation
 from gptx.training.meter import Meter
 from gptx.training.progress import ProgressBar
-from gptx.training.state import checkpoint_facts, resume
+from gptx.training.state import checkpoint_meta, resume
 
 
 class Trainer:
@@ -192,8 +192,8 @@ class Trainer:
 
     def _save(self) -> None:
         self.state.peak_memory = max(self.state.peak_memory, self.strategy.max(peak_memory(self.strategy.device)))
-        facts = checkpoint_facts(self.state, self.meter)
-        self.saver.save(self.state.step, checkpoint.tensors(self.model, self.optimizer), facts)
+        meta = checkpoint_meta(self.state, self.meter)
+        self.saver.save(checkpoint.tensors(self.model, self.optimizer), meta)
         self.meter.start_clock(self.state.step)
 
     def close(self) -> None:
