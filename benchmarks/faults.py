@@ -169,12 +169,12 @@ def differences(folder: Path, reference: Path) -> list[str]:
     from safetensors.torch import load_file
 
     from gptx.runs.checkpoint_files import steps
-    from gptx.training.checkpoint import whole
+    from gptx.training.checkpoint import load_tensors
 
     found = [] if journal.computed(folder) == journal.computed(reference) else ["the journals' losses"]
     for side in ("last", "best"):
         if side == "last":
-            ours, theirs = (whole(steps(place / "checkpoints")[-1]) for place in (folder, reference))
+            ours, theirs = (load_tensors(steps(place / "checkpoints")[-1]) for place in (folder, reference))
         else:
             ours, theirs = (load_file(place / "checkpoints/best/model.safetensors") for place in (folder, reference))
         if ours.keys() != theirs.keys() or not all(torch.equal(ours[name], theirs[name]) for name in ours):

@@ -599,7 +599,7 @@ def test_generate_streams_tokens(trained: Trained) -> None:
         (["RUN", "--stop", "two"], "3 tokens"),
         (["RUN", "--tokens", "x"], "argument --tokens: invalid int value: 'x'"),
         (["RUN", "--temprature", "1"], "--temprature 1; python -m gptx.generate --help shows"),
-        (["EMPTY"], "no best model"),
+        (["EMPTY"], "no best weights"),
     ],
     ids=lambda value: str(value),
 )

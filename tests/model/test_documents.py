@@ -1,4 +1,4 @@
-"""Rows that hold several documents, and the mask between them (data.document_mask). Models: test_variants.py."""
+"""Documents packed into one row, hidden from one another by data.document_mask (the models: test_variants.py)."""
 
 import contextlib
 import json
@@ -26,24 +26,24 @@ from gptx.geometry.visibility import Where, documents
 from gptx.training.evaluation import Validation
 
 
-@settings(max_examples=100)
+@settings(max_examples=33)
 @given(text=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=20), min_size=1, max_size=3))
-def test_document_ids_and_positions_start_at_each_separator(text: list[list[int]]) -> None:
-    """Token 0 is the separator. The expected values are computed token by token in plain Python."""
+def test_documents_and_positions_start_at_separators(text: list[list[int]]) -> None:
+    """Token 0 separates. The same in plain Python, token by token."""
     length = max(map(len, text))
     tokens = [row + [1] * (length - len(row)) for row in text]
     expected_docs, expected_pos = [], []
     for row in tokens:
         doc = pos = 0
-        docs, positions = [], []
+        docs, places = [], []
         for token in row:
             if token == 0:
                 doc, pos = doc + 1, 0
             docs.append(doc)
-            positions.append(pos)
+            places.append(pos)
             pos += 1
         expected_docs.append(docs)
-        expected_pos.append(positions)
+        expected_pos.append(places)
     ids = documents(torch.tensor(tokens), 0)
     where = Where.packed(ids)
     assert ids.tolist() == expected_docs
@@ -54,14 +54,14 @@ def test_document_ids_and_positions_start_at_each_separator(text: list[list[int]
 
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_validation_computes_each_document_separately(masked: bool) -> None:
+def test_validation_hides_other_documents(masked: bool) -> None:
     model = random_model(tiny(arm(pos="learned", window="sliding")))
     tokens = rows(1, 4 * CONTEXT + 1)[0].numpy().astype(np.uint16)
     single = part(tiny().strategy)
     separator = 3 if masked else None
     with single.open("cpu"):
-        validation = Validation(tokens, np.ones(VOCAB, dtype=np.int64), CONTEXT, 0, 2, separator)
-        found = validation.run(model, single, contextlib.nullcontext)["val/loss"]
+        made = Validation(tokens, np.ones(VOCAB, dtype=np.int64), CONTEXT, 0, 2, separator)
+        found = made.run(model, single, contextlib.nullcontext)["val/loss"]
     nats = 0.0
     for start in range(0, 4 * CONTEXT, CONTEXT):
         window = tokens[start : start + CONTEXT + 1].astype(np.int64)
@@ -75,29 +75,30 @@ def test_validation_computes_each_document_separately(masked: bool) -> None:
 
 @pytest.fixture
 def notes(tmp_path: Path) -> str:
-    """A corpus of many very short documents."""
+    """A corpus of many short documents."""
     path = tmp_path / "notes.jsonl"
     path.write_text("".join(json.dumps({"text": f"{i * 37 % 101} is {i % 7}."}) + "\n" for i in range(3000)))
     return f"data.path={path}"
 
 
-def test_document_mask_changes_the_loss_and_ddp_does_not(gptx: Gptx, notes: str) -> None:
+def test_document_mask_changes_the_loss_and_ddp_equals_single(gptx: Gptx, notes: str) -> None:
+    """With the mask, the first token of a document sees no earlier token, so the loss differs."""
     loss = {}
-    for overrides in (
+    for words in (
         ("data.document_mask=false",),
         ("data.document_mask=true",),
         ("data.document_mask=true", "strategy=ddp"),
     ):
-        done = gptx(notes, *overrides)
+        done = gptx(notes, *words)
         assert done.code == 0, done.err
         folder = max(gptx.folders(), key=lambda f: (f / "result.json").stat().st_mtime_ns)
-        loss[overrides] = json.loads((folder / "result.json").read_text())["val_loss"]
+        loss[words] = json.loads((folder / "result.json").read_text())["val_loss"]
     plain, masked, spread = loss.values()
     assert abs(plain - masked) > 1e-4
     assert math.isclose(masked, spread, rel_tol=1e-5)
 
 
-def test_document_mask_needs_an_end_of_text_token(gptx: Gptx, notes: str) -> None:
+def test_document_mask_refuses_tokenizers_without_end_of_text(gptx: Gptx, notes: str) -> None:
     done = gptx(notes, "tokenizer=char", "data.document_mask=true")
     assert done.code == 2 and not gptx.outputs.exists()
     assert done.err == (
