@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 import torch
 from safetensors.torch import load_file
+from warm import WarmParent
 
 from gptx.config.overrides import key_of
 from gptx.runs import checkpoint_files, journal, json_log
@@ -76,6 +77,12 @@ def pausing(gptx: "Gptx", at: int) -> dict[str, str]:
     return {"PAUSE_AT": str(at), "PAUSE_IN": str(gptx.cwd), "SLOW": "0.01"}
 
 
+def environment() -> dict[str, str]:
+    """Environment variables of gptx's processes in the tests."""
+    inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "COLUMNS")}
+    return inherited | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(OWN)]), "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
 @dataclass(frozen=True)
 class Done:
     """Exit code and output of a process."""
@@ -88,21 +95,26 @@ class Done:
 class Gptx:
     """The gptx command in its own working directory. A mark in their environment identifies its processes."""
 
-    def __init__(self, cwd: Path, corpus: Path, tokens: Path) -> None:
-        self.cwd, self.outputs = cwd, cwd / "outputs"
+    def __init__(self, cwd: Path, corpus: Path, tokens: Path, warm: WarmParent | None = None) -> None:
+        self.cwd, self.outputs, self.warm = cwd, cwd / "outputs", warm
         self.mark = uuid.uuid4().hex
         self.started: list[subprocess.Popen[Any]] = []
         self.tiny = [*TINY, "data=text", f"data.path={corpus}", f"paths.data={tokens}"]
-        paths = os.pathsep.join([str(ROOT), str(OWN)])
-        inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "COLUMNS")}
-        self.env = inherited | {"PYTHONPATH": paths, "MLFLOW_DISABLE_TELEMETRY": "true", "GPTX_TEST": self.mark}
+        self.env = environment() | {"GPTX_TEST": self.mark}
 
     def __call__(self, *overrides: str, **env: str) -> Done:
         """Run the tiny model with these overrides and wait for its end."""
         return self.run("gptx.run", *self.tiny, *overrides, **env)
 
-    def run(self, module: str, *words: str, timeout: float = DEADLINE, **env: str) -> Done:
-        """Run any module and wait for its end."""
+    def run(
+        self, module: str, *words: str, timeout: float = DEADLINE, by: WarmParent | None = None, **env: str
+    ) -> Done:
+        """Run any module and wait for its end.
+
+        A module of gptx runs in a fork of ``by`` or of this command's own warm parent, unless it gets another path.
+        """
+        if (warm := by or self.warm) and module.startswith("gptx.") and "PYTHONPATH" not in env:
+            return Done(*warm.run([module, *words], self.cwd, self.env | env, timeout))
         process = self.popen(module, *words, **env)
         out, err = process.communicate(timeout=timeout)
         return Done(process.returncode, out, err)

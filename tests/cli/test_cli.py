@@ -7,13 +7,16 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import DEADLINE, OWN, ROOT, Done, Gptx, Terminal, history, records, unused_port, weights
+from command import DEADLINE, OWN, ROOT, Done, Gptx, Terminal, environment, history, records, unused_port, weights
 from conftest import Maker, Trained
 from fake_runs import contents, database, rows_of, uid_of
+from tiers import some
+from warm import WarmParent
 
 from gptx import compose
 from gptx.errors import ConfigError, GptxError
@@ -105,8 +108,8 @@ def test_tracking_off_leaves_no_store(trained: Trained) -> None:
 
 
 @pytest.fixture(scope="session")
-def without_torch(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment in which importing torch or mlflow is an error."""
+def without_torch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmParent]:
+    """Starts commands in which importing torch or mlflow is an error."""
     folder = tmp_path_factory.mktemp("without")
     (folder / "sitecustomize.py").write_text(
         "import sys\n"
@@ -115,12 +118,15 @@ def without_torch(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "        assert name not in ('torch', 'mlflow', 'datasets', 'transformers'), f'{name} was imported'\n"
         "sys.meta_path.insert(0, Forbidden())\n"
     )
-    return {"PYTHONPATH": os.pathsep.join([str(folder), str(Path(__file__).parents[2])])}
+    path = os.pathsep.join([str(folder), environment()["PYTHONPATH"]])
+    parent = WarmParent(environment() | {"PYTHONPATH": path}, ("gptx.config.command", "gptx.training.run"))
+    yield parent
+    parent.close()
 
 
-def test_a_finished_run_shows_its_result_without_torch(trained: Trained, without_torch: dict[str, str]) -> None:
+def test_a_finished_run_shows_its_result_without_torch(trained: Trained, without_torch: WarmParent) -> None:
     before = (trained.folder / "journal.jsonl").read_bytes()
-    again = trained.gptx(**without_torch)
+    again = trained.gptx.run("gptx.run", *trained.gptx.tiny, by=without_torch)
     assert again.code == 0, again.err
     assert again.err == ""
     assert "finished already" in again.out
@@ -129,9 +135,9 @@ def test_a_finished_run_shows_its_result_without_torch(trained: Trained, without
     assert (trained.folder / "journal.jsonl").read_bytes() == before
 
 
-def test_what_changes_no_result_changes_no_run(trained: Trained, without_torch: dict[str, str]) -> None:
+def test_what_changes_no_result_changes_no_run(trained: Trained, without_torch: WarmParent) -> None:
     other = ["runtime.log_every=7", "runtime.threads=2", "tracking=mlflow", "runtime.brief=true"]
-    again = trained.gptx(*other, **without_torch)
+    again = trained.gptx.run("gptx.run", *trained.gptx.tiny, *other, by=without_torch)
     assert again.code == 0, again.err
     assert again.out.startswith("finished already: val loss ")
     assert len(again.out.splitlines()) == 1
@@ -181,21 +187,22 @@ def test_two_processes_learn_what_one_does(trained: Trained, ddp: Gptx) -> None:
     assert "·ddp·" in ddp.folder.name
 
 
-@pytest.mark.parametrize("strategy", ["single", "ddp"])
+@pytest.mark.parametrize("strategy", some(["single", "ddp"], "single"))
 def test_micro_batches_change_nothing(trained: Trained, gptx: Gptx, strategy: str) -> None:
     done = gptx(f"strategy={strategy}", "trainer.micro_batch=2")
     assert done.code == 0, done.err
     equal_losses(gptx.folder, trained.folder)
 
 
-def test_a_mixture_of_experts_learns_the_same_however_it_is_spread(make: Maker) -> None:
+@pytest.mark.parametrize("override", some(["trainer.micro_batch=2", "strategy=ddp"], "trainer.micro_batch=2"))
+def test_a_mixture_of_experts_learns_the_same_however_it_is_spread(make: Maker, override: str) -> None:
     """Its side loss and its full experts too: both are a row's own business."""
     words = ("ffn=moe", "ffn.capacity=1.0", "ffn.n_expert=4")
-    spread = {name: make(name) for name in ("single", "ddp", "micro")}
-    for gptx, more in zip(spread.values(), ("strategy=single", "strategy=ddp", "trainer.micro_batch=2"), strict=True):
-        done = gptx(*words, more)
+    once, spread = make("experts"), make("experts, spread")
+    for gptx, more in ((once, []), (spread, [override])):
+        done = gptx(*words, *more)
         assert done.code == 0, done.err
-    found = history(spread["single"].folder)
+    found = history(once.folder)
     balance = [value for (name, _), value in found.items() if name == "train/balance_loss"]
     dropped = [value for (name, _), value in found.items() if name == "train/dropped_share"]
     assert len(balance) == len(dropped) == 30
@@ -203,8 +210,7 @@ def test_a_mixture_of_experts_learns_the_same_however_it_is_spread(make: Maker) 
         "top_k where all experts are liked alike, top_k x n_expert at most"
     )
     assert all(0 < value < 0.7 for value in dropped)
-    for other in ("ddp", "micro"):
-        equal_losses(spread[other].folder, spread["single"].folder)
+    equal_losses(spread.folder, once.folder)
 
 
 def test_under_torchrun(ddp: Gptx, gptx: Gptx) -> None:
@@ -216,6 +222,7 @@ def test_under_torchrun(ddp: Gptx, gptx: Gptx) -> None:
     assert done.out.count("val loss") == 1  # one process speaks
 
 
+@pytest.mark.full
 def test_under_torchrun_on_two_nodes(ddp: Gptx, gptx: Gptx) -> None:
     words = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={unused_port()}"]
     command = ["-m", "gptx.run", *gptx.tiny, "strategy=ddp"]
@@ -226,6 +233,7 @@ def test_under_torchrun_on_two_nodes(ddp: Gptx, gptx: Gptx) -> None:
     assert [end.out.count("val loss") for end in ends] == [1, 0]
 
 
+@pytest.mark.full
 def test_torchrun_with_one_process_strategy_is_refused(gptx: Gptx) -> None:
     command = ["--standalone", "--nproc-per-node=2", "-m", "gptx.run", *gptx.tiny]
     done = gptx.run("torch.distributed.run", *command)
@@ -287,18 +295,18 @@ def one_line(done: Done, *parts: str) -> None:
         assert part in line
 
 
-def test_a_yaml_that_cannot_be_read_gets_one_line(gptx: Gptx, without_torch: dict[str, str]) -> None:
+def test_a_yaml_that_cannot_be_read_gets_one_line(gptx: Gptx, without_torch: WarmParent) -> None:
     file = gptx.cwd / "mine" / "attention" / "odd.yaml"
     file.parent.mkdir(parents=True)
     file.write_text("a: b: c")
-    one_line(gptx.run("gptx.run", "--config-dir", "mine", "attention=odd", **without_torch), str(file), "line 1")
+    one_line(gptx.run("gptx.run", "--config-dir", "mine", "attention=odd", by=without_torch), str(file), "line 1")
 
 
 @pytest.mark.parametrize(("words", "parts"), named(MISTAKES))
 def test_a_mistake_gets_one_line_before_torch_is_imported(
-    words: list[str], parts: list[str], gptx: Gptx, without_torch: dict[str, str]
+    words: list[str], parts: list[str], gptx: Gptx, without_torch: WarmParent
 ) -> None:
-    done = gptx.run("gptx.run", *words, **without_torch)
+    done = gptx.run("gptx.run", *words, by=without_torch)
     one_line(done, *parts)
     assert not gptx.outputs.exists()
 
@@ -387,12 +395,12 @@ def test_what_the_parts_say(words: list[str], parts: list[str], trained: Trained
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_and_the_config_can_be_seen(gptx: Gptx, without_torch: dict[str, str]) -> None:
-    shown = gptx.run("gptx.run", "--help", **without_torch)
+def test_help_and_the_config_can_be_seen(gptx: Gptx, without_torch: WarmParent) -> None:
+    shown = gptx.run("gptx.run", "--help", by=without_torch)
     assert shown.code == 0
     for axis, option in (("attention", "gqa"), ("pos", "rope"), ("window", "sliding"), ("strategy", "ddp")):
         assert re.search(rf"{axis}: .*\b{option}\b", shown.out)
-    config = gptx.run("gptx.run", "attention=gqa", "--cfg", "job", **without_torch)
+    config = gptx.run("gptx.run", "attention=gqa", "--cfg", "job", by=without_torch)
     assert config.code == 0
     assert "n_kv_head: 2" in config.out
     assert list(gptx.cwd.iterdir()) == []
@@ -450,7 +458,7 @@ def test_an_exception_in_a_worker_is_one_line_and_the_mended_command_goes_on(gpt
     assert (result["status"], result["error"], result["steps"]) == ("finished", None, 30)
 
 
-@pytest.mark.parametrize("strategy", ["single", "ddp"])
+@pytest.mark.parametrize("strategy", some(["single", "ddp"], "single"))
 def test_bad_steps_are_skipped_up_to_a_number_and_then_the_last_good_checkpoint_is_kept(
     gptx: Gptx, strategy: str
 ) -> None:
@@ -503,7 +511,7 @@ def test_a_disk_that_is_full_gets_one_line_and_room_makes_it_go_on(gptx: Gptx, t
     assert history(gptx.folder) == history(trained.folder)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
 def test_a_small_disk(gptx: Gptx, trained: Trained) -> None:
     gptx.outputs.mkdir()
@@ -530,6 +538,7 @@ def test_a_small_disk(gptx: Gptx, trained: Trained) -> None:
 # ------------------------------------------------------------------------------------- experiments
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_trains(gptx: Gptx, path: Path) -> None:
     """A few steps of it, on the tests' own text and sizes."""
@@ -538,7 +547,7 @@ def test_every_experiment_trains(gptx: Gptx, path: Path) -> None:
     assert gptx.folder.parent.name == path.stem
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_default_command(gptx: Gptx) -> None:
     """No word more than what the README says first; on its embedded text it is to learn English."""
     run = gptx.popen("gptx.run")
@@ -621,7 +630,7 @@ def test_generate_says_what_is_wrong_in_one_line(
     assert part in line and shown.out == ""
 
 
-def test_generate_without_a_run_is_refused_for_real(gptx: Gptx, without_torch: dict[str, str]) -> None:
+def test_generate_without_a_run_is_refused_for_real(gptx: Gptx, without_torch: WarmParent) -> None:
     one_line(gptx.run("gptx.generate", "nowhere"), "nowhere", "config.yaml")
 
 
@@ -641,6 +650,7 @@ def test_compare_shows_the_variants_side_by_side(trained: Trained, ddp: Gptx, tm
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.full
 def test_sync_twice_gives_the_same_rows(trained: Trained, ddp: Gptx, gptx: Gptx) -> None:
     """Runs without tracking, put into MLflow afterwards."""
     for source in (trained.folder, ddp.folder):

@@ -17,6 +17,7 @@ import pytest
 import torch
 from command import DEADLINE, OWN, TINY, Done, Gptx, flip, records, the_first, until
 from conftest import Maker, Trained
+from tiers import some
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 
 import gptx as package
@@ -264,7 +265,7 @@ def goes_on(gptx: Gptx, run: "subprocess.Popen[str]") -> Done:
     return Done(run.returncode, out, err)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("strategy", ["single", "ddp", "fsdp"])
 def test_one_process_cannot_write_its_part(gptx: Gptx, strategy: str) -> None:
     """All of them end, nothing that was saved is harmed, and the same command goes on from it."""
@@ -299,7 +300,7 @@ def mounted() -> Iterator[Callable[..., None]]:
         subprocess.run(["umount", path], check=True)
 
 
-@pytest.mark.parametrize("strategy", ["single", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("strategy", some(["single", "fsdp"], "single"))
 def test_a_disk_that_is_full(gptx: Gptx, mounted: Callable[..., None], strategy: str) -> None:
     mounted(gptx.outputs, "size=1m")
     run, _ = paused(gptx, strategy, 15)
@@ -372,7 +373,7 @@ def test_a_damaged_one_is_passed_over_and_its_identity_is_of_the_other(
 CONSTANT = ("schedule=constant", "schedule.warmup=0")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_run_goes_on_in_another_world(make: Maker) -> None:
     """What 4 processes saved under fsdp goes on in 1 and in 2, with the losses of one that was never stopped."""
     gptx = make("worlds")
@@ -390,7 +391,7 @@ def test_a_run_goes_on_in_another_world(make: Maker) -> None:
         assert result["origin"]["step"] == 20
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_in_the_same_world_it_goes_on_bit_for_bit(make: Maker) -> None:
     gptx = make("one world")
     base = [*CONSTANT, "strategy=fsdp", "runtime.log_every=7"]
