@@ -176,7 +176,7 @@ def _trainer(overrides: list[str]) -> Iterator["Trainer"]:
     import torch
 
     from gptx.config.instantiate import part
-    from gptx.data.from_config import tokens
+    from gptx.data.from_config import tokens_of
     from gptx.model.build import build
     from gptx.runs.folder import RunFolder
     from gptx.strategy.batch_plan import BatchPlan
@@ -187,7 +187,7 @@ def _trainer(overrides: list[str]) -> Iterator["Trainer"]:
     count = strategy.processes(cfg.device.type, int(os.environ.get("WORLD_SIZE", "0")))
     plan = BatchPlan.of(cfg, strategy.batch_slices(count))
     with torch.device("meta"):
-        strategy.check(build(cfg, tokens(cfg).tokenizer.n_vocab), count, plan)
+        strategy.check(build(cfg, tokens_of(cfg).tokenizer.n_vocab), count, plan)
     with tempfile.TemporaryDirectory() as folder, strategy.open(cfg.device.type):
         trainer = Trainer(cfg, RunFolder(Path(folder)), strategy, None)
         try:
@@ -198,12 +198,12 @@ def _trainer(overrides: list[str]) -> Iterator["Trainer"]:
 
 def _together(work: Callable[..., None], cases: list[Case], args: argparse.Namespace) -> Any:
     """What the first process of a group has written."""
-    from gptx.data.from_config import tokens
+    from gptx.data.from_config import tokens_of
     from gptx.hardware.cpu import cores
     from gptx.processes import workers
 
     count = cases[0].processes
-    tokens(compose(cases[0].overrides))  # made once, before anybody looks for it
+    tokens_of(compose(cases[0].overrides))  # made once, before anybody looks for it
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
         workers.start(work, (cases, str(out), args.steps, args.device), count, max(1, cores() // count), Path(folder))

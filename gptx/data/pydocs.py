@@ -1,4 +1,4 @@
-"""The topics of Python's own help(): half a megabyte of English that every CPython brings along."""
+"""The topics of Python's help(): half a megabyte of English text that is part of every CPython."""
 
 from collections.abc import Iterator
 from pathlib import Path

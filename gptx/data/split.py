@@ -1,4 +1,4 @@
-"""Which text is trained on and which is held out, and where max_tokens ends both."""
+"""Which text is for training and which for validation, and where max_tokens ends both."""
 
 import sys
 from collections.abc import Iterator
@@ -8,13 +8,14 @@ from pathlib import Path
 from gptx.data.base import Corpus
 from gptx.errors import DataError
 
-SIDES = ("train", "val")
+SPLITS = ("train", "val")
 
 
-def split(documents: Iterator[str], val_fraction: float) -> Iterator[tuple[str, str]]:
-    """(side, text): every round(1 / val_fraction)-th document is for validation, so both span the corpus.
+def split_documents(documents: Iterator[str], val_fraction: float) -> Iterator[tuple[str, str]]:
+    """Yield (split, text): every round(1 / val_fraction)-th document is for validation, so both span the corpus.
 
-    Fewer documents than that: the last ``val_fraction`` of each one's characters, as nanoGPT cuts its text.
+    A corpus with fewer documents is cut inside each document instead: the last ``val_fraction`` of its characters is
+    for validation, as in nanoGPT.
     """
     every = round(1 / val_fraction)
     documents = (text for text in documents if text)
@@ -25,41 +26,48 @@ def split(documents: Iterator[str], val_fraction: float) -> Iterator[tuple[str, 
         return
     for text in head:
         cut = int(len(text) * (1 - val_fraction))
-        yield from ((side, part) for side, part in zip(SIDES, (text[:cut], text[cut:]), strict=True) if part)
+        yield from ((split, part) for split, part in zip(SPLITS, (text[:cut], text[cut:]), strict=True) if part)
 
 
-class Room:
-    """The (side, text) of a corpus while ``max_tokens`` has room for it; ``take`` uses it up.
+class LimitedCorpus:
+    """The (split, text) pairs of a corpus until ``max_tokens`` tokens of it are used; `take` counts them.
 
-    Each side has its share of max_tokens and the corpus ends when both are used up: a small cap leaves some
-    validation text, however late the first document of it comes.
+    Each split has its own part of max_tokens, and the iteration ends when both are used up: a small limit leaves some
+    validation text, however late its first document comes.
+
+    Attributes:
+        remaining, used: tokens, by split.
     """
 
     def __init__(self, corpus: Corpus, cache: Path) -> None:
-        cap = corpus.max_tokens or sys.maxsize
-        val = int(cap * corpus.val_fraction)
-        self.left = {"train": cap - val, "val": val}
-        self.used = dict.fromkeys(SIDES, 0)
+        limit = corpus.max_tokens or sys.maxsize
+        val = int(limit * corpus.val_fraction)
+        self.remaining = {"train": limit - val, "val": val}
+        self.used = dict.fromkeys(SPLITS, 0)
         self._corpus, self._cache = corpus, cache
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        for side, text in split(self._corpus.documents(self._cache), self._corpus.val_fraction):
-            if self.left[side]:
-                yield side, text
-            elif not any(self.left.values()):
+        for split, text in split_documents(self._corpus.documents(self._cache), self._corpus.val_fraction):
+            if self.remaining[split]:
+                yield split, text
+            elif not any(self.remaining.values()):
                 return
 
-    def take(self, side: str, wanted: int) -> int:
-        """How many of ``wanted`` tokens there is room for; they count as used."""
-        taken = min(wanted, self.left[side])
-        self.left[side] -= taken
-        self.used[side] += taken
+    def take(self, split: str, wanted: int) -> int:
+        """Return how many of ``wanted`` tokens are within the limit, and count them as used."""
+        taken = min(wanted, self.remaining[split])
+        self.remaining[split] -= taken
+        self.used[split] += taken
         return taken
 
-    def check(self) -> None:
-        """Refuse what left a side empty."""
+    def check_not_empty(self) -> None:
+        """Check that both splits have tokens.
+
+        Raises:
+            DataError: one of them has none.
+        """
         if not all(self.used.values()):
             raise DataError(
                 f"corpus {self._corpus.name} gives {self.used['train']} train and {self.used['val']} val "
-                "tokens, expected some of both: take more text, or raise data.val_fraction or data.max_tokens"
+                "tokens, expected some of both: use more text, or raise data.val_fraction or data.max_tokens"
             )

@@ -1,4 +1,4 @@
-"""Any local files. A text file is a document; so is a row of a .jsonl, .json or .parquet file."""
+"""Local files. Each text file is a document; each row of a .jsonl, .json or .parquet file is one."""
 
 import glob
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from gptx.data.hub import stream
 from gptx.errors import DataError
 from gptx.runs.digest import digest, file_hash
 
-# suffix -> how ``datasets`` calls its reader; every other file is read as utf-8 text
+# suffix -> name of the reader in ``datasets``; every other file is read as utf-8 text
 READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
 
@@ -40,7 +40,11 @@ class Text(Corpus):
                 yield _read(path)
 
     def files(self) -> list[Path]:
-        """What ``path`` names: in the order given, the matches of one pattern sorted."""
+        """The files that ``path`` names, in the given order; the matches of one pattern are sorted.
+
+        Raises:
+            DataError: there are none.
+        """
         if not any(self.path):
             raise DataError("data=text needs data.path=FILE, a folder, or a pattern such as data.path='books/*.txt'")
         return [path for pattern in self.path for path in _match(pattern)]
@@ -53,7 +57,7 @@ def _match(pattern: str) -> list[Path]:
     names = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
     found = sorted(name for name in names if name.is_file() and not name.name.startswith("."))
     if not found:
-        raise DataError(f"data.path={pattern}: no file of that name or pattern, seen from {Path.cwd()}")
+        raise DataError(f"data.path={pattern}: no file matches, relative to {Path.cwd()}")
     return found
 
 
@@ -62,7 +66,7 @@ def _read(path: Path) -> str:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as exc:
         raise DataError(
-            f"{path} is not utf-8 text (byte {exc.start}: {exc.reason}); convert it, e.g. by iconv"
+            f"{path} is not utf-8 text (byte {exc.start}: {exc.reason}); convert it, e.g. with iconv"
         ) from exc
     except OSError as exc:
         raise DataError(f"cannot read {path}: {exc.strerror}") from exc

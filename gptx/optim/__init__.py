@@ -1,1 +1,1 @@
-"""Optimisers. One file a variant, and the update step that all share."""
+"""Optimisers, one file per variant, and the update step that all of them share."""

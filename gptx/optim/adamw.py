@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov and Hutter 2019), torch's own implementation."""
+"""AdamW (Loshchilov and Hutter 2019), in torch's implementation."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,10 +15,10 @@ def adamw(
     """The optimiser of these parameters or parameter groups.
 
     Args:
-        lr: the schedule's peak.
+        lr: peak of the schedule.
         betas: decay rates of the first and the second moment, each at least 0 and below 1.
-        eps: added to the root of the second moment.
-        weight_decay: of the parameters whose group has no rate of its own.
-        fused: one kernel for the whole step.
+        eps: added to the square root of the second moment.
+        weight_decay: for the parameter groups without a value of their own.
+        fused: use one kernel for the whole update.
     """
     return AdamW(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What the optimiser is given, and when it steps."""
+"""The parameter groups of the optimiser, and the update step that skips a gradient that is not finite."""
 
 from typing import Any
 
@@ -7,31 +7,35 @@ from torch import Tensor, nn
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices are decayed; vectors (biases, norms) are not. What lies on other processes is a group of its own: an
-    optimiser steps a group's weights at once."""
+    """Parameter groups: matrices get ``weight_decay``, vectors (biases, norms) get none.
+
+    Parameters on different device meshes are in different groups, because the optimiser updates a group with one
+    operation.
+    """
     groups: dict[Any, dict[str, Any]] = {}
     for p in model.parameters():
         decay = weight_decay if p.dim() >= 2 else 0.0
-        place = getattr(p, "device_mesh", None)
-        groups.setdefault((place, decay), {"params": [], "weight_decay": decay})["params"].append(p)
+        mesh = getattr(p, "device_mesh", None)
+        groups.setdefault((mesh, decay), {"params": [], "weight_decay": decay})["params"].append(p)
     return sorted(groups.values(), key=lambda group: -float(group["weight_decay"]))
 
 
-def update(optim: torch.optim.Optimizer, norm: Tensor, lr: float) -> Tensor:
-    """Step with rate ``lr``, unless the gradient's ``norm`` is not finite: then weights and moments stay as they are.
+def update(optimizer: torch.optim.Optimizer, grad_norm: Tensor, learning_rate: float) -> Tensor:
+    """Update the weights and delete the gradients. If the norm of the gradient is not finite, weights and moments stay
+    as they are.
 
-    A fused optimiser decides on the device (as it does for a GradScaler): the host need not wait for the answer.
+    A fused optimiser decides this on the device, as it does for a GradScaler: the host does not wait for the device.
 
     Returns:
-        bool, 0-d, on the device: whether the step was taken.
+        bool, 0-d, on the device: whether the weights were updated.
     """
-    for group in optim.param_groups:
-        group["lr"] = lr
-    good = torch.isfinite(norm)
-    if optim.defaults.get("fused"):
-        optim.grad_scale, optim.found_inf = None, (~good).float()  # type: ignore[attr-defined]
-        optim.step()
-    elif bool(good):
-        optim.step()
-    optim.zero_grad(set_to_none=True)
-    return good
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    finite = torch.isfinite(grad_norm)
+    if optimizer.defaults.get("fused"):
+        optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
+        optimizer.step()
+    elif bool(finite):
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return finite

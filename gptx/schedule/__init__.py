@@ -1,1 +1,1 @@
-"""Learning-rate schedules: pure functions of the step. One file a variant."""
+"""Learning-rate schedules: pure functions of the step. One file per variant."""

@@ -1,12 +1,12 @@
 """Linear warm-up, then constant."""
 
-from gptx.schedule.base import check_fractions, warm
+from gptx.schedule.base import check_fractions, warmup_factor
 
 ID = "schedule.constant"
 REVISION = 1
 
 
 def constant(step: int, max_steps: int, *, warmup: float) -> float:
-    """Constant after the warm-up."""
+    """The factor on the peak rate: constant after the warm-up. ``warmup`` is a fraction of max_steps."""
     check_fractions(warmup=warmup)
-    return warm(step, warmup * max_steps)
+    return warmup_factor(step, warmup * max_steps)

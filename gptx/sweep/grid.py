@@ -42,7 +42,7 @@ class GridSweeper(SweeperBase):
     kind = SweepKind.GRID
 
     def _run(self, overrides: list[str], of_sweep: list[str]) -> int:
-        """Check all cells, run those that can run, compare the finished ones and list the failures."""
+        """Compose and check all cells, show the preview, then run them."""
         from gptx.sweep.plan.preview import preview
 
         grid = combinations(self._parse(overrides))
@@ -58,12 +58,16 @@ class GridSweeper(SweeperBase):
         if options.sweep.halving:
             _check_halving(cells, options.sweep.factor, launcher)
         seconds = preview(cells, launcher, options, sweep)
-        rejected = [cell for cell in cells if cell.rejection]
         if options.dry_run:
-            return 2 if rejected and not options.sweep.skip_invalid else 0
-        _check_rejected(len(rejected), len(cells), options)
+            return 2 if any(cell.rejection for cell in cells) and not options.sweep.skip_invalid else 0
+        _check_rejected(cells, options)
+        return self._execute(cells, options, launcher, seconds)
+
+    def _execute(self, cells: list[Cell], options: DictConfig, launcher: Launcher, seconds: float) -> int:
+        """Run the cells that can run, compare the finished ones and list the others; returns the exit code."""
+        sweep = launcher.sweep
         with sweep.work(self._plan(cells, options), any(cell.cfg.get("force") for cell in cells)) as journal:
-            for cell in rejected:
+            for cell in filter(lambda cell: cell.rejection, cells):
                 journal.write(CellRejected(title=cell.title, reason=cell.rejection))
             outcome = self._train(cells, options, launcher, journal, seconds)
         finished = [cell.folder.path for cell in cells if cell.folder and cell.folder.finished()]
@@ -135,8 +139,9 @@ def _check_halving(cells: Sequence[Cell], factor: int, launcher: Launcher) -> No
     check_rungs([cell for cell in cells if not cell.rejection], factor)
 
 
-def _check_rejected(rejected: int, total: int, options: DictConfig) -> None:
+def _check_rejected(cells: Sequence[Cell], options: DictConfig) -> None:
     """Nothing starts while a cell is rejected, unless sweep.skip_invalid allows it."""
+    rejected, total = sum(bool(cell.rejection) for cell in cells), len(cells)
     if rejected == total:
         raise ConfigError(f"all {total} combinations are rejected (see above)")
     if rejected and not options.sweep.skip_invalid:

@@ -1,1 +1,1 @@
-"""Text <-> token ids."""
+"""Tokenizers: text to token ids and back. One file per variant."""

@@ -1,4 +1,4 @@
-"""What a tokenizer must be able to do, and how a saved one is found again."""
+"""The contract of a tokenizer, and how a saved one is loaded."""
 
 import json
 from abc import ABC, abstractmethod
@@ -11,40 +11,47 @@ import numpy as np
 
 from gptx.config.declared import current_target
 
-EOT_TEXT = "<|endoftext|>"  # how the end-of-text token reads when it is decoded; never parsed out of text
+EOT_TEXT = "<|endoftext|>"  # the end-of-text token, decoded; the same characters in a text are encoded as characters
 
 
 class Tokenizer(ABC):
-    """``n_vocab`` ids, of which ``eot`` separates documents (None: they are joined by a blank line)."""
+    """Text to ids and back.
+
+    Attributes:
+        needs_fit: whether the vocabulary is learned from the corpus.
+        fits_val: whether it is learned from the validation text too, which is correct only for an alphabet.
+        n_vocab: number of ids.
+        eot: the id that separates documents; None: a blank line joins them.
+    """
 
     name: ClassVar[str]
     needs_fit: ClassVar[bool] = False
-    fits_val: ClassVar[bool] = False  # fitted on the validation text too: right for an alphabet only
+    fits_val: ClassVar[bool] = False
     n_vocab: int
     eot: int | None
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hash of what it is configured to be; what it learns follows from this and the corpus."""
+        """Hash of the configuration, not of what the tokenizer learns from a corpus."""
 
     def fit(self, documents: Iterable[str]) -> None:
-        """Learn the vocabulary. Where ``needs_fit``, before anything else is asked of it."""
+        """Learn the vocabulary. If ``needs_fit``, this must be called before all other methods."""
         raise TypeError(f"tokenizer {self.name} has nothing to learn")
 
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
-        """(n,) ids, of the smallest convenient integer type and maybe read-only: cast them for torch."""
+        """(n,) ids. The integer type may be small and the array read-only: cast it before giving it to torch."""
 
     @abstractmethod
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes: ...
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Bytes that are not utf-8, as models write them, become U+FFFD."""
+        """Bytes that are not utf-8, which a model can generate, become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     @abstractmethod
     def token_bytes(self) -> np.ndarray:
-        """(n_vocab,) int64: bytes of utf-8 text that each id stands for, 0 for ``eot``. For bits per byte."""
+        """(n_vocab,) int64: bytes of utf-8 text of each id, 0 for ``eot``. For bits per byte."""
 
     def separator(self) -> np.ndarray:
         """(n,) ids between two documents."""
@@ -52,7 +59,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """What ``restore`` needs, as JSON."""
+        """The arguments of `restore`, as JSON."""
 
     @classmethod
     @abstractmethod

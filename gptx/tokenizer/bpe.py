@@ -1,4 +1,4 @@
-"""Byte-pair encoding learned from the train documents, by rustbpe, split as GPT-2 splits."""
+"""Byte-pair encoding learned from the training documents by rustbpe, with GPT-2's rule for splitting text."""
 
 from collections.abc import Iterable
 from typing import Self
@@ -12,7 +12,7 @@ REVISION = 1
 
 
 class BPE(RankTokenizer):
-    """``vocab_size`` ids: 256 bytes, merges, eot last. Fewer where the corpus is too small for them."""
+    """``vocab_size`` ids: 256 bytes, the merges, and end of text last. A small corpus gives fewer merges."""
 
     name = "bpe"
     needs_fit = True
@@ -35,7 +35,7 @@ class BPE(RankTokenizer):
 
     def ranks(self) -> list[bytes]:
         if not self._ranks:
-            raise GptxError("tokenizer bpe is not fitted: gptx.data.tokens.prepare does that, from a corpus")
+            raise GptxError("tokenizer bpe is not fitted: gptx.data.tokens.prepare fits it on a corpus")
         return self._ranks
 
     def _set(self, ranks: list[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""One id a character, for the characters the corpus has: what nanoGPT's shakespeare_char does."""
+"""One id for each character of the corpus, as nanoGPT's shakespeare_char does."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
@@ -8,7 +8,7 @@ import numpy as np
 from gptx.errors import DataError
 from gptx.tokenizer.base import Tokenizer
 
-SEPARATOR = "\n"  # documents are joined by a blank line, so this is always in the vocabulary
+SEPARATOR = "\n"  # a blank line joins documents, so this is always in the vocabulary
 
 
 ID = "tokenizer.char"
@@ -48,8 +48,8 @@ class Char(Tokenizer):
             at = int(np.argmax(ids < 0))
             raise DataError(
                 f"character {text[at]!r} (U+{ord(text[at]):04X}) at position {at}, "
-                f"in {text[max(0, at - 20) : at + 20]!r}, is not among the {self.n_vocab} "
-                "characters of the corpus; tokenizer=byte takes any text"
+                f"in {text[max(0, at - 20) : at + 20]!r}, is not one of the {self.n_vocab} "
+                "characters of the corpus; tokenizer=byte encodes any text"
             )
         return ids
 

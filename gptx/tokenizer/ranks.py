@@ -1,4 +1,4 @@
-"""What gpt2 and bpe share: merge ranks, held as a tiktoken encoding."""
+"""What gpt2 and bpe share: merge ranks, encoded by tiktoken."""
 
 import base64
 from abc import abstractmethod
@@ -13,16 +13,16 @@ from gptx.tokenizer.base import EOT_TEXT, Tokenizer
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
-# GPT-2's rule for where no merge may cross, in tiktoken's equivalent form that runs faster
+# GPT-2's rule for splitting text before merging, in tiktoken's equivalent form, which is faster
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
 
 class RankTokenizer(Tokenizer):
-    """Ids are ranks, in the order of merging; ``eot`` is the one behind the last."""
+    """An id is the rank of a merge; ``eot`` is the id after the last one."""
 
     @abstractmethod
     def ranks(self) -> list[bytes]:
-        """The bytes of each id but ``eot``."""
+        """The bytes of each id except ``eot``."""
 
     @cached_property
     def encoding(self) -> "Encoding":
@@ -37,7 +37,7 @@ class RankTokenizer(Tokenizer):
         )
 
     def encode(self, text: str) -> np.ndarray:
-        clean = text.encode("utf-8", errors="replace").decode("utf-8")  # lone surrogates
+        clean = text.encode("utf-8", errors="replace").decode("utf-8")  # replaces lone surrogates
         return self.encoding.encode_to_numpy(clean, disallowed_special=())
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
@@ -56,4 +56,4 @@ class RankTokenizer(Tokenizer):
     @classmethod
     @abstractmethod
     def of(cls, ranks: list[bytes]) -> Self:
-        """A fitted one with these ranks."""
+        """A fitted tokenizer with these ranks."""

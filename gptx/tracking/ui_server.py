@@ -15,10 +15,44 @@ from pathlib import Path
 import psutil
 
 from gptx.errors import GptxError, RunFailed
+from gptx.runs import journal
 from gptx.tracking import saved_view
-from gptx.tracking.store import FOLDER, Store
+from gptx.tracking.store import FOLDER, Store, store_uri
+from gptx.tracking.sync import sync
 
 _START_TIMEOUT = 120.0  # seconds until the server must answer
+
+
+def show_ui(outputs: Path, uri: str, host: str, port: int, *, send: bool) -> None:
+    """Print the links to each study's saved view, and run an MLflow server until it ends if the store is a database.
+
+    Args:
+        uri: MLflow server or database; empty: the database under ``outputs``.
+        port: the port, or the first of those to try.
+        send: whether to send new records of the journals first.
+
+    Raises:
+        GptxError: there is no run.
+        RunFailed: the server ended.
+    """
+    no_run = GptxError(f"no run in {outputs}; gptx run makes one (about two minutes)")
+    if not (uri or outputs.is_dir()) or (send and not any(journal.runs(outputs))):
+        raise no_run
+    if send:
+        sync(outputs, uri)
+    store = Store(outputs, uri)
+    experiments = write_views(store)
+    if not experiments:
+        raise no_run
+    if store.uri.startswith("http"):
+        show_links(store.uri.rstrip("/"), experiments)
+        return
+    port = free_port(host, port)
+    print(f"starting the MLflow UI on port {port} ...", flush=True)
+    with serve(outputs, store_uri(outputs, uri), host, port) as (base, server):
+        show_links(base, experiments)
+        print("\nPress Ctrl-C to stop.", flush=True)
+        raise RunFailed(f"the MLflow server ended with code {server.wait()}")
 
 
 def write_views(store: Store) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What is known of a run before anything is started: where it lies, what it costs, and why it cannot be."""
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +12,6 @@ from gptx.data import from_config
 from gptx.errors import CheckpointError, ConfigError
 from gptx.runs import resume_source
 from gptx.runs.checkpoint_files import steps
-from gptx.runs.codec import from_json
 from gptx.runs.facts import DataFacts, RunFacts
 from gptx.runs.provenance import own_code
 from gptx.tracking.store import check_uri
@@ -68,11 +68,11 @@ def preflight(cfg: DictConfig, there: "Machine | None" = None, make: bool = True
     if cfg.tracking.enabled:
         check_uri(cfg.tracking.uri)
     tokenizer = instantiate.part(cfg.tokenizer)
-    from_config.separator(cfg, tokenizer)
+    from_config.separator_of(cfg, tokenizer)
     with torch.device("meta"):
         build(cfg, cfg.model.vocab_size or (1 if tokenizer.needs_fit else tokenizer.n_vocab), device)
     # The token cache is the one thing made before all is known: how long a text is in tokens only its tokens tell.
-    tokens = from_config.tokens(cfg, int(os.environ.get("RANK", "0")) > 0, make)
+    tokens = from_config.tokens_of(cfg, int(os.environ.get("RANK", "0")) > 0, make)
     check_context(tokens, cfg.model.context)
     with torch.device("meta"):
         model = build(cfg, tokens.tokenizer.n_vocab, device)
@@ -81,7 +81,7 @@ def preflight(cfg: DictConfig, there: "Machine | None" = None, make: bool = True
     if begun:
         _check_model(cfg, begun, model)
     facts = RunFacts(
-        data=from_json(DataFacts, {"name": tokens.meta["corpus"], **tokens.meta}),
+        data=DataFacts(name=tokens.meta.corpus, **dataclasses.asdict(tokens.meta)),
         hardware=describe_hardware(device, there),
         processes=processes,
         dtype=str(dtype).removeprefix("torch."),
@@ -97,7 +97,7 @@ def preflight(cfg: DictConfig, there: "Machine | None" = None, make: bool = True
 
 
 def _of_documents(cfg: DictConfig, tokens: "Tokens") -> list[str]:
-    separator = from_config.separator(cfg, tokens.tokenizer)
+    separator = from_config.separator_of(cfg, tokens.tokenizer)
     if separator is None or (tokens.train == separator).any():
         return []
     return [f"data={cfg.variant.data} is one document: data.document_mask=true hides nothing"]

@@ -35,6 +35,7 @@ def run(cfg: DictConfig) -> int:
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         cfg.force = False  # torchrun repeats the command after a lost worker; the first time started afresh
     location = locate(cfg)
+    log.debug("identity %s, folder %s", location.identity, location.existing.path)
     if _is_finished(cfg, location.existing):
         if _rank() == 0:
             _show_finished(cfg, location.existing)

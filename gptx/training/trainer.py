@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gptx.config.instantiate import part
 from gptx.data.batches import TrainingRows
-from gptx.data.from_config import separator, tokens
+from gptx.data.from_config import separator_of, tokens_of
 from gptx.errors import Interrupted, RunFailed
 from gptx.geometry.visibility import documents
 from gptx.hardware.cpu import keep_freed_memory, return_freed_memory, threads
@@ -61,8 +61,8 @@ class Trainer:
     def _open_data(self) -> None:
         cfg, data_rank = self.cfg, self.strategy.data_rank
         self.plan = BatchPlan.of(cfg, self.strategy.data_size)
-        self.tokens = tokens(cfg)
-        self.separator = separator(cfg, self.tokens.tokenizer)
+        self.tokens = tokens_of(cfg)
+        self.separator = separator_of(cfg, self.tokens.tokenizer)
         own = slice(data_rank * self.plan.rank_batch, (data_rank + 1) * self.plan.rank_batch)
         self.rows = TrainingRows(self.tokens.train, cfg.data_seed, self.plan.batch_size, cfg.model.context, own)
         token_bytes, count = self.tokens.tokenizer.token_bytes(), cfg.trainer.val_tokens
@@ -146,7 +146,7 @@ class Trainer:
             values |= self._validate(bar)
         if self.journal:
             data = self.tokens.meta
-            data_hash = f"{data['corpus_hash']} {data['tokenizer_hash']} {data['train_tokens']}"
+            data_hash = f"{data.corpus_hash} {data.tokenizer_hash} {data.train_tokens}"
             checksum = zlib.crc32(data_hash.encode(), self.state.batch_checksum)
             self.journal.write(MetricsRecord(step=self.state.step, values=values, batch_checksum=f"{checksum:08x}"))
         self.state.batch_checksum = 0

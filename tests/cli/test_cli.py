@@ -1,4 +1,4 @@
-"""The command line, run for real: what a person sees, and what a mistake gets."""
+"""The commands in real processes: what they print, which files they write, how they report mistakes and failures."""
 
 import json
 import math
@@ -32,7 +32,7 @@ OWN_CONF = ("--config-dir", str(OWN / "conf"))
 # ---------------------------------------------------------------------------------------- one run
 
 
-def test_a_run_says_how_it_goes_and_how_it_ended(trained: Trained) -> None:
+def test_run_prints_validations_sample_and_next_commands(trained: Trained) -> None:
     done = trained.done
     assert done.code == 0, done.err
     validations = re.findall(r"step +(\d+) +val loss (\d\.\d{4}) +(\d\.\d{4}) bits/byte", done.err)
@@ -48,7 +48,7 @@ def test_a_run_says_how_it_goes_and_how_it_ended(trained: Trained) -> None:
     assert f"{validations[-1][1]} nats/token" in done.out
 
 
-def test_the_run_folder_has_all_of_the_run(trained: Trained) -> None:
+def test_run_folder_has_every_file(trained: Trained) -> None:
     folder = trained.folder
     assert folder.parent == trained.gptx.outputs / "default"
     assert re.fullmatch(r"mha·rope·full·single·s0-[0-9a-f]{10}", folder.name)
@@ -59,7 +59,7 @@ def test_the_run_folder_has_all_of_the_run(trained: Trained) -> None:
     assert (folder / "samples" / "step-00000030.txt").read_text() == records(folder, "sample")[0]["text"]
 
 
-def test_the_result_has_every_figure(trained: Trained) -> None:
+def test_result_has_every_figure(trained: Trained) -> None:
     result = json.loads((trained.folder / "result.json").read_text())
     figures = ("val_loss", "val_bpb", "val_accuracy", "val_perplexity", "train_loss", "tokens_per_s", "best_step")
     figures += ("n_params", "flops_per_token", "kv_bytes_per_token", "peak_memory_bytes", "steps", "tokens")
@@ -78,7 +78,7 @@ def test_the_result_has_every_figure(trained: Trained) -> None:
     assert history(trained.folder)["val/loss", result["best_step"]] == result["val_loss"]
 
 
-def test_the_journal_tells_every_step(trained: Trained) -> None:
+def test_journal_has_a_record_for_every_step(trained: Trained) -> None:
     kinds = [record.kind for record in journal.read(trained.folder)]
     assert (kinds[0], kinds[-1]) == ("start", "end")
     keys = {"train/loss", "train/lr", "train/grad_norm"}
@@ -89,17 +89,17 @@ def test_the_journal_tells_every_step(trained: Trained) -> None:
         assert bool(validated) == (record["step"] % 10 == 0)
 
 
-def test_a_terminal_shows_a_live_bar(gptx: Gptx) -> None:
+def test_progress_bar_on_a_terminal(gptx: Gptx) -> None:
     terminal = Terminal(gptx, "gptx.run", *gptx.tiny, "trainer.max_steps=300")
     assert terminal.end() == 0, terminal.shown
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.shown)
     bars = re.findall(r"(\d+)/300 +loss (\d\.\d{4}) +([\d,]+) tok/s +(\d:\d\d:\d\d|-:--:--)", plain)
     assert len(bars) > 1, plain
     assert bars[-1][0] == "300"
-    assert "\x1b[?25h" in terminal.shown  # the cursor is back
+    assert "\x1b[?25h" in terminal.shown  # the cursor is shown again
 
 
-def test_tracking_off_leaves_no_store(trained: Trained) -> None:
+def test_tracking_off_writes_no_mlflow_store(trained: Trained) -> None:
     assert [path.name for path in trained.gptx.outputs.iterdir()] == ["default"]
     assert not (trained.gptx.cwd / "mlruns").exists()
 
@@ -124,7 +124,7 @@ def without_torch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmPare
     parent.close()
 
 
-def test_a_finished_run_shows_its_result_without_torch(trained: Trained, without_torch: WarmParent) -> None:
+def test_finished_run_shows_its_result_without_torch(trained: Trained, without_torch: WarmParent) -> None:
     before = (trained.folder / "journal.jsonl").read_bytes()
     again = trained.gptx.run("gptx.run", *trained.gptx.tiny, by=without_torch)
     assert again.code == 0, again.err
@@ -135,7 +135,7 @@ def test_a_finished_run_shows_its_result_without_torch(trained: Trained, without
     assert (trained.folder / "journal.jsonl").read_bytes() == before
 
 
-def test_what_changes_no_result_changes_no_run(trained: Trained, without_torch: WarmParent) -> None:
+def test_keys_outside_the_identity_find_the_same_run(trained: Trained, without_torch: WarmParent) -> None:
     other = ["runtime.log_every=7", "runtime.threads=2", "tracking=mlflow", "runtime.brief=true"]
     again = trained.gptx.run("gptx.run", *trained.gptx.tiny, *other, by=without_torch)
     assert again.code == 0, again.err
@@ -143,7 +143,7 @@ def test_what_changes_no_result_changes_no_run(trained: Trained, without_torch: 
     assert len(again.out.splitlines()) == 1
 
 
-def test_force_starts_afresh_and_keeps_the_old(gptx: Gptx) -> None:
+def test_force_trains_again_and_keeps_the_earlier_run(gptx: Gptx) -> None:
     assert gptx().code == 0
     old = records(gptx.folder, "start")[0]["uid"]
     assert gptx("force=true").code == 0
@@ -155,8 +155,8 @@ def test_force_starts_afresh_and_keeps_the_old(gptx: Gptx) -> None:
     assert history(aside) == history(gptx.folder)
 
 
-def test_torchrun_that_starts_a_lost_round_again_does_not_force_again(gptx: Gptx) -> None:
-    """It gives the same words again, and what has been trained since they were first given is not thrown away."""
+def test_force_is_ignored_when_torchrun_restarts_its_workers(gptx: Gptx) -> None:
+    """torchrun repeats the command with force=true; what was trained since the first time must not be discarded."""
     assert gptx().code == 0
     done = gptx("force=true", TORCHELASTIC_RESTART_COUNT="1")
     assert done.code == 0 and "finished already" in done.out
@@ -182,27 +182,27 @@ def equal_losses(ours: Path, theirs: Path) -> None:
         assert a[key] == pytest.approx(b[key], rel=1e-5 if key[0] != "train/grad_norm" else 1e-4), key
 
 
-def test_two_processes_learn_what_one_does(trained: Trained, ddp: Gptx) -> None:
+def test_ddp_losses_equal_those_of_one_process(trained: Trained, ddp: Gptx) -> None:
     equal_losses(ddp.folder, trained.folder)
     assert "·ddp·" in ddp.folder.name
 
 
 @pytest.mark.parametrize("strategy", some(["single", "ddp"], "single"))
-def test_micro_batches_change_nothing(trained: Trained, gptx: Gptx, strategy: str) -> None:
+def test_micro_batches_do_not_change_losses(trained: Trained, gptx: Gptx, strategy: str) -> None:
     done = gptx(f"strategy={strategy}", "trainer.micro_batch=2")
     assert done.code == 0, done.err
     equal_losses(gptx.folder, trained.folder)
 
 
 @pytest.mark.parametrize("override", some(["trainer.micro_batch=2", "strategy=ddp"], "trainer.micro_batch=2"))
-def test_a_mixture_of_experts_learns_the_same_however_it_is_spread(make: Maker, override: str) -> None:
-    """Its side loss and its full experts too: both are a row's own business."""
+def test_mixture_of_experts_losses_are_equal_with_ddp_and_micro_batches(make: Maker, override: str) -> None:
+    """The balance loss and the capacity of experts are computed per row, so the split of the batch changes neither."""
     words = ("ffn=moe", "ffn.capacity=1.0", "ffn.n_expert=4")
-    once, spread = make("experts"), make("experts, spread")
-    for gptx, more in ((once, []), (spread, [override])):
+    undivided, divided = make("experts"), make("experts, divided")
+    for gptx, more in ((undivided, []), (divided, [override])):
         done = gptx(*words, *more)
         assert done.code == 0, done.err
-    found = history(once.folder)
+    found = history(undivided.folder)
     balance = [value for (name, _), value in found.items() if name == "train/balance_loss"]
     dropped = [value for (name, _), value in found.items() if name == "train/dropped_share"]
     assert len(balance) == len(dropped) == 30
@@ -210,20 +210,20 @@ def test_a_mixture_of_experts_learns_the_same_however_it_is_spread(make: Maker, 
         "top_k where all experts are liked alike, top_k x n_expert at most"
     )
     assert all(0 < value < 0.7 for value in dropped)
-    equal_losses(spread.folder, once.folder)
+    equal_losses(divided.folder, undivided.folder)
 
 
-def test_under_torchrun(ddp: Gptx, gptx: Gptx) -> None:
+def test_torchrun_equals_ddp(ddp: Gptx, gptx: Gptx) -> None:
     command = ["--standalone", "--nproc-per-node=2", "-m", "gptx.run", *gptx.tiny, "strategy=ddp"]
     done = gptx.run("torch.distributed.run", *command)
     assert done.code == 0, done.err
     assert gptx.folder.name == ddp.folder.name
     assert history(gptx.folder) == history(ddp.folder)
-    assert done.out.count("val loss") == 1  # one process speaks
+    assert done.out.count("val loss") == 1  # only rank 0 prints
 
 
 @pytest.mark.full
-def test_under_torchrun_on_two_nodes(ddp: Gptx, gptx: Gptx) -> None:
+def test_torchrun_on_two_nodes_equals_ddp(ddp: Gptx, gptx: Gptx) -> None:
     words = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={unused_port()}"]
     command = ["-m", "gptx.run", *gptx.tiny, "strategy=ddp"]
     nodes = [gptx.popen("torch.distributed.run", *words, f"--node-rank={rank}", *command) for rank in (0, 1)]
@@ -234,7 +234,7 @@ def test_under_torchrun_on_two_nodes(ddp: Gptx, gptx: Gptx) -> None:
 
 
 @pytest.mark.full
-def test_torchrun_with_one_process_strategy_is_refused(gptx: Gptx) -> None:
+def test_torchrun_rejects_a_strategy_for_one_process(gptx: Gptx) -> None:
     command = ["--standalone", "--nproc-per-node=2", "-m", "gptx.run", *gptx.tiny]
     done = gptx.run("torch.distributed.run", *command)
     assert done.code != 0
@@ -295,7 +295,7 @@ def one_line(done: Done, *parts: str) -> None:
         assert part in line
 
 
-def test_a_yaml_that_cannot_be_read_gets_one_line(gptx: Gptx, without_torch: WarmParent) -> None:
+def test_unreadable_yaml_is_reported_in_one_line(gptx: Gptx, without_torch: WarmParent) -> None:
     file = gptx.cwd / "mine" / "attention" / "odd.yaml"
     file.parent.mkdir(parents=True)
     file.write_text("a: b: c")
@@ -303,7 +303,7 @@ def test_a_yaml_that_cannot_be_read_gets_one_line(gptx: Gptx, without_torch: War
 
 
 @pytest.mark.parametrize(("words", "parts"), named(MISTAKES))
-def test_a_mistake_gets_one_line_before_torch_is_imported(
+def test_mistake_is_reported_in_one_line_without_torch(
     words: list[str], parts: list[str], gptx: Gptx, without_torch: WarmParent
 ) -> None:
     done = gptx.run("gptx.run", *words, by=without_torch)
@@ -329,7 +329,7 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize(("words", "parts"), named(UNREADABLE))
-def test_a_word_that_means_nothing_is_named(words: list[str], parts: list[str]) -> None:
+def test_compose_names_the_unreadable_override(words: list[str], parts: list[str]) -> None:
     with pytest.raises(ConfigError) as refused:
         compose(words)
     assert "\n" not in str(refused.value)
@@ -347,7 +347,7 @@ UNFIT: list[tuple[list[str], list[str]]] = [
     (["strategy=single", "strategy.nproc=2"], ["strategy.nproc=2", "strategy=ddp"]),
     (["strategy=ddp", "strategy.nproc=-1"], ["strategy.nproc=-1", "1 or more"]),
     (["strategy=ddp", "strategy.timeout=0"], ["strategy.timeout=0", "at least 1"]),
-    (["trainer.micro_batch=3"], ["trainer.micro_batch=3", "8 sequences", "use 2"]),
+    (["trainer.micro_batch=3"], ["trainer.micro_batch=3", "8 sequences", "use trainer.micro_batch=2"]),
     (["model.vocab_size=100"], ["model.vocab_size=100", "257"]),
     (["window=sliding", "window.size=0"], ["window.size=0", "at least 1"]),
     (["model.dropout=1.5"], ["model.dropout=1.5", "dropout < 1"]),
@@ -375,16 +375,14 @@ UNFIT: list[tuple[list[str], list[str]]] = [
 @pytest.mark.parametrize(
     ("words", "parts"), [UNFIT[0], UNFIT[3]], ids=lambda value: " ".join(value) if "=" in value[0] else ""
 )
-def test_parts_that_do_not_fit_are_refused_before_anything_is_made(
-    words: list[str], parts: list[str], gptx: Gptx
-) -> None:
+def test_rejected_config_creates_no_folder(words: list[str], parts: list[str], gptx: Gptx) -> None:
     one_line(gptx(*words), *parts)
     assert not gptx.outputs.exists()
 
 
 @pytest.mark.parametrize(("words", "parts"), named(UNFIT))
-def test_what_the_parts_say(words: list[str], parts: list[str], trained: Trained, tmp_path: Path) -> None:
-    """The same refusals without a process each."""
+def test_preflight_rejects_in_one_line(words: list[str], parts: list[str], trained: Trained, tmp_path: Path) -> None:
+    """The rejections of preflight, in this process."""
     tiny = [word for word in trained.gptx.tiny if word.partition("=")[0] not in [w.partition("=")[0] for w in words]]
     with pytest.raises(GptxError) as refused:
         preflight(compose([*tiny, *words, f"paths.outputs={tmp_path}/outputs"]))
@@ -395,7 +393,7 @@ def test_what_the_parts_say(words: list[str], parts: list[str], trained: Trained
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_and_the_config_can_be_seen(gptx: Gptx, without_torch: WarmParent) -> None:
+def test_help_and_cfg_print_options_and_config(gptx: Gptx, without_torch: WarmParent) -> None:
     shown = gptx.run("gptx.run", "--help", by=without_torch)
     assert shown.code == 0
     for axis, option in (("attention", "gqa"), ("pos", "rope"), ("window", "sliding"), ("strategy", "ddp")):
@@ -406,8 +404,8 @@ def test_help_and_the_config_can_be_seen(gptx: Gptx, without_torch: WarmParent) 
     assert list(gptx.cwd.iterdir()) == []
 
 
-def test_a_users_code_that_was_changed_is_told_of(gptx: Gptx) -> None:
-    """A run is named by its config alone; what the code of the user's own variants says may be edited under it."""
+def test_warning_when_source_of_a_users_variant_has_changed(gptx: Gptx) -> None:
+    """The identity of a run has the path of a user's class, not its source, which may be edited after the run."""
     (gptx.cwd / "own" / "attention").mkdir(parents=True)
     shutil.copy(OWN / "conf/attention/scaled.yaml", gptx.cwd / "own/attention/edited.yaml")
     yaml, code = gptx.cwd / "own/attention/edited.yaml", gptx.cwd / "edited.py"
@@ -437,7 +435,7 @@ def test_a_users_code_that_was_changed_is_told_of(gptx: Gptx) -> None:
 # ---------------------------------------------------------------------------------------- failures
 
 
-def test_an_exception_in_a_worker_is_one_line_and_the_mended_command_goes_on(gptx: Gptx) -> None:
+def test_worker_exception_is_one_line_and_the_fixed_command_resumes(gptx: Gptx) -> None:
     words = [*OWN_CONF, "kernel=fragile", "strategy=ddp"]
     broken = gptx(*words, RAISE_AT="25", RAISE_RANK="1")
     assert broken.code == 1
@@ -459,11 +457,9 @@ def test_an_exception_in_a_worker_is_one_line_and_the_mended_command_goes_on(gpt
 
 
 @pytest.mark.parametrize("strategy", some(["single", "ddp"], "single"))
-def test_bad_steps_are_skipped_up_to_a_number_and_then_the_last_good_checkpoint_is_kept(
-    gptx: Gptx, strategy: str
-) -> None:
+def test_non_finite_steps_are_skipped_up_to_max_skips(gptx: Gptx, strategy: str) -> None:
     words = [*OWN_CONF, "kernel=fragile", f"strategy={strategy}"]
-    stopped = gptx(*words, "trainer.max_skips=1", NAN_AT="7,21")  # step 20 is on its way to the disk
+    stopped = gptx(*words, "trainer.max_skips=1", NAN_AT="7,21")  # the checkpoint of step 20 is being written
     assert stopped.code == 1
     assert "Traceback" not in stopped.err
     for part in ("not finite in 2 of 21 steps", "trainer.max_skips=1", "step-00000020", "optim.lr"):
@@ -480,7 +476,7 @@ def test_bad_steps_are_skipped_up_to_a_number_and_then_the_last_good_checkpoint_
     assert bad <= {("train/grad_norm", 7), ("train/grad_norm", 21)}
 
 
-def test_it_stops_early_when_nothing_gets_better(gptx: Gptx) -> None:
+def test_patience_stops_a_run_without_a_new_best(gptx: Gptx) -> None:
     done = gptx("optim.lr=1e-30", "trainer.max_steps=500", "trainer.patience=2")
     assert done.code == 0, done.err
     result = json.loads((gptx.folder / "result.json").read_text())
@@ -489,7 +485,7 @@ def test_it_stops_early_when_nothing_gets_better(gptx: Gptx) -> None:
     assert "finished already" in again.out
 
 
-def test_outputs_that_cannot_be_written_get_one_line(gptx: Gptx) -> None:
+def test_unwritable_outputs_are_reported_in_one_line(gptx: Gptx) -> None:
     gptx.outputs.write_text("a file")
     done = gptx()
     assert done.code in (1, 2)
@@ -497,8 +493,8 @@ def test_outputs_that_cannot_be_written_get_one_line(gptx: Gptx) -> None:
     assert line.startswith("gptx: ") and "outputs" in line
 
 
-def test_a_disk_that_is_full_gets_one_line_and_room_makes_it_go_on(gptx: Gptx, trained: Trained) -> None:
-    """A limit on the size of files stands for the disk: no file gets longer than so many bytes."""
+def test_full_disk_is_one_line_and_the_run_resumes_when_there_is_space(gptx: Gptx, trained: Trained) -> None:
+    """A limit on the size of every file simulates the full disk."""
     size = 60_000
     code = "import os, resource, sys; n = int(sys.argv[1]); resource.setrlimit(resource.RLIMIT_FSIZE, (n, n)); "
     code += "os.execv(sys.argv[2], sys.argv[2:])"
@@ -513,7 +509,7 @@ def test_a_disk_that_is_full_gets_one_line_and_room_makes_it_go_on(gptx: Gptx, t
 
 @pytest.mark.full
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
-def test_a_small_disk(gptx: Gptx, trained: Trained) -> None:
+def test_small_and_read_only_disk(gptx: Gptx, trained: Trained) -> None:
     gptx.outputs.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", gptx.outputs], check=False)
     if mounted.returncode:
@@ -541,15 +537,15 @@ def test_a_small_disk(gptx: Gptx, trained: Trained) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_trains(gptx: Gptx, path: Path) -> None:
-    """A few steps of it, on the tests' own text and sizes."""
+    """A few steps of each, with the text and the sizes of the tests."""
     done = gptx(f"experiment={path.stem}", "trainer.max_steps=4", "schedule.warmup=0.25")
     assert done.code == 0, done.err
     assert gptx.folder.parent.name == path.stem
 
 
 @pytest.mark.full
-def test_the_default_command(gptx: Gptx) -> None:
-    """No word more than what the README says first; on its embedded text it is to learn English."""
+def test_default_command_learns_english(gptx: Gptx) -> None:
+    """The first command of the README, without any override, learns its default corpus."""
     run = gptx.popen("gptx.run")
     out, err = run.communicate(timeout=5 * DEADLINE)
     assert run.returncode == 0, err
@@ -566,7 +562,7 @@ def said(trained: Trained, capsys: pytest.CaptureFixture[str], *words: str) -> s
     return capsys.readouterr().out
 
 
-def test_generate_is_a_function_of_its_seed(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+def test_generate_depends_on_seed_only(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
     prompt = ("--prompt", "The state")
     first = said(trained, capsys, *prompt, "--seed", "1")
     assert first.startswith("The state") and len(first) > 40
@@ -579,9 +575,7 @@ def test_generate_is_a_function_of_its_seed(trained: Trained, capsys: pytest.Cap
     assert said(trained, capsys, *prompt, "--top-p", "1e-9", "--seed", "5") == greedy
 
 
-def test_generate_with_and_without_its_cache_says_the_same(
-    trained: Trained, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_generate_is_equal_with_and_without_cache(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
     prompt = ("--prompt", "The state of the union is", "--seed", "3")  # longer than the context, too
     assert said(trained, capsys, *prompt) == said(trained, capsys, *prompt, "--no-cache")
 
@@ -593,8 +587,8 @@ def test_generate_stops_at_a_token(trained: Trained, capsys: pytest.CaptureFixtu
     assert cut == whole[: whole.index(letter, 1)]
 
 
-def test_generate_streams(trained: Trained) -> None:
-    """Text comes while more is computed: this one would take days."""
+def test_generate_streams_tokens(trained: Trained) -> None:
+    """The first tokens are printed before the last is computed: this text would take days."""
     words = [str(trained.folder), "--prompt", "The state", "--tokens", "1000000000"]
     process = trained.gptx.popen("gptx.generate", *words)
     assert process.stdout is not None and process.stderr is not None
@@ -618,7 +612,7 @@ def test_generate_streams(trained: Trained) -> None:
     ],
     ids=lambda value: str(value),
 )
-def test_generate_says_what_is_wrong_in_one_line(
+def test_generate_reports_mistakes_in_one_line(
     words: list[str], part: str, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "config.yaml").write_text("")
@@ -630,11 +624,11 @@ def test_generate_says_what_is_wrong_in_one_line(
     assert part in line and shown.out == ""
 
 
-def test_generate_without_a_run_is_refused_for_real(gptx: Gptx, without_torch: WarmParent) -> None:
+def test_generate_without_a_run_is_rejected_without_torch(gptx: Gptx, without_torch: WarmParent) -> None:
     one_line(gptx.run("gptx.generate", "nowhere"), "nowhere", "config.yaml")
 
 
-def test_compare_shows_the_variants_side_by_side(trained: Trained, ddp: Gptx, tmp_path: Path) -> None:
+def test_compare_shows_a_row_for_each_variant(trained: Trained, ddp: Gptx, tmp_path: Path) -> None:
     paths = [str(trained.gptx.outputs), str(ddp.outputs)]
     done = trained.gptx.run(
         "gptx.compare", *paths, "--json", str(tmp_path / "a.json"), "--csv", str(tmp_path / "a.csv")
@@ -651,8 +645,8 @@ def test_compare_shows_the_variants_side_by_side(trained: Trained, ddp: Gptx, tm
 
 
 @pytest.mark.full
-def test_sync_twice_gives_the_same_rows(trained: Trained, ddp: Gptx, gptx: Gptx) -> None:
-    """Runs without tracking, put into MLflow afterwards."""
+def test_sync_twice_writes_each_row_once(trained: Trained, ddp: Gptx, gptx: Gptx) -> None:
+    """Runs that were trained without tracking are written to MLflow later."""
     for source in (trained.folder, ddp.folder):
         shutil.copytree(source, gptx.outputs / "default" / source.name)
     seen = []

@@ -1,4 +1,4 @@
-"""What a user gets: a wheel that works in an empty folder, and a README whose example is true."""
+"""The wheel works in an empty folder, and the example in the README works as it is printed."""
 
 import os
 import re
@@ -24,7 +24,7 @@ def gptx(cwd: Path, path: Path, *words: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
-def test_the_wheel_works_in_an_empty_folder(tmp_path: Path) -> None:
+def test_wheel_works_in_an_empty_folder(tmp_path: Path) -> None:
     build = [
         sys.executable,
         "-m",
@@ -56,7 +56,7 @@ def test_the_wheel_works_in_an_empty_folder(tmp_path: Path) -> None:
 
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
-    """The README's variant, written down as it says: a module, and a YAML file."""
+    """The module and the YAML file of the README's example, written to disk."""
     text = (ROOT / "README.md").read_text()
     section = text.partition("## Add a variant in two files")[2]
     code, config = re.findall(r"```(?:python|yaml)\n(.*?)```", section, re.DOTALL)[:2]
@@ -68,7 +68,7 @@ def example(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_readme_example_trains(example: Path) -> None:
+def test_readme_example_trains(example: Path) -> None:
     text = (ROOT / "README.md").read_text().partition("## Add a variant in two files")[2]
     [words] = re.findall(r"`python -m gptx.run (--config-dir [^`]*)`", text)
     done = gptx(example, Path(os.pathsep.join([str(ROOT), str(example)])), *words.split(), *TINY)
@@ -77,7 +77,7 @@ def test_the_readme_example_trains(example: Path) -> None:
 
 
 @pytest.mark.parametrize("attention", some(options("attention"), "gqa"))
-def test_the_readme_example_stands_every_proof(attention: str, example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readme_example_passes_every_proof(attention: str, example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(example))
     cfg = tiny(arm(attention=attention), bias=True)
     cfg.window = OmegaConf.load(example / "own/window/logsparse.yaml")

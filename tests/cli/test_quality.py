@@ -1,4 +1,4 @@
-"""The house rules, kept by machines: lint, format, types, layering, sizes, and the YAML that is the schema."""
+"""Static checks: lint, format, types, layers, imports, length of files, and types of YAML defaults."""
 
 import ast
 import subprocess
@@ -62,21 +62,21 @@ def imports(path: Path) -> set[str]:
 
 @cache
 def variants() -> set[str]:
-    """Modules that a YAML file names as its part; those of their own, that is: a few small parts share one."""
+    """Modules of the classes that the YAML files name."""
     targets = [yaml.safe_load(path.read_text()).get("_target_", "") for path in (ROOT / "conf").glob("*/*.yaml")]
     modules = {target.rpartition(".")[0] for target in targets}
     return {name for name in modules if name.startswith("gptx.") and name.count(".") == 2}
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nobody_outside_an_axis_imports_its_variants(source: Path) -> None:
+def test_variants_are_imported_only_within_their_axis(source: Path) -> None:
     assert len(variants()) > 10
     axis = ".".join(source.relative_to(ROOT).parts[:-1])
     assert {name for name in imports(source) & variants() if name.rpartition(".")[0] != axis} == set()
 
 
 @pytest.mark.parametrize("package", ONLY_USERS)
-def test_only_users(package: str) -> None:
+def test_package_is_imported_only_by_its_users(package: str) -> None:
     users = {
         str(path.relative_to(ROOT))
         for path in SOURCES
@@ -94,14 +94,14 @@ def test_config_imports_no_torch() -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_file_fits_a_head(path: Path) -> None:
+def test_length_of_files(path: Path) -> None:
     limit = 60 if path.name == "base.py" and path.parent.name in ("attention", "window") else 260
     assert len(path.read_text().splitlines()) <= limit
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda p: str(p.relative_to(ROOT)))
-def test_every_default_has_a_type(path: Path) -> None:
-    """null has no type, so nothing given for it could be checked."""
+def test_every_yaml_default_has_a_type(path: Path) -> None:
+    """null has no type, so a value given for the key could not be checked."""
 
     def leaves(node: object, name: str) -> list[tuple[str, object]]:
         if isinstance(node, dict):

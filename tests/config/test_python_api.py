@@ -1,4 +1,4 @@
-"""compose, build, load: what a notebook uses. And a variant of a user's own, from outside the package."""
+"""The Python API (compose, build, load), and variants of a user from outside the package."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from conftest import Trained
 
 import gptx as api
 from gptx.data.batches import read_rows, validation_starts
-from gptx.data.from_config import corpus as corpus_of
+from gptx.data.from_config import corpus_of
 from gptx.data.tokens import prepare
 from gptx.errors import CheckpointError, ConfigError, GptxError
 from gptx.training.best_weights import load_best
@@ -22,17 +22,17 @@ PRESETS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 SMALL = ["model.n_layer=2", "model.d_model=32", "model.context=16", "device=cpu", "precision=fp32"]
 
 
-def test_the_package_says_what_it_offers() -> None:
+def test_public_names_of_the_package() -> None:
     assert sorted(api.__all__) == ["build", "compose", "load"]
     assert api.__version__
 
 
-def test_compose_gives_the_config_that_was_asked_for() -> None:
+def test_compose_returns_the_requested_config() -> None:
     cfg = api.compose(["attention=gqa", "pos=rope", "trainer.max_steps=7", "optim.lr=1"])
     assert cfg.attention.n_kv_head == 2
     assert cfg.variant.attention == "gqa" and cfg.variant.pos == "rope"
     assert cfg.trainer.max_steps == 7
-    assert isinstance(cfg.optim.lr, float)  # of the type that the YAML says
+    assert isinstance(cfg.optim.lr, float)  # the type of the default in the YAML
     assert api.compose().variant.attention == "mha"
     assert "hydra" not in cfg
 
@@ -40,15 +40,15 @@ def test_compose_gives_the_config_that_was_asked_for() -> None:
 @pytest.mark.parametrize(
     "wrong", ["attention=gqq", "model.n_layers=3", "+foo=1", "seed=x", "seed=0,1", "attention", "+match.target=5"]
 )
-def test_compose_refuses_in_one_line(wrong: str) -> None:
+def test_compose_rejects_in_one_line(wrong: str) -> None:
     with pytest.raises(ConfigError) as refused:
         api.compose([wrong])
     assert isinstance(refused.value, GptxError) and not isinstance(refused.value, ValueError)
     assert "\n" not in str(refused.value)
-    assert api.compose(["attention=gqa"]).attention.n_kv_head == 2  # and leaves nothing behind
+    assert api.compose(["attention=gqa"]).attention.n_kv_head == 2  # the error leaves no state behind
 
 
-def test_build_makes_a_model_that_maps_tokens_to_logits() -> None:
+def test_built_model_maps_tokens_to_logits() -> None:
     cfg = api.compose([*SMALL, "attention=gqa", "pos=rope"])
     model = api.build(cfg)
     tokens = torch.randint(0, 257, (3, 16))
@@ -60,7 +60,7 @@ def test_build_makes_a_model_that_maps_tokens_to_logits() -> None:
     assert not torch.equal(seeded["embed.weight"], other["embed.weight"])
 
 
-def test_an_untied_output_layer_is_one_matrix_more() -> None:
+def test_untied_output_layer_adds_one_matrix() -> None:
     tied, untied = (api.build(api.compose([*SMALL, f"model.tie={tie}"])) for tie in ("true", "false"))
     count = [sum(p.numel() for p in model.parameters()) for model in (tied, untied)]
     assert count[1] - count[0] == 257 * 32
@@ -70,7 +70,7 @@ def test_an_untied_output_layer_is_one_matrix_more() -> None:
     assert untied.head is not None and untied.head.weight.grad is not None and untied.embed.weight.grad is not None
 
 
-def test_build_refuses_what_does_not_fit() -> None:
+def test_build_rejects_parts_that_do_not_fit() -> None:
     for words, part in (
         (["attention=gqa", "attention.n_kv_head=3"], "attention.n_kv_head=3"),
         (["model.d_model=36", "model.n_head=4", "pos=rope"], "even head_dim"),
@@ -90,7 +90,7 @@ def test_every_preset_composes_and_builds(preset: str) -> None:
     assert len(model.blocks) == cfg.model.n_layer
 
 
-def test_a_tokenizer_that_learns_is_fitted_by_build(corpus: Path, tmp_path: Path) -> None:
+def test_build_fits_a_tokenizer_that_learns(corpus: Path, tmp_path: Path) -> None:
     words = ["data=text", f"data.path={corpus}", f"paths.data={tmp_path}", *SMALL]
     model = api.build(api.compose([*words, "tokenizer=bpe", "tokenizer.vocab_size=300"]))
     assert model.embed.num_embeddings == 300
@@ -99,8 +99,8 @@ def test_a_tokenizer_that_learns_is_fitted_by_build(corpus: Path, tmp_path: Path
     assert model.embed.num_embeddings == len(letters)
 
 
-def test_load_gives_back_the_trained_model(trained: Trained) -> None:
-    """Its loss over the validation set, computed here by hand, is the one that the result states."""
+def test_loaded_model_has_the_validation_loss_of_the_result(trained: Trained) -> None:
+    """The loss over the validation set, computed here independently, equals that of the result."""
     model, tokenizer = api.load(trained.folder, device="cpu")
     result = json.loads((trained.folder / "result.json").read_text())
     assert not model.training
@@ -126,8 +126,8 @@ def test_load_needs_nothing_but_the_run_folder(trained: Trained, tmp_path: Path)
         api.load(elsewhere)
 
 
-def test_a_variant_from_outside_the_package_trains(gptx: Gptx) -> None:
-    """One module on the path, one YAML in --config-dir; nothing of gptx is touched, and its own key is checked too."""
+def test_users_own_variant_trains(gptx: Gptx) -> None:
+    """A module on the path and a YAML in --config-dir are enough, and the keys of that YAML are checked too."""
     words = ["--config-dir", str(OWN / "conf"), "attention=scaled", "attention.gain=0.5"]
     wrong = gptx(*words, "attention.gian=1")
     assert wrong.code == 2
@@ -141,14 +141,14 @@ def test_a_variant_from_outside_the_package_trains(gptx: Gptx) -> None:
     said = gptx.run("gptx.generate", str(gptx.folder), "--prompt", "The", "--tokens", "20")
     assert said.code == 0 and said.out.startswith("The")
     missing = gptx.run("gptx.run", *gptx.tiny, *words, PYTHONPATH=str(OWN.parents[1]))
-    assert missing.code == 0  # it is finished: nobody needs its code
+    assert missing.code == 0  # a finished run is shown without its code
     missing = gptx.run("gptx.run", *gptx.tiny, *words, "seed=1", PYTHONPATH=str(OWN.parents[1]))
     assert missing.code == 2
     assert "mine.Scaled" in missing.err and len(missing.err.splitlines()) == 1
 
 
-def test_an_option_of_ones_own_needs_a_name_of_its_own(gptx: Gptx) -> None:
-    """Hydra would take gptx's file and say nothing."""
+def test_users_option_with_the_name_of_a_built_in_is_rejected(gptx: Gptx) -> None:
+    """Hydra would use gptx's file without a warning."""
     (gptx.cwd / "own" / "window").mkdir(parents=True)
     (gptx.cwd / "own" / "window" / "sliding.yaml").write_text("_target_: gptx.window.full.Full\n")
     done = gptx("--config-dir", "own", "window=sliding")
@@ -157,7 +157,7 @@ def test_an_option_of_ones_own_needs_a_name_of_its_own(gptx: Gptx) -> None:
     assert gptx("--config-dir", "own", "window=full").code == 0
 
 
-def test_a_run_whose_kernel_wants_another_device_loads_all_the_same(trained: Trained, tmp_path: Path) -> None:
+def test_load_replaces_a_kernel_that_needs_another_device(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.folder, elsewhere := tmp_path / "run")
     text = (elsewhere / "config.yaml").read_text()
     assert "gptx.kernel.auto.Auto" in text

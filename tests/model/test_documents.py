@@ -102,7 +102,7 @@ def test_a_tokenizer_without_an_end_of_text_is_refused(gptx: Gptx, notes: str) -
     done = gptx(notes, "tokenizer=char", "data.document_mask=true")
     assert done.code == 2 and not gptx.outputs.exists()
     assert done.err == (
-        "gptx: data.document_mask=true needs a token between documents, which tokenizer=char has not: "
-        "tokenizer=byte, gpt2 or bpe has\n"
+        "gptx: data.document_mask=true needs an end-of-text token, which tokenizer=char does not have: "
+        "use tokenizer=byte, gpt2 or bpe\n"
     )
     assert gptx(notes, "tokenizer=bpe", "tokenizer.vocab_size=300", "data.document_mask=true").code == 0

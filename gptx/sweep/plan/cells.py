@@ -195,7 +195,7 @@ def _tokenise(cfg: DictConfig) -> str:
     """Tokenise a config's text in this process, with a progress bar, because it may take hours. Returns why it failed;
     empty on success."""
     try:
-        from_config.tokens(cfg, quiet=False)
+        from_config.tokens_of(cfg, quiet=False)
     except (Exception, SystemExit) as error:
         return reason(error)
     return ""

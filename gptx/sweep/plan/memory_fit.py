@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gptx.config.overrides import conf_dir
 from gptx.config.plain import plain_dict
-from gptx.data.from_config import tokens
+from gptx.data.from_config import tokens_of
 from gptx.errors import GptxError
 from gptx.memory.estimate import BASE, estimate
 from gptx.memory.machine import machine_memory
@@ -155,7 +155,7 @@ def _bytes_of_process(work: tuple[dict[str, Any], RunFacts]) -> int:
 
 def _estimate_bytes(cfg: DictConfig, setup: RunSetup) -> int:
     dtype = getattr(torch, setup.dtype)
-    n_vocab = tokens(cfg).tokenizer.n_vocab
+    n_vocab = tokens_of(cfg).tokenizer.n_vocab
     return estimate(cfg, n_vocab, setup.hardware.device, dtype, setup.processes).total
 
 

@@ -197,7 +197,7 @@ def _model(cfg: DictConfig, machine: "Machine | None") -> "GPT":
 def _vocabulary_size(groups: str) -> int:
     """Of the tokenizer of these config groups (JSON). Cached, because some tokenizers are fitted to the whole text."""
     data, tokenizer, paths = json.loads(groups)
-    return from_config.tokenizer(OmegaConf.create({"data": data, "tokenizer": tokenizer, "paths": paths})).n_vocab
+    return from_config.tokenizer_of(OmegaConf.create({"data": data, "tokenizer": tokenizer, "paths": paths})).n_vocab
 
 
 def _strategy_problem(cfg: DictConfig, machine: "Machine | None") -> str:
