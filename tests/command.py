@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import torch
 from safetensors.torch import load_file
-from warm import WarmParent
+from warm import WarmParent, WarmProcess
 
 from gptx.config.overrides import key_of
 from gptx.runs import checkpoint_files, journal, json_log
@@ -92,13 +92,17 @@ class Done:
     err: str
 
 
+Started = subprocess.Popen[Any] | WarmProcess
+
+
 class Gptx:
     """The gptx command in its own working directory. A mark in their environment identifies its processes."""
 
     def __init__(self, cwd: Path, corpus: Path, tokens: Path, warm: WarmParent | None = None) -> None:
         self.cwd, self.outputs, self.warm = cwd, cwd / "outputs", warm
         self.mark = uuid.uuid4().hex
-        self.started: list[subprocess.Popen[Any]] = []
+        self.started: list[Started] = []
+        self.sessions: set[int] = set()
         self.tiny = [*TINY, "data=text", f"data.path={corpus}", f"paths.data={tokens}"]
         self.env = environment() | {"GPTX_TEST": self.mark}
 
@@ -114,13 +118,21 @@ class Gptx:
         A module of gptx runs in a fork of ``by`` or of this command's own warm parent, unless it gets another path.
         """
         if (warm := by or self.warm) and module.startswith("gptx.") and "PYTHONPATH" not in env:
-            return Done(*warm.run([module, *words], self.cwd, self.env | env, timeout))
-        process = self.popen(module, *words, **env)
+            process: Started = self._fork(warm, [module, *words], env)
+        else:
+            process = self.popen(module, *words, **env)
         out, err = process.communicate(timeout=timeout)
+        assert process.returncode is not None
         return Done(process.returncode, out, err)
 
-    def start(self, *overrides: str, **env: str) -> "subprocess.Popen[str]":
-        """Start the tiny run with these overrides and return at once."""
+    def start(self, *overrides: str, **env: str) -> "Started":
+        """Start the tiny run with these overrides and return at once: in a fork of the warm parent."""
+        if self.warm:
+            return self._fork(self.warm, ["gptx.run", *self.tiny, *overrides], env)
+        return self.start_cold(*overrides, **env)
+
+    def start_cold(self, *overrides: str, **env: str) -> "subprocess.Popen[str]":
+        """Start the tiny run in a new interpreter."""
         return self.popen("gptx.run", *self.tiny, *overrides, **env)
 
     def start_under(self, command: str, *overrides: str, **env: str) -> "subprocess.Popen[str]":
@@ -133,6 +145,12 @@ class Gptx:
 
     def popen(self, module: str, *words: str, **env: str) -> "subprocess.Popen[str]":
         return self._popen([sys.executable, "-m", module, *words], env)
+
+    def _fork(self, warm: WarmParent, words: list[str], env: dict[str, str]) -> WarmProcess:
+        process = warm.start(words, self.cwd, self.env | env)
+        self.started.append(process)
+        self.sessions.add(process.pid)
+        return process
 
     def _popen(self, command: list[str], env: dict[str, str]) -> "subprocess.Popen[str]":
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -151,7 +169,14 @@ class Gptx:
 
     def processes(self) -> list[psutil.Process]:
         """All living processes that descend from this command, even when they were adopted by another parent."""
-        return [p for p in psutil.process_iter() if p.pid != os.getpid() and _environment(p) == self.mark]
+        return [p for p in psutil.process_iter() if p.pid != os.getpid() and self._is_mine(p)]
+
+    def _is_mine(self, process: psutil.Process) -> bool:
+        """Whether the process has the mark or belongs to the session of a fork, whose environment cannot be seen."""
+        with contextlib.suppress(ProcessLookupError, psutil.Error):
+            if os.getsid(process.pid) in self.sessions:
+                return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+        return _environment(process) == self.mark
 
     def workers(self, kind: str = "spawn") -> list[psutil.Process]:
         """The worker processes of a strategy; with ``kind="forkserver"`` the prewarmed processes of a sweep."""
@@ -202,7 +227,7 @@ def words_of(process: psutil.Process) -> list[str]:
         return []
 
 
-def until(true: Callable[[], Any], process: "subprocess.Popen[Any] | None" = None) -> bool:
+def until(true: Callable[[], Any], process: "Started | None" = None) -> bool:
     """Wait until a condition is true. Return False if the process ended first."""
     deadline = time.monotonic() + DEADLINE
     while not true():

@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -22,7 +23,7 @@ import traceback
 from multiprocessing import util
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import NoReturn
+from typing import IO, Any, NoReturn
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -31,8 +32,56 @@ from hydra.core.hydra_config import HydraConfig
 MODULES = ("gptx.sweep.execute.preload", "gptx.training.run", "gptx.training.session")
 
 
+class WarmProcess:
+    """A command in a fork; the part of `subprocess.Popen` that the tests use. It leads a session of its own."""
+
+    def __init__(self, status: int, out: IO[str], err: IO[str]) -> None:
+        self._status, self._out, self._err = os.fdopen(status), out, err
+        self.pid = int(self._status.readline())
+        self.returncode: int | None = None
+        self.stdout = self.stderr = None
+
+    def poll(self) -> int | None:
+        if self.returncode is None and select.select([self._status], [], [], 0)[0]:
+            self._end()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None and not select.select([self._status], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+        return self._end()
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for the end; returns stdout and stderr."""
+        self.wait(timeout)
+        return self._texts
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _end(self) -> int:
+        if self.returncode is None:
+            self.returncode = int(self._status.readline())
+            self._status.close()
+            for file in (self._out, self._err):
+                file.seek(0)
+            self._texts = self._out.read(), self._err.read()
+            self._out.close()
+            self._err.close()
+        return self.returncode
+
+
 class WarmParent:
-    """The handle of the script."""
+    """The handle of the script.
+
+    Args:
+        env: environment variables of the script.
+        modules: what it imports.
+    """
 
     def __init__(self, env: dict[str, str], modules: tuple[str, ...] = MODULES) -> None:
         self._socket, theirs = socket.socketpair()
@@ -41,31 +90,15 @@ class WarmParent:
         self._process = subprocess.Popen(script, pass_fds=[theirs.fileno()], env=env | {"OMP_NUM_THREADS": "1"})
         theirs.close()
 
-    def run(self, words: list[str], cwd: Path, env: dict[str, str], timeout: float) -> tuple[int, str, str]:
-        """Run ``python -m WORDS`` in a fork; returns its exit code, stdout and stderr.
-
-        Raises:
-            TimeoutError: it took longer than ``timeout`` seconds; it has been killed.
-        """
-        with TemporaryFile("w+") as out, TemporaryFile("w+") as err, open(os.devnull) as null:
-            request = json.dumps({"words": words, "cwd": str(cwd), "env": env}) + "\n"
-            socket.send_fds(self._socket, [request.encode()], [file.fileno() for file in (null, out, err)])
-            pid = self._number()
-            self._socket.settimeout(timeout)
-            try:
-                code = self._number()
-            except TimeoutError:
-                os.kill(pid, signal.SIGKILL)
-                raise
-            out.seek(0)
-            err.seek(0)
-            return code, out.read(), err.read()
-
-    def _number(self) -> int:
-        line = b""
-        while not line.endswith(b"\n"):
-            line += self._socket.recv(1)
-        return int(line)
+    def start(self, words: list[str], cwd: Path, env: dict[str, str]) -> WarmProcess:
+        """Start ``python -m WORDS`` in a fork."""
+        out, err, (reader, writer) = TemporaryFile("w+"), TemporaryFile("w+"), os.pipe()
+        request = json.dumps({"words": words, "cwd": str(cwd), "env": env}) + "\n"
+        with open(os.devnull) as null:
+            files = [null.fileno(), out.fileno(), err.fileno(), writer]
+            socket.send_fds(self._socket, [request.encode()], files)
+        os.close(writer)
+        return WarmProcess(reader, out, err)
 
     def close(self) -> None:
         self._socket.close()
@@ -74,36 +107,40 @@ class WarmParent:
 
 def _serve(connection: socket.socket) -> list[str]:
     """Fork for each request. Returns in the children, with the words of their command; the parent exits at the end."""
-    data, descriptors = b"", []
+    data, files = b"", []
     while True:
-        received, streams, *_ = socket.recv_fds(connection, 1 << 16, 3)
+        received, new, *_ = socket.recv_fds(connection, 1 << 16, 4)
         if not received:
             os._exit(0)
-        data += received
-        descriptors = [*streams] if streams else descriptors  # they come with the first bytes
-        if not data.endswith(b"\n"):
-            continue
-        request, data = json.loads(data), b""
-        pid = os.fork()
-        if pid == 0:
-            connection.close()
-            return _become(request, descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        connection.sendall(f"{pid}\n".encode())
-        status = os.waitpid(pid, 0)[1]
-        connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        data, files = data + received, files + new
+        if data.endswith(b"\n"):
+            if os.fork() == 0:
+                connection.close()
+                return _start(json.loads(data), files)
+            for descriptor in files:
+                os.close(descriptor)
+            data, files = b"", []
 
 
-def _become(request: dict[str, object], descriptors: list[int]) -> list[str]:
-    for target, descriptor in enumerate(descriptors):
+def _start(request: dict[str, Any], files: list[int]) -> list[str]:
+    """Fork the command and return in it; the parent reports its process id, waits, and reports its exit code."""
+    *streams, status = files
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if pid := os.fork():
+        os.write(status, f"{pid}\n".encode())
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        os.write(status, f"{code}\n".encode())
+        os._exit(0)
+    os.setsid()
+    os.close(status)
+    for target, descriptor in enumerate(streams):
         os.dup2(descriptor, target)
         os.close(descriptor)
-    os.chdir(str(request["cwd"]))
+    os.chdir(request["cwd"])
     os.environ.clear()
-    os.environ.update(request["env"])  # type: ignore[call-overload]
-    sys.path[0] = str(request["cwd"])  # as ``python -m`` does
-    return list(request["words"])  # type: ignore[call-overload]
+    os.environ.update(request["env"])
+    sys.path[0] = request["cwd"]  # as ``python -m`` does
+    return list(request["words"])
 
 
 def _fork_instead_of_spawn() -> None:
@@ -161,6 +198,7 @@ def main() -> NoReturn:
     for module in modules:
         importlib.import_module(module)
     gc.freeze()  # otherwise each child's garbage collector would copy the memory that it shares with this process
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that no child stays a zombie
     module, *sys.argv[1:] = _serve(socket.socket(fileno=int(connection)))
     _fork_instead_of_spawn()
     sys.modules.pop(module, None)

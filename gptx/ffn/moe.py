@@ -16,7 +16,7 @@ from gptx.ffn.base import FFN, hidden_width
 from gptx.ffn.grouped import grouped
 from gptx.geometry.model_shape import ModelShape
 from gptx.geometry.side_losses import SideLosses
-from gptx.hardware.device import exactly
+from gptx.hardware.device import without_autocast
 
 TYPICAL = {"capacity": 1.25, "balance": 0.01}  # what an error message recommends
 
@@ -94,7 +94,7 @@ class MoE(FFN):
     def route(self, x: Tensor) -> Tensor:
         """(B, T, D) -> the router's probabilities (B, T, E), in fp32 or more: in bf16, near ties would be decided
         differently (Switch, section 2.4)."""
-        with exactly(x.device):
+        with without_autocast(x.device):
             high = torch.promote_types(x.dtype, torch.float32)
             return F.linear(x.to(high), self.router.weight.to(high)).softmax(-1)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gptx.geometry.model_shape import ModelShape
-from gptx.hardware.device import exactly
+from gptx.hardware.device import without_autocast
 from gptx.pos.base import PositionalEncoding
 from gptx.pos.check import above, at_least
 
@@ -52,6 +52,6 @@ class FIRE(PositionalEncoding):
         norm = self.psi(torch.maximum(q_pos, self.threshold * self.l_factor.exp()))
         relative = self.psi((q_pos - k_pos).clamp(min=0)) / norm  # (...)
         hidden = torch.relu(relative[..., None] * self.slope + self.offset)  # (..., W)
-        with exactly(hidden.device):  # bf16 cannot resolve long distances
+        with without_autocast(hidden.device):  # bf16 cannot resolve long distances
             bias: Tensor = torch.einsum("...w,...w->...", hidden, self.out.weight[head])  # one matrix product
         return bias

@@ -23,11 +23,10 @@ from gptx.strategy.batch_plan import BatchPlan
 from gptx.strategy.distributed import all_reduce_gradients, full_tensor, group_size
 from gptx.strategy.footprint import Footprint
 from gptx.strategy.fsdp import DTYPES, FSDP
-from gptx.strategy.tensor_sharding import is_per_head
 from gptx.strategy.tp import has_shared_weights
 
 
-class Stage(nn.Module):
+class ModelStage(nn.Module):
     """The layers of a model that this rank computes: takes the output of the stage before, returns the input of the
     next one.
 
@@ -161,14 +160,14 @@ class PP(FSDP):
 
     def place(self, model: GPT) -> nn.Module:
         """Replace the parts of other stages by modules without weights, so that names in the state dict stay equal."""
-        per_stage, tied, per_head = model.shape.n_layer // self.stages, model.head is None, is_per_head(model.pos)
+        per_stage, tied, embeds = model.shape.n_layer // self.stages, model.head is None, model.pos.embeds
         layers = range(self.stage * per_stage, (self.stage + 1) * per_stage)
         model.keep_stage(layers, first=self.first, last=self.last)
-        stage = Stage(model, self.first, self.last, self.dtype).to(self.device)
+        stage = ModelStage(model, self.first, self.last, self.dtype).to(self.device)
         if self.data_size > 1 or self.offload or self.dtype != torch.float32:
             self.shard_modules(stage, stage.blocks)
         self.shared: list[tuple[Tensor, Any]] = []  # weights that several stages hold, and the group of these stages
-        if per_head:
+        if not embeds:
             self.shared += [(parameter, self.mesh.get_group("pp")) for parameter in model.pos.parameters()]
         if tied and self.stages > 1 and (self.first or self.last):
             self.shared.append((model.embed.weight, self.end_stages))
@@ -179,7 +178,7 @@ class PP(FSDP):
         return nullcontext()  # the schedule reduces gradients after its last chunk
 
     def backward(self, placed: nn.Module, batch: Batch, weight: float, autocast: Autocast) -> Tensor:
-        assert isinstance(placed, Stage)
+        assert isinstance(placed, ModelStage)
         placed.autocast = autocast
         chunks = self.chunks_of(len(batch.x), self.stages)
         self.pipeline, self.chunk_weight = self.pipeline or self._pipeline(placed, chunks), weight / chunks
@@ -192,7 +191,7 @@ class PP(FSDP):
         self.pipeline.step(*tokens, target=target, losses=losses, return_outputs=False, **inputs)
         return torch.stack(losses).detach().sum() if losses else torch.zeros((), device=self.device)
 
-    def _pipeline(self, placed: Stage, chunks: int) -> Schedule1F1B:
+    def _pipeline(self, placed: ModelStage, chunks: int) -> Schedule1F1B:
         group = self.mesh.get_group("pp")
         stage = PipelineStage(placed, self.stage, self.stages, self.device, group=group)
         return Schedule1F1B(stage, chunks, loss_fn=lambda loss, _: loss * self.chunk_weight, scale_grads=False)
@@ -200,7 +199,7 @@ class PP(FSDP):
     def predict(self, placed: nn.Module, batch: Batch, autocast: Autocast) -> tuple[Tensor, Tensor] | None:
         """Pass the batch from stage to stage without chunks: while one batch is in the second stage, the first stage
         computes the next batch."""
-        assert isinstance(placed, Stage)
+        assert isinstance(placed, ModelStage)
         placed.autocast = autocast
         x, group = batch.x, self.mesh.get_group("pp")
         if not self.first:

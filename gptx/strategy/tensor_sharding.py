@@ -85,7 +85,7 @@ def shard_model(model: GPT, mesh: DeviceMesh) -> list[str]:
     Returns:
         The names of weights that are replicated but used by local heads only: their gradients have to be summed.
     """
-    partial = [name for name, _ in model.pos.named_parameters(prefix="pos")] if is_per_head(model.pos) else []
+    partial = [name for name, _ in model.pos.named_parameters(prefix="pos")] if not model.pos.embeds else []
     for name, module in model.named_modules():
         if isinstance(module, Attention | FFN):
             styles = {child: _style(how, getattr(module, child)) for child, how in module.tp.items() if how != "shared"}
@@ -120,11 +120,6 @@ def _style(how: str, child: nn.Module) -> ParallelStyle:
     if how == "col":
         return ColwiseParallel() if isinstance(child, nn.Linear) else HeadParameterParallel()
     return RowwiseParallel() if how == "row" else ReplicatedParallel()
-
-
-def is_per_head(pos: PositionalEncoding) -> bool:
-    """Whether an encoding works in the heads only, and not in the embedding."""
-    return not pos.embeds
 
 
 def _use_local_heads(model: GPT, rank: int, ranks: int) -> None:

@@ -13,7 +13,7 @@ from gptx.model.gpt import GPT
 from gptx.pos.base import PositionalEncoding
 from gptx.strategy.distributed import Distributed, all_reduce_gradients
 from gptx.strategy.footprint import Footprint
-from gptx.strategy.tensor_sharding import is_per_head, shard_model, take_local_shards
+from gptx.strategy.tensor_sharding import shard_model, take_local_shards
 
 if TYPE_CHECKING:
     from gptx.strategy.batch_plan import BatchPlan
@@ -126,4 +126,4 @@ def has_shared_weights(pos: PositionalEncoding) -> bool:
     """Whether weights of the encoding may be used both in the embedding and in the heads: nobody knows then which of
     their gradients are partial sums."""
     used_in_heads = pos.biased or type(pos).rotate is not PositionalEncoding.rotate
-    return not is_per_head(pos) and used_in_heads and any(True for _ in pos.parameters())
+    return pos.embeds and used_in_heads and any(True for _ in pos.parameters())

@@ -1,11 +1,14 @@
-"""Several machines, each with a torchrun of its own: here two network namespaces where that is permitted, else two
-processes; what a signal or a death does to them, and how they go on."""
+"""Runs on two machines, each with a torchrun of its own: signals, lost machines, and how such runs resume.
+
+The machines are two network namespaces where the system permits them, and two processes elsewhere.
+"""
 
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -15,7 +18,17 @@ from conftest import Maker
 
 from gptx.runs import journal
 
-Nodes = list[tuple[str, list[str]]]  # each one's address, and the command that a command on it begins with
+pytestmark = pytest.mark.full
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine: its address, and the command prefix that runs a command on it."""
+
+    address: str
+    prefix: list[str]
+
+
 BRIDGE = """
 set -e
 for i in 0 1; do
@@ -34,56 +47,59 @@ done
 
 
 @pytest.fixture(scope="session")
-def nodes() -> Iterator[Nodes]:
-    """Two machines, as far as this one lets us."""
+def nodes() -> Iterator[list[Node]]:
+    """Two machines, as separate as this system permits."""
     name = f"gptx{os.getpid()}n"
     try:
         made = os.geteuid() == 0 and not subprocess.run(["sh", "-c", BRIDGE.format(name=name)]).returncode
         if made:
             here = [["ip", "netns", "exec", f"{name}{i}", "unshare", "--uts", "sh", "-c"] for i in (0, 1)]
             names = [f'hostname {name}{i}; exec "$0" "$@"' for i in (0, 1)]
-            yield [(f"10.213.77.{i + 1}", [*here[i], names[i]]) for i in (0, 1)]
+            yield [Node(f"10.213.77.{i + 1}", [*here[i], names[i]]) for i in (0, 1)]
         else:
-            yield [("127.0.0.1", [])] * 2
+            yield [Node("127.0.0.1", [])] * 2
     finally:
         for i in (0, 1) if os.geteuid() == 0 else ():
             subprocess.run(["sh", "-c", f"ip netns del {name}{i}; rm -rf /etc/netns/{name}{i}"], capture_output=True)
 
 
-class Machine:
-    """One of them: it starts its torchrun, and may lose its power."""
+class Torchrun:
+    """The torchrun of one machine."""
 
-    def __init__(self, gptx: Gptx, node: tuple[str, list[str]], *options: str) -> None:
-        self.gptx, (self.address, self.prefix) = gptx, node
-        self.options = ["--nproc-per-node=1", f"--local-addr={self.address}", *options]
+    def __init__(self, gptx: Gptx, node: Node, *options: str) -> None:
+        self.gptx, self.node = gptx, node
+        self.options = ["--nproc-per-node=1", f"--local-addr={node.address}", *options]
 
     def start(self, *overrides: str, **env: str) -> None:
         command = [sys.executable, "-m", "torch.distributed.run", *self.options, "-m", "gptx.run"]
-        self.torchrun = self.gptx.start_as([*self.prefix, *command], *overrides, **env)
+        self.process = self.gptx.start_as([*self.node.prefix, *command], *overrides, **env)
 
-    def off(self) -> None:
-        """All at once: torchrun, and what it started."""
-        agent = psutil.Process(self.torchrun.pid)
+    def power_off(self) -> None:
+        """Kill torchrun and its workers, as a loss of power does."""
+        agent = psutil.Process(self.process.pid)
         send((agent, *agent.children(recursive=True)), signal.SIGKILL)
-        self.torchrun.communicate(timeout=DEADLINE)
+        self.process.communicate(timeout=DEADLINE)
 
     def end(self) -> tuple[int, str]:
-        _, err = self.torchrun.communicate(timeout=DEADLINE)
-        return self.torchrun.returncode, err
+        """Wait for the end; return the exit code and stderr."""
+        _, err = self.process.communicate(timeout=DEADLINE)
+        return self.process.returncode, err
 
 
-def everybody(gptx: Gptx) -> bool:
+def all_ranks_paused(gptx: Gptx) -> bool:
     return all((gptx.cwd / f"paused-{rank}").exists() for rank in (0, 1))
 
 
-def test_a_machine_is_lost_and_both_are_started_again(gptx: Gptx, nodes: Nodes, reference: Callable[..., Path]) -> None:
-    where = [f"--master-addr={nodes[0][0]}", f"--master-port={unused_port()}"]
-    first, second = (Machine(gptx, node, "--nnodes=2", f"--node-rank={i}", *where) for i, node in enumerate(nodes))
-    for machine in (first, second):
-        machine.start(*words("ddp"), **pausing(gptx, 17))
-    assert until(lambda: everybody(gptx), first.torchrun), first.end()
+def test_run_resumes_when_both_machines_start_again_after_one_was_lost(
+    gptx: Gptx, nodes: list[Node], reference: Callable[..., Path]
+) -> None:
+    where = [f"--master-addr={nodes[0].address}", f"--master-port={unused_port()}"]
+    first, second = (Torchrun(gptx, node, "--nnodes=2", f"--node-rank={i}", *where) for i, node in enumerate(nodes))
+    for torchrun in (first, second):
+        torchrun.start(*words("ddp"), **pausing(gptx, 17))
+    assert until(lambda: all_ranks_paused(gptx), first.torchrun), first.end()
     the_first(gptx)
-    second.off()
+    second.power_off()
     (gptx.cwd / "go").touch()
     code, err = first.end()
     assert code == 1
@@ -94,41 +110,42 @@ def test_a_machine_is_lost_and_both_are_started_again(gptx: Gptx, nodes: Nodes, 
     assert journal.status(gptx.folder) == "failed"
     assert gptx.orphans() == []
 
-    for machine in (first, second):
-        machine.start(*words("ddp"))
-    assert [machine.end()[0] for machine in (first, second)] == [0, 0]
+    for torchrun in (first, second):
+        torchrun.start(*words("ddp"))
+    assert [torchrun.end()[0] for torchrun in (first, second)] == [0, 0]
     assert [record["step"] for record in records(gptx.folder, "resume")] == [10]
     same(gptx.folder, reference("ddp"))
 
 
-@pytest.mark.slow
-def test_a_machine_is_lost_and_comes_back(gptx: Gptx, nodes: Nodes, reference: Callable[..., Path]) -> None:
-    """The other one's torchrun has stayed, and waits for it. (torch 2.13 has to be told not to keep the first round's
-    store: where the first rank survives, it tells a newcomer nothing of it.)"""
+def test_run_resumes_when_the_lost_machine_returns(
+    gptx: Gptx, nodes: list[Node], reference: Callable[..., Path]
+) -> None:
+    """The torchrun of the other machine waits for it. (By default torch 2.13 shares the store of the first round: when
+    rank 0 survives, a machine that joins later does not find it.)"""
     fresh = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    where = ["--rdzv-backend=c10d", f"--rdzv-endpoint={nodes[0][0]}:{unused_port()}", "--rdzv-id=1"]
-    first, second = (Machine(gptx, node, "--nnodes=2", "--max-restarts=2", *where) for node in nodes)
-    for machine in (first, second):
-        machine.start(*words("fsdp"), **fresh, **pausing(gptx, 17))
-    assert until(lambda: everybody(gptx), first.torchrun), first.end()
+    where = ["--rdzv-backend=c10d", f"--rdzv-endpoint={nodes[0].address}:{unused_port()}", "--rdzv-id=1"]
+    first, second = (Torchrun(gptx, node, "--nnodes=2", "--max-restarts=2", *where) for node in nodes)
+    for torchrun in (first, second):
+        torchrun.start(*words("fsdp"), **fresh, **pausing(gptx, 17))
+    assert until(lambda: all_ranks_paused(gptx), first.torchrun), first.end()
     the_first(gptx)
-    second.off()
+    second.power_off()
     (gptx.cwd / "go").touch()
     second.start(*words("fsdp"), **fresh)
-    ends = [machine.end() for machine in (first, second)]
+    ends = [torchrun.end() for torchrun in (first, second)]
     assert [code for code, _ in ends] == [0, 0], "".join(err for _, err in ends)
     assert [record["step"] for record in records(gptx.folder, "resume")] == [10]
     same(gptx.folder, reference("fsdp"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
-def test_a_signal_to_torchrun_leaves_a_run_that_goes_on(
+def test_run_resumes_after_a_signal_to_torchrun(
     gptx: Gptx, reference: Callable[..., Path], number: signal.Signals
 ) -> None:
-    handed_on = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", handed_on]
+    forwarded = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", forwarded]
     run = gptx.start_as([*torchrun, "-m", "gptx.run"], *words("ddp"), **pausing(gptx, 17))
-    assert until(lambda: everybody(gptx), run), run.communicate()
+    assert until(lambda: all_ranks_paused(gptx), run), run.communicate()
     run.send_signal(number)
     (gptx.cwd / "go-when-told").touch()
     _, err = run.communicate(timeout=DEADLINE)
@@ -141,18 +158,18 @@ def test_a_signal_to_torchrun_leaves_a_run_that_goes_on(
     same(gptx.folder, reference("ddp"))
 
 
-def test_nobody_waits_for_a_run_that_is_finished_elsewhere(make: Maker, nodes: Nodes) -> None:
-    """Machines without a folder in common: only the first knows."""
-    here, there = make("first machine"), make("second machine")
-    assert here("strategy=ddp").code == 0
-    where = [f"--master-addr={nodes[0][0]}", f"--master-port={unused_port()}"]
-    machines = [
-        Machine(gptx, node, "--nnodes=2", f"--node-rank={i}", *where)
-        for i, (gptx, node) in enumerate(zip((here, there), nodes, strict=True))
+def test_run_that_is_finished_on_the_first_machine_only(make: Maker, nodes: list[Node]) -> None:
+    """The machines do not share a folder: the second one is told, and neither waits."""
+    first, second = make("first machine"), make("second machine")
+    assert first("strategy=ddp").code == 0
+    where = [f"--master-addr={nodes[0].address}", f"--master-port={unused_port()}"]
+    torchruns = [
+        Torchrun(gptx, node, "--nnodes=2", f"--node-rank={i}", *where)
+        for i, (gptx, node) in enumerate(zip((first, second), nodes, strict=True))
     ]
-    for machine in machines:
-        machine.start("strategy=ddp")
-    ends = [machine.end() for machine in machines]
+    for torchrun in torchruns:
+        torchrun.start("strategy=ddp")
+    ends = [torchrun.end() for torchrun in torchruns]
     assert [code for code, _ in ends] == [0, 0], ends
     assert "gptx: the run is finished, but not in" in ends[1][1] and "paths.outputs" in ends[1][1]
-    assert not there.folders()
+    assert not second.folders()

@@ -1,4 +1,4 @@
-"""What two workers of gptx's launcher do: ``python -m launched FUNCTION FOLDER`` prints what it says in the end."""
+"""Start two workers that each run a function: ``python -m launched FUNCTION FOLDER`` prints the result."""
 
 import atexit
 import os
@@ -17,14 +17,14 @@ from gptx.strategy.ddp import DDP
 
 
 def signalled_at_the_end(folder: str) -> None:
-    """Rank 0 has finished, and is on its way out, when it gets a signal."""
+    """Rank 0 gets a signal after its work, while the interpreter exits."""
     with record_stop_signals():
         if os.environ["RANK"] == "0":
             atexit.register(os.kill, os.getpid(), signal.SIGTERM)
 
 
 def hangs_when_its_peer_dies(folder: str) -> None:
-    """Rank 1 dies; rank 0 is where no signal but the last reaches it."""
+    """Rank 1 dies; rank 0 blocks all signals but SIGKILL."""
     if os.environ["RANK"] == "1":
         os.kill(os.getpid(), signal.SIGKILL)
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -32,14 +32,14 @@ def hangs_when_its_peer_dies(folder: str) -> None:
         signal.pause()
 
 
-def leaves_again_and_again(folder: str) -> None:
-    """Forty process groups, one after the other, each left with its replica still held."""
+def enters_and_exits_ddp_repeatedly(folder: str) -> None:
+    """Create 40 process groups in turn, and leave each while its replica still exists."""
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     here = {"rank": int(os.environ["RANK"]), "world_size": 2}
-    begin = dist.init_process_group
+    init = dist.init_process_group
     for attempt in range(40):
         keys = dist.PrefixStore(str(attempt), store)
-        with patch.object(dist, "init_process_group", partial(begin, store=keys, **here)):
+        with patch.object(dist, "init_process_group", partial(init, store=keys, **here)):
             _one_step()
 
 

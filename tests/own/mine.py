@@ -1,4 +1,4 @@
-"""Variants of a user's own, outside the package: one that works, and one that misbehaves where a test tells it to."""
+"""Variants outside the package, as a user writes them: an attention that works, and kernels that fail on request."""
 
 import ctypes
 import os
@@ -35,10 +35,11 @@ class Scaled(GQA):
 
 
 class Fragile(Reference):
-    """The reference kernel. In training it may raise, give NaN, wait or be slow, at calls counted from 1.
+    """The reference kernel with failures in training, controlled by environment variables. Calls count from 1.
 
-    RAISE_AT (in process RAISE_RANK), NAN_AT (a list), PAUSE_AT (until the file PAUSE_IN/go is there; or go-when-told,
-    and a signal has come), SLOW (seconds), EXIT_AT (the process is gone, without a word).
+    RAISE_AT: raise in this call (on rank RAISE_RANK only, if that is given). NAN_AT: return NaN in these calls.
+    PAUSE_AT: wait until the file PAUSE_IN/go exists, or until PAUSE_IN/go-when-told exists and a signal has arrived.
+    EXIT_AT: exit without a message. SLOW: wait so many seconds in each call.
     """
 
     def __init__(self, shape: ModelShape, demands: frozenset[str]) -> None:
@@ -63,16 +64,16 @@ class Fragile(Reference):
 
 
 class Troubled(Fragile):
-    """A fragile kernel that comes to grief in its 15th call, in a way of its own: ``how`` is a key."""
+    """A fragile kernel that fails in its 15th call; the key ``how`` chooses the failure."""
 
     def __init__(self, shape: ModelShape, demands: frozenset[str], *, how: str) -> None:
         super().__init__(shape, demands)
-        self.grief = getattr(self, f"_{how}")
+        self.fail = getattr(self, f"_{how}")
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, score: Score) -> Tensor:
         y = super().forward(q, k, v, mask, score)
         if self.calls == 15 and self.training:
-            self.grief()
+            self.fail()
         return y
 
     def _none(self) -> None:
@@ -101,9 +102,9 @@ class Troubled(Fragile):
             signal.pause()
 
     def _memory(self) -> None:
-        hoard = []
-        while len(hoard) < 37:  # 2.5 GB, and no more, whoever is slow to look at it
-            hoard.append(bytearray(os.urandom(2**20)) * 64)
+        blocks = []
+        while len(blocks) < 37:  # at most 2.5 GB, even if the watchdog is slow
+            blocks.append(bytearray(os.urandom(2**20)) * 64)
             time.sleep(0.05)
         self._hang()
 
@@ -116,18 +117,18 @@ def _pause(folder: Path) -> None:
     part = folder / f"part-{os.getpid()}"
     part.write_text(str(os.getpid()))
     part.rename(folder / f"paused-{_rank()}")
-    while not ((folder / "go").exists() or ((folder / "go-when-told").exists() and _told())):
+    while not ((folder / "go").exists() or ((folder / "go-when-told").exists() and _signal_arrived())):
         time.sleep(0.002)
 
 
 @cache
 def _signals() -> int:
-    """The reading end of a pipe that gets a byte for each signal that somebody in this process listens to."""
+    """Return the reading end of a pipe that gets a byte for each signal with a handler in this process."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     return reading
 
 
-def _told() -> bool:
+def _signal_arrived() -> bool:
     return bool(select.select([_signals()], [], [], 0)[0])

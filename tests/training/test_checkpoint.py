@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from command import DEADLINE, OWN, TINY, Done, Gptx, flip, records, the_first, until
+from command import DEADLINE, OWN, TINY, Done, Gptx, Started, flip, records, the_first, until
 from conftest import Maker, Trained
 from tiers import some
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
@@ -242,7 +242,7 @@ def test_a_checkpoint_of_another_torch_is_told(gptx: Gptx, trained: Trained) -> 
 # ----------------------------------------------------------------------------- what cannot be written
 
 
-def paused(gptx: Gptx, strategy: str, at: int) -> "tuple[subprocess.Popen[str], list[psutil.Process]]":
+def paused(gptx: Gptx, strategy: str, at: int) -> "tuple[Started, list[psutil.Process]]":
     """A run that waits in a step, and its processes that train."""
     (gptx.cwd / "go").unlink(missing_ok=True)
     for left in gptx.cwd.glob("paused-*"):
@@ -257,7 +257,7 @@ def fragile(strategy: str) -> list[str]:
     return ["--config-dir", str(OWN / "conf"), "kernel=fragile", f"strategy={strategy}"]
 
 
-def goes_on(gptx: Gptx, run: "subprocess.Popen[str]") -> Done:
+def goes_on(gptx: Gptx, run: Started) -> Done:
     (gptx.cwd / "go").touch()
     out, err = run.communicate(timeout=DEADLINE)
     assert "Traceback" not in err, err

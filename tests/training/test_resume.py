@@ -5,7 +5,6 @@ import json
 import random
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from command import (
     OWN_CONF,
     STEPS,
     Gptx,
+    Started,
     Terminal,
     flip,
     pausing,
@@ -52,7 +52,7 @@ class Life:
         self.gptx, self.strategy = gptx, strategy
         self.err = ""
 
-    def until(self, call: int) -> "subprocess.Popen[str]":
+    def until(self, call: int) -> Started:
         """The command again, up to its so manieth step."""
         run = self.gptx.start(*words(self.strategy), **pausing(self.gptx, call))
         everybody = range(1 if self.strategy == "single" else 2)
@@ -65,7 +65,7 @@ class Life:
         note = self.gptx.cwd / f"paused-{rank}"
         return int(note.read_text()) if note.exists() else 0
 
-    def ends(self, run: "subprocess.Popen[str]", code: int, status: str) -> None:
+    def ends(self, run: Started, code: int, status: str) -> None:
         """What everybody waits for is there: the run ends, like this, and leaves no process."""
         (self.gptx.cwd / ("go-when-told" if status == "interrupted" else "go")).touch()
         _, self.err = run.communicate(timeout=DEADLINE)
@@ -81,7 +81,7 @@ class Life:
         return int(json.loads((self.gptx.folder / "result.json").read_text())["steps"])
 
 
-@pytest.mark.parametrize("strategy", some(["single", "ddp", "fsdp"], "single"))
+@pytest.mark.parametrize("strategy", some(["single", "ddp", "fsdp"], "single", "ddp"))
 def test_a_run_goes_on_whatever_stops_it(gptx: Gptx, reference: Callable[..., Path], strategy: str) -> None:
     life = Life(gptx, strategy)
 
@@ -143,7 +143,7 @@ def deaf(process: psutil.Process) -> bool:
 @pytest.mark.parametrize("strategy", some(["single", "ddp"], "single"))
 def test_a_warning_before_the_first_step_kills_nobody(gptx: Gptx, strategy: str) -> None:
     """Of the command, before torch is loaded; and of workers that are only starting."""
-    run = gptx.start(*words(strategy), **pausing(gptx, 1))
+    run = gptx.start_cold(*words(strategy), **pausing(gptx, 1))
 
     def ready() -> bool:
         if strategy == "ddp":
@@ -161,8 +161,10 @@ def test_a_warning_before_the_first_step_kills_nobody(gptx: Gptx, strategy: str)
         assert [path.name for path in steps(gptx.folder / "checkpoints")] == ["step-00000001"]
 
 
-@pytest.mark.full
-@pytest.mark.parametrize(("strategy", "number"), [("ddp", signal.SIGKILL), ("fsdp", signal.SIGSEGV)])
+LOST = [("ddp", signal.SIGKILL), ("fsdp", signal.SIGSEGV)]
+
+
+@pytest.mark.parametrize(("strategy", "number"), some(LOST, LOST[0]))
 def test_a_lost_worker_is_started_again(
     gptx: Gptx, reference: Callable[..., Path], strategy: str, number: signal.Signals
 ) -> None:
@@ -183,7 +185,6 @@ def test_a_lost_worker_is_started_again(
     same(gptx.folder, reference(strategy))
 
 
-@pytest.mark.full
 def test_restarts_are_for_lost_workers_and_not_for_ever(gptx: Gptx) -> None:
     fragile = [*OWN_CONF, "kernel=fragile", "strategy=ddp", "strategy.restarts=1"]
     done = gptx(*fragile, RAISE_AT="5", RAISE_RANK="1")
@@ -237,7 +238,7 @@ def test_ctrl_c_again_and_again_does_not_wait_for_the_step_in_hand(gptx: Gptx, s
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("work", ["signalled_at_the_end", "leaves_again_and_again"])
+@pytest.mark.parametrize("work", ["signalled_at_the_end", "enters_and_exits_ddp_repeatedly"])
 def test_a_worker_ends_well(gptx: Gptx, work: str) -> None:
     """Though a signal comes when its work is done; though one of gloo's threads is dropping a tensor."""
     done = gptx.run("launched", work, str(gptx.cwd))
@@ -281,7 +282,6 @@ def test_an_interrupted_run_does_not_make_one_wait_for_mlflow(gptx: Gptx) -> Non
     assert "Traceback" not in err
 
 
-@pytest.mark.full
 def test_machines_that_share_no_folder_are_told_so(make: Maker) -> None:
     """Each would go on from another step, with other weights, and nobody would see it."""
     first, second = make("first machine"), make("second machine")
@@ -418,7 +418,7 @@ class Struck:
                 lambda: self.size() > begun and self.there("samples"),
             ]
         )
-        run = self.gptx.start(*self.words(tracked))
+        run = self.gptx.start_cold(*self.words(tracked))
         reached = until(moment, run)
         workers = self.gptx.workers() if self.strategy != "single" else []
         victim = rng.choice([psutil.Process(run.pid), *workers]) if reached and run.poll() is None else None
