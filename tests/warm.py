@@ -92,7 +92,8 @@ class WarmParent:
 
     def start(self, words: list[str], cwd: Path, env: dict[str, str]) -> WarmProcess:
         """Start ``python -m WORDS`` in a fork."""
-        out, err, (reader, writer) = TemporaryFile("w+"), TemporaryFile("w+"), os.pipe()
+        out, err = TemporaryFile("w+"), TemporaryFile("w+")  # noqa: SIM115 - closed by the process
+        reader, writer = os.pipe()
         request = json.dumps({"words": words, "cwd": str(cwd), "env": env}) + "\n"
         with open(os.devnull) as null:
             files = [null.fileno(), out.fileno(), err.fileno(), writer]
