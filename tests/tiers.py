@@ -9,4 +9,6 @@ import pytest
 def some(cases: Sequence[Any], *first: Any) -> list[Any]:
     """All cases; those that are not in ``first`` are marked ``full``."""
     assert set(first) <= set(cases)
-    return [case if case in first else pytest.param(case, marks=pytest.mark.full) for case in cases]
+    values = [case if isinstance(case, tuple) else (case,) for case in cases]
+    marks = [() if case in first else pytest.mark.full for case in cases]
+    return [pytest.param(*value, marks=mark) for value, mark in zip(values, marks, strict=True)]
