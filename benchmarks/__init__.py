@@ -1,1 +1,1 @@
-"""How fast gptx is, beside its peers: commands that print the README's figures."""
+"""Measurements behind the figures of the documentation. Each module is a command: python -m benchmarks.NAME --help."""

@@ -1,5 +1,5 @@
-"""What is timed: attention of one layer through gptx's own kernels, forward and backward, on random queries, keys and
-values. The mask is made once before: a model makes it once a forward for all its layers."""
+"""The case that `benchmarks.kernels` and `benchmarks.window` measure: attention of one layer with gptx's kernels,
+forward and backward, on random queries, keys and values."""
 
 import time
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from gptx.kernel.cost import counted
 
 @dataclass
 class Case:
-    """``window`` 0 is the whole past; ``bias`` is ALiBi's."""
+    """Sizes of the attention. ``window``: 0 is full attention; ``bias``: whether to use the bias of ALiBi."""
 
     heads: int
     dim: int
@@ -34,28 +34,27 @@ class Case:
     dtype: str
     batch: int
     device: torch.device
-    made: dict[str, Any] = field(default_factory=dict)
+    kernels: dict[str, Kernel] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         window = ["window=sliding", f"window.size={self.window}"] if self.window else ["window=full"]
         cfg = compose([f"pos={'alibi' if self.bias else 'none'}", *window])
         self.shape = ModelShape(1, self.heads, self.heads * self.dim, self.context, 1, 0.0, False)
-        self.sees = part(cfg.window)
+        self.visible = part(cfg.window)
         self.pos = part(cfg.pos, self.shape, self.dim, self.heads).to(self.device)
-        self.cast = compute_dtype(self.dtype, self.device)
+        self.type = compute_dtype(self.dtype, self.device)
 
     def kernel(self, name: str) -> Kernel:
-        if name not in self.made:
-            self.made[name] = part(compose([f"kernel={name}"]).kernel, self.shape, frozenset())
-        found: Kernel = self.made[name]
-        return found
+        if name not in self.kernels:
+            self.kernels[name] = part(compose([f"kernel={name}"]).kernel, self.shape, frozenset())
+        return self.kernels[name]
 
-    def serves(self, name: str) -> bool:
-        slow = name == "flash" and self.dtype == "fp32"
-        return not slow and self.kernel(name).refuses(self.sees, self.pos, self.device.type) is None
+    def supports(self, name: str) -> bool:
+        needs_16_bits = name == "flash" and self.dtype == "fp32"
+        return not needs_16_bits and self.kernel(name).refuses(self.visible, self.pos, self.device.type) is None
 
     def weights(self, name: str) -> int:
-        """Bytes of (T, T) tensors that a kernel makes: a row's weights with their gradients, or its mask."""
+        """Bytes of (T, T) tensors that a kernel creates: attention weights with their gradients, or a mask."""
         dense = self.context**2 * 4
         if name == "reference":
             return 4 * self.batch * self.heads * dense
@@ -63,15 +62,15 @@ class Case:
         return (self.heads if self.bias else 1) * dense if masked else 0
 
     def chosen(self) -> str:
-        """The kernel that kernel=auto takes."""
+        """The choice of kernel=auto."""
         auto = self.kernel("auto")
         assert isinstance(auto, Auto)
-        with autocast(self.device, self.cast):
-            return auto.choose(self.where, self.sees, self.pos)
+        with autocast(self.device, self.type):
+            return auto.choose(self.where, self.visible, self.pos)
 
     def counted(self, name: str) -> tuple[str, tuple[float, float, float]]:
-        """The row of `gptx.kernel.cost` that holds, and the milliseconds of one nanosecond of each of its constants."""
-        row, pairs = counted(name, self.where, self.sees, self.pos)
+        """The row of `gptx.kernel.cost` for a kernel, and the ms that 1 ns of each constant adds."""
+        row, pairs = counted(name, self.where, self.visible, self.pos)
         scale = self.heads * self.batch / 1e6
         return row, (self.dim * self.context * scale, pairs * scale, pairs * self.dim * scale)
 
@@ -80,24 +79,24 @@ class Case:
         return Where.rows(self.context, self.device)
 
     def mask(self, name: str) -> object:
-        with autocast(self.device, self.cast):
-            return self.kernel(name).mask(self.where, self.sees, self.pos)
+        with autocast(self.device, self.type):
+            return self.kernel(name).mask(self.where, self.visible, self.pos)
 
     def inputs(self) -> list[Tensor]:
         size = (self.batch, self.context, self.heads, self.dim)
         stream = torch.Generator(self.device).manual_seed(0)
-        made = (torch.randn(size, generator=stream, device=self.device, dtype=self.cast) for _ in range(4))
-        return [x.requires_grad_(number < 3) for number, x in enumerate(made)]  # q, k, v, and the output's gradient
+        tensors = (torch.randn(size, generator=stream, device=self.device, dtype=self.type) for _ in range(4))
+        return [x.requires_grad_(number < 3) for number, x in enumerate(tensors)]  # q, k, v, gradient of the output
 
     def step(self, name: str, mask: object, inputs: list[Tensor]) -> None:
         q, k, v, gradient = inputs
-        with autocast(self.device, self.cast):
+        with autocast(self.device, self.type):
             y = self.kernel(name)(q, k, v, mask, Score(self.dim**-0.5))
         torch.autograd.grad(y, (q, k, v), gradient)
 
 
 def best(case: Case, kernel: str, rounds: int, seconds: float = 0.05) -> float:
-    """Milliseconds of the fastest of some rounds of at least ``seconds``: CPU time of this process, or a GPU's time."""
+    """Milliseconds of a step in the fastest round of at least ``seconds``: CPU time, or the time of a GPU."""
     mask, inputs = case.mask(kernel), case.inputs()
     case.step(kernel, mask, inputs)
     took, steps = _time(case, kernel, mask, inputs, 1), 1
@@ -127,28 +126,29 @@ def _wall(case: Case, kernel: str, mask: object, inputs: list[Tensor], steps: in
     return time.perf_counter() - start
 
 
-def turn(given: tuple[Any, ...], kernel: str, seconds: float) -> tuple[float, float]:
-    """In a process of its own: microseconds and bytes that a token costs. ``given``: a Case's, its device by name."""
-    device = pick(given[-1])
+def turn(sizes: tuple[Any, ...], kernel: str, seconds: float) -> tuple[float, float]:
+    """Microseconds and bytes per token, in a separate process. ``sizes``: arguments of `Case`, the device by name."""
+    *numbers, device_name = sizes
+    device = pick(device_name)
     keep_freed_memory()
-    case = Case(*given[:-1], device)
+    case = Case(*numbers, device)  # type: ignore[call-arg]
     inputs = case.inputs()
-    tokens, before = case.batch * case.context, _held(device)
+    tokens, before = case.batch * case.context, _reset_peak(device)
     mask = case.mask(kernel)
     steps, took = 1, 0.0
-    for _ in range(3):  # the first two warm up
+    for _ in range(3):  # the first two are a warm-up
         took = _wall(case, kernel, mask, inputs, steps) / steps
     steps = max(1, round(seconds / took))
     took = _wall(case, kernel, mask, inputs, steps) / steps
     return took / tokens * 1e6, (peak_memory(device) - before) / tokens
 
 
-def _held(device: torch.device) -> int:
-    """Bytes held now, from where the peak is counted on."""
+def _reset_peak(device: torch.device) -> int:
+    """Start to measure the peak of memory; returns the bytes in use now."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return int(torch.cuda.memory_allocated(device))
     reset = Path("/proc/self/clear_refs")
     if reset.exists():
-        reset.write_text("5")  # the peak is now what is held now (man proc)
+        reset.write_text("5")  # sets the peak to the current use (man proc)
     return peak_memory(device)

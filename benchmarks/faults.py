@@ -1,14 +1,12 @@
-"""What is lost when machines die: real runs are killed (SIGKILL) at random moments, the same command goes on, and in
-the end all has to be as if nothing had happened: every loss in the journal, the best model, weights and moments, bit
-for bit.
+"""Runs survive kills. Real runs are killed (SIGKILL) at random times, and the same command resumes them. At the end
+every loss in the journal, the best model, weights and moments must equal those of an undisturbed run, bit for bit.
 
-A victim is the command or one of its workers; a moment is while the workers start, while they train, while a checkpoint
-is being written, or while the end is. After some kills the newest checkpoint is damaged, too: a file is cut short, or a
-bit of it is turned round; the run has to see it and to go on from the one before.
+The killed process is the command or one of its workers, while the workers start, during training, while a checkpoint is
+written, or while the result is written. After some kills a file of the newest checkpoint is damaged as well (truncated,
+or one bit is flipped): the run must detect that and resume from the checkpoint before.
 """
 
 import argparse
-import json
 import os
 import random
 import subprocess
@@ -26,8 +24,8 @@ try:
 except ImportError:
     raise SystemExit("gptx: benchmarks.faults needs psutil: pip install -e '.[test]' -c constraints.txt") from None
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks.report import Row, terminal_table, write_json
 from gptx.cli import Parser, check_json, exit_code
 from gptx.config.overrides import options
 from gptx.errors import GptxError, RunFailed
@@ -35,7 +33,7 @@ from gptx.runs import journal
 from gptx.runs.records import EventRecord
 
 EXAMPLES = """examples:
-  python -m benchmarks.faults                            50 kills of ddp and of fsdp runs, in turn
+  python -m benchmarks.faults                            50 kills of ddp and fsdp runs, in turn
   python -m benchmarks.faults --strategy pp --kills 20
 """
 SMALL = [
@@ -43,9 +41,9 @@ SMALL = [
     *("trainer.max_steps=400", "trainer.batch_size=8", "trainer.eval_every=10", "trainer.val_tokens=512"),
     *("runtime.val_batch=8", "runtime.log_every=1", "runtime.threads=1", "runtime.sample_tokens=64"),
 ]
-MOMENTS = ("starting", "training", "training", "saving", "saving", "ending")
-LIMIT = 300.0  # seconds to wait for anything
-EXPECTED = (1, -9)  # exit codes of a command whose worker, or that itself, was killed
+PHASES = ("starting", "training", "training", "saving", "saving", "ending")
+TIMEOUT = 300.0  # seconds
+EXPECTED = (1, -9)  # exit code of a command if a worker, or the command itself, was killed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,18 +53,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser("python -m benchmarks.faults", description=__doc__, epilog=EXAMPLES, formatter_class=raw)
-    parser.add_argument("--kills", type=int, default=50, help="of all strategies together (default %(default)s)")
+    parser.add_argument("--kills", type=int, default=50, help="over all strategies (default %(default)s)")
     parser.add_argument(
         "--strategy", nargs="+", choices=options("strategy"), default=["ddp", "fsdp"], help="(default: ddp fsdp)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the moments and victims (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of phases and victims (default %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every kill")
     return parser
 
 
 @dataclass
-class Life:
-    """A run that is killed again and again; the study names it, which is no part of what it computes."""
+class KilledRun:
+    """A run that is killed several times. Its study is its name, because a study does not change the result."""
 
     place: Path
     strategy: str
@@ -79,54 +77,53 @@ class Life:
         return folder
 
     def start(self) -> "subprocess.Popen[str]":
-        words = [*SMALL, f"strategy={self.strategy}", f"study={self.study}"]
+        overrides = [*SMALL, f"strategy={self.strategy}", f"study={self.study}"]
         pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen([sys.executable, "-m", "gptx.run", *words], cwd=self.place, **pipes)
+        return subprocess.Popen([sys.executable, "-m", "gptx.run", *overrides], cwd=self.place, **pipes)
 
     def finish(self) -> None:
-        """Undisturbed, to its end."""
+        """Train to the end without a kill."""
         run = self.start()
-        _, err = run.communicate(timeout=LIMIT)
+        _, err = run.communicate(timeout=TIMEOUT)
         if run.returncode != 0:
-            raise RunFailed(f"a run that was left alone failed: {err}")
+            raise RunFailed(f"a run that was not killed failed: {err}")
 
-    def strike(self, rng: random.Random) -> bool:
-        """One attempt and a kill; False: the run was finished before that."""
-        moment = rng.choice(MOMENTS)
-        begun, on = self.lines(), rng.randint(2, 200)
+    def kill_once(self, rng: random.Random) -> bool:
+        """Start the run and kill it; False: it finished before."""
+        phase = rng.choice(PHASES)
+        enough = self.journal_lines() + rng.randint(2, 200)
         reached: dict[str, Callable[[], bool]] = {
             "starting": lambda: len(workers(run)) > 0,
-            "training": lambda: self.lines() >= begun + on,
-            "saving": lambda: self.lines() >= begun + on and self.there("checkpoints/.step-*.part"),
-            "ending": lambda: self.there("samples"),
+            "training": lambda: self.journal_lines() >= enough,
+            "saving": lambda: self.journal_lines() >= enough and self.exists("checkpoints/.step-*.part"),
+            "ending": lambda: self.exists("samples"),
         }
         run = self.start()
-        crew: list[psutil.Process] = []
-        if until(reached[moment], run):
-            crew = [psutil.Process(run.pid), *workers(run)]
-            victim = rng.choice(crew)
+        processes: list[psutil.Process] = []
+        if until(reached[phase], run):
+            processes = [psutil.Process(run.pid), *workers(run)]
+            victim = rng.choice(processes)
             victim.kill()
             then = time.monotonic()
-        _, err = run.communicate(timeout=LIMIT)
+        _, err = run.communicate(timeout=TIMEOUT)
         if run.returncode == 0:
             return False
-        if not crew:
-            raise RunFailed(f"before it could be killed, a run failed: {err}")
-        _, alive = psutil.wait_procs(crew, LIMIT)
+        if not processes:
+            raise RunFailed(f"a run failed before it was killed: {err}")
+        _, alive = psutil.wait_procs(processes, TIMEOUT)
         if run.returncode not in EXPECTED or alive:
-            raise RunFailed(f"killed while {moment}, the command ended with {run.returncode}, {alive} live on: {err}")
-        who = "command" if victim.pid == run.pid else "worker"
-        kill = {"strategy": self.strategy, "moment": moment, "victim": who, "line": self.lines()}
-        self.kills.append({**kill, "seconds": time.monotonic() - then, "said": err.strip().splitlines()[-1:]})
+            raise RunFailed(f"after a kill while {phase}: exit code {run.returncode}, still running: {alive}: {err}")
+        victim_kind = "command" if victim.pid == run.pid else "worker"
+        kill = {"strategy": self.strategy, "phase": phase, "victim": victim_kind, "line": self.journal_lines()}
+        self.kills.append({**kill, "seconds": time.monotonic() - then, "stderr": err.strip().splitlines()[-1:]})
         return True
 
     def damage(self, rng: random.Random) -> str | None:
-        """Spoil a file of the newest checkpoint, if there is one before it; returns how. What a finished run keeps is
-        left alone: nobody goes on from that."""
-        whole = sorted((self.folder / "checkpoints").glob("step-*"))
-        if len(whole) < 2 or journal.status(self.folder) == "finished":
+        """Damage a file of the newest checkpoint; returns how. None: the run is finished or has one checkpoint only."""
+        saved = sorted((self.folder / "checkpoints").glob("step-*"))
+        if len(saved) < 2 or journal.status(self.folder) == "finished":
             return None
-        path = rng.choice(sorted(whole[-1].iterdir()))
+        path = rng.choice(sorted(saved[-1].iterdir()))
         data = bytearray(path.read_bytes())
         how = rng.choice(["truncated", "bit-flipped"])
         if how == "truncated":
@@ -134,20 +131,19 @@ class Life:
         else:
             data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         path.write_bytes(data)
-        self.kills[-1]["damage"] = {"file": path.name, "how": how, "checkpoint": whole[-1].name}
+        self.kills[-1]["damage"] = {"file": path.name, "how": how, "checkpoint": saved[-1].name}
         return how
 
-    def there(self, pattern: str) -> bool:
+    def exists(self, pattern: str) -> bool:
         return any((self.place / "outputs" / self.study).glob(f"*/{pattern}"))
 
-    def lines(self) -> int:
-        """Of the journal."""
-        books = (self.place / "outputs" / self.study).glob("*/journal.jsonl")
-        return sum(book.read_bytes().count(b"\n") for book in books)
+    def journal_lines(self) -> int:
+        journals = (self.place / "outputs" / self.study).glob("*/journal.jsonl")
+        return sum(path.read_bytes().count(b"\n") for path in journals)
 
 
 def workers(run: "subprocess.Popen[str]") -> list[psutil.Process]:
-    """The processes that train."""
+    """The worker processes of a run."""
     try:
         children = psutil.Process(run.pid).children(recursive=True)
         return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
@@ -155,30 +151,30 @@ def workers(run: "subprocess.Popen[str]") -> list[psutil.Process]:
         return []
 
 
-def until(true: Callable[[], bool], run: "subprocess.Popen[str]") -> bool:
-    """Wait for a condition; False: the process ended before."""
-    deadline = time.monotonic() + LIMIT
+def until(condition: Callable[[], bool], run: "subprocess.Popen[str]") -> bool:
+    """Wait for a condition; False: the process ended first."""
+    deadline = time.monotonic() + TIMEOUT
     while run.poll() is None:
-        if true():
+        if condition():
             return True
         if time.monotonic() > deadline:
-            raise RunFailed("waited in vain")
+            raise RunFailed(f"nothing happened for {TIMEOUT:g} s")
         time.sleep(0.002)
     return False
 
 
 def differences(folder: Path, reference: Path) -> list[str]:
-    """What two runs did not compute alike."""
+    """What differs between two runs."""
     import torch
     from safetensors.torch import load_file
 
     from gptx.runs.checkpoint_files import steps
-    from gptx.training.checkpoint import whole
+    from gptx.training.checkpoint import load_tensors
 
     found = [] if journal.computed(folder) == journal.computed(reference) else ["the journals' losses"]
     for side in ("last", "best"):
         if side == "last":
-            ours, theirs = (whole(steps(place / "checkpoints")[-1]) for place in (folder, reference))
+            ours, theirs = (load_tensors(steps(place / "checkpoints")[-1]) for place in (folder, reference))
         else:
             ours, theirs = (load_file(place / "checkpoints/best/model.safetensors") for place in (folder, reference))
         if ours.keys() != theirs.keys() or not all(torch.equal(ours[name], theirs[name]) for name in ours):
@@ -193,63 +189,59 @@ def _bench(args: argparse.Namespace) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
     rng, console = random.Random(args.seed), Console(highlight=False)
     with tempfile.TemporaryDirectory(prefix="gptx-faults-") as place:
-        lives = [life for life in _lives(args, rng, Path(place), console)]
+        runs = _kill_runs(args, rng, Path(place), console)
         wrong = []
         for strategy in args.strategy:
-            reference = Life(Path(place), strategy, f"reference-{strategy}")
+            reference = KilledRun(Path(place), strategy, f"reference-{strategy}")
             reference.finish()
-            for life in (life for life in lives if life.strategy == strategy):
-                life.finish()
-                wrong += [f"{life.study}: {what}" for what in differences(life.folder, reference.folder)]
-                _check_told(life)
-    console.print(_table(args.strategy, lives))
-    if args.json:
-        args.json.write_text(json.dumps([kill for life in lives for kill in life.kills], indent=1))
+            for run in (run for run in runs if run.strategy == strategy):
+                run.finish()
+                wrong += [f"{run.study}: {what}" for what in differences(run.folder, reference.folder)]
+                _check_reported(run)
+    terminal_table(("", *args.strategy), _rows(args.strategy, runs), left=1)
+    write_json(args.json, [kill for run in runs for kill in run.kills])
     if wrong:
-        raise RunFailed(f"not as an undisturbed run has it: {'; '.join(wrong)}")
-    slowest = max(kill["seconds"] for life in lives for kill in life.kills)
-    console.print(f"nothing was lost; after a kill all had ended within {slowest:.1f} s")
+        raise RunFailed(f"differs from an undisturbed run: {'; '.join(wrong)}")
+    slowest = max(kill["seconds"] for run in runs for kill in run.kills)
+    console.print(f"nothing was lost; after a kill all processes ended within {slowest:.1f} s")
 
 
-def _lives(args: argparse.Namespace, rng: random.Random, place: Path, console: Console) -> list[Life]:
-    lives: list[Life] = []
+def _kill_runs(args: argparse.Namespace, rng: random.Random, place: Path, console: Console) -> list[KilledRun]:
+    runs: list[KilledRun] = []
     for number in range(args.kills):
         strategy = args.strategy[number % len(args.strategy)]
-        life = next((life for life in reversed(lives) if life.strategy == strategy), None)
-        while life is None or not life.strike(rng):  # one that was finished has to be right; another one begins
-            life = Life(place, strategy, f"{strategy}-{len(lives)}")
-            lives.append(life)
-        how = life.damage(rng) if rng.random() < 0.2 else None
-        kill = life.kills[-1]
-        spoilt = f", then its newest checkpoint {how}" if how else ""
-        console.print(f"{number + 1:3} {life.study}: {kill['victim']} killed while {kill['moment']}{spoilt}")
-    return lives
+        run = next((run for run in reversed(runs) if run.strategy == strategy), None)
+        while run is None or not run.kill_once(rng):  # a finished run is compared later; start another one
+            run = KilledRun(place, strategy, f"{strategy}-{len(runs)}")
+            runs.append(run)
+        how = run.damage(rng) if rng.random() < 0.2 else None
+        kill = run.kills[-1]
+        damaged = f", then its newest checkpoint {how}" if how else ""
+        console.print(f"{number + 1:3} {run.study}: {kill['victim']} killed while {kill['phase']}{damaged}")
+    return runs
 
 
-def _check_told(life: Life) -> None:
-    """Each damage was seen."""
-    spoilt = sum("damage" in kill for kill in life.kills)
-    told = [r for r in journal.read(life.folder) if isinstance(r, EventRecord) and "is damaged" in r.text]
-    if len(told) != spoilt:
-        raise RunFailed(f"{life.study}: {spoilt} checkpoints were damaged, {len(told)} were seen to be")
+def _check_reported(run: KilledRun) -> None:
+    """Check that the run has reported every damaged checkpoint."""
+    damaged = sum("damage" in kill for kill in run.kills)
+    reported = [r for r in journal.read(run.folder) if isinstance(r, EventRecord) and "is damaged" in r.text]
+    if len(reported) != damaged:
+        raise RunFailed(f"{run.study}: {damaged} checkpoints were damaged, {len(reported)} were reported")
 
 
-def _table(strategies: list[str], lives: list[Life]) -> Table:
-    columns = [_counts([life for life in lives if life.strategy == strategy]) for strategy in strategies]
-    table = Table("", *strategies)
-    for what in columns[0]:
-        table.add_row(what, *(str(column[what]) for column in columns))
-    return table
+def _rows(strategies: list[str], runs: list[KilledRun]) -> list[Row]:
+    columns = [_counts([run for run in runs if run.strategy == strategy]) for strategy in strategies]
+    return [(name, *(str(column[name]) for column in columns)) for name in columns[0]]
 
 
-def _counts(lives: list[Life]) -> dict[str, int]:
-    kills = [kill for life in lives for kill in life.kills]
-    moments, victims = (Counter(kill[key] for kill in kills) for key in ("moment", "victim"))
+def _counts(runs: list[KilledRun]) -> dict[str, int]:
+    kills = [kill for run in runs for kill in run.kills]
+    phases, victims = (Counter(kill[key] for kill in kills) for key in ("phase", "victim"))
     damage = Counter(kill["damage"]["how"] for kill in kills if "damage" in kill)
     return {
-        "runs": len(lives),
+        "runs": len(runs),
         "kills": len(kills),
-        **{f"while {moment}": moments[moment] for moment in dict.fromkeys(MOMENTS)},
+        **{f"while {phase}": phases[phase] for phase in dict.fromkeys(PHASES)},
         **{f"of {victim}": victims[victim] for victim in ("command", "worker")},
         **{f"checkpoints {how}": damage[how] for how in ("truncated", "bit-flipped")},
     }

@@ -1,14 +1,13 @@
-"""What attention costs in each kernel: forward and backward, over contexts, windows and types. `gptx.kernel.cost` is
-made from this table.
+"""The cost of attention with each kernel, forward and backward, by context, window and dtype. The constants of
+`gptx.kernel.cost` come from this table.
 
-On a CPU shown are CPU milliseconds of one thread, which other load on the machine disturbs least; on a GPU, wall time.
-Each figure is the best of some rounds, for --tokens tokens (or one row, where that is longer), with the mask made
-before: a model makes it once a forward for all its layers. A kernel that refuses is left out, and one that would hold
-more than --memory.
+On a CPU the table shows CPU milliseconds of one thread, which other load on the machine disturbs least; on a GPU, wall
+time. Each figure is the best of some rounds, for --tokens tokens (or one row, if it is longer). The mask is not
+included: a model creates it once per forward for all layers. Kernels that do not support a case, or that need more than
+--memory, are left out.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,24 +16,24 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
+from benchmarks.report import machine_facts, machine_text, terminal_table, write_json
 from gptx.cli import Parser, check_json, exit_code
 from gptx.errors import GptxError
 
 KERNELS = ("reference", "sdpa", "banded", "flex", "flash")
 HEADS = {"4x32": (4, 32), "6x64": (6, 64), "16x64": (16, 64)}
 EXAMPLES = """examples:
-  python -m benchmarks.kernels                          what gptx/kernel/cost.py is made from
-  python -m benchmarks.kernels --fit                    and its constants, fitted
-  python -m benchmarks.kernels --device cuda            longer rows and one wide window
+  python -m benchmarks.kernels                          the table behind gptx/kernel/cost.py
+  python -m benchmarks.kernels --fit                    and the fitted constants
+  python -m benchmarks.kernels --device cuda            longer contexts and one wide window
   python -m benchmarks.kernels --context 512 1024 --dtype bf16 --window 256
 """
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of the table; ``ms`` holds the kernels that serve it, ``auto`` is the one that kernel=auto takes."""
+    """One row of the table. ``ms``: by kernel, without the unsupported ones; ``auto``: the choice of kernel=auto."""
 
     dtype: str
     heads: str
@@ -46,14 +45,14 @@ class Cell:
 
     @property
     def loss(self) -> float | None:
-        """What auto's choice costs more than the best one: 0.1 is a tenth. None: that was not measured."""
+        """Cost of auto's choice relative to the best kernel, less 1. None: the choice was not measured."""
         return self.ms[self.auto] / min(self.ms.values()) - 1 if self.auto in self.ms else None
 
     def cells(self, kernels: list[str]) -> tuple[str, ...]:
-        sees, loss = str(self.window or "full"), self.loss
-        what = self.dtype, self.heads, sees, "alibi" if self.bias else "", f"{self.context:,}"
+        window, loss = str(self.window or "full"), self.loss
+        case = self.dtype, self.heads, window, "alibi" if self.bias else "", f"{self.context:,}"
         timed = (f"{self.ms[kernel]:.2f}" if kernel in self.ms else "" for kernel in kernels)
-        return *what, *timed, self.auto, "" if loss is None else f"{loss:+.0%}"
+        return *case, *timed, self.auto, "" if loss is None else f"{loss:+.0%}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,9 +68,11 @@ def _parser() -> Parser:
     parser.add_argument("--dtype", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"], help="(default both)")
     parser.add_argument("--heads", nargs="+", choices=HEADS, help="(default 4x32 6x64, on cuda 16x64)")
     parser.add_argument("--kernel", nargs="+", choices=KERNELS, default=list(KERNELS), help="(default all)")
-    parser.add_argument("--tokens", type=int, default=2048, help="in a batch, at least (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="the best counts (default %(default)s)")
-    parser.add_argument("--memory", type=float, default=4.0, metavar="GB", help="for weights (default %(default)s)")
+    parser.add_argument("--tokens", type=int, default=2048, help="least tokens in a batch (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the best counts (default %(default)s)")
+    parser.add_argument(
+        "--memory", type=float, default=4.0, metavar="GB", help="for attention weights (default %(default)s)"
+    )
     parser.add_argument("--fit", action="store_true", help="also print the constants for gptx/kernel/cost.py")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure")
     return parser
@@ -86,7 +87,6 @@ def _bench(args: argparse.Namespace) -> None:
     import torch
 
     from gptx.hardware.cpu import keep_freed_memory
-    from gptx.hardware.description import describe_hardware
     from gptx.hardware.device import pick
 
     device = pick(args.device)
@@ -100,11 +100,8 @@ def _bench(args: argparse.Namespace) -> None:
     rows = list(_rows(args))
     cells = [_cell(row, args, device) for row in track(rows, "measuring", console=Console(stderr=True), transient=True)]
     cells = [cell for cell in cells if cell.ms]
-    machine = describe_hardware(device)
-    _show(cells, f"{machine.name}, torch {torch.__version__}, best of {args.rounds}")
-    if args.json:
-        told = {"hardware": asdict(machine), "torch": torch.__version__, "cells": [asdict(cell) for cell in cells]}
-        args.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    _show(cells, f"{machine_text(device)}, best of {args.rounds}")
+    write_json(args.json, machine_facts(device) | {"cells": [asdict(cell) for cell in cells]})
     if args.fit:
         _fit(cells, args, device)
 
@@ -126,35 +123,31 @@ def _case(row: tuple[str, str, int, bool, int], args: argparse.Namespace, device
 
 
 def _cell(row: tuple[str, str, int, bool, int], args: argparse.Namespace, device: Any) -> Cell:
+    import torch
+
     from benchmarks.attention import best
 
+    if device.type == "cuda":  # flex compiles for every case; after eight of them torch would compile no more
+        torch.compiler.reset()
     case = _case(row, args, device)
-    fits = [kernel for kernel in args.kernel if case.weights(kernel) < args.memory * 1e9 and case.serves(kernel)]
+    fits = [kernel for kernel in args.kernel if case.weights(kernel) < args.memory * 1e9 and case.supports(kernel)]
     return Cell(*row, {kernel: best(case, kernel, args.rounds) for kernel in fits}, case.chosen())
 
 
-def _show(cells: list[Cell], where: str) -> None:
-    known = [cell.loss for cell in cells if cell.loss is not None]
-    good = sum(loss <= 0.15 for loss in known)
+def _show(cells: list[Cell], conditions: str) -> None:
+    losses = [cell.loss for cell in cells if cell.loss is not None]
+    good = sum(loss <= 0.15 for loss in losses)
     caption = (
-        f"milliseconds, forward and backward: {where}\nkernel=auto within 15 % of the best: {good} of {len(known)}"
+        f"milliseconds, forward and backward: {conditions}\n"
+        f"kernel=auto within 15 % of the best: {good} of {len(losses)}"
     )
     timed = [kernel for kernel in KERNELS if any(kernel in cell.ms for cell in cells)]
-    head = ("type", "heads", "window", "bias", "context", *timed, "auto takes", "loss")
-    table = Table(*head, title="Attention kernels", caption=caption, caption_justify="left")
-    for column in table.columns[4:-2]:
-        column.justify = "right"
-    last = cells[0] if cells else None
-    for cell in cells:
-        if last and cell.context < last.context:
-            table.add_section()
-        last = cell
-        table.add_row(*cell.cells(timed))
-    Console(highlight=False, width=None if sys.stdout.isatty() else 100).print(table)
+    head = ("dtype", "heads", "window", "bias", "context", *timed, "auto takes", "loss")
+    terminal_table(head, [cell.cells(timed) for cell in cells], left=4, title="Attention kernels", caption=caption)
 
 
 def _fit(cells: list[Cell], args: argparse.Namespace, device: Any) -> None:
-    """Print the constants that predict the cells best, in relative terms."""
+    """Print the constants with the smallest relative error."""
     import torch
 
     points: dict[tuple[str, str], list[list[float]]] = {}
@@ -164,7 +157,7 @@ def _fit(cells: list[Cell], args: argparse.Namespace, device: Any) -> None:
             name, parts = case.counted(kernel)
             points.setdefault((cell.dtype, name), []).append([part / ms for part in parts])
     for (dtype, name), rows in sorted(points.items()):
-        parts = torch.tensor(rows, dtype=torch.double)  # (cells, 3): of each, what one nanosecond would explain
+        parts = torch.tensor(rows, dtype=torch.double)  # (cells, 3): what 1 ns of a constant explains
         constants = torch.linalg.lstsq(parts, torch.ones(len(rows), 1, dtype=torch.double)).solution
         error = (parts @ constants - 1).abs().median().item()
         print(f'{dtype} "{name}": Cost({", ".join(f"{c:.3f}" for c in constants[:, 0].tolist())}),  # +-{error:.0%}')

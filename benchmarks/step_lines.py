@@ -42,7 +42,7 @@ def main(overrides: list[str]) -> None:
         train_two_steps(overrides, recorder)
     finally:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]
+        threading.setprofile(None)
     total, by_file = 0, defaultdict[Path, list[CodeType]](list)
     for code in recorder.called:
         by_file[Path(code.co_filename)].append(code)

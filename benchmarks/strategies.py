@@ -1,8 +1,8 @@
-"""How a run is spread must not change what it computes: every strategy beside one process.
+"""Every strategy computes what one process computes.
 
-By default: the loss of each of 20 steps under every strategy, in fp32 and bf16, less that of one process, relative to
-it; shown is the largest over the steps. With --speed: tokens/s and memory of a larger model on two processes, each
-strategy in processes of its own. Both take gptx's real training step.
+By default: the relative difference between the losses of every strategy and those of one process, in fp32 and bf16; the
+table shows the largest one over 20 steps. With --speed: tokens/s and memory of a larger model on two processes, each
+strategy in separate processes. Both use the training step of gptx.
 """
 
 import argparse
@@ -18,9 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
+from benchmarks.report import Row, markdown_table, terminal_table, write_json
 from gptx.cli import Parser, check_json, exit_code
 from gptx.config.compose import compose
 from gptx.config.overrides import options
@@ -34,7 +32,7 @@ EXAMPLES = """examples:
   python -m benchmarks.strategies --strategy tp cp --processes 2
   python -m benchmarks.strategies --speed                  tokens/s and memory on 2 processes
 """
-BOUND = 1e-5  # of the relative difference, in fp32
+LIMIT = 1e-5  # of the relative difference, in fp32
 MODELS = {
     "gqa, rope, sliding": ("attention=gqa", "attention.n_kv_head=4", "pos=rope", "window=sliding", "window.size=16"),
     "mha, learned, full": ("attention=mha", "pos=learned", "window=full"),
@@ -53,22 +51,23 @@ COMMON = ("tracking=off", "trainer.val_tokens=4096", "runtime.val_batch=8")
 
 @dataclass(frozen=True)
 class Case:
-    """What one group of processes trains, as the command line would say it."""
+    """What one group of processes trains. ``extra``: more overrides, separated by blanks."""
 
     strategy: str
     processes: int
     model: str
     dtype: str
-    also: str
+    extra: str
 
     @property
     def overrides(self) -> list[str]:
-        spread = [f"strategy={self.strategy}", f"strategy.nproc={self.processes}"]
-        return [*COMMON, *MODELS[self.model], f"precision={self.dtype}", *spread, *self.also.split()]
+        strategy = [f"strategy={self.strategy}", f"strategy.nproc={self.processes}"]
+        extra = [key for key in self.extra.split() if self.strategy != "single" or not key.startswith("strategy.")]
+        return [*COMMON, *MODELS[self.model], f"precision={self.dtype}", *strategy, *extra]
 
 
 def strategies() -> list[str]:
-    """All that lie on disk, besides the one that the others are compared with."""
+    """All strategies except single, which is the reference."""
     return [strategy for strategy in options("strategy") if strategy != "single"]
 
 
@@ -83,10 +82,10 @@ def _parser() -> Parser:
     parser.add_argument("--processes", nargs="+", type=int, default=[2, 4], metavar="N", help="(default: 2 4)")
     parser.add_argument("--steps", type=int, default=20, help="(default %(default)s)")
     parser.add_argument("--speed", action="store_true", help="tokens/s and memory instead, on 2 processes")
-    parser.add_argument("--also", default="", metavar="OVERRIDES", help="e.g. 'compile=true precision=bf16'")
+    parser.add_argument("--also", dest="extra", default="", metavar="OVERRIDES", help="e.g. 'compile=true'")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="(default %(default)s)")
-    parser.add_argument("--markdown", action="store_true", help="print a markdown table, for a README")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure")
+    parser.add_argument("--markdown", action="store_true", help="print a markdown table")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures")
     return parser
 
 
@@ -94,73 +93,63 @@ def _bench(args: argparse.Namespace) -> None:
     if args.steps < 1 or min(args.processes) < 1:
         raise GptxError(f"--steps {args.steps} --processes {args.processes}: expected at least 1")
     check_json(args.json)
-    table, figures = (_speeds if args.speed else _differences)(args)
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=1))
+    head, rows, figures = (_speeds if args.speed else _differences)(args)
+    write_json(args.json, figures)
     if args.markdown:
-        _markdown(table)
+        print(markdown_table(head, rows))
     else:
-        Console().print(table)
-    if wrong := [case for case in figures if case.get("difference", 0) > BOUND and case["dtype"] == "fp32"]:
+        terminal_table(head, rows)
+    if wrong := [case for case in figures if case.get("difference", 0) > LIMIT and case["dtype"] == "fp32"]:
         arms = (f"strategy={case['strategy']} on {case['processes']} processes, {case['model']}" for case in wrong)
-        raise RunFailed(f"not the loss of one process, which is a bug of gptx: {'; '.join(arms)}")
+        raise RunFailed(f"the loss differs from that of one process, which is a bug of gptx: {'; '.join(arms)}")
 
 
-def _markdown(table: Table) -> None:
-    rows = zip(*(column.cells for column in table.columns), strict=True)
-    print("| " + " | ".join(str(column.header) for column in table.columns) + " |")
-    print("|" + "|".join(" --- " if i < 2 else " ---: " for i in range(len(table.columns))) + "|")
-    for row in rows:
-        print("| " + " | ".join(map(str, row)) + " |")
-
-
-# ------------------------------------------------------------------------------------ losses
-
-
-def _differences(args: argparse.Namespace) -> tuple[Table, Any]:
-    kinds = [(model, dtype, args.also) for model in MODELS for dtype in ("fp32", "bf16")]
-    table = Table("strategy", "processes", *(f"{model}: {dtype}" for model, dtype, _ in kinds))
+def _differences(args: argparse.Namespace) -> tuple[Row, list[Row], Any]:
+    kinds = [(model, dtype, args.extra) for model in MODELS for dtype in ("fp32", "bf16")]
+    head = ("strategy", "processes", *(f"{model}: {dtype}" for model, dtype, _ in kinds))
+    rows: list[Row] = []
     alone = dict(zip(kinds, _losses([Case("single", 1, *kind) for kind in kinds], args), strict=True))
     figures: list[dict[str, Any]] = []
     for count in args.processes:
         cases = [Case(strategy, count, *kind) for strategy in args.strategy for kind in kinds]
         for case, losses in zip(cases, _losses(cases, args), strict=True):
-            figures.append({**asdict(case), **_compared(losses, alone[case.model, case.dtype, case.also])})
+            figures.append({**asdict(case), **_compared(losses, alone[case.model, case.dtype, case.extra])})
     for strategy in args.strategy:
-        mine = [figure for figure in figures if figure["strategy"] == strategy]
-        cells = [[f["shown"] for f in mine if (f["model"], f["dtype"], f["also"]) == kind] for kind in kinds]
-        table.add_row(strategy, *(" / ".join(cell) for cell in (map(str, args.processes), *cells)))
-    return table, figures
+        own = [figure for figure in figures if figure["strategy"] == strategy]
+        cells = [[f["text"] for f in own if (f["model"], f["dtype"], f["extra"]) == kind] for kind in kinds]
+        rows.append((strategy, *(" / ".join(cell) for cell in (map(str, args.processes), *cells))))
+    return head, rows, figures
 
 
 def _compared(losses: list[float] | str, alone: list[float]) -> dict[str, Any]:
-    """The largest relative difference; or why there is none, as the strategy has said it."""
+    """The largest relative difference, or why the strategy rejects the case."""
     if isinstance(losses, str):
-        return {"shown": losses}
+        return {"text": losses}
     worst = max(abs(a - b) / b for a, b in zip(losses, alone, strict=True))
-    return {"losses": losses, "single": alone, "difference": worst, "shown": f"{worst:.1e}"}
+    return {"losses": losses, "single": alone, "difference": worst, "text": f"{worst:.1e}"}
 
 
 def _losses(cases: list[Case], args: argparse.Namespace) -> list[Any]:
-    """Of each case, of each step; or why it was refused. All cases take turns in one group of processes."""
-    return _together(_train_all, cases, args)
+    """The losses of all steps for each case, or why it is rejected. All cases run in one group of processes."""
+    losses: list[Any] = _run_group(_train_all, cases, args)
+    return losses
 
 
 def _train_all(cases: list[Case], out: str, steps: int, device: str) -> None:
-    """What each process of a group does."""
+    """The work of each process of a group: train all cases; rank 0 writes their losses to ``out``."""
     import torch.distributed as dist
 
     if cases[0].processes > 1:
         dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    found: list[Any] = []
+    losses: list[Any] = []
     for case in cases:
         try:
             with _trainer([*SMALL, f"trainer.max_steps={steps}", f"device={device}", *case.overrides]) as trainer:
-                found.append([_step(trainer) for _ in range(steps)])
+                losses.append([_step(trainer) for _ in range(steps)])
         except ConfigError as error:
-            found.append(str(error))
+            losses.append(str(error))
     if os.environ.get("RANK", "0") == "0":
-        Path(out).write_text(json.dumps(found))
+        Path(out).write_text(json.dumps(losses))
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -196,38 +185,38 @@ def _trainer(overrides: list[str]) -> Iterator["Trainer"]:
             trainer.close()
 
 
-def _together(work: Callable[..., None], cases: list[Case], args: argparse.Namespace) -> Any:
-    """What the first process of a group has written."""
+def _run_group(work: Callable[..., None], cases: list[Case], args: argparse.Namespace) -> Any:
+    """Run ``work`` in a group of processes; returns what rank 0 writes."""
     from gptx.data.from_config import tokens_of
     from gptx.hardware.cpu import cores
     from gptx.processes import workers
 
     count = cases[0].processes
-    tokens_of(compose(cases[0].overrides))  # made once, before anybody looks for it
+    tokens_of(compose(cases[0].overrides))  # create the token files before all processes need them
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "found.json"
+        out = Path(folder) / "rank0.json"
         workers.start(work, (cases, str(out), args.steps, args.device), count, max(1, cores() // count), Path(folder))
         return json.loads(out.read_text())
 
 
-# ------------------------------------------------------------------------------------- speed
-
-
-def _speeds(args: argparse.Namespace) -> tuple[Table, Any]:
+def _speeds(args: argparse.Namespace) -> tuple[Row, list[Row], Any]:
     count = args.processes[0]
-    kind = ("mha, learned, full", "fp32", args.also)
+    kind = ("mha, learned, full", "fp32", args.extra)
     cases = [Case("single", 1, *kind), *(Case(strategy, count, *kind) for strategy in args.strategy)]
-    table, figures = Table("strategy", "processes", "tokens/s", "weights and moments, MB", "at most, MB"), []
+    head = ("strategy", "processes", "tokens/s", "weights and moments, MB", "peak, MB")
+    rows: list[Row] = []
+    figures = []
     for case in cases:
         try:
-            found = _together(_time, [case], args)
+            found = _run_group(_time, [case], args)
         except GptxError as error:
-            table.add_row(case.strategy, str(case.processes), str(error))
+            rows.append((case.strategy, str(case.processes), str(error), "", ""))
             continue
         figures.append({**asdict(case), **found})
         speed = f"{found['tokens_per_s']:,.0f}"
-        table.add_row(case.strategy, str(case.processes), speed, f"{found['held']:,.0f}", f"{found['peak']:,.0f}")
-    return table, figures
+        memory = (f"{found['held']:,.0f}", f"{found['peak']:,.0f}")
+        rows.append((case.strategy, str(case.processes), speed, *memory))
+    return head, rows, figures
 
 
 def _time(cases: list[Case], out: str, steps: int, device: str) -> None:
@@ -252,7 +241,7 @@ def _time(cases: list[Case], out: str, steps: int, device: str) -> None:
 
 
 def _held(trainer: "Trainer") -> int:
-    """Bytes of weights and moments in this process."""
+    """Bytes of the weights and moments in this process."""
     from gptx.training.checkpoint import tensors
 
     own = (getattr(t, "_local_tensor", t) for t in tensors(trainer.model, trainer.optimizer).values())

@@ -1,8 +1,7 @@
-"""Combinations an hour: one sweep against the same runs started one after another by a shell loop.
+"""Runs per hour of one sweep, and of a shell loop that starts the same runs one after another.
 
-Both train the same grid into folders of their own, from the same token files; the sweep has its defaults (one run for
-each core, one thread each), the loop gives each run all cores, as a person would. What a run costs besides its steps is
-measured with some runs of one step.
+Both train the same grid from the same token files, in separate folders. The sweep uses its defaults (one run per core,
+one thread per run); the loop gives each run all cores. Runs of one step measure what a run costs besides its steps.
 """
 
 import argparse
@@ -16,25 +15,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
+from benchmarks.report import terminal_table, write_json
 from gptx.cli import Parser, check_json, exit_code
 from gptx.errors import RunFailed
 from gptx.hardware.cpu import cores
 
 GRID = {"attention": "mha,gqa,mqa", "pos": "learned,rope", "window": "full,sliding", "seed": "0,1"}
-SOME = ("attention", "pos")  # for what a run of one step takes
+SHORT_AXES = ("attention", "pos")  # of the grid of one-step runs
 EXAMPLES = """examples:
-  python -m benchmarks.sweep                     24 runs of 60 steps: some 10 minutes on 2 cores
-  python -m benchmarks.sweep --steps 300         those that the README draws: some 25 minutes
-  python -m benchmarks.sweep tracking=off        without MLflow, which each run of the loop has to load
+  python -m benchmarks.sweep                     24 runs of 60 steps: about 10 minutes on 2 cores
+  python -m benchmarks.sweep --steps 300         the figures of the documentation: about 25 minutes
+  python -m benchmarks.sweep tracking=off        without MLflow, which each run of the loop imports
 """
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that so many runs took, one after another and in a sweep; and those of all their steps."""
+    """Seconds of a number of runs, one after another and in a sweep; ``*_steps``: without what is not a step."""
 
     name: str
     runs: int
@@ -49,17 +46,16 @@ class Timing:
 
     @property
     def limit(self) -> float:
-        """What the ratio comes to where runs have ever more steps."""
+        """The ratio for runs with very many steps."""
         return cores() * self.loop_steps / self.sweep_steps
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 1 where a run failed, or 2 after one line on stderr."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser("python -m benchmarks.sweep", description=__doc__, epilog=EXAMPLES, formatter_class=raw)
-    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="for all runs, such as tracking=off")
-    parser.add_argument("--steps", type=int, default=60, help="of each run (60)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the figures, raw")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for all runs, e.g. tracking=off")
+    parser.add_argument("--steps", type=int, default=60, help="of each run (default %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures")
     return exit_code(lambda: _compare(parser.parse_args(argv)))
 
 
@@ -68,55 +64,55 @@ def _compare(args: argparse.Namespace) -> None:
     long = {"trainer.max_steps": args.steps}
     short = {"trainer.max_steps": 1, "trainer.val_tokens": 128}
     with tempfile.TemporaryDirectory(prefix="gptx-") as folder:
-        shared = [*args.words, "runtime.brief=true", f"paths.data={folder}/tokens"]
-        _timed(Path(folder, "warm"), [[*shared, *_words(short)]])
-        ways = {"1 step": (short, {key: GRID[key] for key in SOME}), f"{args.steps} steps": (long, GRID)}
-        found = [_both(folder, name, [*shared, *_words(words)], grid) for name, (words, grid) in ways.items()]
+        shared = [*args.overrides, "runtime.brief=true", f"paths.data={folder}/tokens"]
+        _timed(Path(folder, "warmup"), [[*shared, *_overrides(short)]])
+        grids = {"1 step": (short, {key: GRID[key] for key in SHORT_AXES}), f"{args.steps} steps": (long, GRID)}
+        found = [_both(folder, name, [*shared, *_overrides(keys)], grid) for name, (keys, grid) in grids.items()]
     _show(found)
-    if args.json:
-        args.json.write_text(json.dumps([asdict(timing) for timing in found], indent=1))
+    write_json(args.json, [asdict(timing) for timing in found])
 
 
-def _words(keys: Mapping[str, object]) -> list[str]:
+def _overrides(keys: Mapping[str, object]) -> list[str]:
     return [f"{key}={value}" for key, value in keys.items()]
 
 
-def _both(folder: str, name: str, words: list[str], grid: dict[str, str]) -> Timing:
-    runs = list(itertools.product(*([f"{key}={value}" for value in given.split(",")] for key, given in grid.items())))
-    loops, sweeps = (Path(folder, f"{name} {way}") for way in ("loop", "sweep"))
-    loop = _timed(loops, [[*words, *one] for one in runs])
-    sweep = _timed(sweeps, [["-m", *words, *_words(grid)]])
-    return Timing(name, len(runs), loop, sweep, _in_steps(loops), _in_steps(sweeps))
+def _both(folder: str, name: str, overrides: list[str], grid: dict[str, str]) -> Timing:
+    runs = list(itertools.product(*([f"{key}={value}" for value in values.split(",")] for key, values in grid.items())))
+    loops, sweeps = (Path(folder, f"{name} {kind}") for kind in ("loop", "sweep"))
+    loop = _timed(loops, [[*overrides, *run] for run in runs])
+    sweep = _timed(sweeps, [["-m", *overrides, *_overrides(grid)]])
+    return Timing(name, len(runs), loop, sweep, _seconds_in_steps(loops), _seconds_in_steps(sweeps))
 
 
-def _in_steps(outputs: Path) -> float:
-    """Seconds that the runs which lie there spent in their steps."""
+def _seconds_in_steps(outputs: Path) -> float:
+    """Seconds that the runs of a folder spent in their steps."""
     results = [json.loads(path.read_text()) for path in outputs.glob("*/*/result.json")]
-    return sum(result["tokens"] / result["tokens_per_s"] for result in results)
+    return float(sum(result["tokens"] / result["tokens_per_s"] for result in results))
 
 
 def _timed(outputs: Path, commands: list[list[str]]) -> float:
-    """Wall-clock seconds of the commands, one after another."""
-    began = time.perf_counter()
-    for words in commands:
-        command = [sys.executable, "-m", "gptx.run", *words, f"paths.outputs='{outputs}'"]
+    """Wall-clock seconds of `gptx.run` with each of these arguments, one after another."""
+    start = time.perf_counter()
+    for arguments in commands:
+        command = [sys.executable, "-m", "gptx.run", *arguments, f"paths.outputs='{outputs}'"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RunFailed(f"{' '.join(command)} ended with code {done.returncode}: {done.stderr.strip()[-500:]}")
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
-def _show(found: list[Timing]) -> None:
-    table = Table("a run", "runs", "shell loop, s", "sweep, s", "loop / sweep", "runs an hour: loop", "sweep")
-    for one in found:
-        hourly = (f"{3600 * one.runs / seconds:,.0f}" for seconds in (one.loop, one.sweep))
-        table.add_row(one.name, str(one.runs), f"{one.loop:.1f}", f"{one.sweep:.1f}", f"{one.ratio:.2f}", *hourly)
-    console = Console(highlight=False)
-    console.print(table)
-    first = found[0]
-    console.print(
+def _show(timings: list[Timing]) -> None:
+    head = ("a run", "runs", "shell loop, s", "sweep, s", "loop / sweep", "runs per hour: loop", "sweep")
+    rows = []
+    for timing in timings:
+        hourly = (f"{3600 * timing.runs / seconds:,.0f}" for seconds in (timing.loop, timing.sweep))
+        seconds = (f"{timing.loop:.1f}", f"{timing.sweep:.1f}", f"{timing.ratio:.2f}")
+        rows.append((timing.name, str(timing.runs), *seconds, *hourly))
+    terminal_table(head, rows, left=1)
+    first = timings[0]
+    print(
         f"a run of one step: {first.loop / first.runs:.1f} s in a loop, {first.sweep / first.runs:.1f} s in a sweep; "
-        f"their steps alone make {found[-1].limit:.2f} times, which ever longer runs come to"
+        f"the ratio for very long runs: {timings[-1].limit:.2f}"
     )
 
 

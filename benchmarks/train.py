@@ -1,14 +1,12 @@
-"""Training speed: tokens/s of gptx's real training step, beside a peer's when its checkout is given.
+"""Training speed: tokens/s of gptx's training step, and of nanoGPT's if a checkout is given.
 
-All ways to train one shape of model take turns for some rounds, each in a process of its own, so that other load on
-the machine meets them alike; shown are the median and the extremes over the rounds, and the median of each round's
-ratio to the peer. Every arm trains the same model as nanoGPT (learned positions, exact GELU, no biases, no dropout),
-clips to 1 and steps a fused AdamW; only "own variant" is the model that `python -m gptx.run` trains by default (rope,
-tanh GELU).
+All arms of one model size take turns for some rounds, each in a separate process, so that other load on the machine
+affects them equally. The table shows the median and the range over the rounds, and the median of each round's ratio to
+the peer. Every arm trains the same model as nanoGPT (learned positions, exact GELU, no biases, no dropout), clips to 1
+and uses a fused AdamW; only "default variant" is the model that `gptx run` trains by default (rope, tanh GELU).
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -18,36 +16,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.apart import apart
+from benchmarks.isolated import run_isolated
+from benchmarks.report import machine_facts, machine_text, markdown_table, terminal_table, write_json
 from gptx.cli import Parser, check_json, exit_code
 from gptx.config.overrides import options
 from gptx.errors import GptxError
 
 if TYPE_CHECKING:
-    from benchmarks.arms import Turn
+    from benchmarks.training_arms import Turn
 
-# name: layers, heads, width, context, vocabulary, batch
+# name: layers, heads, d_model, context, vocabulary, batch size
 SHAPES = {
     "nano": (4, 4, 128, 64, 65, 12),
     "small": (6, 6, 384, 256, 65, 16),
     "gpt2": (12, 12, 768, 512, 50304, 4),
     "gpt2_4": (4, 12, 768, 512, 50304, 4),
 }
-SHOWN = ["nano", "small", "gpt2_4"]
+DEFAULT = ["nano", "small", "gpt2_4"]
 EXAMPLES = """examples:
-  python -m benchmarks.train                                 gptx alone
-  python -m benchmarks.train --peer nanogpt=../nanoGPT       beside git clone https://github.com/karpathy/nanoGPT
+  python -m benchmarks.train                                 gptx only
+  python -m benchmarks.train --peer nanogpt=../nanoGPT       and a checkout of https://github.com/karpathy/nanoGPT
   python -m benchmarks.train --shape nano small --all        every kernel
-  python -m benchmarks.train --arm "attention=mqa ffn=relu"  any variant, as gptx.run takes it
+  python -m benchmarks.train --arm "attention=mqa ffn=relu"  any variant, with overrides of gptx run
 """
 SAME_MODEL = ("pos=learned", "ffn=gelu", "ffn.tanh=false")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Of one arm: tokens/s of each round, and its ratio to the peer's in the same round (None without a peer)."""
+    """Tokens/s of one arm in each round, and its ratio to the peer in the same round (None without a peer)."""
 
     shape: str
     arm: str
@@ -59,7 +57,7 @@ class Timing:
     @staticmethod
     def of(shape: str, arm: str, turns: "list[Turn]", peer: "list[Turn] | None") -> "Timing":
         speeds = [turn.tokens_per_s for turn in turns]
-        ratios = [ours / their.tokens_per_s for ours, their in zip(speeds, peer, strict=True)] if peer else None
+        ratios = [speed / other.tokens_per_s for speed, other in zip(speeds, peer, strict=True)] if peer else None
         return Timing(shape, arm, turns[0].n_params, max(turn.peak_memory_bytes for turn in turns), speeds, ratios)
 
     @property
@@ -84,25 +82,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser("python -m benchmarks.train", description=__doc__, epilog=EXAMPLES, formatter_class=raw)
-    parser.add_argument("--peer", type=_peer, metavar="nanogpt=PATH", help="also time nanoGPT's checkout")
-    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=SHOWN, help="which sizes (default: all but gpt2)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns that each arm gets (default %(default)s)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="timed in a turn, at least (default %(default)s)")
+    parser.add_argument("--peer", type=_peer, metavar="nanogpt=PATH", help="also time a checkout of nanoGPT")
+    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=DEFAULT, help="(default: all but gpt2)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each arm (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="least time of a turn (default %(default)s)")
     parser.add_argument("--all", action="store_true", help="also gptx with each kernel")
-    parser.add_argument("--arm", action="append", default=[], metavar="OVERRIDES", help="one more arm: gptx with these")
+    parser.add_argument("--arm", action="append", default=[], metavar="OVERRIDES", help="another arm of gptx")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="(default auto)")
-    parser.add_argument("--markdown", action="store_true", help="print a markdown table, for a README")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every round's figure")
+    parser.add_argument("--markdown", action="store_true", help="print a markdown table")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures of every round")
     return parser
 
 
 def _peer(text: str) -> tuple[str, Path]:
     name, _, path = text.partition("=")
     if name != "nanogpt" or not path:
-        raise argparse.ArgumentTypeError(f"{text!r} is not nanogpt=PATH, the only peer known")
+        raise argparse.ArgumentTypeError(f"{text!r} is not nanogpt=PATH")
     if not (Path(path).expanduser() / "model.py").is_file():
         raise argparse.ArgumentTypeError(
-            f"there is no model.py in {path}: give a checkout (git clone https://github.com/karpathy/nanoGPT)"
+            f"there is no model.py in {path}: expected a checkout (git clone https://github.com/karpathy/nanoGPT)"
         )
     return name, Path(path).expanduser()
 
@@ -111,62 +109,54 @@ def _bench(args: argparse.Namespace) -> None:
     if args.rounds < 1 or args.seconds < 0:
         raise GptxError(f"--rounds {args.rounds} --seconds {args.seconds:g}: expected at least 1 round and 0 seconds")
     check_json(args.json)
-    import torch
-
-    from gptx.hardware.description import describe_hardware
     from gptx.hardware.device import pick
 
-    device = describe_hardware(pick(args.device))
+    device = pick(args.device)
     timings: list[Timing] = []
     with Console(stderr=True).status("") as status:
         for name in args.shape:
             with tempfile.TemporaryDirectory() as folder:
                 timings += _shape(name, args, Path(folder), status.update)
-    threads = f", {device.cores} threads" if device.device == "cpu" else ""
-    where = f"{device.name}{threads}, torch {torch.__version__}, {args.rounds} rounds"
-    print(_markdown(timings, where, args.peer)) if args.markdown else _show(timings, where, args.peer)
-    if args.json:
-        rows = [asdict(timing) | {"median": timing.median, "ratio": timing.ratio} for timing in timings]
-        told = {"hardware": asdict(device), "torch": torch.__version__, "rounds": args.rounds, "timings": rows}
-        args.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    _show(timings, f"{machine_text(device)}, {args.rounds} rounds", args)
+    rows = [asdict(timing) | {"median": timing.median, "ratio": timing.ratio} for timing in timings]
+    write_json(args.json, machine_facts(device) | {"rounds": args.rounds, "timings": rows})
 
 
-def _shape(name: str, args: argparse.Namespace, folder: Path, say: Callable[[str], Any]) -> list[Timing]:
-    """Let the arms of one shape take turns. One lives at a time: large models need not fit in memory side by side, and
-    what one does to the allocator or to torch's settings, no other feels."""
-    from benchmarks.arms import Shape, Turn, turn
+def _shape(name: str, args: argparse.Namespace, folder: Path, report: Callable[[str], Any]) -> list[Timing]:
+    """Let the arms of one shape take turns. Only one exists at a time, so that large models fit in memory."""
+    from benchmarks.training_arms import Shape, Turn, turn
 
     shape, arms = Shape(*SHAPES[name]), _arms(args, folder)
     turns: dict[str, list[Turn]] = {label: [] for label in arms}
     for number in range(args.rounds):
         for label in reversed(arms) if number % 2 else arms:
-            say(f"{name}: round {number + 1} of {args.rounds}, {label}")
+            report(f"{name}: round {number + 1} of {args.rounds}, {label}")
             make, *rest = arms[label]
-            turns[label].append(apart(turn, make, shape, (args.device, *rest), args.seconds))
+            turns[label].append(run_isolated(turn, make, shape, (args.device, *rest), args.seconds))
     peer = turns[args.peer[0]] if args.peer else None
     if peer:
-        theirs, same = peer[0].n_params, turns["gptx"][0].n_params
-        assert theirs == same, f"not the same model: {args.peer[0]} has {theirs:,} parameters, gptx {same:,}"
-    return [Timing.of(name, label, found, peer) for label, found in turns.items()]
+        expected, found = peer[0].n_params, turns["gptx"][0].n_params
+        assert found == expected, f"not the same model: {args.peer[0]} has {expected:,} parameters, gptx {found:,}"
+    return [Timing.of(name, label, turns_of_arm, peer) for label, turns_of_arm in turns.items()]
 
 
 def _arms(args: argparse.Namespace, folder: Path) -> dict[str, tuple[Any, ...]]:
-    """label -> what builds the arm from (shape, device, ...), and what comes after these."""
-    from benchmarks.arms import PEERS, Ours
+    """By label: the class of the arm, and its arguments after (shape, device)."""
+    from benchmarks.training_arms import PEERS, Gptx
 
-    ours: dict[str, tuple[str, ...]] = {"gptx": SAME_MODEL, "gptx fp32": (*SAME_MODEL, "precision=fp32")}
-    ours |= {"gptx, own variant": ()}
+    arms: dict[str, tuple[str, ...]] = {"gptx": SAME_MODEL, "gptx fp32": (*SAME_MODEL, "precision=fp32")}
+    arms |= {"gptx, default variant": ()}
     if args.all:
         kernels = options("kernel")
-        named = {kernel: (*SAME_MODEL, f"kernel={kernel}") for kernel in kernels if serves(kernel, args)}
-        ours |= {f"gptx kernel={kernel}": overrides for kernel, overrides in named.items()}
-    ours |= {f"gptx {text}": tuple(text.split()) for text in args.arm}
+        named = {kernel: (*SAME_MODEL, f"kernel={kernel}") for kernel in kernels if supports(kernel, args)}
+        arms |= {f"gptx kernel={kernel}": overrides for kernel, overrides in named.items()}
+    arms |= {f"gptx {text}": tuple(text.split()) for text in args.arm}
     peer = {args.peer[0]: (PEERS[args.peer[0]], args.peer[1])} if args.peer else {}
-    return {**peer, **{label: (Ours, overrides, folder) for label, overrides in ours.items()}}
+    return {**peer, **{label: (Gptx, overrides, folder) for label, overrides in arms.items()}}
 
 
-def serves(kernel: str, args: argparse.Namespace) -> bool:
-    """Whether a kernel, other than auto, computes the model that is timed on the device that is asked for."""
+def supports(kernel: str, args: argparse.Namespace) -> bool:
+    """Whether a kernel other than auto can compute the timed model on the device."""
     import gptx
 
     try:
@@ -189,28 +179,17 @@ def _rows(timings: list[Timing], peer: tuple[str, Path] | None) -> list[tuple[st
 
 
 def _legend(timings: list[Timing]) -> list[str]:
-    from benchmarks.arms import Shape
+    from benchmarks.training_arms import Shape
 
     return [f"{name}: {Shape(*SHAPES[name])}" for name in dict.fromkeys(timing.shape for timing in timings)]
 
 
-def _show(timings: list[Timing], where: str, peer: tuple[str, Path] | None) -> None:
-    caption = "\n".join([*_legend(timings), where])
-    table = Table(*_head(peer), title="Training speed", caption=caption, caption_justify="left")
-    for column in table.columns[2:]:
-        column.justify = "right"
-    for row in _rows(timings, peer):
-        if row[0] and table.rows:
-            table.add_section()
-        table.add_row(*row)
-    Console(highlight=False).print(table)
-
-
-def _markdown(timings: list[Timing], where: str, peer: tuple[str, Path] | None) -> str:
-    head = _head(peer)
-    lines = [head, ("---", "---", *("---:" for _ in head[2:])), *_rows(timings, peer)]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{table}\n\n{'; '.join(_legend(timings))}. Medians of interleaved turns: {where}."
+def _show(timings: list[Timing], conditions: str, args: argparse.Namespace) -> None:
+    head, rows, legend = _head(args.peer), _rows(timings, args.peer), _legend(timings)
+    if args.markdown:
+        print(f"{markdown_table(head, rows)}\n\n{'; '.join(legend)}. Medians of interleaved turns: {conditions}.")
+    else:
+        terminal_table(head, rows, title="Training speed", caption="\n".join([*legend, conditions]))
 
 
 if __name__ == "__main__":

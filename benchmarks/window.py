@@ -1,13 +1,12 @@
-"""A sliding window beside the whole past: time and memory of a token, forward and backward, as the context grows.
+"""A sliding window and full attention: time and memory per token, forward and backward, as the context grows.
 
-Timed is attention of one layer through gptx's own kernels, on all cores, with equally many tokens in every cell: fewer
-rows where they are longer. Cells take turns for some rounds, each in a process of its own: shown are the median and the
-extremes over the rounds. Memory is what the process (on CUDA: torch) held at most, beyond what it held before the first
-step, mask included.
+The benchmark measures attention of one layer with gptx's kernels, on all cores, with the same number of tokens in every
+case. The cases take turns for some rounds, each in a separate process; the table shows the median and the range over
+the rounds. Memory is the peak of the process (on CUDA: of torch) less its memory before the first step; it includes the
+mask.
 """
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -15,9 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.apart import apart
+from benchmarks.isolated import run_isolated
+from benchmarks.report import machine_facts, machine_text, terminal_table, write_json
 from gptx.cli import Parser, check_json, exit_code
 from gptx.errors import GptxError
 
@@ -31,7 +30,7 @@ EXAMPLES = """examples:
 
 @dataclass(frozen=True)
 class Cell:
-    """Of one context of one arm: microseconds a token in each round, and bytes a token in each."""
+    """One context of one arm: microseconds per token and bytes per token in each round."""
 
     window: int
     kernel: str
@@ -56,17 +55,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser("python -m benchmarks.window", description=__doc__, epilog=EXAMPLES, formatter_class=raw)
-    parser.add_argument("--window", type=int, default=256, metavar="SIZE", help="tokens seen (default %(default)s)")
-    parser.add_argument("--longest", type=int, default=16384, metavar="T", help="last context (default %(default)s)")
+    parser.add_argument("--window", type=int, default=256, metavar="SIZE", help="visible tokens (default %(default)s)")
+    parser.add_argument("--longest", type=int, default=16384, metavar="T", help="longest context (default %(default)s)")
     parser.add_argument(
-        "--dense", type=int, default=4096, metavar="T", help="last with a (T, T) mask; 0: none (default %(default)s)"
+        "--dense",
+        type=int,
+        default=4096,
+        metavar="T",
+        help="longest with a (T, T) mask; 0: none (default %(default)s)",
     )
-    parser.add_argument("--tokens", type=int, default=16384, help="in every cell, at least (default %(default)s)")
+    parser.add_argument("--tokens", type=int, default=16384, help="least tokens in a batch (default %(default)s)")
     parser.add_argument("--dtype", default="auto", choices=["auto", "fp32", "bf16"], help="(default auto)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="(default auto)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns that each cell gets (default %(default)s)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="timed in a turn, at least (default %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every round's figure")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each case (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="least time of a turn (default %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures of every round")
     return parser
 
 
@@ -79,19 +82,14 @@ def _bench(args: argparse.Namespace) -> None:
     check_json(args.json)
     import torch
 
-    from gptx.hardware.description import describe_hardware
     from gptx.hardware.device import compute_dtype, pick
 
     device = pick(args.device)
     args.dtype = {torch.float32: "fp32", torch.bfloat16: "bf16"}[compute_dtype(args.dtype, device)]
     cells = _measure(args)
-    machine = describe_hardware(device)
-    threads = f", {machine.cores} threads" if device.type == "cpu" else ""
-    _show(cells, f"{machine.name}{threads}, {args.dtype}, torch {torch.__version__}, {args.rounds} rounds")
-    if args.json:
-        told = {"hardware": asdict(machine), "torch": torch.__version__, "dtype": args.dtype}
-        told |= {"cells": [asdict(cell) | {"arm": cell.arm} for cell in cells]}
-        args.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    _show(cells, f"{machine_text(device)}, {args.dtype}, {args.rounds} rounds")
+    rows = [asdict(cell) | {"arm": cell.arm} for cell in cells]
+    write_json(args.json, machine_facts(device) | {"dtype": args.dtype, "cells": rows})
 
 
 def _measure(args: argparse.Namespace) -> list[Cell]:
@@ -105,27 +103,24 @@ def _measure(args: argparse.Namespace) -> list[Cell]:
             for cell in reversed(cells) if number % 2 else cells:
                 status.update(f"round {number + 1} of {args.rounds}: {cell.arm}, context {cell.context}")
                 rows = max(1, args.tokens // cell.context)
-                given = (HEADS, DIM, cell.context, cell.window, False, args.dtype, rows, args.device)
-                us, memory = apart(turn, given, cell.kernel, args.seconds, advice=" --longest or --tokens ask for less")
+                sizes = (HEADS, DIM, cell.context, cell.window, False, args.dtype, rows, args.device)
+                advice = " Use a smaller --longest or --tokens"
+                us, memory = run_isolated(turn, sizes, cell.kernel, args.seconds, advice=advice)
                 cell.us.append(us)
                 cell.memory.append(memory)
     return cells
 
 
-def _show(cells: list[Cell], where: str) -> None:
-    caption = f"{HEADS} heads of {DIM}; {where}"
+def _show(cells: list[Cell], conditions: str) -> None:
     head = ("window, kernel", "context", "us/token", "min-max", "kB/token", "time x")
-    table = Table(*head, title="Attention as the context grows", caption=caption, caption_justify="left")
-    for column in table.columns[1:]:
-        column.justify = "right"
     first: dict[str, Cell] = {}
+    rows = []
     for cell in cells:
-        new = cell.arm not in first
-        if new and first:
-            table.add_section()
+        label = "" if cell.arm in first else cell.arm
         growth = statistics.median(cell.us) / statistics.median(first.setdefault(cell.arm, cell).us)
-        table.add_row(cell.arm if new else "", *cell.row, f"{growth:.2f}")
-    Console(highlight=False).print(table)
+        rows.append((label, *cell.row, f"{growth:.2f}"))
+    caption = f"{HEADS} heads of {DIM}; {conditions}"
+    terminal_table(head, rows, left=1, title="Attention as the context grows", caption=caption)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Hydra takes sweepers and launchers from this namespace only; gptx's own live in gptx.sweep."""
+"""Hydra finds sweepers in this namespace only; those of gptx are written in gptx.sweep."""
 
 from gptx.sweep import grid
 from gptx.sweep.search import sweeper
 
 
 class GridSweeper(grid.GridSweeper):
-    """A class of this module's, for Hydra asks a class where it was defined."""
+    """Defined here because Hydra checks the module in which a class is defined."""
 
 
 class SearchSweeper(sweeper.SearchSweeper):
-    """The same."""
+    """Defined here for the same reason."""

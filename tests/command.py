@@ -25,7 +25,7 @@ from warm import WarmParent, WarmProcess
 
 from gptx.config.overrides import key_of
 from gptx.runs import checkpoint_files, journal, json_log
-from gptx.training.checkpoint import whole
+from gptx.training.checkpoint import load_tensors
 
 ROOT = Path(__file__).parents[1]
 OWN = Path(__file__).parent / "own"  # a user's variants, outside the package
@@ -281,7 +281,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     checkpoints = folder / "checkpoints"
     last = max(path for path in checkpoints.glob("step-*"))
     best = load_file(checkpoints / "best" / "model.safetensors")
-    return best | {f"{last.name}.{key}": tensor for key, tensor in whole(last).items()}
+    return best | {f"{last.name}.{key}": tensor for key, tensor in load_tensors(last).items()}
 
 
 def same(folder: Path, reference: Path) -> None:

@@ -84,3 +84,13 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """A context without autocast: operations use the dtypes of their tensors, for what must not be rounded to bf16."""
     return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+def use_deterministic_sums() -> None:
+    """Make compiled code add up the gradient of an embedding in a fixed order, for the whole process.
+
+    With several CPU threads the compiler otherwise uses atomic additions, and two runs differ in the last digits.
+    """
+    torch.use_deterministic_algorithms(True)
+    # The default of this mode would also fill every new tensor with NaN.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -6,17 +6,21 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-def digest(parts: Iterable[str | bytes]) -> str:
-    """sha256 in hex of the parts and where each one ends."""
+def digest(items: Iterable[str | bytes]) -> str:
+    """SHA-256 in hex of a sequence of texts; it also depends on where each of them ends."""
     total = hashlib.sha256()
-    for part in parts:
-        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+    for item in items:
+        data = item.encode("utf-8", "surrogatepass") if isinstance(item, str) else item
         total.update(hashlib.sha256(data).digest())
     return total.hexdigest()
 
 
 def file_hash(path: Path, flush: bool = False) -> str:
-    """sha256 in hex of a file. ``flush``: bring its bytes to the disk first (torch leaves the last in a buffer)."""
+    """SHA-256 in hex of a file.
+
+    Args:
+        flush: flush the file to the disk first; torch leaves its last bytes in a buffer.
+    """
     with open(path, "rb") as file:
         if flush:
             os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""The folder of a run: where everything lies, who works in it, and how it ends."""
+"""The folder of a run: its files, its lock, and the record of its end."""
 
 import contextlib
 import fcntl
@@ -106,10 +106,13 @@ class RunFolder:
 
 @contextmanager
 def held(folder: Path, doing: str) -> Iterator[None]:
-    """Hold a folder, which is made; the kernel lets go when this process ends, however it ends. ``doing``: trained, ...
+    """Create a folder and hold its lock. The kernel releases the lock when this process ends, however it ends.
+
+    Args:
+        doing: what the lock is for, such as "trained", for the error message.
 
     Raises:
-        ConfigError: another living process holds it.
+        ConfigError: another living process holds the lock.
         RunFailed: the folder cannot be written.
     """
     try:
@@ -118,25 +121,25 @@ def held(folder: Path, doing: str) -> Iterator[None]:
     except OSError as error:
         raise RunFailed(f"could not write {folder}: {error.strerror or error}") from error
     with opened as file:
-        deadline = time.monotonic() + 1.0  # a process that was killed may take a moment to die
+        deadline = time.monotonic() + 1.0  # a process that was killed needs a moment to end
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > deadline and not _only_looked_at(file):
+                if time.monotonic() > deadline and not _shared(file):
                     file.seek(0)
-                    raise ConfigError(f"{folder} is being {doing} already, by {file.read().strip()}") from None
+                    raise ConfigError(f"{folder} is already being {doing}, by {file.read().strip()}") from None
                 time.sleep(0.01)
-        with contextlib.suppress(OSError):  # on a full disk the lock holds as well, without a name
+        with contextlib.suppress(OSError):  # on a full disk the lock works without the text
             file.truncate(0)
             file.write(f"process {os.getpid()} on {os.uname().nodename}")
             file.flush()
         yield
 
 
-def _only_looked_at(file: IO[str]) -> bool:
-    """Whether those who keep us from the lock share it."""
+def _shared(file: IO[str]) -> bool:
+    """Whether only readers hold the lock, who ask for its state and release it at once."""
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

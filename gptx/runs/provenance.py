@@ -1,4 +1,4 @@
-"""Where a result comes from: the commit, the versions and the user's own code it was made with."""
+"""What code a run was made with: the commit of gptx, the versions of packages, and hashes of the user's own modules."""
 
 import hashlib
 import json
@@ -17,16 +17,16 @@ from gptx.runs.codec import from_json
 from gptx.runs.facts import GitState
 
 _PACKAGE = Path(__file__).parents[1]
-_PLUGINS = _PACKAGE.parent / "hydra_plugins"  # gptx's own
-COMMIT = ".commit.json"  # beside a copy of the package: what it was copied from
+_PLUGINS = _PACKAGE.parent / "hydra_plugins"
+COMMIT = ".commit.json"  # beside a copy of the package: the state of the checkout that it was copied from
 
 
 def git() -> GitState:
     """The state of gptx's own checkout, or of the checkout that this package is a copy of."""
     root = _PACKAGE.parent
 
-    def ask(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
+    def ask(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     if (root / COMMIT).exists():
@@ -38,7 +38,7 @@ def git() -> GitState:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that a result may depend on."""
+    """The versions of Python and of the packages that a result may depend on."""
     found = {"python": platform.python_version()}
     for name in ("gptx", "torch", "numpy", "hydra-core", "tiktoken"):
         try:
@@ -49,8 +49,11 @@ def versions() -> dict[str, str]:
 
 
 def own_modules() -> dict[str, str]:
-    """By name, files and packages that this process has imported from elsewhere than an environment: a user's variants
-    among them. Of a namespace package, which is nobody's folder, what was imported of it."""
+    """Files and packages, by name, that this process has imported from outside gptx and the Python environment.
+
+    These are the user's own variants, among others. Of a namespace package, which has no folder of its own, the
+    imported modules are listed.
+    """
     found = {}
     library = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     places = (*library, *site.getsitepackages(), site.getusersitepackages(), str(_PACKAGE), str(_PLUGINS))
@@ -60,25 +63,25 @@ def own_modules() -> dict[str, str]:
         package = sys.modules.get(name.rpartition(".")[0])
         if not file or not file.endswith(".py") or getattr(package, "__file__", None):
             continue
-        place = Path(file).resolve()
-        installed = {"site-packages", "dist-packages"} & set(place.parts)  # also one of a cluster's, by PYTHONPATH
-        if not installed and not any(place.is_relative_to(environment) for environment in environments):
-            found[name] = str(place.parent if place.name == "__init__.py" else place)
+        path = Path(file).resolve()
+        installed = {"site-packages", "dist-packages"} & set(path.parts)  # also those in PYTHONPATH, as on clusters
+        if not installed and not any(path.is_relative_to(environment) for environment in environments):
+            found[name] = str(path.parent if path.name == "__init__.py" else path)
     return found
 
 
 def own_code() -> dict[str, str]:
-    """By name, what `own_modules` say, as a hash; not the program that was started, which is no variant."""
-    return {name: _said(Path(place)) for name, place in own_modules().items() if not name.startswith("__")}
+    """Source hashes of `own_modules`, by name, without the program that was started, which is no variant."""
+    return {name: source_hash(Path(path)) for name, path in own_modules().items() if not name.startswith("__")}
 
 
 def changed(code: Mapping[str, str]) -> list[str]:
-    """Names of those that are here and do not say any more what they said when ``code`` was `own_code`."""
-    return [name for name, said in sorted(code.items()) if (place := _place(name)) and _said(place) != said]
+    """Names of the modules that exist and whose source hash is not the one in ``code``, an earlier `own_code`."""
+    return [name for name, old in sorted(code.items()) if (path := _source(name)) and source_hash(path) != old]
 
 
-def _place(name: str) -> Path | None:
-    """Where a module lies, which is not imported for that."""
+def _source(name: str) -> Path | None:
+    """The file or folder of a module, which is not imported."""
     with suppress(ImportError, ValueError):
         spec = find_spec(name)
         if spec and spec.origin and Path(spec.origin).is_file():
@@ -86,9 +89,10 @@ def _place(name: str) -> Path | None:
     return None
 
 
-def _said(place: Path) -> str:
+def source_hash(path: Path) -> str:
+    """A hash of a Python file, or of all Python files in a folder."""
     digest = hashlib.sha256()
-    files = filter(Path.is_file, sorted(place.rglob("*.py"))) if place.is_dir() else [place]
-    for path in files:
-        digest.update(str(path.relative_to(place)).encode() + b"\0" + path.read_bytes())
+    files = filter(Path.is_file, sorted(path.rglob("*.py"))) if path.is_dir() else [path]
+    for file in files:
+        digest.update(str(file.relative_to(path)).encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The checkpoint of another run that a run begins from (``resume_from``). Without torch."""
+"""The checkpoint of another run that a run starts from (``resume_from``). No torch."""
 
 import os
 from dataclasses import dataclass
@@ -8,85 +8,90 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from gptx.errors import ConfigError
-from gptx.runs.checkpoint_files import NAME, damage, number, step_name, steps
+from gptx.runs.checkpoint_files import NAME, damage, step_name, step_of, steps
 from gptx.runs.facts import ResumeSourceRecord
 from gptx.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
 class ResumeSource:
-    """Attributes:
-    path: the checkpoint.
-    run, uid: identity and uid of the run that it is of.
-    remarks: why it is not the newest.
+    """A checkpoint of another run.
+
+    Attributes:
+        path: the checkpoint.
+        identity: of that run.
+        uid: of that run.
+        remarks: warnings about newer checkpoints that are damaged.
     """
 
     path: Path
-    run: str
+    identity: str
     uid: str
     remarks: tuple[str, ...] = ()
 
     @property
     def step(self) -> int:
-        return number(self.path)
+        """The step of the checkpoint."""
+        return step_of(self.path)
 
     def record(self) -> ResumeSourceRecord:
         """The same as the journal holds it."""
-        return ResumeSourceRecord(identity=self.run, uid=self.uid, step=self.step)
+        return ResumeSourceRecord(identity=self.identity, uid=self.uid, step=self.step)
 
 
-@cache  # a process means the same one always, however that run goes on, and sums it up once
+@cache  # so that a process uses one checkpoint even if that run continues, and computes its checksums once
 def find(given: str) -> ResumeSource | None:
-    """What ``resume_from`` means, or None where it is empty. A checkpoint that is named is not looked at: a run that
-    has begun from it needs it no more.
+    """Find the checkpoint of ``resume_from``, a run folder or a checkpoint; None if it is empty.
+
+    A checkpoint that is named is not checked: a run that has started no longer needs it.
 
     Raises:
-        ConfigError: no run, or none of its checkpoints is whole.
+        ConfigError: there is no run, or none of its checkpoints is intact.
     """
     if not given:
         return None
     folder = run_of(given)
     start = RunFolder(folder).start_record()
     if start is None:
-        raise ConfigError(f"resume_from={given}: there is no run in {folder} (python -m gptx.run makes one)")
+        raise ConfigError(f"resume_from={given}: there is no run in {folder}; gptx run makes one")
     if NAME.fullmatch(Path(given).name):
         return ResumeSource(Path(given), start.identity, start.uid)
     remarks: list[str] = []
     for path in reversed(steps(folder / "checkpoints")):
-        why = damage(path)
-        if why is None:
+        reason = damage(path)
+        if reason is None:
             return ResumeSource(path, start.identity, start.uid, tuple(remarks))
-        if not os.path.lexists(path):  # that run goes on, and keeps but the newest
+        if not os.path.lexists(path):  # that run still trains, and has removed it
             return find.__wrapped__(given)
-        remarks.append(f"resume_from: {path} is damaged ({why}): going back to the one before it")
-    reason = f"none of its checkpoints is whole ({why})" if remarks else "it has no checkpoint"
-    raise ConfigError(f"resume_from={given}: {reason}")
+        remarks.append(f"resume_from: {path} is damaged ({reason}): using the checkpoint before it")
+    problem = f"none of its checkpoints is intact ({reason})" if remarks else "it has no checkpoint"
+    raise ConfigError(f"resume_from={given}: {problem}")
 
 
-def check(cfg: DictConfig, origin: ResumeSource) -> None:
-    """For a run that is to begin now.
+def check(cfg: DictConfig, source: ResumeSource) -> None:
+    """Check the resume source of a run that is about to start.
 
     Raises:
-        ConfigError: the checkpoint is not there, is damaged, or leaves no step to train.
+        ConfigError: the checkpoint is missing or damaged, or leaves no step to train.
     """
-    kept = ", ".join(path.name for path in steps(origin.path.parent)) or "no checkpoint"
-    if not origin.path.is_dir():
-        raise ConfigError(f"resume_from={cfg.resume_from} is not there: that run has {kept}")
-    if NAME.fullmatch(Path(cfg.resume_from).name) and (why := damage(origin.path)):
-        raise ConfigError(f"resume_from={cfg.resume_from}: {origin.path.name} is damaged ({why}); that run has {kept}")
-    if cfg.trainer.max_steps <= origin.step:
+    existing = f"that run has {', '.join(path.name for path in steps(source.path.parent)) or 'no checkpoint'}"
+    if not source.path.is_dir():
+        raise ConfigError(f"resume_from={cfg.resume_from} does not exist: {existing}")
+    if NAME.fullmatch(Path(cfg.resume_from).name) and (reason := damage(source.path)):
+        raise ConfigError(f"resume_from={cfg.resume_from}: {source.path.name} is damaged ({reason}); {existing}")
+    if cfg.trainer.max_steps <= source.step:
         raise ConfigError(
-            f"trainer.max_steps={cfg.trainer.max_steps} counts from the start of the run that resume_from names, which "
-            f"stands at step {origin.step}: use more, such as trainer.max_steps={2 * origin.step}"
+            f"trainer.max_steps={cfg.trainer.max_steps} includes the steps of the run that resume_from names, which is "
+            f"at step {source.step}: use more, such as trainer.max_steps={2 * source.step}"
         )
 
 
 def run_of(given: str) -> Path:
-    """The folder of the run that ``resume_from`` means."""
+    """The folder of the run that ``resume_from`` names."""
     path = Path(given)
     return path.absolute().parents[1] if NAME.fullmatch(path.name) else path
 
 
 def checkpoint_of(given: str, step: int) -> Path:
-    """The checkpoint of a step of that run."""
+    """The checkpoint of a step of the run that ``resume_from`` names."""
     return run_of(given) / "checkpoints" / step_name(step)

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from gptx.cli import log
 from gptx.compare.render import show
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
@@ -10,7 +11,7 @@ from gptx.sweep.closing import list_reasons
 from gptx.sweep.plan import learning_rates
 from gptx.sweep.state.folder import Sweep
 from gptx.sweep.state.status import Status, StatusRow, dropped_by_halving, status_rows
-from gptx.sweep.state.status_table import count_statuses, group_rejected
+from gptx.sweep.state.status_table import command_for_the_rest, count_statuses, group_rejected
 from gptx.tracking.sync import send
 
 _NOT_FINISHED = (Status.FAILED, Status.REJECTED, Status.STOPPED, Status.NOT_STARTED)
@@ -31,6 +32,8 @@ def collect(sweep: Sweep) -> int:
     for status in (Status.DROPPED, Status.PRUNED):
         list_reasons(status, {one.title: one.detail for one in statuses if one.status is status}, len(statuses))
     _list_not_finished(statuses)
+    for line in command_for_the_rest(sweep, statuses):
+        print(line, file=sys.stderr)
     return int(any(one.status is Status.FAILED for one in statuses))
 
 
@@ -41,7 +44,7 @@ def _send_to_mlflow(sweep: Sweep, statuses: list[StatusRow]) -> None:
             by_uri.setdefault(uri, []).append(one.folder)
     for uri in sorted(by_uri):
         for line in send(by_uri[uri], sweep.outputs, uri)[1]:
-            print(f"gptx: not written to MLflow: {line}", file=sys.stderr)
+            log.warning("not written to MLflow: %s", line)
 
 
 def _mlflow_uri(folder: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""The best model of a run, as safetensors: all that generating from it needs besides the config."""
+"""The best weights of a run as safetensors: with config.yaml and tokenizer.json, all that generating text needs."""
 
 import hashlib
 from pathlib import Path
@@ -13,32 +13,39 @@ from gptx.runs.checkpoint_files import META
 from gptx.runs.files import flush, write_json
 
 
-def save_best(folder: Path, step: int, weights: dict[str, Tensor], facts: dict[str, float]) -> None:
-    """Replace ``folder/best/model.safetensors``; step and facts stand in its header, the checksum beside it."""
+def save_best(folder: Path, step: int, weights: dict[str, Tensor], values: dict[str, float]) -> None:
+    """Replace ``folder/best/model.safetensors``.
+
+    Args:
+        values: of the validation; its header has them, the step and a checksum, and so has meta.json beside it.
+
+    Raises:
+        CheckpointError: the disk is full or cannot be written.
+    """
     best = folder / "best"
     best.mkdir(parents=True, exist_ok=True)
-    header = {"step": str(step), "sha256": _digest(weights), **{key: repr(value) for key, value in facts.items()}}
+    header = {"step": str(step), "sha256": _digest(weights), **{key: repr(value) for key, value in values.items()}}
     part = best / ".model.part"
     try:
         with open(part, "wb") as file:
             file.write(save({k: v.contiguous() for k, v in weights.items()}, metadata=header))
             flush(file)
         part.rename(best / "model.safetensors")
-        write_json(best / META, {"step": step, **facts})
+        write_json(best / META, {"step": step, **values})
     except (OSError, RunFailed) as error:
         part.unlink(missing_ok=True)
-        raise CheckpointError(f"could not save the best model of step {step} in {best}: {error}") from error
+        raise CheckpointError(f"could not save the best weights, of step {step}, in {best}: {error}") from error
 
 
 def load_best(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Weights of the best model and its header.
+    """The best weights and the header of their file.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: they are missing or damaged.
     """
     path = folder / "best" / "model.safetensors"
     if not path.exists():
-        raise CheckpointError(f"no best model in {folder}: the run has not come to its first validation")
+        raise CheckpointError(f"there are no best weights in {folder}: the run has not reached its first validation")
     try:
         with safe_open(path, "pt") as file:
             header = dict(file.metadata())

@@ -1,142 +1,236 @@
-"""What two runs of one stretch have in common: the comparison behind the resume certificate."""
+"""The resume certificate: a comparison of a run with a repetition of some of its steps."""
 
 import math
-import time
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass, field
+from enum import StrEnum
 
 import torch
 from torch import Tensor
 
-from gptx.runs import checkpoint_files, journal
+from gptx.runs import checkpoint_files, journal, json_log
 from gptx.runs.facts import Hardware, RunFacts
 from gptx.runs.folder import RunFolder
 from gptx.runs.provenance import versions
 from gptx.runs.records import ResumeRecord, StartRecord
 from gptx.training import checkpoint
 
-TOLERANCE = 1e-5  # relative; for other hardware, another torch or number of processes
-Values = dict[tuple[int, str], Any]  # by step and key
+TOLERANCE = 1e-5  # relative; allowed if hardware, torch or the number of processes differ
+Value = float | str
+Values = dict[tuple[int, str], Value]  # by step and key
 
 
-def conditions(folder: RunFolder, first: int, last: int) -> list[dict[str, Any]]:
-    """What the run stood on in these steps, for each attempt that had a part in them."""
-    starts = [r for r in journal.read(folder.path) if isinstance(r, StartRecord | ResumeRecord)]
-    spans = [(step, r) for r in starts if (step := r.step if isinstance(r, ResumeRecord) else 0) < last]
-    early = max(i for i, (step, _) in enumerate(spans) if step <= first)
+class Outcome(StrEnum):
+    """The conclusion of a certificate."""
+
+    EQUAL = "equal"  # bitwise
+    WITHIN_TOLERANCE = "within tolerance"  # under other conditions
+    DIFFERENT = "different"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What a run was trained with. ``hardware``: device and name of the processor."""
+
+    hardware: str
+    torch: str
+    strategy: str
+    processes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstDifference:
+    """Where two trainings differ first: the step, the name of the value or tensor, and the two values, if any."""
+
+    step: int
+    what: str
+    run: Value | None = None
+    again: Value | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A comparison of one kind of values. ``largest``: the largest relative difference."""
+
+    count: int
+    differ: int = 0
+    largest: float = 0.0
+    first: FirstDifference | None = None
+
+    def __str__(self) -> str:
+        if not self.differ:
+            return f"all {self.count} are equal" if self.count else "none to compare"
+        size = f" (by up to {self.largest:.1e} relative)" if 0 < self.largest < math.inf else ""
+        return f"{self.differ} of {self.count} differ{size}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """certificate.json.
+
+    Attributes:
+        passed: the repetition is bitwise equal, or within `TOLERANCE` under other conditions.
+        first_step: the steps after this one were repeated, up to ``last_step``.
+        run: the conditions of the run, one for each start and resume in these steps; ``again``: of the repetition.
+        t: time in milliseconds since 1970.
+    """
+
+    outcome: Outcome
+    conclusion: str
+    passed: bool
+    first_step: int = field(metadata={"key": "from"})
+    last_step: int = field(metadata={"key": "to"})
+    first_difference: FirstDifference | None
+    compared: dict[str, Comparison]
+    run: tuple[Conditions, ...]
+    again: Conditions
+    corpus_hash: dict[str, str]
+    uid: str
+    identity: str
+    name: str
+    t: int
+    seconds: float
+
+
+def conditions_of(folder: RunFolder, first: int, last: int) -> tuple[Conditions, ...]:
+    """The conditions of a run between two steps, one for each start and resume that trained some of these steps."""
     start = folder.start_record()
-    strategy = start.variant["strategy"] if start else ""
-    return [_conditions(r.hardware, r.versions, r.processes, strategy) for _, r in spans[early:]]
+    assert start is not None
+    records: list[tuple[int, StartRecord | ResumeRecord]] = [(0, start)]
+    resumes = (record for record in journal.read(folder.path) if isinstance(record, ResumeRecord))
+    records += [(record.step, record) for record in resumes if record.step < last]
+    earliest = max(i for i, (step, _) in enumerate(records) if step <= first)
+    strategy = start.variant["strategy"]
+    return tuple(_conditions(r.hardware, r.versions, r.processes, strategy) for _, r in records[earliest:])
 
 
-def _conditions(hardware: Hardware, versions: dict[str, str], processes: int, strategy: str) -> dict[str, Any]:
-    return {
-        "hardware": f"{hardware.device}, {hardware.name}",
-        "torch": versions["torch"],
-        "strategy": strategy,
-        "processes": processes,
-    }
+def _conditions(hardware: Hardware, versions: dict[str, str], processes: int, strategy: str) -> Conditions:
+    name = f"{hardware.device}, {hardware.name}"
+    return Conditions(hardware=name, torch=versions["torch"], strategy=strategy, processes=processes)
 
 
-def verdict(
+def certificate(
     folder: RunFolder,
-    again: RunFolder,
-    start: StartRecord,
-    stretch: tuple[int, int],
-    before: list[dict[str, Any]],
+    repetition: RunFolder,
+    steps: tuple[int, int],
+    before: tuple[Conditions, ...],
     facts: RunFacts,
-) -> dict[str, Any]:
-    """As certificate.json has it."""
-    here = _conditions(facts.hardware, versions(), facts.processes, start.variant["strategy"])
-    compared = _journals(_values(folder, *stretch), _values(again, *stretch))
-    last = checkpoint_files.step_name(stretch[1])
-    pair = [checkpoint.whole(side.checkpoints / last) for side in (folder, again)]
-    for what, prefix in (("weights", "model."), ("moments", "optim.")):
-        compared[what] = _tensors(*({k: v for k, v in one.items() if k.startswith(prefix)} for one in pair))
-    other = [key for key in here if any(one[key] != here[key] for one in before)]
-    first = _first(compared, stretch[1])
-    close = all(one["largest"] <= TOLERANCE for one in compared.values())
-    return {
-        "verdict": _sentence(compared, other, first, close),
-        "passed": first is None or (bool(other) and close),
-        "from": stretch[0],
-        "to": stretch[1],
-        "first_difference": first,
-        "compared": compared,
-        "run": before,
-        "again": here,
-        "corpus_hash": {"run": start.data.corpus_hash, "again": facts.data.corpus_hash},
-        "uid": start.uid,
-        "identity": start.identity,
-        "name": start.name,
-        "t": time.time_ns() // 1_000_000,
-    }
+    seconds: float,
+) -> Certificate:
+    """Compare a run with the repetition of its steps.
+
+    Args:
+        steps: the repetition started from a checkpoint of the first and ended at the last.
+        before: see `conditions_of`.
+        facts: of the repetition.
+        seconds: time that the repetition took.
+    """
+    start = folder.start_record()
+    assert start is not None
+    again = _conditions(facts.hardware, versions(), facts.processes, start.variant["strategy"])
+    compared = _compare(folder, repetition, *steps)
+    other = [key for key, value in vars(again).items() if any(vars(one)[key] != value for one in before)]
+    first = _first(compared)
+    close = all(one.largest <= TOLERANCE for one in compared.values())
+    outcome = Outcome.DIFFERENT if first else Outcome.EQUAL
+    if first and other and close:
+        outcome = Outcome.WITHIN_TOLERANCE
+    return Certificate(
+        outcome=outcome,
+        conclusion=_sentence(outcome, compared, other, first),
+        passed=outcome != Outcome.DIFFERENT,
+        first_step=steps[0],
+        last_step=steps[1],
+        first_difference=first,
+        compared=compared,
+        run=before,
+        again=again,
+        corpus_hash={"run": start.data.corpus_hash, "again": facts.data.corpus_hash},
+        uid=start.uid,
+        identity=start.identity,
+        name=start.name,
+        t=json_log.now(),
+        seconds=seconds,
+    )
+
+
+def _compare(folder: RunFolder, repetition: RunFolder, first: int, last: int) -> dict[str, Comparison]:
+    compared = _compare_journals(*(_values(side, first, last) for side in (folder, repetition)))
+    name = checkpoint_files.step_name(last)
+    run, again = (checkpoint.load_tensors(side.checkpoints / name) for side in (folder, repetition))
+    for kind, prefix in (("weights", "model."), ("moments", "optim.")):
+        compared[kind] = _compare_tensors(_with_prefix(run, prefix), _with_prefix(again, prefix), last)
+    return compared
+
+
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
 def _values(folder: RunFolder, first: int, last: int) -> Values:
-    """What the journal says of these steps."""
+    """What training computed after the first step, up to the last."""
     return {place: value for place, value in journal.computed(folder.path).items() if first < place[0] <= last}
 
 
-def _journals(run: Values, again: Values) -> dict[str, dict[str, Any]]:
-    kinds: dict[str, tuple[str, ...]] = {"batches": ("batch",), "gradient norms": ("train/grad_norm",)}
-    if not any(key == "batch" for _, key in run):  # an older version wrote a different checksum
+def _compare_journals(run: Values, again: Values) -> dict[str, Comparison]:
+    if not any(key == "batch" for _, key in run):  # an older version wrote another checksum
         again = {place: value for place, value in again.items() if place[1] != "batch"}
-    named = {key for keys in kinds.values() for key in keys}
-    kinds["losses"] = tuple({key for _, key in (*run, *again)} - named)
-    return {what: _records(run, again, keys) for what, keys in kinds.items()}
+    others = {key for _, key in (*run, *again)} - {"batch", "train/grad_norm"}
+    kinds = {"batches": {"batch"}, "gradient norms": {"train/grad_norm"}, "losses": others}
+    return {kind: _compare_values(run, again, keys) for kind, keys in kinds.items()}
 
 
-def _records(run: Values, again: Values, keys: Iterable[str]) -> dict[str, Any]:
+def _compare_values(run: Values, again: Values, keys: Iterable[str]) -> Comparison:
     places = sorted(place for place in {*run, *again} if place[1] in keys)
     differ = [place for place in places if run.get(place) != again.get(place)]
-    largest = max((_apart(run.get(place), again.get(place)) for place in differ), default=0.0)
-    first = {"step": differ[0][0], "what": differ[0][1]} if differ else None
-    if differ:
-        first |= {"run": run.get(differ[0]), "again": again.get(differ[0])}  # type: ignore[operator]
-    return _compared(len(places), len(differ), largest, first)
+    if not differ:
+        return Comparison(count=len(places))
+    (step, key), values = differ[0], (run.get(differ[0]), again.get(differ[0]))
+    largest = max(_relative_difference(run.get(place), again.get(place)) for place in differ)
+    first = FirstDifference(step=step, what=key, run=values[0], again=values[1])
+    return Comparison(count=len(places), differ=len(differ), largest=largest, first=first)
 
 
-def _apart(a: Any, b: Any) -> float:
+def _relative_difference(a: Value | None, b: Value | None) -> float:
     if not isinstance(a, float | int) or not isinstance(b, float | int):
         return math.inf
     return abs(a - b) / max(abs(a), abs(b))
 
 
-def _tensors(run: dict[str, Tensor], again: dict[str, Tensor]) -> dict[str, Any]:
+def _compare_tensors(run: dict[str, Tensor], again: dict[str, Tensor], step: int) -> Comparison:
     names = sorted({*run, *again})
     differ = [n for n in names if n not in run or n not in again or not torch.equal(run[n], again[n])]
-    far = {n: _distance(run[n], again[n]) if n in run and n in again else math.inf for n in differ}
-    worst = max(far, key=lambda n: far[n], default="")
-    return _compared(len(names), len(differ), far.get(worst, 0.0), {"what": worst} if differ else None)
+    if not differ:
+        return Comparison(count=len(names))
+    distances = {n: _distance(run[n], again[n]) if n in run and n in again else math.inf for n in differ}
+    worst = max(distances, key=lambda n: distances[n])
+    first = FirstDifference(step=step, what=worst)
+    return Comparison(count=len(names), differ=len(differ), largest=distances[worst], first=first)
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
-    """Of two tensors, relative to the longer one."""
+    """The distance of two tensors relative to the longer one."""
     if a.shape != b.shape:
         return math.inf
     a, b = a.double(), b.double()
     return float((a - b).norm() / max(a.norm(), b.norm()))
 
 
-def _compared(count: int, differ: int, largest: float, first: dict[str, Any] | None) -> dict[str, Any]:
-    much = f" (by up to {largest:.1e} relative)" if 0 < largest < math.inf else ""
-    text = f"{differ} of {count} differ{much}" if differ else f"all {count} the same" if count else "none to compare"
-    return {"count": count, "differ": differ, "largest": largest, "first": first, "text": text}
+def _first(compared: dict[str, Comparison]) -> FirstDifference | None:
+    """The first difference by step; within a step by the order of ``compared``, causes before effects."""
+    found = [one.first for one in compared.values() if one.first]
+    return min(found, key=lambda one: one.step, default=None)
 
 
-def _first(compared: dict[str, dict[str, Any]], last: int) -> dict[str, Any] | None:
-    """The first difference: by step, and in a step what causes the others first."""
-    found = [{"step": last, **one["first"]} for one in compared.values() if one["first"]]
-    return min(found, key=lambda one: one["step"], default=None)
-
-
-def _sentence(compared: dict[str, dict[str, Any]], other: list[str], first: dict[str, Any] | None, close: bool) -> str:
+def _sentence(
+    outcome: Outcome, compared: dict[str, Comparison], other: list[str], first: FirstDifference | None
+) -> str:
     if first is None:
-        return "bit for bit the same"
-    far = f"{compared['losses']['largest']:.1e} relative (losses), {compared['weights']['largest']:.1e} (weights)"
-    unlike = f"with other {' and '.join(other)} than the run's" if other else ""
-    if other and close:
-        return f"within {far}, {unlike}"
-    values = f": {first['run']} in the run, {first['again']} now" if "run" in first else ""
-    return f"differs from step {first['step']} on ({first['what']}{values}){f', {unlike}' if other else ''}; by {far}"
+        return "bitwise equal"
+    size = f"{compared['losses'].largest:.1e} relative (losses), {compared['weights'].largest:.1e} (weights)"
+    conditions = f"with different {' and '.join(other)}" if other else ""
+    if outcome == Outcome.WITHIN_TOLERANCE:
+        return f"within {size}, {conditions}"
+    values = f": {first.run} in the run, {first.again} in the repetition" if first.run != first.again else ""
+    where = f"differs from step {first.step} on ({first.what}{values})"
+    return f"{', '.join(filter(None, [where, conditions]))}; by {size}"

@@ -52,7 +52,7 @@ def locate(cfg: DictConfig) -> Location:
     if not cfg.study or cfg.study.startswith(".") or "/" in cfg.study:
         raise ConfigError(f"study={cfg.study}: expected the name of a folder, without '/' and not starting with '.'")
     source = resume_source.find(cfg.resume_from)
-    origin = f"{source.run}@{source.step}" if source else ""
+    origin = f"{source.identity}@{source.step}" if source else ""
     corpus = from_config.corpus_of(cfg).fingerprint()
     name, former = identity(cfg, corpus, origin), identity_v1(cfg, corpus, origin)
     study = Path(cfg.paths.outputs) / cfg.study

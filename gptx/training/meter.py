@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,7 +74,7 @@ class Meter:
         rows: list[list[float]] = self.strategy.sum(totals).tolist()
         return rows
 
-    def restore(self, totals_of_all_ranks: list[list[float]]) -> None:
+    def restore(self, totals_of_all_ranks: Sequence[Sequence[float]]) -> None:
         """Continue with the totals of a checkpoint; with another number of ranks, each gets their mean."""
         totals, rank = torch.tensor(totals_of_all_ranks), self.strategy.rank
         same_ranks = len(totals) == self.strategy.size and bool(totals[rank].any())

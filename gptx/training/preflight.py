@@ -1,4 +1,4 @@
-"""What is known of a run before anything is started: where it lies, what it costs, and why it cannot be."""
+"""The checks before a run starts: whether a config can be trained, on what, and at what cost."""
 
 import dataclasses
 import os
@@ -9,15 +9,18 @@ from omegaconf import DictConfig
 
 from gptx.config import instantiate
 from gptx.data import from_config
-from gptx.errors import CheckpointError, ConfigError
+from gptx.errors import CheckpointError, ConfigError, NotTokenised
 from gptx.runs import resume_source
 from gptx.runs.checkpoint_files import steps
 from gptx.runs.facts import DataFacts, RunFacts
 from gptx.runs.provenance import own_code
+from gptx.runs.resume_source import ResumeSource
 from gptx.tracking.store import check_uri
 from gptx.training.location import locate
 
 if TYPE_CHECKING:
+    import torch
+
     from gptx.data.tokens import Tokens
     from gptx.hardware.device import Machine
     from gptx.model.gpt import GPT
@@ -26,18 +29,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preflight:
-    """A run that can start: the strategy that will train it, and what the journal records of it."""
+    """The outcome of a preflight: the strategy that trains the run, and what the journal records of it."""
 
     strategy: "Strategy"
     facts: RunFacts
 
 
-def preflight(cfg: DictConfig, there: "Machine | None" = None, make: bool = True) -> Preflight:
-    """Let every part that knows refuse, before any process is started.
+def preflight(cfg: DictConfig, machine: "Machine | None" = None, make: bool = True) -> Preflight:
+    """Check a config completely before any process is started. Only the token cache is written.
 
     Args:
-        there: the machine that the run is for, where that is not this one.
-        make: whether tokens that are not there are made, which may take hours; else `NotTokenised` is raised.
+        machine: the machine that the run is for; None: this one.
+        make: whether to tokenise the text if it is not yet, which may take hours; else `NotTokenised` is raised.
 
     Raises:
         GptxError: the config cannot be trained.
@@ -47,77 +50,118 @@ def preflight(cfg: DictConfig, there: "Machine | None" = None, make: bool = True
     from gptx.data.batches import check_context
     from gptx.hardware.description import describe_hardware
     from gptx.hardware.device import compute_dtype, pick
-    from gptx.model.build import build, remarks
+    from gptx.model.build import remarks
     from gptx.model.cost import cost
     from gptx.strategy.batch_plan import BatchPlan
 
-    device = pick(cfg.device.type, there)
+    device = pick(cfg.device.type, machine)
     dtype = compute_dtype(cfg.precision.dtype, device)
-    strategy = instantiate.part(cfg.strategy)
-    processes = strategy.processes(device, int(os.environ.get("WORLD_SIZE", "0")), there and there.per_node)
+    strategy: Strategy = instantiate.part(cfg.strategy)
+    processes = strategy.processes(
+        device, int(os.environ.get("WORLD_SIZE", "0")), machine.per_node if machine else None
+    )
     slices = strategy.batch_slices(processes)
     plan = BatchPlan.of(cfg, slices, processes // slices)
     _check_optimiser(cfg)
-    location = locate(cfg)
-    location.check(cfg.force)
-    begun = resume_source.find(cfg.resume_from)
-    if begun and (cfg.force or not steps(location.folder.checkpoints)):
-        resume_source.check(cfg, begun)
-    else:
-        begun = None
+    source = _resume_source(cfg)
     if cfg.tracking.enabled:
         check_uri(cfg.tracking.uri)
-    tokenizer = instantiate.part(cfg.tokenizer)
-    from_config.separator_of(cfg, tokenizer)
-    with torch.device("meta"):
-        build(cfg, cfg.model.vocab_size or (1 if tokenizer.needs_fit else tokenizer.n_vocab), device)
-    # The token cache is the one thing made before all is known: how long a text is in tokens only its tokens tell.
-    tokens = from_config.tokens_of(cfg, int(os.environ.get("RANK", "0")) > 0, make)
+    model, tokens = _model_and_tokens(cfg, device, make)
     check_context(tokens, cfg.model.context)
     with torch.device("meta"):
-        model = build(cfg, tokens.tokenizer.n_vocab, device)
         strategy.check(model, processes, plan)
         price = cost(model, dtype)
-    if begun:
-        _check_model(cfg, begun, model)
+    if source:
+        _check_source_model(cfg, source, model)
     facts = RunFacts(
         data=DataFacts(name=tokens.meta.corpus, **dataclasses.asdict(tokens.meta)),
-        hardware=describe_hardware(device, there),
+        hardware=describe_hardware(device, machine),
         processes=processes,
         dtype=str(dtype).removeprefix("torch."),
         n_params=price.n_params,
         flops_per_token=price.flops_per_token,
         kv_bytes_per_token=price.kv_bytes_per_token,
         tokenizer=tokens.tokenizer.to_json(),
-        remarks=(*remarks(cfg, model), *_of_documents(cfg, tokens), *(begun.remarks if begun else ())),
-        resume_source=begun.record() if begun else None,
+        remarks=(*remarks(cfg, model), *_remarks_on_documents(cfg, tokens), *(source.remarks if source else ())),
+        resume_source=source.record() if source else None,
         code=own_code(),
     )
     return Preflight(strategy, facts)
 
 
-def _of_documents(cfg: DictConfig, tokens: "Tokens") -> list[str]:
+def _resume_source(cfg: DictConfig) -> ResumeSource | None:
+    """The checkpoint of another run that a new run starts from; None if there is none, or if the run has started.
+
+    Raises:
+        ConfigError: the checkpoint cannot be used, or the run cannot be resumed.
+    """
+    location = locate(cfg)
+    location.check(cfg.force)
+    source = resume_source.find(cfg.resume_from)
+    if source is None or (steps(location.folder.checkpoints) and not cfg.force):
+        return None
+    resume_source.check(cfg, source)
+    return source
+
+
+def _model_and_tokens(cfg: DictConfig, device: "torch.device", make: bool) -> "tuple[GPT, Tokens]":
+    """Build the model on the meta device and prepare the tokens. The model is first, because tokenising takes longer.
+
+    The vocabulary of a tokenizer that is fitted is known only from the tokens. If they are not cached, the model is
+    built once more with the vocabulary of ``model.vocab_size``, or with one token, to find mistakes before tokenising.
+    """
+    tokenizer = instantiate.part(cfg.tokenizer)
+    from_config.separator_of(cfg, tokenizer)
+    quiet = int(os.environ.get("RANK", "0")) > 0
+    if not tokenizer.needs_fit:
+        return _build_on_meta(cfg, tokenizer.n_vocab, device), from_config.tokens_of(cfg, quiet, make)
+    try:
+        tokens = from_config.tokens_of(cfg, quiet, create=False)
+    except NotTokenised:
+        _build_on_meta(cfg, cfg.model.vocab_size or 1, device)
+        tokens = from_config.tokens_of(cfg, quiet, make)
+    return _build_on_meta(cfg, tokens.tokenizer.n_vocab, device), tokens
+
+
+def _build_on_meta(cfg: DictConfig, vocab_size: int, device: "torch.device") -> "GPT":
+    import torch
+
+    from gptx.model.build import build
+
+    with torch.device("meta"):
+        return build(cfg, vocab_size, device)
+
+
+def _remarks_on_documents(cfg: DictConfig, tokens: "Tokens") -> list[str]:
     separator = from_config.separator_of(cfg, tokens.tokenizer)
     if separator is None or (tokens.train == separator).any():
         return []
-    return [f"data={cfg.variant.data} is one document: data.document_mask=true hides nothing"]
+    return [f"data={cfg.variant.data} is one document: data.document_mask=true has no effect"]
 
 
-def _check_model(cfg: DictConfig, begun: resume_source.ResumeSource, model: "GPT") -> None:
+def _check_source_model(cfg: DictConfig, source: ResumeSource, model: "GPT") -> None:
+    """Check that the checkpoint of ``resume_from`` is of this model.
+
+    Raises:
+        ConfigError: it is of another one.
+    """
     from gptx.training.checkpoint import check_model
 
     try:
-        check_model(begun.path, model)
+        check_model(source.path, model)
     except CheckpointError as error:
         raise ConfigError(f"resume_from={cfg.resume_from}: {error}") from None
 
 
 def _check_optimiser(cfg: DictConfig) -> None:
-    """Let schedule and optimiser refuse what they were given, in a step of a parameter that is not the model's."""
+    """Check the options of schedule and optimiser by one step of a separate parameter.
+
+    Raises:
+        ConfigError: one of them raises an error.
+    """
     import torch
 
     instantiate.part(cfg.schedule)(0, cfg.trainer.max_steps)
-
     weight = torch.nn.Parameter(torch.zeros(1))
     weight.grad = torch.zeros(1)
     try:
@@ -127,4 +171,4 @@ def _check_optimiser(cfg: DictConfig) -> None:
     except (ValueError, LookupError, TypeError) as error:
         given = ", ".join(f"{key}={value}" for key, value in cfg.optim.items() if not key.startswith("_"))
         reason = " ".join(str(error).split())
-        raise ConfigError(f"optim={cfg.variant.optim} refuses what it was given ({given}): {reason}") from error
+        raise ConfigError(f"optim={cfg.variant.optim} rejects its options ({given}): {reason}") from error

@@ -1,4 +1,4 @@
-"""A run in one of its processes: train it to its end, then sample, sum up, and write the result."""
+"""One process of a run: train to the end, then generate a sample and write the result."""
 
 import contextlib
 import statistics
@@ -23,19 +23,21 @@ from gptx.training.trainer import Trainer
 
 
 def fit(cfg: DictConfig, run_dir: str, until: int = 0) -> None:
-    """Train from the last checkpoint to the end; or until a step, where the run is left with a checkpoint and without
-    a result.
+    """Train from the last checkpoint to the end.
+
+    Args:
+        until: stop at this step with a checkpoint and without a result; 0: train to the end.
 
     Raises:
-        Interrupted: a signal came; what was done is saved.
+        Interrupted: a signal stopped the training after a checkpoint.
     """
     end = until or cfg.trainer.max_steps
     strategy: Strategy = part(cfg.strategy)
     with strategy.open(cfg.device.type), contextlib.ExitStack() as stack:
         first = strategy.rank == 0
-        book = stack.enter_context(Journal(Path(run_dir))) if first else None
+        writer = stack.enter_context(Journal(Path(run_dir))) if first else None
         stop = stack.enter_context(record_stop_signals())
-        trainer = Trainer(cfg, RunFolder(Path(run_dir)), strategy, book)
+        trainer = Trainer(cfg, RunFolder(Path(run_dir)), strategy, writer)
         stack.callback(trainer.close)
         with ProgressBar(f"{cfg.variant.model} {Path(run_dir).name}", end, trainer.state.step, first) as bar:
             trainer.run(stop, bar, end)
@@ -44,12 +46,13 @@ def fit(cfg: DictConfig, run_dir: str, until: int = 0) -> None:
 
 
 def worker(cfg: dict[str, Any], run_dir: str, until: int = 0) -> None:
-    """`fit` as a process of its own runs it: the config comes plain, and an interruption is no error."""
+    """Call `fit` in a worker process. The config is a plain dict, and an interruption is not an error."""
     with contextlib.suppress(Interrupted):
         fit(OmegaConf.create(cfg), run_dir, until)
 
 
 def _finish(trainer: Trainer) -> None:
+    """Generate a sample and write the result. All ranks take part in collecting the weights."""
     weights = trainer.strategy.weights(trainer.model) if trainer.cfg.runtime.sample_tokens else {}
     if trainer.journal is None:
         return
@@ -75,8 +78,8 @@ def _finish(trainer: Trainer) -> None:
     trainer.folder.end(EndReason.COMPLETED if completed else EndReason.EARLY_STOPPED, measured)
 
 
-def _sample(trainer: Trainer, book: Journal, weights: dict[str, Tensor]) -> str:
-    """From a model of its own: this process may hold but a part of the one that was trained."""
+def _sample(trainer: Trainer, writer: Journal, weights: dict[str, Tensor]) -> str:
+    """Generate text with a new model, because this rank may hold only a shard of the trained one."""
     cfg, tokenizer = trainer.cfg, trainer.tokens.tokenizer
     model = build(cfg, tokenizer.n_vocab).to(trainer.strategy.device)
     model.load_state_dict(weights)
@@ -85,5 +88,5 @@ def _sample(trainer: Trainer, book: Journal, weights: dict[str, Tensor]) -> str:
     samples = trainer.folder.path / "samples"
     samples.mkdir(exist_ok=True)
     (samples / f"step-{trainer.state.step:08d}.txt").write_text(text)
-    book.write(SampleRecord(step=trainer.state.step, text=text))
+    writer.write(SampleRecord(step=trainer.state.step, text=text))
     return text

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from gptx.cli import log
 from gptx.config.identity import SCHEME, revisions, run_name
 from gptx.config.plain import plain_dict
-from gptx.runs.checkpoint_files import clear, meta, number, steps
+from gptx.runs.checkpoint_files import clear, meta, step_of, steps
 from gptx.runs.facts import RunFacts
 from gptx.runs.files import write_json
 from gptx.runs.folder import RunFolder
@@ -83,7 +83,7 @@ def resume(folder: RunFolder, journal: Journal, facts: RunFacts) -> None:
     start = folder.start_record()
     step = start.resume_source.step if start and start.resume_source else 0
     if saved:
-        step = number(saved[-1])
+        step = step_of(saved[-1])
         _warn_of_other_torch(saved[-1], journal)
     journal.write(
         ResumeRecord(
@@ -139,6 +139,6 @@ def _warn_of_other_code(folder: RunFolder, journal: Journal) -> None:
 def _warn_of_other_torch(path: Path, journal: Journal) -> None:
     import torch
 
-    before, here = meta(path).get("torch"), torch.__version__
+    before, here = meta(path).torch, torch.__version__
     if before != here:
         warn(journal, f"{path.name} was written by torch {before}, this is {here}: not bitwise reproducible")

@@ -1,13 +1,12 @@
 """The state of training: what a checkpoint holds besides weights and moments, and what a resume restores."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
 from gptx.errors import RunFailed
-from gptx.runs.checkpoint_files import steps
+from gptx.runs.checkpoint_files import CheckpointMeta, steps
 from gptx.runs.folder import RunFolder
 from gptx.runs.resume_source import checkpoint_of
 from gptx.strategy.base import Strategy
@@ -58,16 +57,17 @@ class TrainingState:
         return self.resumed_tokens + (self.step - self.resumed_steps) * tokens_per_step
 
 
-def checkpoint_facts(state: TrainingState, meter: Meter) -> dict[str, Any]:
+def checkpoint_meta(state: TrainingState, meter: Meter) -> CheckpointMeta:
     """What meta.json of a checkpoint holds. All ranks must call this."""
-    return {
-        "tallies": meter.totals_of_all_ranks(),
-        "best": {"step": state.best.step, "stale": state.best.stale, **state.best.values},
-        "peak": state.peak_memory,
-        "tokens": state.tokens(meter.tokens_per_step),
-        "rows": state.batch_checksum,
-        "torch": torch.__version__,
-    }
+    return CheckpointMeta(
+        step=state.step,
+        rank_totals=tuple(map(tuple, meter.totals_of_all_ranks())),
+        best={"step": state.best.step, "stale": state.best.stale, **state.best.values},
+        peak_memory=state.peak_memory,
+        tokens=state.tokens(meter.tokens_per_step),
+        batch_checksum=state.batch_checksum,
+        torch=torch.__version__,
+    )
 
 
 def resume(
@@ -83,24 +83,24 @@ def resume(
     start = None if saved else folder.start_record()
     source = start.resume_source if start else None
     if saved:
-        facts = checkpoint.load(saved[-1], model, optimizer)
-        state = _state_of(facts)
-        state.batch_checksum, state.peak_memory = facts.get("rows", 0), facts["peak"]
-        best = dict(facts["best"])
+        meta = checkpoint.load(saved[-1], model, optimizer)
+        state = _state_of(meta)
+        state.batch_checksum, state.peak_memory = meta.batch_checksum, meta.peak_memory
+        best = dict(meta.best)
         state.best = BestValidation(int(best.pop("step")), int(best.pop("stale")), best)
-        meter.restore(facts["tallies"])
+        meter.restore(meta.rank_totals)
     elif source:
-        facts = checkpoint.load(checkpoint_of(cfg.resume_from, source.step), model, optimizer)
-        state = _state_of(facts)
-        meter.restore(facts["tallies"])
+        meta = checkpoint.load(checkpoint_of(cfg.resume_from, source.step), model, optimizer)
+        state = _state_of(meta)
+        meter.restore(meta.rank_totals)
         meter.totals[2] = 0  # skipped steps count from the start of this run, as does the best validation
     meter.start_clock(state.step)
     _check_same_step(state.step, folder, meter.strategy)
     return state
 
 
-def _state_of(facts: dict[str, Any]) -> TrainingState:
-    return TrainingState(facts["step"], facts["step"], facts["tokens"])
+def _state_of(meta: CheckpointMeta) -> TrainingState:
+    return TrainingState(meta.step, meta.step, meta.tokens)
 
 
 def _check_same_step(step: int, folder: RunFolder, strategy: Strategy) -> None:

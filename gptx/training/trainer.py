@@ -19,7 +19,7 @@ from gptx.errors import Interrupted, RunFailed
 from gptx.geometry.visibility import documents
 from gptx.hardware.cpu import keep_freed_memory, return_freed_memory, threads
 from gptx.hardware.description import peak_memory
-from gptx.hardware.device import autocast, compute_dtype
+from gptx.hardware.device import autocast, compute_dtype, use_deterministic_sums
 from gptx.model.build import build
 from gptx.optim.update import decay_groups, update
 from gptx.runs.checkpoint_files import steps
@@ -33,7 +33,7 @@ from gptx.training.best_weights import save_best
 from gptx.training.evaluation import Validation
 from gptx.training.meter import Meter
 from gptx.training.progress import ProgressBar
-from gptx.training.state import checkpoint_facts, resume
+from gptx.training.state import checkpoint_meta, resume
 
 
 class Trainer:
@@ -74,6 +74,8 @@ class Trainer:
         self.model = build(self.cfg, self.tokens.tokenizer.n_vocab)
         self.placed = self.strategy.place(self.model)
         if self.cfg.compile:
+            if self.strategy.device.type == "cpu":
+                use_deterministic_sums()
             self.placed = self.strategy.compile(self.placed)
         groups = decay_groups(self.model, self.cfg.optim.get("weight_decay", 0.0))
         self.optimizer: torch.optim.Optimizer = part(self.cfg.optim)(groups)
@@ -190,8 +192,8 @@ class Trainer:
 
     def _save(self) -> None:
         self.state.peak_memory = max(self.state.peak_memory, self.strategy.max(peak_memory(self.strategy.device)))
-        facts = checkpoint_facts(self.state, self.meter)
-        self.saver.save(self.state.step, checkpoint.tensors(self.model, self.optimizer), facts)
+        meta = checkpoint_meta(self.state, self.meter)
+        self.saver.save(checkpoint.tensors(self.model, self.optimizer), meta)
         self.meter.start_clock(self.state.step)
 
     def close(self) -> None:

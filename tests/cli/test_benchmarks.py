@@ -17,24 +17,24 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.full
-def test_times_the_real_step_of_every_arm(tmp_path: Path) -> None:
-    told = tmp_path / "speed.json"
+def test_train_measures_every_arm(tmp_path: Path) -> None:
+    figures = tmp_path / "speed.json"
     once = ("--shape", "nano", "--rounds", "1", "--seconds", "0.1", "--device", "cpu")
-    done = bench(*once, "--arm", "attention=mqa", "--markdown", "--json", str(told))
+    done = bench(*once, "--arm", "attention=mqa", "--markdown", "--json", str(figures))
     assert done.returncode == 0, done.stderr
-    found = json.loads(told.read_text())
+    found = json.loads(figures.read_text())
     arms = {timing["arm"]: timing for timing in found["timings"]}
-    assert list(arms) == ["gptx", "gptx fp32", "gptx, own variant", "gptx attention=mqa"]
+    assert list(arms) == ["gptx", "gptx fp32", "gptx, default variant", "gptx attention=mqa"]
     assert all(len(timing["tokens_per_s"]) == 1 and timing["median"] > 0 for timing in arms.values())
     assert arms["gptx"]["n_params"] == 4 * (12 * 128**2 + 2 * 128) + (65 + 64 + 1) * 128
     assert arms["gptx attention=mqa"]["n_params"] < arms["gptx"]["n_params"]
     assert found["hardware"]["name"] in done.stdout
     assert f"| nano | gptx | {arms['gptx']['median']:,.0f} |" in done.stdout
-    assert "nanogpt" not in done.stdout  # nothing of a peer that was not timed
+    assert "nanogpt" not in done.stdout  # no peer was measured
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--peer", "nanogpt=/nowhere"], "no model.py in /nowhere"),
         (["--peer", "mingpt=."], "nanogpt=PATH"),
@@ -43,8 +43,8 @@ def test_times_the_real_step_of_every_arm(tmp_path: Path) -> None:
         (["--json", "/nowhere/a.json"], "folder /nowhere does not exist"),
     ],
 )
-def test_a_mistake_gets_one_clear_line(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_wrong_argument_gives_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(str(ROOT))
@@ -52,4 +52,4 @@ def test_a_mistake_gets_one_clear_line(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("gptx: ") and err.count("\n") == 1
-    assert said in err
+    assert message in err

@@ -606,8 +606,8 @@ def test_generate_streams_tokens(trained: Trained) -> None:
         (["RUN", "--tokens", "0"], "--tokens >= 1"),
         (["RUN", "--stop", "two"], "3 tokens"),
         (["RUN", "--tokens", "x"], "argument --tokens: invalid int value: 'x'"),
-        (["RUN", "--temprature", "1"], "--temprature 1; python -m gptx.generate --help shows"),
-        (["EMPTY"], "no best model"),
+        (["RUN", "--temprature", "1"], "--temprature 1; gptx generate --help lists"),
+        (["EMPTY"], "no best weights"),
     ],
     ids=lambda value: str(value),
 )
@@ -618,7 +618,7 @@ def test_generate_reports_mistakes_in_one_line(
     places = {"RUN": str(trained.folder), "EMPTY": str(tmp_path)}
     code = generate([places.get(word, word) for word in words])
     shown = capsys.readouterr()
-    assert code == (1 if "best model" in part else 2)
+    assert code == (1 if "best weights" in part else 2)
     [line] = shown.err.splitlines()
     assert part in line and shown.out == ""
 

@@ -122,7 +122,7 @@ def test_load_needs_nothing_but_the_run_folder(trained: Trained, tmp_path: Path)
     assert load_best(elsewhere / "checkpoints")[1]["step"] == "30"
     assert torch.equal(model.embed.weight, api.load(trained.folder, device="cpu")[0].embed.weight)
     shutil.rmtree(elsewhere / "checkpoints")
-    with pytest.raises(CheckpointError, match="no best model"):
+    with pytest.raises(CheckpointError, match="no best weights"):
         api.load(elsewhere)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-import gptx
+from gptx.config.compose import Schemas, compose
 from gptx.config.instantiate import part
 from gptx.geometry.view import Score
 from gptx.geometry.visibility import Where
@@ -18,6 +18,7 @@ from gptx.strategy.batch_plan import BatchPlan
 from gptx.strategy.sequence_sharding import RowShard, RowShardKernel, merge_shards, split_rows
 from gptx.window.base import Window
 
+SCHEMAS: Schemas = {}  # composed once
 SIZES = st.tuples(st.integers(1, 6), st.integers(1, 5))  # ranks, tokens in a chunk
 
 
@@ -71,7 +72,7 @@ def test_kernel_gets_the_keys_that_end_with_a_chunk_and_are_within_reach(sizes: 
 
 def check(*overrides: str, processes: int = 2, kernel: str = "") -> None:
     """Let the strategy check a config; ``kernel`` replaces the kernel of the model."""
-    cfg = gptx.compose(["strategy=cp", "device=cpu", "precision=fp32", *overrides])
+    cfg = compose(["strategy=cp", "device=cpu", "precision=fp32", *overrides], SCHEMAS)
     strategy = part(cfg.strategy)
     with torch.device("meta"):
         model = build(cfg, VOCAB)

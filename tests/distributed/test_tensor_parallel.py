@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gptx import compose
+from gptx.config.compose import Schemas, compose
 from gptx.config.instantiate import part
 from gptx.errors import ConfigError
 from gptx.model.build import build
@@ -11,12 +11,13 @@ from gptx.pos.learned import Learned
 from gptx.strategy.batch_plan import BatchPlan
 from gptx.strategy.tp import find_indivisible
 
+SCHEMAS: Schemas = {}  # composed once
 PAIRS = " (heads are split in pairs)"
 
 
 def rejection(overrides: list[str], processes: int) -> str:
     """The message of the strategy; empty, if it accepts the model."""
-    cfg = compose(["model.n_layer=1", "model.d_model=48", "model.n_head=4", "device=cpu", *overrides])
+    cfg = compose(["model.n_layer=1", "model.d_model=48", "model.n_head=4", "device=cpu", *overrides], SCHEMAS)
     strategy = part(cfg.strategy)
     with torch.device("meta"):
         model = build(cfg, 11)

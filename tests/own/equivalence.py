@@ -170,7 +170,7 @@ def checkpoints(case: Case, strategy: Strategy, folder: Path) -> Differences:
         if source is strategy or strategy.rank == 0:
             group = strategy.checkpoint_group if source is strategy else None
             saver = checkpoint.Saver(path, 1, group, strategy.rank == 0)
-            saver.save(1, checkpoint.tensors(writer.model, writer.optim), {})
+            saver.save(checkpoint.tensors(writer.model, writer.optim), checkpoint_files.CheckpointMeta(step=1))
             saver.wait()
         dist.barrier()
         reader = Training(case, target, seed=1)

@@ -13,6 +13,7 @@ from gptx.config.overrides import check_choice
 from gptx.errors import ConfigError
 from gptx.processes.workers import WorkerFailure, WorkerLost, _root_cause
 from gptx.runs import checkpoint_files, journal, provenance, resume_source
+from gptx.runs.checkpoint_files import CheckpointMeta
 from gptx.runs.files import no_space
 from gptx.runs.folder import RunFolder, held
 from gptx.runs.journal import Journal
@@ -83,7 +84,7 @@ def test_who_only_looks_at_a_lock_keeps_nobody_from_it(
             with held(tmp_path, "trained"):
                 assert len(naps) == 5
         else:
-            with pytest.raises(ConfigError, match="is being trained already, by process 7 on elsewhere"):
+            with pytest.raises(ConfigError, match="is already being trained, by process 7 on elsewhere"):
                 held(tmp_path, "trained").__enter__()
 
 
@@ -104,13 +105,13 @@ def test_a_checkpoint_that_is_removed_while_it_is_read_is_not_damaged(
 
     def save(step: int) -> None:
         (saved / ".part").mkdir()
-        checkpoint_files.finish(saved / ".part", saved / checkpoint_files.step_name(step), {"step": step})
+        checkpoint_files.finish(saved / ".part", saved / checkpoint_files.step_name(step), CheckpointMeta(step=step))
 
     save(10)
     looked = resume_source.damage
 
     def look(path: Path) -> str | None:
-        if checkpoint_files.number(path) == 10:
+        if checkpoint_files.step_of(path) == 10:
             save(20)
             checkpoint_files.remove(path)
         return looked(path)
@@ -164,18 +165,18 @@ def test_what_is_gone_is_no_error_of_its_own(tmp_path: Path) -> None:
     assert no_space(tmp_path / "gone") == ""
     folder = make_run(tmp_path, end=None)
     (folder / "checkpoints" / checkpoint_files.step_name(10)).symlink_to(tmp_path / "away")
-    with pytest.raises(ConfigError, match="none of its checkpoints is whole"):
+    with pytest.raises(ConfigError, match="none of its checkpoints is intact"):
         resume_source.find(str(folder))
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").write_text("one = 1")
-    before = provenance._said(tmp_path / "package")
+    before = provenance.source_hash(tmp_path / "package")
     (tmp_path / "package" / ".#mine.py").symlink_to("user@host.1234")
-    assert provenance._said(tmp_path / "package") == before
+    assert provenance.source_hash(tmp_path / "package") == before
 
 
 def test_an_installed_plugin_takes_no_option_of_gptx_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hydra's published optuna sweeper has the name of gptx's own."""
-    monkeypatch.setattr(overrides, "_stored", lambda group, given: True)
+    monkeypatch.setattr(overrides, "_is_hydras", lambda group, given: True)
     check_choice("hydra/sweeper=optuna")
     with pytest.raises(ConfigError, match=r"unknown option hydra/sweeper=ax\. hydra/sweeper is one of: grid, optuna\."):
         check_choice("hydra/sweeper=ax")

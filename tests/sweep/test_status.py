@@ -128,12 +128,18 @@ def test_failures_of_an_earlier_command_are_tried_again(tmp_path: Path) -> None:
 
 def test_run_stopped_with_its_sweep_has_not_failed(tmp_path: Path) -> None:
     runs = [fake_run(tmp_path, 4), fake_run(tmp_path, 4)]
-    stopped = ended(runs[0], EndKind.STOPPED, "checkpoint at step 4")
+    never = tmp_path / "study" / "never"  # stopped before it had written its first record
+    stopped = (
+        ended(runs[0], EndKind.STOPPED, "checkpoint at step 4"),
+        ended(never, EndKind.STOPPED, "no checkpoint yet"),
+    )
     limited = ended(runs[1], EndKind.LIMIT_EXCEEDED, "took longer than sweep.timeout=1 minutes")
-    sweep = fake_sweep(tmp_path, [planned(runs[0], "a"), planned(runs[1], "b")], STARTED, stopped, limited)
+    cells = [planned(runs[0], "a"), planned(runs[1], "b"), planned(never, "c")]
+    sweep = fake_sweep(tmp_path, cells, STARTED, *stopped, limited)
     assert shown(sweep) == [
-        ("stopped", "at step 4 of 20; the same command resumes it"),
+        ("stopped", "at step 4 of 20"),
         ("failed", "took longer than sweep.timeout=1 minutes"),
+        ("not started", ""),
     ]
 
 
@@ -156,7 +162,7 @@ def test_sweep_of_an_older_version(tmp_path: Path) -> None:
     (sweep.path / "journal.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     assert sweep.plan.cells[0].overrides == ("seed=0",)
     assert shown(sweep) == [
-        ("stopped", "at step 4 of 20; the same command resumes it"),
+        ("stopped", "at step 4 of 20"),
         ("failed", "out of memory"),
         ("finished", "val loss 1.3800"),
         ("rejected", "a wrong key"),
@@ -169,9 +175,10 @@ def test_collect_lists_runs_that_did_not_finish(tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().err.splitlines()[1:] == [
         "2 of 2 did not finish:",
         "  a seed=0",
-        "    stopped: at step 4 of 20; the same command resumes it",
+        "    stopped: at step 4 of 20",
         "  b seed=0",
         "    not started",
+        "run the rest: again",
     ]
 
 

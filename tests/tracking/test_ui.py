@@ -123,5 +123,5 @@ def test_no_run_gets_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     for arguments in (["--outputs", str(outputs)], ["--outputs", str(outputs), "--uri", "nonsense"]):
         assert ui_main(arguments) == 2
         error = capsys.readouterr().err
-        assert "python -m gptx.run makes one" in error and error.count("\n") == 1
+        assert "gptx run makes one" in error and error.count("\n") == 1
     assert outputs.exists() == there

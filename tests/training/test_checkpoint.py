@@ -24,7 +24,7 @@ import gptx as package
 from gptx.errors import CheckpointError, ConfigError
 from gptx.runs import checkpoint_files
 from gptx.training import checkpoint
-from gptx.training.checkpoint import Saver, whole
+from gptx.training.checkpoint import Saver, load_tensors
 from gptx.training.location import locate
 from gptx.training.preflight import preflight
 from gptx.training.session import fit
@@ -33,7 +33,7 @@ from gptx.training.trainer import Trainer
 
 def alike(one: Path, other: Path) -> bool:
     """Two checkpoints hold the same, bit for bit."""
-    a, b = whole(one), whole(other)
+    a, b = load_tensors(one), load_tensors(other)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -122,7 +122,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
 def test_what_was_copied_is_given_free(held: type[Held], tmp_path: Path) -> None:
     saver = Saver(tmp_path, 2, None, True)
     tensors = {"model.a": torch.ones(1000)}
-    saver.save(1, tensors, {})
+    saver.save(tensors, checkpoint_files.CheckpointMeta(step=1))
     tensors["model.a"].zero_()  # as training would
     assert held.staged() is not None
     held.let.set()
@@ -134,14 +134,14 @@ def test_what_was_copied_is_given_free(held: type[Held], tmp_path: Path) -> None
         return held.staged() is None
 
     assert until(free)
-    assert whole(tmp_path / "step-00000001")["model.a"].sum() == 1000
+    assert load_tensors(tmp_path / "step-00000001")["model.a"].sum() == 1000
 
 
 def test_an_error_in_the_background_comes_out_at_the_next_save_or_the_end(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for next_one in (lambda s: s.save(2, {"model.a": torch.ones(1)}, {}), Saver.wait):
+    for next_one in (lambda s: s.save({"model.a": torch.ones(1)}, checkpoint_files.CheckpointMeta(step=2)), Saver.wait):
         saver = Saver(tmp_path / "file" / "checkpoints", 2, None, True)
-        saver.save(1, {"model.a": torch.ones(1)}, {})
+        saver.save({"model.a": torch.ones(1)}, checkpoint_files.CheckpointMeta(step=1))
         with pytest.raises(CheckpointError, match=r"could not save the checkpoint step-00000001 in .*Not a directory"):
             next_one(saver)
         saver.close()
@@ -150,14 +150,14 @@ def test_an_error_in_the_background_comes_out_at_the_next_save_or_the_end(tmp_pa
 def test_files_that_other_machines_keep_for_themselves_are_missed(tmp_path: Path) -> None:
     """Else a checkpoint that nobody can read would pass for whole, and the one before it would go."""
     saver = Saver(tmp_path, 2, None, True)
-    saver.save(1, {"model.a": torch.ones(1)}, {})
+    saver.save({"model.a": torch.ones(1)}, checkpoint_files.CheckpointMeta(step=1))
     saver.wait()
     part = Path(shutil.copytree(tmp_path / "step-00000001", tmp_path / ".step-00000002.part"))
     (part / "__0_0.distcp").unlink()
     written: Future[Any] = Future()
     written.set_result(FileSystemReader(part).read_metadata())
-    with pytest.raises(CheckpointError, match=r"__0_0\.distcp is not there: paths\.outputs has to be one folder"):
-        saver._seal(written, part, tmp_path / "step-00000002", {"step": 2})
+    with pytest.raises(CheckpointError, match=r"__0_0\.distcp is missing: paths\.outputs must be a folder"):
+        saver._complete(written, part, tmp_path / "step-00000002", checkpoint_files.CheckpointMeta(step=2))
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     saver.close()
 
@@ -166,12 +166,12 @@ def test_only_the_last_are_kept_and_none_is_half_removed(tmp_path: Path, monkeyp
     saver = Saver(tmp_path, 2, None, True)
 
     def save(step: int) -> None:
-        saver.save(step, {"model.a": torch.ones(1)}, {})
+        saver.save({"model.a": torch.ones(1)}, checkpoint_files.CheckpointMeta(step=step))
         saver.wait()
 
     for step in (1, 2, 3):
         save(step)
-    assert [checkpoint_files.number(path) for path in checkpoint_files.steps(tmp_path)] == [2, 3]
+    assert [checkpoint_files.step_of(path) for path in checkpoint_files.steps(tmp_path)] == [2, 3]
     monkeypatch.setattr(
         checkpoint_files.shutil, "rmtree", lambda path, **_: path.joinpath("meta.json").unlink()
     )  # killed
@@ -227,7 +227,7 @@ def data_size(folder: Path) -> int:
 def test_a_checkpoint_of_another_torch_is_told(gptx: Gptx, trained: Trained) -> None:
     before, newest = checkpoint_files.steps(killed(gptx, trained))
     flip(newest / ".metadata")
-    facts = {**checkpoint_files.meta(before), "torch": "1.0"}
+    facts = {**json.loads((before / "meta.json").read_text()), "torch": "1.0"}
     (before / "meta.json").write_text(json.dumps({**facts, "seal": checkpoint_files.seal(facts)}))
     done = gptx()
     assert done.code == 0, done.err
@@ -339,9 +339,9 @@ STEP_30 = "checkpoints/step-00000030"
     "given, what",
     [
         ("nowhere", "there is no run in nowhere"),
-        ("{run}/checkpoints/step-00000025", "step-00000025 is not there: .*has step-00000020, step-00000030"),
-        ("{run} trainer.max_steps=30", "max_steps=30 counts from .* at step 30: .*max_steps=60"),
-        ("{run} model.d_model=32", r"of another model: embed.weight is \(\d+, 16\) there, \(\d+, 32\) here"),
+        ("{run}/checkpoints/step-00000025", "step-00000025 does not exist: .*has step-00000020, step-00000030"),
+        ("{run} trainer.max_steps=30", "max_steps=30 includes the steps .* at step 30: .*max_steps=60"),
+        ("{run} model.d_model=32", r"of another model: the shape of embed.weight is \(\d+, 16\), expected \(\d+, 32\)"),
         ("{run} pos=learned", "of another model: it has no pos"),
         (f"{{damaged}}/{STEP_30}", r"step-00000030 is damaged \(the checksum of __0_0.distcp is wrong\)"),
     ],
@@ -367,7 +367,7 @@ def test_a_damaged_one_is_passed_over_and_its_identity_is_of_the_other(
     assert names[0] == names[1] != names[2], "where it lies is no part of it; the step is"
     facts = preflight(cfgs[0]).facts
     assert facts.resume_source and facts.resume_source.step == 20
-    assert any("going back to the one before it" in remark for remark in facts.remarks)
+    assert any("using the checkpoint before it" in remark for remark in facts.remarks)
 
 
 CONSTANT = ("schedule=constant", "schedule.warmup=0")

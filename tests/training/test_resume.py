@@ -312,7 +312,7 @@ def test_two_of_the_same_command_at_once(gptx: Gptx, reference: Callable[..., Pa
         second = gptx(*words("single"), *more)
         assert second.code == 2
         [line] = second.err.splitlines()
-        assert line.startswith("gptx: ") and "is being trained already" in line and f"process {first.pid}" in line
+        assert line.startswith("gptx: ") and "is already being trained" in line and f"process {first.pid}" in line
     assert (gptx.folder / "journal.jsonl").read_bytes() == before
     (gptx.cwd / "go").touch()
     first.communicate(timeout=DEADLINE)

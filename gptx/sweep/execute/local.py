@@ -14,6 +14,7 @@ from typing import Self
 
 from omegaconf import DictConfig
 
+from gptx.cli import log
 from gptx.config.overrides import key_of
 from gptx.hardware.cpu import cores
 from gptx.runs import journal
@@ -77,7 +78,7 @@ class Local(Launcher):
         unlocked = not journal.locked(task.folder)
         if not unlocked and task not in self._reported_waiting:
             self._reported_waiting.add(task)
-            print(f"{task.title}: another command is training this run; waiting until it ends", file=sys.stderr)
+            log.warning("%s: another command is training this run; waiting until it ends", task.title)
         return unlocked
 
     def _fits(self, task: Task) -> bool:

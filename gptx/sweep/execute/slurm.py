@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from omegaconf import DictConfig, OmegaConf
 
+from gptx.cli import log
 from gptx.config.overrides import key_of
 from gptx.config.plain import plain_dict
 from gptx.errors import ConfigError, RunFailed
@@ -72,7 +73,7 @@ class Slurm(Launcher):
             self._states = slurm_cluster.job_states(self._jobs)
         except RunFailed as error:  # jobs continue while Slurm's controller does not answer
             if not self._unavailable:
-                print(f"gptx: {error}; trying again until Slurm answers", file=sys.stderr)
+                log.warning("%s; trying again until Slurm answers", error)
             self._unavailable = True
             return []
         self._unavailable = False

@@ -170,7 +170,7 @@ def remaining_flops(cell: Cell) -> float:
     """FLOPs of the steps that are left, and of their validations, where a token has no backward."""
     cfg, trainer, available = cell.cfg, cell.cfg.trainer, cell.checked.data.val_tokens or 0
     saved = checkpoint_files.steps(cell.folder.checkpoints) if cell.folder and not cfg.force else []
-    steps = trainer.max_steps - (checkpoint_files.number(saved[-1]) if saved else 0)
+    steps = trainer.max_steps - (checkpoint_files.step_of(saved[-1]) if saved else 0)
     val_tokens = min(trainer.val_tokens or available, available)
     validations = -(-steps // trainer.eval_every)
     tokens = steps * trainer.batch_size * cfg.model.context + validations * val_tokens / 3

@@ -120,14 +120,15 @@ class Dashboard:
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
+        width = 24 if self.console.width > 100 else 12
         for task, progress in self._progress.items():
             total = self._steps.get(task.folder, 0)
             table.add_row(
-                Text(task.title, overflow="ellipsis", no_wrap=True),
-                ProgressBar(total=max(1, total), completed=progress.step, width=24),
-                f"step {progress.step:,}/{total:,}",
-                f"val loss {progress.loss}" if progress.loss else "",
-                _clock(time.monotonic() - progress.started),
+                Text(task.title),
+                ProgressBar(total=max(1, total), completed=progress.step, width=width),
+                Text(f"step {progress.step:,}/{total:,}", no_wrap=True),
+                Text(f"val loss {progress.loss}" if progress.loss else "", no_wrap=True),
+                Text(_clock(time.monotonic() - progress.started), no_wrap=True),
             )
         return table
 
@@ -136,7 +137,8 @@ class Dashboard:
         parts = [f"{self._done} done, {len(self._progress)} running, {waiting} waiting"]
         parts += [f"{self._failed} failed"] if self._failed else []
         parts += [f"best val loss {self._best[0]:.4f} ({self._best[1]})"] if self._best else []
-        return Text(" · ".join([*parts, f"about {_clock(self._seconds_left(waiting))} left"]), "bold")
+        parts += [f"about {_clock(self._seconds_left(waiting))} left"] if waiting or self._progress else []
+        return Text(" · ".join(parts), "bold")
 
     def _seconds_left(self, waiting: int) -> float:
         """From the speed so far; before the first run is done, from the time estimate."""

@@ -18,8 +18,6 @@ from gptx.sweep.state.dashboard import RunProgress
 from gptx.sweep.state.folder import PlannedCell, Sweep, SweepKind, SweepPlan
 from gptx.sweep.state.records import CommandStarted, EndKind, RunEnded, TrialEnded
 
-RESUME = "the same command resumes it"
-
 
 class Status(StrEnum):
     """The status of a cell, in the order in which statuses are listed."""
@@ -136,7 +134,7 @@ def _of_job(cell: PlannedCell, folder: Path, job: str, state: JobState, reports:
     forgotten = end and not state.name and started and journal.status(folder) is RunStatus.INTERRUPTED
     if state.name == "CANCELLED" or forgotten:
         where = f"at {_progress(cell, folder)}" if started else "before it started"
-        return status(Status.STOPPED, f"{where}; {RESUME}")
+        return status(Status.STOPPED, where)
     if end:
         return status(Status.FAILED, end.reason)
     if state.name in ("RUNNING", "COMPLETING"):
@@ -159,14 +157,14 @@ def _without_job(cell: PlannedCell, folder: Path, failure: RunEnded | None, in_p
     run_status = journal.status(folder) if started else None
     if locked or run_status is RunStatus.RUNNING:
         return status(Status.RUNNING, _progress(cell, folder))
-    if failure and not (failure.outcome is EndKind.STOPPED and run_status is RunStatus.INTERRUPTED):
+    if failure and failure.outcome is not EndKind.STOPPED:
         return status(Status.FAILED, failure.reason)
     if in_progress:
         return status(Status.WAITING, f"at {_progress(cell, folder)}" if started else "")
     if run_status is RunStatus.FAILED:
         result = RunFolder(folder).result()
         return status(Status.FAILED, (result and result.error) or "")
-    return status(Status.STOPPED, f"at {_progress(cell, folder)}; {RESUME}") if started else status(Status.NOT_STARTED)
+    return status(Status.STOPPED, f"at {_progress(cell, folder)}") if started else status(Status.NOT_STARTED)
 
 
 def _progress(cell: PlannedCell, folder: Path) -> str:

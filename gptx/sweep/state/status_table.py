@@ -30,9 +30,9 @@ def show_list(sweeps: Sequence[Sweep]) -> None:
         table.add_column(name, no_wrap=True, justify="right" if name in ("runs", "finished") else "left")
     for sweep in sweeps:
         plan = sweep.plan
-        folders = [sweep.outputs / cell.run for cell in plan.cells if cell.run]
+        folders = [sweep.outputs / cell.run for cell in plan.cells if cell.run and not cell.rejection]
         finished = sum((run / journal.NAME).exists() and journal.status(run) is RunStatus.FINISHED for run in folders)
-        row = (sweep.name, plan.kind, plan.launcher, str(len(plan.cells)), str(finished), plan.command)
+        row = (sweep.name, plan.kind, plan.launcher, str(len(folders)), str(finished), plan.command)
         table.add_row(*map(Text, row[: len(table.columns)]))
     console.print(table)
     for sweep in sweeps if console.is_terminal else []:
@@ -42,16 +42,21 @@ def show_list(sweeps: Sequence[Sweep]) -> None:
 def show_status(sweep: Sweep) -> None:
     """Print the status of every run, and the commands that continue from there."""
     plan, statuses, console = sweep.plan, list(status_rows(sweep)), console_without_folding()
-    console.print(f"{sweep.name} ({plan.kind}, {plan.launcher}): {count_statuses(statuses)}", markup=False)
+    title = f"{sweep.name} ({plan.kind}, {plan.launcher}): {count_statuses(statuses)}"
+    console.print(title, markup=False, soft_wrap=True)
     console.print(_table(statuses))
     if any(one.active for one in statuses):
         return
-    resumable = {Status.STOPPED, Status.NOT_STARTED}
-    if plan.kind is SweepKind.GRID:  # a search tries nothing twice
-        resumable.add(Status.FAILED)
-    if any(one.status in resumable for one in statuses):
-        console.print(f"run the rest: {plan.command}", markup=False, soft_wrap=True)
-    console.print(f"compare the finished runs: gptx sweep collect {sweep.name}", markup=False, soft_wrap=True)
+    for line in (*command_for_the_rest(sweep, statuses), f"compare the finished runs: gptx sweep collect {sweep.name}"):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def command_for_the_rest(sweep: Sweep, statuses: Sequence[StatusRow]) -> list[str]:
+    """A line with the command that runs what has not finished; none if everything has."""
+    plan, rest = sweep.plan, {Status.STOPPED, Status.NOT_STARTED}
+    if plan.kind is SweepKind.GRID:  # a search does not try a failed run again
+        rest.add(Status.FAILED)
+    return [f"run the rest: {plan.command}"] if any(one.status in rest for one in statuses) else []
 
 
 def count_statuses(statuses: Sequence[StatusRow]) -> str:
@@ -76,11 +81,10 @@ def _table(statuses: Sequence[StatusRow]) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(overflow="fold")
     table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, style="dim")
     table.add_column(overflow="fold")
     for row in group_rejected(statuses):
-        job = f"job {row.job}" if row.job else ""
-        table.add_row(Text(row.title), Text(row.status, _STYLES.get(row.status, "")), job, Text(row.detail))
+        detail = ", ".join(filter(None, (f"job {row.job}" if row.job else "", row.detail)))
+        table.add_row(Text(row.title), Text(row.status, _STYLES.get(row.status, "")), Text(detail))
     return table
 
 

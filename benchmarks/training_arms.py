@@ -1,4 +1,4 @@
-"""What is timed: one real training step of gptx, and of each peer, on the same shape of model and batch."""
+"""The arms of `benchmarks.train`: the training step of gptx, and of other code, for equal sizes of model and batch."""
 
 import contextlib
 import importlib.util
@@ -44,7 +44,7 @@ class Shape:
 
 
 class Arm(Protocol):
-    """One way to train. `wait` returns when the device has done all steps asked for."""
+    """One way to train. `wait` returns when the device has finished all steps."""
 
     n_params: int
     device: torch.device
@@ -54,12 +54,12 @@ class Arm(Protocol):
     def wait(self) -> None: ...
 
 
-class Ours:
+class Gptx:
     """`gptx.training.trainer.Trainer.step`, as a run calls it, on a corpus of random characters.
 
     Args:
-        overrides: what `gptx.compose` is given beyond the shape.
-        folder: where the corpus and its token files go; arms of one shape share it.
+        overrides: for `gptx.compose`, besides the sizes.
+        folder: for the corpus and its token files; arms of one shape share it.
     """
 
     def __init__(self, shape: Shape, device: str, overrides: Sequence[str], folder: Path) -> None:
@@ -82,8 +82,10 @@ class Ours:
 
 
 class NanoGPT:
-    """karpathy/nanoGPT's model and optimiser from its checkout, as its train.py steps them: fp32 on a CPU, bf16 on
-    CUDA. It is given the fused AdamW, which it takes on CUDA only, and a batch that lies ready."""
+    """karpathy/nanoGPT's model and optimiser from a checkout, used as its train.py does: fp32 on a CPU, bf16 on CUDA.
+
+    It gets two advantages: the fused AdamW, which it uses on CUDA only, and a batch that is already on the device.
+    """
 
     def __init__(self, shape: Shape, device: str, path: Path) -> None:
         self.device = pick(device)
@@ -99,7 +101,7 @@ class NanoGPT:
         )
         with contextlib.redirect_stdout(io.StringIO()):
             self.model = peer.GPT(config).to(self.device)
-            self.optim = self.model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cuda")  # "cuda": fused
+            self.optimizer = self.model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cuda")  # "cuda": fused
         self.n_params = sum(p.numel() for p in self.model.parameters())
         rows = torch.randint(0, shape.vocab_size, (shape.batch_size, shape.context + 1)).to(self.device)
         self.x, self.y = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
@@ -111,22 +113,21 @@ class NanoGPT:
             _, loss = self.model(self.x, self.y)
         loss.backward()
         self.norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optim.step()
-        self.optim.zero_grad(set_to_none=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def wait(self) -> None:
-        self.trainer.meter.grad_norm.item()
+        if self.norm is not None:
+            self.norm.item()
 
 
 PEERS: dict[str, Any] = {"nanogpt": NanoGPT}
-
-
-WARM_UP = 4  # steps: the first compiles, and it takes some until memory is only handed out again
+WARM_UP = 4  # steps: the first one compiles, and some more allocate memory that later ones reuse
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What one turn of one arm gave."""
+    """The result of one turn of one arm."""
 
     tokens_per_s: float
     n_params: int
@@ -136,15 +137,15 @@ class Turn:
 def turn(make: Callable[..., Arm], shape: Shape, args: Sequence[Any], seconds: float) -> Turn:
     """Build an arm, warm it up, and time steps for about ``seconds``, but at least one."""
     arm = make(shape, *args)
-    _time(arm, WARM_UP)
-    steps, took = 1, _time(arm, 1)
-    if took < seconds:
-        steps = round(seconds / took)
-        took = _time(arm, steps)
-    return Turn(steps * shape.tokens / took, arm.n_params, peak_memory(arm.device))
+    _seconds(arm, WARM_UP)
+    steps, seconds_taken = 1, _seconds(arm, 1)
+    if seconds_taken < seconds:
+        steps = round(seconds / seconds_taken)
+        seconds_taken = _seconds(arm, steps)
+    return Turn(steps * shape.tokens / seconds_taken, arm.n_params, peak_memory(arm.device))
 
 
-def _time(arm: Arm, steps: int) -> float:
+def _seconds(arm: Arm, steps: int) -> float:
     start = time.perf_counter()
     for _ in range(steps):
         arm.step()
@@ -153,7 +154,7 @@ def _time(arm: Arm, steps: int) -> float:
 
 
 def corpus(shape: Shape, folder: Path) -> Path:
-    """A text of exactly ``vocab_size`` different characters (with the tokenizer's newline), in random order."""
+    """A file of random text with exactly ``vocab_size`` different characters, the tokenizer's newline included."""
     path = folder / "corpus.txt"
     if not path.exists():
         characters = [chr(0x20000 + i) for i in range(shape.vocab_size - 1)]
@@ -163,7 +164,7 @@ def corpus(shape: Shape, folder: Path) -> Path:
 
 
 def _module(path: Path) -> ModuleType:
-    """A peer's file as a module of its own name, without touching sys.path."""
+    """Import a file of a peer as a module, without changing sys.path."""
     spec = importlib.util.spec_from_file_location(f"peer_{path.parent.name}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,0 +1,24 @@
+"""Measure in a separate process: what one measurement does to the allocator or to torch's settings affects no other."""
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+from gptx.errors import RunFailed
+
+Result = TypeVar("Result")
+
+
+def run_isolated(work: Callable[..., Result], *arguments: Any, advice: str = "") -> Result:
+    """Return ``work(*arguments)``, computed in a new process.
+
+    Raises:
+        RunFailed: the process died; ``advice`` is the end of the message.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        try:
+            return process.submit(work, *arguments).result()
+        except BrokenProcessPool:
+            raise RunFailed(f"a measuring process died; not enough memory?{advice}") from None

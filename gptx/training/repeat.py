@@ -1,0 +1,153 @@
+"""Repeat some steps of a run in a temporary folder, and compare the outcome with the run: see `certificate`."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from gptx.cli import log
+from gptx.config.plain import plain_dict
+from gptx.config.saved import load_config
+from gptx.errors import ConfigError, Interrupted
+from gptx.runs.checkpoint_files import damage, step_name, step_of, steps
+from gptx.runs.folder import RunFolder
+from gptx.runs.journal import Journal
+from gptx.runs.records import StartRecord
+from gptx.runs.resume_source import checkpoint_of
+
+if TYPE_CHECKING:
+    from gptx.training.certificate import Certificate
+    from gptx.training.preflight import Preflight
+
+
+def certify(folder: RunFolder, start_step: int | None = None) -> "Certificate":
+    """Train from one checkpoint of a run to a later one again, and compare. The caller holds the run's lock.
+
+    Args:
+        start_step: the checkpoint to start from; 0: the start of the run; None: the oldest.
+
+    Raises:
+        ConfigError: there is no run, or it has no such checkpoints.
+        Interrupted: a signal stopped the training.
+    """
+    from gptx.training.certificate import certificate, conditions_of
+
+    start = folder.start_record() if (folder.path / "config.yaml").exists() else None
+    if start is None:
+        raise ConfigError(f"{folder.path} is not a run folder: it has no config.yaml or no journal")
+    first, last = _choose_steps(folder, start_step)
+    cfg = load_config(folder.path)
+    trained_from = first or (start.resume_source.step if start.resume_source else 0)
+    before = conditions_of(folder, trained_from, last)
+    with tempfile.TemporaryDirectory(prefix="gptx-") as place, _working_directory_of(cfg, folder):
+        repetition = RunFolder(Path(place) / folder.path.name)
+        ready = _prepare(cfg, start, first, before[-1].processes)
+        _copy_start(folder, start, repetition, first)
+        began = time.monotonic()
+        _train(cfg, repetition.path, last, ready)
+        seconds = time.monotonic() - began
+        return certificate(folder, repetition, (trained_from, last), before, ready.facts, seconds)
+
+
+def _choose_steps(folder: RunFolder, start_step: int | None) -> tuple[int, int]:
+    """The first and the last step, each with an intact checkpoint (or 0, the start).
+
+    Raises:
+        ConfigError: there are none, or ``start_step`` is not one of them.
+    """
+    reasons = {step_of(path): damage(path) for path in steps(folder.checkpoints)}
+    damaged = [f"{step_name(step)} is damaged ({reason})" for step, reason in reasons.items() if reason]
+    intact = [step for step, reason in reasons.items() if reason is None]
+    if not intact:
+        reason = "; ".join(damaged) or "the run has not reached its first validation"
+        raise ConfigError(f"{folder.path} has no checkpoint to compare with: {reason}")
+    if start_step is None:
+        for line in damaged:
+            log.warning("%s: ignored", line)
+        return (intact[0], intact[-1]) if len(intact) > 1 else (0, intact[-1])
+    if start_step not in (0, *intact[:-1]):
+        expected = " or ".join(map(str, (0, *intact[:-1])))
+        reason = "; ".join(["", *damaged])
+        raise ConfigError(
+            f"--from {start_step}: expected {expected}; the intact checkpoints are of the steps "
+            f"{', '.join(map(str, intact))}{reason}"
+        )
+    return start_step, next(step for step in intact if step > start_step)
+
+
+@contextlib.contextmanager
+def _working_directory_of(cfg: DictConfig, folder: RunFolder) -> Iterator[None]:
+    """Change to the folder above paths.outputs, where the run was started: relative paths of its config start there."""
+    outputs, current = Path(cfg.paths.outputs), folder.path.parents[1]
+    if outputs.is_absolute() or not outputs.parts:
+        yield
+        return
+    above = current.parents[len(outputs.parts) - 1]
+    with contextlib.chdir(above) if above / outputs == current else contextlib.nullcontext():
+        yield
+
+
+def _prepare(cfg: DictConfig, start: StartRecord, first: int, processes: int) -> "Preflight":
+    """Set what the repetition needs in the config, and check it."""
+    import torch
+
+    from gptx.hardware.device import pick
+    from gptx.training.preflight import preflight
+
+    cfg.resume_from = _resume_from(cfg, start) if first == 0 else ""
+    cfg.tracking.enabled = False
+    cfg.strategy.nproc = processes
+    if pick(cfg.device.type).type == "cuda":
+        cfg.strategy.nproc = min(processes, torch.cuda.device_count())
+    return preflight(cfg)
+
+
+def _resume_from(cfg: DictConfig, start: StartRecord) -> str:
+    """The checkpoint of another run that the run started from, or "" if it had none."""
+    source = start.resume_source
+    if source is None:
+        return ""
+    path = checkpoint_of(cfg.resume_from, source.step)
+    if not path.is_dir():
+        raise ConfigError(
+            f"this run started from step {source.step} of another run (resume_from={cfg.resume_from}), whose "
+            "checkpoint no longer exists: only steps between two checkpoints of its own can be repeated, with "
+            "runtime.keep=2 or more"
+        )
+    return str(path)
+
+
+def _copy_start(folder: RunFolder, start: StartRecord, repetition: RunFolder, first: int) -> None:
+    """Make a run folder that continues from a checkpoint of the run. Links to its files keep the run unchanged."""
+    repetition.checkpoints.mkdir(parents=True)
+    with Journal(repetition.path) as journal:
+        journal.write(start)
+    if first:
+        name = step_name(first)
+        shutil.copytree(folder.checkpoints / name, repetition.checkpoints / name, copy_function=os.symlink)
+
+
+def _train(cfg: DictConfig, path: Path, last: int, ready: "Preflight") -> None:
+    """Train up to a step, as the command ``gptx run`` does.
+
+    Raises:
+        Interrupted: a signal stopped the training.
+    """
+    from gptx.hardware.cpu import threads
+    from gptx.processes import workers
+    from gptx.training.session import fit, worker
+
+    if ready.strategy.in_process:
+        fit(cfg, str(path), last)
+        return
+    processes = ready.facts.processes
+    arguments = (plain_dict(cfg), str(path), last)
+    count = threads(cfg.runtime.threads, processes)
+    if number := workers.start(worker, arguments, processes, count, path / "logs"):
+        raise Interrupted(number)

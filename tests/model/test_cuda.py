@@ -1,0 +1,88 @@
+"""Each option of each axis on a GPU, compared with the same model in float64 on the CPU; skipped without a GPU.
+
+The kernels alone are tested in test_kernel.py.
+"""
+
+import copy
+
+import pytest
+import torch
+from helpers_model import GROUPS, one_thread, options, randomise  # noqa: F401 - one_thread is a fixture
+from torch import Tensor
+
+import gptx
+from gptx.hardware.device import autocast
+from gptx.model.build import build
+from gptx.model.cache import KVCache
+from gptx.model.gpt import GPT
+
+DEVICE = torch.device("cuda")
+CONTEXT, VOCAB = 128, 65
+SIZES = ("model.n_layer=2", "model.n_head=4", "model.d_model=64", f"model.context={CONTEXT}", "model.bias=true")
+ALSO = {"banded": "window=sliding", "irope": "window=alternating", "rope_dual": "window=alternating"}
+ARMS = [
+    (group, option) for group in GROUPS for option in options(group) if option != "flash"
+]  # flash-attn is a separate package
+NAMES = [f"{group}={option}" for group, option in ARMS]
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+
+
+def pair(group: str, option: str) -> tuple[GPT, GPT]:
+    """The model on the GPU in fp32, and on the CPU in float64 with equal weights and the reference kernel."""
+    overrides = [f"{group}={option}", *([ALSO[option]] if option in ALSO else []), *SIZES]
+    here = build(gptx.compose([*overrides, f"device={DEVICE.type}", "precision=fp32"]), VOCAB)
+    randomise(here, std=0.1)
+    slow = build(gptx.compose([*overrides, "kernel=reference", "device=cpu", "precision=fp32"]), VOCAB)
+    slow.load_state_dict(copy.deepcopy(here.state_dict()))
+    return here.to(DEVICE), slow.double()
+
+
+def rows() -> tuple[Tensor, Tensor]:
+    """Tokens (2, T + 1) and document ids (2, T)."""
+    tokens = torch.randint(0, VOCAB, (2, CONTEXT + 1), generator=torch.Generator().manual_seed(0))
+    return tokens, (torch.arange(CONTEXT) // 50).expand(2, -1).contiguous()
+
+
+def trained(model: GPT, packed: bool) -> dict[str, Tensor]:
+    """The loss and all gradients, as float64 on the CPU."""
+    device = model.embed.weight.device
+    tokens, documents = (x.to(device) for x in rows())
+    loss = model(tokens[:, :-1], tokens[:, 1:], None, documents if packed else None)
+    named = dict(model.named_parameters())
+    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    gradients = {name: one for name, one in zip(named, found, strict=True) if one is not None}
+    return {key: value.detach().cpu().double() for key, value in {"loss": loss, **gradients}.items()}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["row", "packed"])
+@pytest.mark.parametrize(("group", "option"), ARMS, ids=NAMES)
+def test_losses_and_gradients_equal_those_on_the_cpu(group: str, option: str, packed: bool) -> None:
+    here, slow = pair(group, option)
+    if packed and any(ffn.shares_rows for ffn in here.ffns):
+        pytest.skip("the experts have a capacity per row")
+    found, expected = trained(here, packed), trained(slow, packed)
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        if not key.endswith("attention.k.bias"):  # rounding only: the softmax cancels it
+            assert (found[key] - value).norm() <= 1e-3 * value.norm(), key
+
+
+@pytest.mark.parametrize(("group", "option"), ARMS, ids=NAMES)
+def test_bf16_loss_is_close(group: str, option: str) -> None:
+    here, slow = pair(group, option)
+    tokens, _ = rows()
+    with torch.no_grad():
+        with autocast(DEVICE, torch.bfloat16):
+            low = here(*(x.to(DEVICE) for x in (tokens[:, :-1], tokens[:, 1:])))
+        assert low.item() == pytest.approx(slow(tokens[:, :-1], tokens[:, 1:]).item(), rel=2e-2)
+
+
+@pytest.mark.parametrize(("group", "option"), ARMS, ids=NAMES)
+def test_decoding_with_a_cache_equals_the_full_forward(group: str, option: str) -> None:
+    here, _ = pair(group, option)
+    here.eval()
+    tokens, cache = rows()[0][:, :CONTEXT].to(DEVICE), KVCache(CONTEXT)
+    with torch.no_grad():
+        parts = [here(part, memory=cache) for part in tokens.split([CONTEXT - 30, 1, 1, 28], dim=1)]
+        torch.testing.assert_close(torch.cat(parts, 1), here(tokens), rtol=1e-3, atol=1e-3)
