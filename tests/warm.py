@@ -113,6 +113,9 @@ def _serve(connection: socket.socket) -> list[str]:
         received, new, *_ = socket.recv_fds(connection, 1 << 16, 4)
         if not received:
             os._exit(0)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:  # those of earlier requests
+                pass
         data, files = data + received, files + new
         if data.endswith(b"\n"):
             if os.fork() == 0:
@@ -126,7 +129,6 @@ def _serve(connection: socket.socket) -> list[str]:
 def _start(request: dict[str, Any], files: list[int]) -> list[str]:
     """Fork the command and return in it; the parent reports its process id, waits, and reports its exit code."""
     *streams, status = files
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if pid := os.fork():
         os.write(status, f"{pid}\n".encode())
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -199,7 +201,6 @@ def main() -> NoReturn:
     for module in modules:
         importlib.import_module(module)
     gc.freeze()  # otherwise each child's garbage collector would copy the memory that it shares with this process
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that no child stays a zombie
     module, *sys.argv[1:] = _serve(socket.socket(fileno=int(connection)))
     _fork_instead_of_spawn()
     sys.modules.pop(module, None)
