@@ -1,5 +1,5 @@
-"""Tiny models in float64 for the model tests. Every variant on disk is built from its YAML alone, so a new one is
-tested as soon as its two files are there."""
+"""Tiny models in float64 for the model tests. Every variant is built from its YAML file alone, so a new variant is
+tested as soon as its two files exist."""
 
 import functools
 import itertools
@@ -20,7 +20,7 @@ from gptx.geometry.model_shape import ModelShape
 from gptx.model.build import build
 from gptx.model.gpt import GPT
 
-CONTEXT, VOCAB, SIZE = 12, 11, 5  # SIZE: what a window's sizes shrink to, so that it hides something of a row
+CONTEXT, VOCAB, SIZE = 12, 11, 5  # SIZE: upper limit of windows' sizes here, so that windows hide something of a row
 GROUPS = ("attention", "pos", "window", "ffn", "norm", "placement", "kernel")
 TINY = (
     "model.n_layer=2",
@@ -31,7 +31,7 @@ TINY = (
     "precision=fp32",
 )
 
-# What the project began with. Of these no pair may refuse; a later variant may, and is then skipped.
+# The first variants of the project: none of them may refuse another. Later ones may, and are then skipped.
 FIRST = {
     "attention": {"mha", "gqa", "mqa"},
     "pos": {"none", "learned", "sinusoidal", "rope", "alibi"},
@@ -46,13 +46,13 @@ Arm = tuple[tuple[str, str], ...]  # (("attention", "gqa"), ("pos", "rope"), ...
 
 
 def options(group: str) -> list[str]:
-    """The options of a group, as they lie on disk."""
+    """The options of a group: the names of its YAML files."""
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """For models this small, threads only wait for each other."""
+    """Models this small are slower with several threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -67,12 +67,24 @@ def name(arm: Arm) -> str:
     return "-".join(option for _, option in arm)
 
 
-COMBINATIONS = [
-    arm(attention=a, pos=p, window=w) for a, p, w in itertools.product(*map(options, ("attention", "pos", "window")))
-]
-ARMS = COMBINATIONS + [
-    arm(ffn=f, norm=n, placement=p) for f, n, p in itertools.product(*map(options, ("ffn", "norm", "placement")))
-]
+def product(*groups: str) -> list[Arm]:
+    """All combinations of the options of some groups."""
+    return [tuple(zip(groups, choice, strict=True)) for choice in itertools.product(*map(options, groups))]
+
+
+def pairs(first: str, second: str, third: str) -> list[Arm]:
+    """Combinations in which any two options of different groups occur together. All options of the first two groups
+    are combined; the third group's are dealt out in turn."""
+    thirds = options(third)
+    return [
+        arm(**{first: a, second: b, third: thirds[(i + j) % len(thirds)]})
+        for i, a in enumerate(options(first))
+        for j, b in enumerate(options(second))
+    ]
+
+
+ALL = product("attention", "pos", "window") + product("ffn", "norm", "placement")
+PAIRS = pairs("attention", "pos", "window") + product("ffn", "norm", "placement")
 
 
 @functools.cache
@@ -82,7 +94,7 @@ def _base() -> DictConfig:
 
 @functools.cache
 def yaml(group: str, option: str) -> DictConfig:
-    """An option as it lies on disk: what it takes from the model's keys is still open."""
+    """The YAML file of an option, with its interpolations unresolved."""
     found = OmegaConf.load(conf_dir() / group / f"{option}.yaml")
     assert isinstance(found, DictConfig)
     return found
@@ -104,7 +116,7 @@ def tiny(arm: Arm = (), **model: Any) -> DictConfig:
 
 
 def kernels(window: str) -> list[str]:
-    """The kernels on disk that serve a window on a CPU."""
+    """The kernels that can compute a window on a CPU."""
     shape = ModelShape(n_layer=1, n_head=1, d_model=8, context=CONTEXT, vocab_size=VOCAB, dropout=0.0, bias=False)
     seen, pos = part(yaml("window", window)), part(yaml("pos", "none"), shape, 8, 1)
     made = {option: part(yaml("kernel", option), shape, frozenset()) for option in options("kernel")}
@@ -112,7 +124,7 @@ def kernels(window: str) -> list[str]:
 
 
 def randomise(module: nn.Module, seed: int = 0, std: float = 0.4) -> None:
-    """Every parameter normal: no zero or one of an initialisation can hide what it multiplies."""
+    """Draw every parameter from a normal distribution: zeros and ones would hide what they multiply."""
     stream = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -120,7 +132,7 @@ def randomise(module: nn.Module, seed: int = 0, std: float = 0.4) -> None:
 
 
 def random_model(cfg: DictConfig, seed: int = 0) -> GPT:
-    """A model in float64 and eval mode with random weights. A pair that refuses to be built is skipped, not passed."""
+    """A model in float64 and eval mode with random weights. If its variants refuse one another, the test is skipped."""
     try:
         model = build(cfg, VOCAB)
     except ConfigError as error:
@@ -133,19 +145,19 @@ def random_model(cfg: DictConfig, seed: int = 0) -> GPT:
 
 @functools.cache
 def model_of(arm: Arm, bias: bool = True) -> GPT:
-    """One model for all tests of an arm: do not change it."""
+    """One model for all tests of an arm; tests must not change it."""
     return random_model(tiny(arm, bias=bias))
 
 
 def rows(batch: int, length: int, seed: int = 0) -> Tensor:
-    """(batch, length) random tokens, no two neighbours alike."""
+    """Random tokens (batch, length) in which neighbours differ."""
     stream = torch.Generator().manual_seed(seed)
     steps = torch.randint(1, VOCAB, (batch, length), generator=stream)
     return steps.cumsum(1) % VOCAB
 
 
 def refused(build_it: Any, *args: Any) -> str:
-    """What a part says when it refuses."""
+    """The message with which a part refuses, one line."""
     with pytest.raises(ConfigError) as caught:
         build_it(*args)
     assert "\n" not in str(caught.value)

@@ -1,7 +1,7 @@
-"""What every combination of variants has to stand, in float64. A proof is a function of a random tiny model.
+"""Proofs that every combination of variants must pass, in float64. A proof is a function of a random tiny model.
 
-What a variant claims of itself (its window's reach, that an encoding is relative, what a kernel refuses) is held
-against what it does.
+The declared properties of a variant (its window's reach, that an encoding is relative, what a kernel refuses) are
+compared with its behaviour.
 """
 
 from collections.abc import Callable
@@ -27,30 +27,30 @@ from gptx.pos.base import PositionalEncoding
 LONG = 3 * CONTEXT
 
 
-def the_future_never_changes_the_past(model: GPT, tokens: Tensor) -> None:
+def logits_do_not_depend_on_later_tokens(model: GPT, tokens: Tensor) -> None:
     row = tokens[:1, :CONTEXT]
     later = torch.ones(CONTEXT, CONTEXT, dtype=torch.long).triu(1)
-    changed = (row + later) % VOCAB  # row t of the batch: other tokens after t
+    changed = (row + later) % VOCAB  # row t of the batch: all tokens after t differ
     with torch.no_grad():
         logits, other = model(row)[0], model(changed)
-    difference = (other - logits).abs().amax(-1)  # (T, T): at q, when all after t is changed
+    difference = (other - logits).abs().amax(-1)  # (T, T): [t, q] of query q when all tokens after t differ
     assert difference.tril().max() < 1e-12
-    assert difference.diagonal(1).min() > 1e-3, "the change was not even seen by itself"
+    assert difference.diagonal(1).min() > 1e-3, "a changed token does not change its own logits"
 
 
-def influence_goes_exactly_as_far_as_the_windows_let_it(model: GPT, tokens: Tensor) -> None:
-    felt, expected = influence(model, tokens[:1, :CONTEXT]), torch.eye(CONTEXT)
+def influence_is_exactly_what_the_windows_allow(model: GPT, tokens: Tensor) -> None:
+    found_influence, expected = influence(model, tokens[:1, :CONTEXT]), torch.eye(CONTEXT)
     for window in model.windows:
-        expected = sight(model, visible(Where.rows(CONTEXT), window.allows)[0]).float() @ expected
-    assert torch.equal(felt > 1e-12, expected > 0)
+        expected = influencing_keys(model, visible(Where.rows(CONTEXT), window.allows)[0]).float() @ expected
+    assert torch.equal(found_influence > 1e-12, expected > 0)
     reaches = [window.reach for window in model.windows]
     bound = sum(reach - 1 for reach in reaches if reach is not None) if None not in reaches else CONTEXT
     distance = torch.arange(CONTEXT)[:, None] - torch.arange(CONTEXT)
-    assert (felt[distance > bound] < 1e-12).all()
+    assert (found_influence[distance > bound] < 1e-12).all()
 
 
 def influence(model: GPT, row: Tensor) -> Tensor:
-    """(T, T): how strongly the embedding of token k moves the logits at q."""
+    """(T, T): norm of the gradient of the logits at q with respect to the embedding of token k."""
     length = row.shape[1]
     seen: list[Tensor] = []
     hook = model.embed.register_forward_hook(lambda module, given, out: seen.append(out))
@@ -61,9 +61,9 @@ def influence(model: GPT, row: Tensor) -> Tensor:
     return torch.autograd.grad(score, seen[0])[0].norm(dim=-1)
 
 
-def sight(model: GPT, seen: Tensor) -> Tensor:
-    """(T, T): the keys whose tokens matter to a layer. Where keys decay, those between a visible one and the query do
-    too: each of them says how much is forgotten on the way."""
+def influencing_keys(model: GPT, seen: Tensor) -> Tensor:
+    """(T, T): the keys whose tokens influence a query in one layer. With decay, these are also the tokens between a
+    visible key and the query: their gates contribute to the decay."""
     if "decay" not in attention_of(model).demands:
         return seen
     return seen.cummax(dim=1).values.tril()
@@ -75,35 +75,35 @@ def attention_of(model: GPT) -> Attention:
     return found
 
 
-def the_gradient_reaches_every_parameter(model: GPT, tokens: Tensor) -> None:
+def every_parameter_has_a_gradient(model: GPT, tokens: Tensor) -> None:
     named = dict(model.named_parameters())
     tokens = rows(4, CONTEXT + 1)
     gradients = torch.autograd.grad(model(tokens[:, :-1], tokens[:, 1:]), list(named.values()))
     for key, gradient in zip(named, gradients, strict=True):
         assert gradient.isfinite().all(), key
-        if key.endswith("attention.k.bias") and not shifts(model, int(key.split(".")[1])):
+        if key.endswith("attention.k.bias") and not key_bias_has_an_effect(model, int(key.split(".")[1])):
             assert gradient.abs().max() < 1e-12, key
         else:
             assert gradient.abs().max() > 1e-6, key
 
 
-def shifts(model: GPT, layer: int) -> bool:
-    """Whether one vector added to all keys of a layer changes its weights. If they are not turned to their places, it
-    adds the same number to all logits of a query, which softmax does not see, unless a sink stands beside them."""
+def key_bias_has_an_effect(model: GPT, layer: int) -> bool:
+    """Whether a vector added to all keys of a layer (as a bias is) changes the attention weights. Without a rotation it
+    adds the same number to all logits of a query, which changes softmax only if there is a sink or a softcap."""
     pos, probe = model.layer_pos[layer], torch.ones(1, CONTEXT, 1, attention_of(model).rotary_dim, dtype=torch.float64)
-    turned = pos.rotate(probe, probe, pos.table(torch.arange(CONTEXT)[None]))[1]
-    return not torch.equal(turned, probe) or bool(attention_of(model).demands & {"sink", "softcap"})
+    rotated = pos.rotate(probe, probe, pos.table(torch.arange(CONTEXT)[None]))[1]
+    return not torch.equal(rotated, probe) or bool(attention_of(model).demands & {"sink", "softcap"})
 
 
 def decoding_in_chunks_equals_the_full_forward(model: GPT, tokens: Tensor) -> None:
-    """Token by token, and in uneven chunks; past the end of every ring wherever there is one."""
-    length, size = room(model)
+    """Token by token, and in chunks of different sizes; longer than every ring buffer that is shorter than the row."""
+    length, size = decoding_sizes(model)
     tokens = rows(2, length)
     with torch.no_grad():
-        whole = model(tokens)
+        full = model(tokens)
     for cuts in ([1] * length, [CONTEXT // 2, 1, 1, length - CONTEXT // 2 - 2]):
         logits, cache = decode(model, tokens, cuts, size)
-        torch.testing.assert_close(logits, whole, rtol=0, atol=1e-10)
+        torch.testing.assert_close(logits, full, rtol=0, atol=1e-10)
         assert cache.length == length
         for layer, window in enumerate(model.windows):
             expected = size if window.reach is None else min(size, window.reach)
@@ -111,15 +111,15 @@ def decoding_in_chunks_equals_the_full_forward(model: GPT, tokens: Tensor) -> No
 
 
 def decode(model: GPT, tokens: Tensor, cuts: list[int], size: int) -> tuple[Tensor, KVCache]:
-    """Logits of ``tokens`` given chunk by chunk."""
+    """Logits of ``tokens`` that are given chunk by chunk, and the cache."""
     cache = KVCache(size)
     with torch.no_grad():
         logits = torch.cat([model(chunk, context=cache) for chunk in tokens.split(cuts, dim=1)], dim=1)
     return logits, cache
 
 
-def room(model: GPT) -> tuple[int, int]:
-    """How many tokens to decode, and the cache for them."""
+def decoding_sizes(model: GPT) -> tuple[int, int]:
+    """Number of tokens to decode, and the cache size for them."""
     length = LONG if model.pos.max_length is None else min(LONG, model.pos.max_length)
     bounded = all(window.reach is not None for window in model.windows)
     return length, max(CONTEXT, *(window.reach or 0 for window in model.windows)) if bounded else length
@@ -128,7 +128,7 @@ def room(model: GPT) -> tuple[int, int]:
 def packed_documents_equal_separate_rows(model: GPT, tokens: Tensor) -> None:
     row, ends = tokens[:, :CONTEXT], [0, 1, 7, CONTEXT]
     documents = torch.cat([torch.full((2, b - a), n % 2) for n, (a, b) in enumerate(pairwise(ends))], 1)
-    documents[1] = documents[1].flip(0)  # the second row is cut elsewhere; ids come back, of other documents
+    documents[1] = documents[1].flip(0)  # the second row has other borders; ids are used again by other documents
     cuts = [ends, [CONTEXT - end for end in reversed(ends)]]
     with torch.no_grad():
         packed = model(row, documents=documents)
@@ -137,10 +137,10 @@ def packed_documents_equal_separate_rows(model: GPT, tokens: Tensor) -> None:
             torch.testing.assert_close(one, alone, rtol=0, atol=1e-11)
 
 
-@patch.multiple(chunks, SMALLEST=2, LARGEST=4)  # so that a short row is several chunks
+@patch.multiple(chunks, SMALLEST=2, LARGEST=4)  # so that a short row has several chunks
 def every_kernel_equals_the_reference(model: GPT, tokens: Tensor) -> None:
-    """Loss, gradient of every parameter, packed documents and decoding, for all kernels that do not refuse."""
-    length, size = room(model)
+    """Loss, gradient of every parameter, packed documents and decoding, for all kernels that can compute the model."""
+    length, size = decoding_sizes(model)
     long, documents = rows(2, length), (torch.arange(CONTEXT) // 5).expand(2, -1)
     expected: dict[str, Tensor] = {}
     for option in sorted(kernels(model), key=lambda option: option != "reference"):
@@ -159,15 +159,15 @@ def every_kernel_equals_the_reference(model: GPT, tokens: Tensor) -> None:
 
 
 def kernels(model: GPT) -> dict[str, Kernel]:
-    """The kernels on disk that serve a model on a CPU."""
+    """The kernels that can compute a model on a CPU."""
     made = {o: part(yaml("kernel", o), model.shape, attention_of(model).demands) for o in options("kernel")}
     layers = list(zip(model.windows, model.layer_pos, strict=True))
     return {o: kernel for o, kernel in made.items() if not any(kernel.refuses(*layer, "cpu") for layer in layers)}
 
 
-def a_state_dict_is_the_whole_model(model: GPT, tokens: Tensor) -> None:
+def state_dict_restores_the_model(model: GPT, tokens: Tensor) -> None:
     state = {key: value.clone() for key, value in model.state_dict().items()}
-    assert set(state) == {key for key, _ in model.named_parameters()}, "a key is doubled, or not a parameter"
+    assert set(state) == {key for key, _ in model.named_parameters()}, "a key occurs twice or is no parameter"
     with torch.no_grad():
         before = model(tokens[:, :-1])
         randomise(model, seed=1)
@@ -176,8 +176,8 @@ def a_state_dict_is_the_whole_model(model: GPT, tokens: Tensor) -> None:
         assert torch.equal(model(tokens[:, :-1]), before)
 
 
-def the_order_of_earlier_tokens_matters(model: GPT, tokens: Tensor) -> None:
-    """Also without an encoding: in the second layer, tokens differ by what they could see."""
+def the_order_of_earlier_tokens_changes_the_logits(model: GPT, tokens: Tensor) -> None:
+    """This holds without an encoding, too: after the first layer, tokens differ by the tokens that they have seen."""
     row = tokens[:1, :CONTEXT]
     swapped = row.clone()
     swapped[0, [-2, -3]] = row[0, [-3, -2]]
@@ -185,8 +185,8 @@ def the_order_of_earlier_tokens_matters(model: GPT, tokens: Tensor) -> None:
         assert (model(swapped)[0, -1] - model(row)[0, -1]).abs().max() > 1e-6
 
 
-def a_relative_encoding_does_not_see_where_a_row_begins(model: GPT, tokens: Tensor) -> None:
-    """A layer's output, when all positions are shifted by as much as leaves the window's mask alone."""
+def relative_encodings_are_invariant_to_shifted_positions(model: GPT, tokens: Tensor) -> None:
+    """Compare a layer's output before and after a shift of all positions that does not change the window's mask."""
     model.train(False)
     for layer, (window, pos) in enumerate(zip(model.windows, model.layer_pos, strict=True)):
         outputs, masks = [], []
@@ -200,18 +200,17 @@ def a_relative_encoding_does_not_see_where_a_row_begins(model: GPT, tokens: Tens
             masks.append(visible(where, window.allows))
         if pos.max_length is None and torch.equal(*masks):
             same = (outputs[0] - outputs[1]).abs().max()
-            assert same < 1e-8 if pos.relative or in_no_logit(pos) else same > 1e-8
+            assert same < 1e-8 if pos.relative or only_embeds(pos) else same > 1e-8
 
 
-def in_no_logit(pos: PositionalEncoding) -> bool:
-    """Whether an encoding lives in the embedding alone."""
-    own = type(pos)
-    return own.embed is not PositionalEncoding.embed and own.rotate is PositionalEncoding.rotate and not own.biased
+def only_embeds(pos: PositionalEncoding) -> bool:
+    """Whether an encoding changes the embeddings only."""
+    return pos.embeds and type(pos).rotate is PositionalEncoding.rotate and not pos.biased
 
 
-def what_it_costs_is_what_is_measured(model: GPT, tokens: Tensor) -> None:
-    """FLOPs against torch's counter, which counts all T x T pairs where `cost` counts the visible ones; and the cache
-    against what is really held after one row."""
+def cost_equals_measurement(model: GPT, tokens: Tensor) -> None:
+    """Compare FLOPs with torch's counter, which counts all T x T pairs where `cost` counts the visible ones, and the
+    cache size with the ring buffers after one row."""
     price = cost(model, torch.float64)
     model.use_kernel(kernels(model)["reference"])
     row = tokens[:1]
@@ -221,25 +220,25 @@ def what_it_costs_is_what_is_measured(model: GPT, tokens: Tensor) -> None:
     hidden = [int((~visible(Where.rows(CONTEXT), window.allows)).sum()) for window in model.windows]
     widths = [block.attention.macs_per_pair for block in model.blocks]
     surplus = sum(width * pairs for width, pairs in zip(widths, hidden, strict=True))
-    rooms = {(w, p): pairs for w, p, pairs in zip(model.windows, model.layer_pos, hidden, strict=True)}
-    surplus += sum(pos.macs_per_pair * pairs for (_, pos), pairs in rooms.items())
+    shared = {(w, p): pairs for w, p, pairs in zip(model.windows, model.layer_pos, hidden, strict=True)}
+    surplus += sum(pos.macs_per_pair * pairs for (_, pos), pairs in shared.items())
     assert abs(counter.get_total_flops() - 6 * surplus - CONTEXT * price.flops_per_token) <= CONTEXT / 2, "rounding"
-    held = decode(model, tokens[:1, :CONTEXT], [1] * CONTEXT, CONTEXT)[1].nbytes()
-    assert price.kv_bytes_per_token == held / CONTEXT
+    nbytes = decode(model, tokens[:1, :CONTEXT], [1] * CONTEXT, CONTEXT)[1].nbytes()
+    assert price.kv_bytes_per_token == nbytes / CONTEXT
     assert price.n_params == sum(value.numel() for value in model.state_dict().values())
 
 
 PROOFS: tuple[Callable[[GPT, Tensor], None], ...] = (
-    the_future_never_changes_the_past,
-    influence_goes_exactly_as_far_as_the_windows_let_it,
-    the_gradient_reaches_every_parameter,
+    logits_do_not_depend_on_later_tokens,
+    influence_is_exactly_what_the_windows_allow,
+    every_parameter_has_a_gradient,
     decoding_in_chunks_equals_the_full_forward,
     packed_documents_equal_separate_rows,
     every_kernel_equals_the_reference,
-    a_state_dict_is_the_whole_model,
-    the_order_of_earlier_tokens_matters,
-    a_relative_encoding_does_not_see_where_a_row_begins,
-    what_it_costs_is_what_is_measured,
+    state_dict_restores_the_model,
+    the_order_of_earlier_tokens_changes_the_logits,
+    relative_encodings_are_invariant_to_shifted_positions,
+    cost_equals_measurement,
 )
 
 

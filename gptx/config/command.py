@@ -21,7 +21,7 @@ Task = Callable[[DictConfig, list[str]], int]
 
 
 @dataclass
-class _Outcome:
+class _CommandOutcome:
     """What a task returned or raised; Hydra would print a line of its own about an exception."""
 
     code: int = 0
@@ -39,7 +39,7 @@ def run_hydra(task: Task) -> int:
         SystemExit: the exit code of a sweep.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
-    outcome = _Outcome()
+    outcome = _CommandOutcome()
 
     def guarded(_: DictConfig) -> None:  # the config that Hydra composed is not checked
         try:

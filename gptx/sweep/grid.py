@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Outcome:
+class _GridOutcome:
     """Why cells failed, and why halving has dropped others, by title."""
 
     failed: dict[str, str] = field(default_factory=dict)
@@ -77,23 +77,23 @@ class GridSweeper(SweeperBase):
 
     def _train(
         self, cells: list[Cell], options: DictConfig, launcher: Launcher, journal: SweepJournal, seconds: float
-    ) -> _Outcome:
+    ) -> _GridOutcome:
         able = [cell for cell in cells if not cell.rejection]
         to_run = [cell for cell in able if not cell.done]
         if not to_run:
-            return _Outcome()
+            return _GridOutcome()
         tasks = [cell.task(self._common()) for cell in to_run]
         if launcher.detached:
             with launcher:
                 launcher.submit(tasks)
             print(f"gptx sweep status {launcher.sweep.name} shows their status")
-            return _Outcome()
+            return _GridOutcome()
         halving = self._halving(able, options, launcher, journal)
         steps = {task.folder: cell.cfg.trainer.max_steps for task, cell in zip(tasks, to_run, strict=True)}
         dashboard = Dashboard(len(able), len(able) - len(to_run), steps, seconds)
         with following(options, [cell.folder.path for cell in able if cell.folder]):
             failed = drive(halving or TaskList(tasks), launcher, journal, dashboard, options.sweep.retry)
-        return _Outcome({task.title: why for task, why in failed.items()}, halving.dropped() if halving else {})
+        return _GridOutcome({task.title: why for task, why in failed.items()}, halving.dropped() if halving else {})
 
     def _halving(
         self, cells: list[Cell], options: DictConfig, launcher: Launcher, journal: SweepJournal

@@ -1,4 +1,4 @@
-"""The end of a run, as a person reads it."""
+"""What `gptx run` prints when a run has finished."""
 
 import shlex
 from pathlib import Path
@@ -10,8 +10,8 @@ from gptx.runs.metrics import METRICS
 from gptx.runs.records import Result
 
 
-def show(result: Result, folder: Path, how: str) -> None:
-    """Print a run's figures, its sample, its folder and the commands that go on from it."""
+def show(result: Result, folder: Path, status: str) -> None:
+    """Print the figures, the sample and the folder of a run, and commands to use next."""
     console = Console(highlight=False)
     if result.sample:
         console.print(
@@ -19,7 +19,7 @@ def show(result: Result, folder: Path, how: str) -> None:
             markup=False,
         )
     rows = {
-        f"{result.name}": how,
+        result.name: status,
         **{metric.title: metric.text(figure) for metric in METRICS if (figure := metric.value(result)) is not None},
         "best step": f"{result.best_step:,}",
         "folder": str(folder),
@@ -28,15 +28,15 @@ def show(result: Result, folder: Path, how: str) -> None:
     for name, value in rows.items():
         console.print(f"{name:<{width}}  {value}", soft_wrap=True, markup=False)
     console.print("\nnext:", style="bold")
-    place = shlex.quote(str(folder))
+    quoted = shlex.quote(str(folder))
     for command in (
-        f'python -m gptx.generate {place} --prompt "The state of the union"',
+        f'python -m gptx.generate {quoted} --prompt "The state of the union"',
         f"python -m gptx.compare {shlex.quote(str(folder.parent))}",
         "python -m gptx.ui",
     ):
         console.print(f"  {command}", soft_wrap=True, markup=False)
 
 
-def brief(result: Result, folder: Path, how: str) -> None:
-    """The same in one line, for a run among many."""
-    print(f"{how}: val loss {result.val_loss:.4f}, {result.val_bpb:.4f} bits/byte   {folder}", flush=True)
+def brief(result: Result, folder: Path, status: str) -> None:
+    """Print one line, for runs among many others."""
+    print(f"{status}: val loss {result.val_loss:.4f}, {result.val_bpb:.4f} bits/byte   {folder}", flush=True)

@@ -1,4 +1,4 @@
-"""Attentions beyond plain heads: the same function as Hugging Face's models or as the paper's equations, the limits in
+"""Attention variants: equal to Hugging Face's models or to the paper's equations, the limits in
 which they are multi-head attention again, what they refuse, what they cost, and how they may be cut."""
 
 import copy
@@ -99,7 +99,7 @@ def each_layer(state: dict[str, Tensor], name: str) -> list[tuple[str, Tensor]]:
 
 
 @PRECISIONS
-def test_biases_are_llamas(dtype: torch.dtype, tolerance: float) -> None:
+def test_biases_equal_those_of_llama(dtype: torch.dtype, tolerance: float) -> None:
     hf = hugging_face("Llama", dtype, attention_bias=True)
     weights = renamed(hf.state_dict())
     assert weights["blocks.1.attention.k.bias"].abs().min() > 0
@@ -107,7 +107,7 @@ def test_biases_are_llamas(dtype: torch.dtype, tolerance: float) -> None:
 
 
 @PRECISIONS
-def test_qk_norm_is_qwen3s(dtype: torch.dtype, tolerance: float) -> None:
+def test_qk_norm_equals_qwen3(dtype: torch.dtype, tolerance: float) -> None:
     hf = hugging_face("Qwen3", dtype, rms_norm_eps=1e-6)
     cfg = config_of("gqa", qk_norm=True)
     cfg.norm.eps = 1e-6
@@ -117,7 +117,7 @@ def test_qk_norm_is_qwen3s(dtype: torch.dtype, tolerance: float) -> None:
 
 @PRECISIONS
 @pytest.mark.parametrize("softcap", [0.5, 50.0])
-def test_softcap_is_gemma2s(dtype: torch.dtype, tolerance: float, softcap: float) -> None:
+def test_softcap_equals_gemma2(dtype: torch.dtype, tolerance: float, softcap: float) -> None:
     """One layer's attention: the rest of Gemma 2 differs in more than this."""
     from transformers import Gemma2Config
     from transformers.models.gemma2.modeling_gemma2 import Gemma2Attention
@@ -159,7 +159,7 @@ def split_halves(weight: Tensor, dim: int) -> Tensor:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("q_rank", [0, 6])
 @pytest.mark.parametrize("kind", ["DeepseekV2", "DeepseekV3"])
-def test_mla_is_deepseeks(kind: str, q_rank: int, bias: bool, dtype: torch.dtype, tolerance: float) -> None:
+def test_mla_equals_deepseek(kind: str, q_rank: int, bias: bool, dtype: torch.dtype, tolerance: float) -> None:
     rank, rope = 10, 6
     hf = hugging_face(
         kind,
@@ -191,7 +191,7 @@ def test_mla_is_deepseeks(kind: str, q_rank: int, bias: bool, dtype: torch.dtype
 
 @PRECISIONS
 @GROUPED
-def test_differential_is_diffllamas(dtype: torch.dtype, tolerance: float, groups: int) -> None:
+def test_differential_equals_diffllama(dtype: torch.dtype, tolerance: float, groups: int) -> None:
     hf = hugging_face("DiffLlama", dtype, num_key_value_heads=groups, attention_bias=True)
     state = hf.state_dict()
     vectors = {f"lambda_{name}" for name in ("q1", "k1", "q2", "k2")}
@@ -209,8 +209,8 @@ def test_differential_is_diffllamas(dtype: torch.dtype, tolerance: float, groups
 
 
 @PRECISIONS
-def test_gated_is_qwen3_nexts(dtype: torch.dtype, tolerance: float) -> None:
-    """A whole model of its gated layers only, with all of a head rotated."""
+def test_gated_equals_qwen3_next(dtype: torch.dtype, tolerance: float) -> None:
+    """A full model with gated layers only and fully rotated heads."""
     hf = hugging_face(
         "Qwen3Next",
         dtype,
@@ -233,8 +233,8 @@ def test_gated_is_qwen3_nexts(dtype: torch.dtype, tolerance: float) -> None:
 
 @PRECISIONS
 @pytest.mark.parametrize("window", ["full", "sliding"])
-def test_sink_is_gpt_oss(dtype: torch.dtype, tolerance: float, window: str) -> None:
-    """A whole model, its mixture being one expert, its activation's slope 1, its clamp far away: then it is SwiGLU."""
+def test_sink_equals_gpt_oss(dtype: torch.dtype, tolerance: float, window: str) -> None:
+    """A full model with one expert, activation slope 1 and an unreachable clamp: its experts then equal SwiGLU."""
     hf = hugging_face(
         "GptOss",
         dtype,
@@ -261,7 +261,7 @@ def test_sink_is_gpt_oss(dtype: torch.dtype, tolerance: float, window: str) -> N
     same_logits(ours(cfg, weights, dtype), hf, tolerance)
 
 
-# The papers' equations, slowly
+# The papers' equations in plain loops
 
 
 def heads(layer: nn.Linear, x: Tensor, dim: int) -> Tensor:
@@ -270,7 +270,7 @@ def heads(layer: nn.Linear, x: Tensor, dim: int) -> Tensor:
 
 
 @GROUPED
-def test_forgetting_is_the_papers(groups: int) -> None:
+def test_forgetting_equals_the_equation_of_the_paper(groups: int) -> None:
     """FoX: o_i = sum_j F_ij exp(q_i.k_j / sqrt d) v_j / sum_j F_ij exp(q_i.k_j / sqrt d), F_ij = prod of f_l for
     l = j+1..i, f_t = sigmoid(w_f x_t + b_f)."""
     model = random_model(config_of("forgetting", {"bias": True}, arm(pos="none"), n_kv_head=groups))
@@ -289,7 +289,7 @@ def test_forgetting_is_the_papers(groups: int) -> None:
 
 @GROUPED
 @pytest.mark.parametrize("per_head", [True, False])
-def test_gates_are_the_papers(groups: int, per_head: bool) -> None:
+def test_gated_equals_the_equation_of_the_paper(groups: int, per_head: bool) -> None:
     """Qiu et al.: Y' = Y * sigmoid(X W), by heads or by elements, before the output layer."""
     model = random_model(config_of("gated", {"bias": True}, n_kv_head=groups, per_head=per_head))
     plain = random_model(config_of("gqa", {"bias": True}, n_kv_head=groups))
@@ -303,16 +303,16 @@ def test_gates_are_the_papers(groups: int, per_head: bool) -> None:
 
 
 @pytest.mark.parametrize("per_head", [True, False])
-def test_a_gate_a_head_has_fewer_weights(per_head: bool) -> None:
+def test_one_gate_per_head_has_fewer_weights(per_head: bool) -> None:
     gate = build(config_of("gated", per_head=per_head), VOCAB).blocks[0].attention.gate
     assert gate.weight.shape == (HEADS if per_head else HEADS * DIM, 16)
 
 
-# Limits in which they are something simpler
+# Limits in which a variant equals a simpler one
 
 
 def multi_head(model: GPT) -> GPT:
-    """Multi-head attention with the weights of a model that has more."""
+    """Multi-head attention with the weights that a larger variant shares with it."""
     plain = random_model(config_of("mha", {"bias": True}))
     state = model.state_dict()
     plain.load_state_dict({key: state[key] for key in plain.state_dict()})
@@ -327,7 +327,7 @@ def multi_head(model: GPT) -> GPT:
         ("forgetting", "forget.bias", 60.0, 1.0),
     ],
 )
-def test_in_the_limit_it_is_multi_head_attention(attention: str, parameter: str, limit: float, other: float) -> None:
+def test_limits_equal_multi_head_attention(attention: str, parameter: str, limit: float, other: float) -> None:
     model, tokens = random_model(config_of(attention, {"bias": True})), rows(2, CONTEXT)
     with torch.no_grad():
         expected = multi_head(model)(tokens)
@@ -337,7 +337,7 @@ def test_in_the_limit_it_is_multi_head_attention(attention: str, parameter: str,
             assert torch.allclose(model(tokens), expected, rtol=0, atol=1e-12) is same
 
 
-def test_what_looks_at_the_sink_alone_or_has_its_gates_shut_passes_nothing_on() -> None:
+def test_output_is_zero_for_infinite_sinks_and_closed_gates() -> None:
     x = torch.randn(1, CONTEXT, 16, dtype=torch.float64)
     for attention, parameter, value in (("sink", "sink.weight", 1e9), ("gated", "gate.bias", -1e9)):
         model = random_model(config_of(attention, {"bias": True}))
@@ -347,7 +347,7 @@ def test_what_looks_at_the_sink_alone_or_has_its_gates_shut_passes_nothing_on() 
             torch.testing.assert_close(alone(model, x), layer.out.bias.expand_as(x), rtol=0, atol=1e-12)
 
 
-def test_a_sink_begins_as_a_softmax_off_by_one() -> None:
+def test_initial_sink_is_softmax_off_by_one() -> None:
     """Miller: exp(l_i) / (1 + sum exp(l_j))."""
     model = build(config_of("sink", {"bias": False}, arm(pos="none")), VOCAB).double()
     attention, x = model.blocks[0].attention, 9 * torch.randn(1, CONTEXT, 16, dtype=torch.float64)
@@ -358,7 +358,7 @@ def test_a_sink_begins_as_a_softmax_off_by_one() -> None:
 
 
 @GROUPED
-def test_what_both_of_a_pair_attend_to_cancels(groups: int) -> None:
+def test_differential_cancels_equal_heads(groups: int) -> None:
     model = random_model(config_of("differential", {"bias": True}, n_kv_head=groups, lambda_init=0.0))
     attention, x = model.blocks[0].attention, torch.randn(1, CONTEXT, 16, dtype=torch.float64)
     with torch.no_grad():
@@ -375,8 +375,8 @@ def test_what_both_of_a_pair_attend_to_cancels(groups: int) -> None:
         torch.testing.assert_close(alone(model, x), attention.out.bias.expand_as(x), rtol=0, atol=1e-9)
 
 
-def test_lambda_begins_near_lambda_init() -> None:
-    """Its four vectors are drawn with deviation 0.1: their two products are near 0, and their exponentials cancel."""
+def test_initial_lambda_is_near_lambda_init() -> None:
+    """The four vectors are drawn with std 0.1: both products are near 0, and their exponentials cancel."""
     model = build(config_of("differential", {"d_model": 256}, lambda_init=0.6), VOCAB)
     for block in model.blocks:
         assert block.attention.factor().item() == pytest.approx(0.6, abs=0.6)
@@ -388,9 +388,9 @@ def test_lambda_begins_near_lambda_init() -> None:
 # Latents
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(data=st.data())
-def test_absorbed_and_expanded_latents_are_the_same(data: st.DataObject) -> None:
+def test_absorbed_and_expanded_latents_are_equal(data: st.DataObject) -> None:
     draw = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731
     n_head, dim = draw(1, 4), 2 * draw(1, 4)
     keys = {"kv_rank": draw(0, 9), "q_rank": draw(0, 9), "rope_dim": 2 * draw(0, 3), "bias": data.draw(st.booleans())}
@@ -407,15 +407,15 @@ def test_absorbed_and_expanded_latents_are_the_same(data: st.DataObject) -> None
     )
 
 
-def test_latents_are_absorbed_where_that_is_cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mla_absorbs_latents_where_that_is_cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokens = random_model(config_of("mla")), rows(1, CONTEXT)
     taken: list[str] = []
     for name in ("absorbed", "expanded"):
-        whole = getattr(type(model.blocks[0].attention), name)
+        method = getattr(type(model.blocks[0].attention), name)
         monkeypatch.setattr(
             type(model.blocks[0].attention),
             name,
-            lambda *args, whole=whole, name=name: (taken.append(name), whole(*args))[1],
+            lambda *args, method=method, name=name: (taken.append(name), method(*args))[1],
         )
     cache = KVCache(CONTEXT)
     for count, expected in ((3, "expanded"), (1, "absorbed"), (3, "absorbed"), (4, "expanded")):
@@ -427,8 +427,8 @@ def test_latents_are_absorbed_where_that_is_cheaper(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("n_head", [4, 8])
-def test_a_latent_cache_is_smaller_by_the_closed_form(n_head: int) -> None:
-    """The paper: 4 D + D/2 numbers a token and layer, where heads of their own take 2 H D."""
+def test_mla_cache_size(n_head: int) -> None:
+    """In the paper: 4 D + D/2 numbers per token and layer; multi-head attention caches 2 H D."""
     sizes = {"n_head": n_head, "d_model": 8 * n_head, "bias": False}
     latent, full = (cost(build(config_of(name, sizes), VOCAB), torch.float32) for name in ("mla", "mha"))
     assert latent.kv_bytes_per_token == 4 * LAYERS * 4.5 * 8
@@ -438,7 +438,7 @@ def test_a_latent_cache_is_smaller_by_the_closed_form(n_head: int) -> None:
 @pytest.mark.parametrize(
     ("attention", "numbers"), [("sink", 0), ("gated", 0), ("differential", 0), ("forgetting", GROUPS)]
 )
-def test_the_others_hold_what_grouped_heads_hold(attention: str, numbers: int) -> None:
+def test_cache_size_of_gqa_variants(attention: str, numbers: int) -> None:
     held, plain = (
         cost(build(config_of(name, n_kv_head=GROUPS), VOCAB), torch.float32).kv_bytes_per_token
         for name in (attention, "gqa")
@@ -450,7 +450,7 @@ def test_the_others_hold_what_grouped_heads_hold(attention: str, numbers: int) -
 
 
 def drawn(data: st.DataObject) -> DictConfig:
-    """Any of the five, of any sizes and options."""
+    """A random variant with random sizes and options."""
     name, dim = data.draw(st.sampled_from(NEW)), data.draw(st.sampled_from([2, 4, 6]))
     groups = data.draw(st.sampled_from([2, 4] if name == "differential" else [1, 2, 3]))
     n_head = groups * data.draw(st.integers(1, 2))
@@ -463,9 +463,9 @@ def drawn(data: st.DataObject) -> DictConfig:
     return cfg
 
 
-@settings(max_examples=40)
+@settings(max_examples=13)
 @given(data=st.data())
-def test_any_options_decode_as_they_were_trained(data: st.DataObject) -> None:
+def test_decoding_equals_forward_for_random_options(data: st.DataObject) -> None:
     model, tokens = random_model(drawn(data)), rows(2, CONTEXT)
     cuts = data.draw(st.sets(st.integers(1, CONTEXT - 1), max_size=5))
     chunks = [b - a for a, b in pairwise([0, *sorted(cuts), CONTEXT])]
@@ -481,8 +481,8 @@ OPTIONS = {"softcap": 0.5, "qk_norm": True, "bias": True, "per_head": True}
 @pytest.mark.parametrize(
     ("attention", "key"), [(name, key) for name in NEW for key in config_of(name).attention if key in OPTIONS]
 )
-def test_every_option_reaches_the_logits(attention: str, key: str) -> None:
-    """With the same weights wherever both have them."""
+def test_every_option_changes_the_logits(attention: str, key: str) -> None:
+    """Both models have equal weights wherever both have the parameter."""
     one, two = random_model(config_of(attention)), random_model(config_of(attention, **{key: OPTIONS[key]}))
     shapes = {name: weight.shape for name, weight in two.state_dict().items()}
     shared = {name: weight for name, weight in one.state_dict().items() if shapes.get(name) == weight.shape}
@@ -510,8 +510,8 @@ def test_bf16_autocast_is_close_to_fp32(attention: str) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_norms_of_heads_find_a_fused_kernel_under_autocast() -> None:
-    """Which torch has for bf16 with bf16 weights; of others it warns (once a process, so here it is told to always)."""
+def test_head_norms_use_a_fused_kernel_under_autocast() -> None:
+    """torch has a fused kernel for bf16 inputs with bf16 weights, and warns for others once (here: always)."""
     norm, x = AttentionRMSNorm(8, eps=1e-6), torch.randn(3, 8).bfloat16()
     torch.set_warn_always(True)
     try:
@@ -525,8 +525,8 @@ def test_norms_of_heads_find_a_fused_kernel_under_autocast() -> None:
     torch.testing.assert_close(y.float(), nn.RMSNorm(8, eps=1e-6)(x.float()), rtol=1e-2, atol=0)
 
 
-def test_gates_are_added_up_in_float64_under_autocast() -> None:
-    """In bf16 the sum of a thousand gates of -0.01 stops at -4, where another one rounds away."""
+def test_forget_gates_are_summed_in_float64_under_autocast() -> None:
+    """In bf16 the sum of a thousand gates of -0.01 stops at -4, because adding another one is rounded away."""
     model = build(config_of("forgetting"), VOCAB)
     seen: list[Tensor] = []
 
@@ -549,7 +549,7 @@ def test_gates_are_added_up_in_float64_under_autocast() -> None:
 
 
 @pytest.mark.parametrize("attention", NEW)
-def test_it_compiles_into_one_graph(attention: str) -> None:
+def test_attention_compiles_to_one_graph(attention: str) -> None:
     torch._dynamo.reset()
     model, row = random_model(config_of(attention, more=arm(kernel="reference"))), rows(2, CONTEXT)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
@@ -572,7 +572,7 @@ def test_it_compiles_into_one_graph(attention: str) -> None:
         ("mla", {}, {"softcap": -1.0}, ["softcap=-1", "0 (none)"]),
     ],
 )
-def test_a_refusal_says_what_would_work(
+def test_advice_of_refusals_works(
     attention: str, model: dict[str, Any], keys: dict[str, Any], words: list[str]
 ) -> None:
     cfg = config_of(attention, model, **keys)
@@ -587,14 +587,14 @@ def test_a_refusal_says_what_would_work(
 
 
 @pytest.mark.parametrize("lambda_init", [-0.1, 1.0])
-def test_lambda_init_is_a_share(lambda_init: float) -> None:
+def test_lambda_init_bounds(lambda_init: float) -> None:
     message = refused(build, config_of("differential", lambda_init=lambda_init), VOCAB)
     assert f"lambda_init={lambda_init}" in message and "0.8" in message
     build(config_of("differential", lambda_init=0.8), VOCAB)
 
 
 @pytest.mark.parametrize("attention", [a for a in NEW if a != "mla"])
-def test_heads_that_do_not_divide_are_refused(attention: str) -> None:
+def test_refuses_kv_heads_that_do_not_divide(attention: str) -> None:
     assert "expected one of 1, 2, 4" in refused(build, config_of(attention, n_kv_head=3), VOCAB)
 
 
@@ -602,7 +602,7 @@ def test_heads_that_do_not_divide_are_refused(attention: str) -> None:
     ("attention", "keys", "demand"),
     [("sink", {}, "sink"), ("forgetting", {}, "decay"), *((a, {"softcap": 5.0}, "softcap") for a in (*NEW, "gqa"))],
 )
-def test_a_kernel_that_cannot_refuses_by_name(attention: str, keys: dict[str, Any], demand: str) -> None:
+def test_kernels_refuse_missing_features_by_name(attention: str, keys: dict[str, Any], demand: str) -> None:
     message = refused(build, config_of(attention, more=arm(kernel="sdpa"), **keys), VOCAB)
     assert "kernel=sdpa" in message and demand in message
     for kernel in ("auto", "reference"):
@@ -614,7 +614,7 @@ def test_a_kernel_that_cannot_refuses_by_name(attention: str, keys: dict[str, An
 
 
 def part_of(attention: Attention, rank: int, ranks: int) -> Attention:
-    """What one of several processes holds of it, by its own table."""
+    """The shard of an attention that one process holds, according to its table `tp`."""
     piece = copy.deepcopy(attention)
     for child, cut in piece.tp.items():
         found = getattr(piece, child)
@@ -627,13 +627,13 @@ def part_of(attention: Attention, rank: int, ranks: int) -> Attention:
 
 @pytest.mark.parametrize("groups", [8, 4])
 @pytest.mark.parametrize("attention", ["gqa", *NEW])
-def test_heads_can_be_cut_apart(attention: str, groups: int) -> None:
-    """Columns of what makes heads, rows of what joins them: the parts' outputs add up to the whole's."""
+def test_heads_can_be_split_over_processes(attention: str, groups: int) -> None:
+    """With columns of the head projections and rows of the output layer, the shards' outputs sum to the full output."""
     keys = {} if attention == "mla" else {"n_kv_head": groups, "qk_norm": True}
     cfg = config_of(attention, {"n_head": 8, "d_model": 32, "bias": True}, **keys)
     model, x = random_model(cfg), torch.randn(2, CONTEXT, 32, dtype=torch.float64)
-    whole = model.blocks[0].attention
+    complete = model.blocks[0].attention
     with torch.no_grad():
-        parts = [alone(model, x, part_of(whole, rank, 2)) for rank in range(2)]
+        parts = [alone(model, x, part_of(complete, rank, 2)) for rank in range(2)]
         torch.testing.assert_close(sum(parts), alone(model, x), rtol=0, atol=1e-12)
         assert not torch.allclose(parts[0], parts[1])

@@ -26,9 +26,9 @@ from gptx.geometry.visibility import Where, documents
 from gptx.training.evaluation import Validation
 
 
-@settings(max_examples=100)
+@settings(max_examples=33)
 @given(text=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=20), min_size=1, max_size=3))
-def test_a_separator_begins_its_document_and_positions_begin_with_it(text: list[list[int]]) -> None:
+def test_documents_and_positions_start_at_separators(text: list[list[int]]) -> None:
     """Token 0 separates. The same in plain Python, token by token."""
     length = max(map(len, text))
     tokens = [row + [1] * (length - len(row)) for row in text]
@@ -54,7 +54,7 @@ def test_a_separator_begins_its_document_and_positions_begin_with_it(text: list[
 
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_validation_reads_each_document_by_itself(masked: bool) -> None:
+def test_validation_hides_other_documents(masked: bool) -> None:
     model = random_model(tiny(arm(pos="learned", window="sliding")))
     tokens = rows(1, 4 * CONTEXT + 1)[0].numpy().astype(np.uint16)
     single = part(tiny().strategy)
@@ -75,14 +75,14 @@ def test_validation_reads_each_document_by_itself(masked: bool) -> None:
 
 @pytest.fixture
 def notes(tmp_path: Path) -> str:
-    """Very many very short documents."""
+    """A corpus of many short documents."""
     path = tmp_path / "notes.jsonl"
     path.write_text("".join(json.dumps({"text": f"{i * 37 % 101} is {i % 7}."}) + "\n" for i in range(3000)))
     return f"data.path={path}"
 
 
-def test_masked_documents_train_otherwise_and_on_two_processes_the_same(gptx: Gptx, notes: str) -> None:
-    """The first word of a document has nothing before it to look at: what is learned is not the same."""
+def test_document_mask_changes_the_loss_and_ddp_equals_single(gptx: Gptx, notes: str) -> None:
+    """With the mask, the first token of a document sees no earlier token, so the loss differs."""
     loss = {}
     for words in (
         ("data.document_mask=false",),
@@ -98,7 +98,7 @@ def test_masked_documents_train_otherwise_and_on_two_processes_the_same(gptx: Gp
     assert math.isclose(masked, spread, rel_tol=1e-5)
 
 
-def test_a_tokenizer_without_an_end_of_text_is_refused(gptx: Gptx, notes: str) -> None:
+def test_document_mask_refuses_tokenizers_without_end_of_text(gptx: Gptx, notes: str) -> None:
     done = gptx(notes, "tokenizer=char", "data.document_mask=true")
     assert done.code == 2 and not gptx.outputs.exists()
     assert done.err == (

@@ -98,7 +98,7 @@ def ours_with(cfg: DictConfig, hf: nn.Module) -> GPT:
 
 @both_dtypes
 def test_gemma_2_equals_transformers(dtype: torch.dtype, tolerance: float) -> None:
-    """Local and global layers in turn, a softcap on the logits, GeGLU in its tanh form, norms round each branch."""
+    """Alternating local and global layers, a softcap, GeGLU with tanh, norms before and after each branch."""
     hf = gemma("Gemma2", dtype, 3, attn_logit_softcapping=2.0)
     cfg = gemma_config(3, "rope")
     cfg.attention.softcap = 2.0
@@ -111,7 +111,7 @@ def test_gemma_2_equals_transformers(dtype: torch.dtype, tolerance: float) -> No
     ("group", "key", "value"),
     [("attention", "softcap", 0.0), ("window", "pattern", "GL"), ("window", "size", 4), ("ffn", "tanh", False)],
 )
-def test_each_part_of_gemma_2_matters(group: str, key: str, value: Any) -> None:
+def test_each_part_of_gemma_2_changes_the_logits(group: str, key: str, value: Any) -> None:
     hf = gemma("Gemma2", torch.float64, 3, attn_logit_softcapping=2.0)
     cfg = gemma_config(3, "rope")
     cfg.attention.softcap = 2.0
@@ -135,7 +135,7 @@ def gemma_3(dtype: torch.dtype) -> nn.Module:
 
 @both_dtypes
 def test_gemma_3_equals_transformers(dtype: torch.dtype, tolerance: float) -> None:
-    """Five local layers to a global one, each kind with a rotation of its own, and norms of queries and keys."""
+    """Five local layers per global one, two rotary bases, and norms of queries and keys."""
     hf = gemma_3(dtype)
     ours = ours_with(gemma_3_config(), hf)
     assert [window.reach for window in ours.windows] == [SIZE] * 5 + [None]
@@ -146,7 +146,7 @@ def test_gemma_3_equals_transformers(dtype: torch.dtype, tolerance: float) -> No
     ("group", "key", "value"),
     [("pos", "theta", 900.0), ("pos", "global_theta", 30.0), ("window", "pattern", "LLG"), ("window", "size", 6)],
 )
-def test_each_part_of_gemma_3_matters(group: str, key: str, value: Any) -> None:
+def test_each_part_of_gemma_3_changes_the_logits(group: str, key: str, value: Any) -> None:
     hf, cfg = gemma_3(torch.float64), gemma_3_config()
     cfg[group][key] = value
     with pytest.raises(AssertionError, match="not close"):

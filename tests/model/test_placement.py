@@ -1,4 +1,4 @@
-"""Where the norms stand: whole models against torch's own transformer, and against their equations."""
+"""Placement of the norms: full models against torch's own transformer and against their equations."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def model_with(placement: str, norm: str = "layernorm") -> GPT:
 
 
 def torchs(ours: GPT, norm_first: bool) -> nn.TransformerEncoder:
-    """The same weights in torch's modules, which know pre-norm and post-norm."""
+    """The same weights in torch's modules, which support pre-norm and post-norm."""
     state = ours.state_dict()
     final = isinstance(ours.norm, nn.Identity)
     layer = nn.TransformerEncoderLayer(
@@ -49,7 +49,7 @@ def torchs(ours: GPT, norm_first: bool) -> nn.TransformerEncoder:
 
 
 @pytest.mark.parametrize(("placement", "norm_first"), [("pre", True), ("post", False)])
-def test_placements_are_those_of_torch(placement: str, norm_first: bool) -> None:
+def test_placements_equal_torch(placement: str, norm_first: bool) -> None:
     ours, tokens = model_with(placement), rows(3, CONTEXT)
     theirs = torchs(ours, norm_first)  # in training mode, for its inference path is another program; it drops nothing
     causal = torch.ones(CONTEXT, CONTEXT, dtype=torch.bool).triu(1)
@@ -79,7 +79,7 @@ def equations(placement: str, block: Block, view: View, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
 @pytest.mark.parametrize("placement", ["pre", "post", "peri"])
-def test_placements_are_their_equations(placement: str, norm: str) -> None:
+def test_placements_equal_their_equations(placement: str, norm: str) -> None:
     model = model_with(placement, norm)
     x = torch.randn(2, CONTEXT, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     view = model.views(dict.fromkeys(model.windows, Where.rows(CONTEXT)))[1]

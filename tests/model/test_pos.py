@@ -1,4 +1,4 @@
-"""Positional encodings against their authors' formulas, and against whole models of Hugging Face."""
+"""Positional encodings against their authors' formulas, and against full models of Hugging Face."""
 
 import math
 import re
@@ -42,7 +42,7 @@ both_dtypes = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1
 def encoding(
     option: str, n_head: int = 4, head_dim: int = 8, heads: int = 0, context: int = CONTEXT, **keys: Any
 ) -> PositionalEncoding:
-    """One encoding in float64, as its YAML says but for ``keys``."""
+    """One encoding in float64, as in its YAML file except for ``keys``."""
     shape = ModelShape(
         n_layer=1, n_head=n_head, d_model=n_head * head_dim, context=context, vocab_size=9, dropout=0.0, bias=False
     )
@@ -81,7 +81,7 @@ def small(model_arm: Any, pos: dict[str, Any], **model: Any) -> GPT:
     return build(cfg, VOCAB)
 
 
-# Scaled rotary: Hugging Face's frequencies, and whole Llamas
+# Scaled rotary: Hugging Face's frequencies, and full Llama models
 
 PARAMETERS = {
     "rope_linear": {"rope_type": "linear"},
@@ -92,7 +92,7 @@ PARAMETERS = {
 
 
 def scaled(option: str, theta: float, factor: float, original: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Our keys, and Hugging Face's parameters that mean the same."""
+    """Keys of gptx and the equivalent parameters of Hugging Face."""
     theirs = {**PARAMETERS[option], "rope_theta": theta, "factor": factor}
     ours = {key: value for key, value in theirs.items() if not key.startswith("rope_")} | {"theta": theta}
     if option in ("rope_yarn", "rope_llama3"):
@@ -103,14 +103,14 @@ def scaled(option: str, theta: float, factor: float, original: int) -> tuple[dic
 
 
 @pytest.mark.parametrize("option", PARAMETERS)
-@settings(max_examples=40)
+@settings(max_examples=13)
 @given(
     theta=st.sampled_from([20.0, 1e4, 5e5]),
     factor=st.floats(1.5, 64),
     half=st.integers(2, 64),
     original=st.integers(8, 10_000),
 )
-def test_scaled_frequencies_are_hugging_faces(
+def test_scaled_frequencies_equal_transformers(
     option: str, theta: float, factor: float, half: int, original: int
 ) -> None:
     from transformers import LlamaConfig
@@ -126,7 +126,7 @@ def test_scaled_frequencies_are_hugging_faces(
 
 
 @pytest.mark.parametrize("option", ["rope_yarn", "rope_llama3"])
-def test_the_original_context_is_the_models_divided_by_the_factor(option: str) -> None:
+def test_default_original_context_is_context_divided_by_factor(option: str) -> None:
     keys = {"factor": 8.0, "theta": 100.0, "head_dim": 64, "context": 1024}
     given_, default, other = (encoding(option, **keys, original=n) for n in (128, 0, 512))
     assert torch.equal(frequencies(given_, 64), frequencies(default, 64))
@@ -228,9 +228,9 @@ def test_gpt_neox_equals_transformers(fraction: float, dtype: torch.dtype, toler
                 same_logits(model, hf, 1e-3)
 
 
-@settings(max_examples=40)
+@settings(max_examples=13)
 @given(half=st.integers(1, 32), fraction=st.floats(0.01, 1), seed=st.integers(0, 9))
-def test_partial_rotary_turns_the_first_dims_alone(half: int, fraction: float, seed: int) -> None:
+def test_partial_rotary_rotates_the_first_dims_only(half: int, fraction: float, seed: int) -> None:
     dim, n = 2 * half, round(fraction * 2 * half)
     if n % 2 or not n:
         message = refused(lambda: encoding("rope_partial", head_dim=dim, fraction=fraction))
@@ -245,12 +245,12 @@ def test_partial_rotary_turns_the_first_dims_alone(half: int, fraction: float, s
         assert torch.equal(turned[..., :n], plain.rotate(x[..., :n], x[..., :n], plain.table(at))[0])
 
 
-# Another encoding on global layers
+# Different encodings on global layers
 
 
 @dataclass(frozen=True)
 class Alternating(Window):
-    """Local layers first: what a pattern of windows is."""
+    """A pattern of windows that starts with local layers."""
 
     size: int
 
@@ -269,7 +269,7 @@ def alternating(pos: str, keys: dict[str, Any], pattern: type[Window] = Alternat
     return build(cfg, VOCAB)
 
 
-def test_a_window_is_local_where_distance_alone_hides() -> None:
+def test_window_is_local_if_distance_alone_hides() -> None:
     class Sinks(Full):
         """Hides distant tokens, yet has no reach: the first ones are always seen."""
 
@@ -305,7 +305,7 @@ def test_smollm3_without_positions_on_global_layers_equals_transformers(dtype: t
                 same_logits(ours, hf, 1e-3)
 
 
-def test_two_bases_are_gemma_3s() -> None:
+def test_two_bases_equal_gemma_3() -> None:
     from transformers import Gemma3TextConfig
     from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 
@@ -316,7 +316,7 @@ def test_two_bases_are_gemma_3s() -> None:
         torch.testing.assert_close(frequencies(pos.at(0, window), 8).float(), expected, rtol=1e-6, atol=0)
 
 
-def test_each_layer_gets_the_base_of_its_window() -> None:
+def test_rope_dual_base_of_each_layer() -> None:
     model = alternating("rope_dual", {"theta": 50.0, "global_theta": 5000.0})
     assert [pos.theta for pos in model.layer_pos] == [50.0, 5000.0]
     assert len({id(pos) for pos in alternating("rope_dual", {}, Full5).layer_pos}) == 1, "layers share one table"
@@ -331,7 +331,7 @@ class Full5(Full):
 
 
 @pytest.mark.parametrize(("n_head", "heads", "shared"), [(4, 4, False), (4, 2, False), (6, 2, True), (4, 1, False)])
-def test_rope_alpha_is_its_formula(n_head: int, heads: int, shared: bool) -> None:
+def test_rope_alpha_equals_its_formula(n_head: int, heads: int, shared: bool) -> None:
     """Each pair is a complex number times e^(i p alpha theta^(-2i/R)), alpha that of the key head's group."""
     pos = encoding("rope_alpha", n_head=n_head, heads=heads, shared=shared)
     assert pos.alpha.shape == (1 if shared else heads,) and (pos.alpha == 1).all()
@@ -350,7 +350,7 @@ def test_rope_alpha_is_its_formula(n_head: int, heads: int, shared: bool) -> Non
                     assert abs(complex(turned[0, t, h, i], turned[0, t, h, i + 4]) - expected) < 1e-9
 
 
-def test_rope_alpha_begins_as_rope_and_learns() -> None:
+def test_rope_alpha_starts_equal_to_rope_and_learns() -> None:
     plain, ours = (random_model(tiny(arm(attention="gqa", pos=pos))) for pos in ("rope", "rope_alpha"))
     ours.load_state_dict(plain.state_dict() | {"pos.alpha": torch.ones(2)})
     tokens = rows(2, CONTEXT + 1)
@@ -382,9 +382,9 @@ def torchscale(x: Tensor, downscale: bool, theta: float, scale_base: float, gamm
     return x * cos + every_two * sin
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(half=st.integers(1, 16), scale_base=st.floats(5, 600), gamma=st.floats(0.1, 2), seed=st.integers(0, 99))
-def test_xpos_is_torchscales(half: int, scale_base: float, gamma: float, seed: int) -> None:
+def test_xpos_equals_torchscale(half: int, scale_base: float, gamma: float, seed: int) -> None:
     pos = encoding("xpos", n_head=1, head_dim=2 * half, scale_base=scale_base, gamma=gamma)
     q, k = normal(2, 1, 40, 1, 2 * half, seed=seed)
     at = torch.arange(40)[None]
@@ -416,9 +416,9 @@ def test_xpos_refuses_a_context_that_would_overflow() -> None:
 # Biases
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(buckets=st.integers(2, 64), factor=st.floats(1.5, 40))
-def test_t5s_buckets_are_t5s(buckets: int, factor: float) -> None:
+def test_t5_buckets_equal_transformers(buckets: int, factor: float) -> None:
     from transformers.models.t5.modeling_t5 import T5Attention
 
     distance = torch.arange(5000)
@@ -429,7 +429,7 @@ def test_t5s_buckets_are_t5s(buckets: int, factor: float) -> None:
     assert expected.max() == buckets - 1
 
 
-def test_t5s_bias_is_t5s() -> None:
+def test_t5_bias_equals_transformers() -> None:
     from transformers import T5Config
     from transformers.models.t5.modeling_t5 import T5Attention
 
@@ -444,7 +444,7 @@ def test_t5s_bias_is_t5s() -> None:
 
 
 def bias_of(pos: PositionalEncoding, length: int) -> Tensor:
-    """(H, T, T) as a kernel asks for it."""
+    """The bias (H, T, T) of all pairs, as a kernel computes it."""
     at, head = torch.arange(length), torch.arange(4)[None, :, None, None]
     found = pos.bias(head, at[None, None, :, None], at[None, None, None, :])[0]
     assert found.shape == (4, length, length)
@@ -452,7 +452,7 @@ def bias_of(pos: PositionalEncoding, length: int) -> Tensor:
 
 
 @pytest.mark.parametrize("form", ["log", "power"])
-def test_kerple_is_the_papers_formula(form: str) -> None:
+def test_kerple_equals_the_formula_of_the_paper(form: str) -> None:
     pos = encoding("kerple", form=form)
     randomise(pos, std=1.0)
     found = bias_of(pos, 9)
@@ -468,7 +468,7 @@ def test_kerple_is_the_papers_formula(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["log", "power"])
-def test_a_whole_model_learns_both_forms_of_kerple(form: str) -> None:
+def test_models_learn_both_forms_of_kerple(form: str) -> None:
     cfg = tiny(arm(pos="kerple"))
     cfg.pos.form = form
     model, tokens = random_model(cfg), rows(2, CONTEXT + 1)
@@ -478,7 +478,7 @@ def test_a_whole_model_learns_both_forms_of_kerple(form: str) -> None:
     assert (bias_of(model.pos, 9).diff(dim=-1).tril(-1) >= 0).all(), "the further, the less"
 
 
-def test_kerple_starts_with_heads_that_differ_and_the_seed_says_how() -> None:
+def test_kerple_heads_start_different_and_depend_on_the_seed() -> None:
     first, same, other = (build_with_seed("kerple", seed) for seed in (0, 0, 1))
     assert torch.equal(first.a, same.a) and not torch.equal(first.a, other.a)
     assert len(first.a.unique()) == len(first.b.unique()) == 4
@@ -490,7 +490,7 @@ def build_with_seed(option: str, seed: int) -> Any:
     return build(cfg, VOCAB).pos
 
 
-def test_fire_is_the_papers_formula() -> None:
+def test_fire_equals_the_formula_of_the_paper() -> None:
     pos = encoding("fire", context=20, width=6, c=0.3, threshold=0.4)
     assert pos.threshold * pos.l_factor.exp() == 8 and (pos.c_factor == 0).all()
     randomise(pos)
@@ -510,7 +510,7 @@ def test_fire_is_the_papers_formula() -> None:
                 assert math.isclose(found[h, q, k].item(), expected, abs_tol=1e-10)
 
 
-def test_fires_products_are_counted() -> None:
+def test_fire_cost_includes_its_products() -> None:
     costs = {}
     for width in (16, 32):
         cfg = tiny(arm(pos="fire"))
@@ -521,12 +521,12 @@ def test_fires_products_are_counted() -> None:
 
 
 @pytest.mark.parametrize("option", BIASES)
-def test_a_bias_is_elementwise_and_finite_for_every_pair(option: str) -> None:
+def test_biases_are_elementwise_and_finite(option: str) -> None:
     pos = encoding(option)
     randomise(pos)
-    whole = bias_of(pos, 20)
+    all_pairs = bias_of(pos, 20)
     some = pos.bias(torch.tensor([2, 0]), torch.tensor([17]), torch.tensor([4]))
-    torch.testing.assert_close(some, whole[[2, 0], 17, 4], rtol=1e-12, atol=0)
+    torch.testing.assert_close(some, all_pairs[[2, 0], 17, 4], rtol=1e-12, atol=0)
     at = torch.tensor([0, 1, 50, 10**6])
     found = pos.bias(torch.arange(4)[:, None, None], at[:, None], at)
     assert found.isfinite().all(), "also in the future, which a mask hides, and far away"
@@ -535,7 +535,7 @@ def test_a_bias_is_elementwise_and_finite_for_every_pair(option: str) -> None:
         assert gradient.isfinite().all()
 
 
-# Whole models with ALiBi
+# Full models with ALiBi
 
 
 @both_dtypes
@@ -593,7 +593,7 @@ def same_as_alibi(hf: nn.Module, state: dict[str, Tensor], bias: bool, tanh: boo
 
 
 @pytest.mark.parametrize("option", [o for o in options("pos") if encoding(o).biased])
-def test_biases_are_exact_under_autocast(option: str) -> None:
+def test_biases_do_not_round_under_autocast(option: str) -> None:
     """In bf16, 1024 distances would be a few hundred."""
     pos, at = encoding(option, context=1024).float(), torch.arange(1024)
     head = torch.arange(4)[:, None, None]
@@ -603,7 +603,7 @@ def test_biases_are_exact_under_autocast(option: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_sinusoids_are_exact_far_away(dtype: torch.dtype) -> None:
+def test_sinusoids_are_exact_at_large_positions(dtype: torch.dtype) -> None:
     pos, far = encoding("sinusoidal", scale=1.0), torch.tensor([[10**6]])
     found = pos.embed(torch.zeros(1, 1, 32, dtype=dtype), far)
     expected = pos.embed(torch.zeros(1, 1, 32, dtype=torch.float64), far)
@@ -611,15 +611,13 @@ def test_sinusoids_are_exact_far_away(dtype: torch.dtype) -> None:
     torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
 
 
-# Claims and refusals
+# Declared properties and refusals
 
 
 @pytest.mark.parametrize("option", [*ROPES, *BIASES])
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(far=st.integers(1, 200), to=st.integers(0, 2000), shift=st.integers(10, 10_000), seed=st.integers(0, 99))
-def test_what_claims_to_be_relative_knows_the_distance_alone(
-    option: str, far: int, to: int, shift: int, seed: int
-) -> None:
+def test_relative_encodings_ignore_absolute_positions(option: str, far: int, to: int, shift: int, seed: int) -> None:
     pos = encoding(option, heads=2)
     randomise(pos, seed)
     q, k = normal(1, 1, 4, 8, seed=seed), normal(1, 1, 2, 8, seed=seed + 1)
@@ -657,7 +655,7 @@ def test_what_claims_to_be_relative_knows_the_distance_alone(
         ("fire", {"threshold": 0.0}, "pos.threshold=0: expected more than 0", "pos.threshold=0.25"),
     ],
 )
-def test_a_number_out_of_bounds(option: str, keys: dict[str, Any], wrong: str, right: str) -> None:
+def test_refuses_out_of_bounds_numbers(option: str, keys: dict[str, Any], wrong: str, right: str) -> None:
     message = refused(lambda: encoding(option, **keys))
     assert wrong in message and message.endswith(f"such as {right.rpartition('=')[2]}")
     (key,) = keys
@@ -670,7 +668,7 @@ def test_kerple_has_two_forms() -> None:
 
 
 @pytest.mark.parametrize("option", [option for option in ROPES if option != "rope_partial"])
-def test_an_odd_head_is_refused_by_name(option: str) -> None:
+def test_rotary_encodings_refuse_odd_heads_by_name(option: str) -> None:
     message = refused(lambda: encoding(option, head_dim=3))
     assert f"pos={option} needs an even head_dim, given 3" in message and message.endswith("use model.d_model=16")
 
@@ -681,5 +679,5 @@ def test_ntk_refuses_a_single_frequency() -> None:
     encoding(re.findall(r"use pos=(rope_linear)", message)[0], head_dim=2)
 
 
-def test_a_head_of_one_dim_has_nothing_to_turn() -> None:
+def test_rotary_encodings_refuse_heads_of_one_dim() -> None:
     assert "pos=rope_partial needs an even head_dim, given 1" in refused(lambda: encoding("rope_partial", head_dim=1))

@@ -1,16 +1,18 @@
-"""Every attention x pos x window on disk, and every ffn x norm x placement: proofs (proofs.py), from the YAML alone."""
+"""Proofs (proofs.py) for combinations of attention x pos x window and of ffn x norm x placement, built from the YAML
+files alone. The first tier combines any two options of different axes; the second (``-m full``) all combinations."""
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 import torch
 from helpers_model import (
-    ARMS,
+    ALL,
     CONTEXT,
     FIRST,
     GROUPS,
+    PAIRS,
     SIZE,
     VOCAB,
     Arm,
@@ -19,6 +21,7 @@ from helpers_model import (
     name,
     one_thread,  # noqa: F401 - a fixture
     options,
+    product,
     random_model,
     randomise,
     rows,
@@ -28,12 +31,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from proofs import (
     decode,
+    decoding_sizes,
     every_kernel_equals_the_reference,
     influence,
     kernels,
     packed_documents_equal_separate_rows,
     prove,
-    room,
 )
 from torch import Tensor
 
@@ -48,28 +51,45 @@ from gptx.pos.none import NoPE
 from gptx.window.base import Window
 
 
-def test_what_the_project_began_with_is_on_disk() -> None:
+def test_first_variants_exist() -> None:
     for group, names in FIRST.items():
         assert names <= set(options(group)), group
 
 
-def test_windows_are_small_enough_here_to_hide_something() -> None:
+def test_windows_hide_something_of_a_row_here() -> None:
     for option in set(options("window")) - {"full"}:
         assert not all(window.covers(CONTEXT) for window in model_of(arm(window=option)).windows), option
 
 
-@pytest.mark.parametrize("arm", ARMS, ids=name)
-def test_a_combination_stands_every_proof(arm: Arm, record_property: Callable[[str, object], None]) -> None:
+def test_any_two_options_of_different_axes_are_combined() -> None:
+    for groups in (("attention", "pos", "window"), ("ffn", "norm", "placement")):
+        for pair in combinations(groups, 2):
+            combined = {tuple(choice for choice in arm if choice[0] in pair) for arm in PAIRS}
+            assert set(product(*pair)) <= combined
+
+
+def passes_all_proofs(arm: Arm, record_property: Callable[[str, object], None]) -> None:
     model = random_model(tiny(arm, bias=True, d_model=32))
     prove(model, rows(2, CONTEXT + 1))
     record_property("proven", "-".join(group for group, _ in arm))
     record_property("kernels", len(kernels(model)))
 
 
-@settings(max_examples=60)
+@pytest.mark.parametrize("arm", PAIRS, ids=name)
+def test_proofs_of_pairs(arm: Arm, record_property: Callable[[str, object], None]) -> None:
+    passes_all_proofs(arm, record_property)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("arm", [arm for arm in ALL if arm not in PAIRS], ids=name)
+def test_proofs_of_all_other_combinations(arm: Arm, record_property: Callable[[str, object], None]) -> None:
+    passes_all_proofs(arm, record_property)
+
+
+@settings(max_examples=10)
 @given(data=st.data())
-def test_any_size_of_any_combination_stands_the_proofs(data: st.DataObject) -> None:
-    """Other widths, heads, groups, layers, window sizes and options than the defaults, drawn together."""
+def test_kernels_cache_and_packing_for_random_sizes_and_options(data: st.DataObject) -> None:
+    """Widths, heads, groups, layers, window sizes and options are drawn together."""
     draw = data.draw
     groups = [group for group in GROUPS if group != "kernel"]
     chosen = tuple((group, draw(st.sampled_from(options(group)), label=group)) for group in groups)
@@ -91,7 +111,7 @@ def test_any_size_of_any_combination_stands_the_proofs(data: st.DataObject) -> N
         assume(False)
     randomise(model, draw(st.integers(0, 99), label="seed"))
     model.double().eval()
-    length, size = room(model)
+    length, size = decoding_sizes(model)
     cuts = draw(st.sets(st.integers(1, length - 1), max_size=6), label="cuts")
     chunks = [b - a for a, b in pairwise([0, *sorted(cuts), length])]
     tokens = rows(2, length)
@@ -103,17 +123,13 @@ def test_any_size_of_any_combination_stands_the_proofs(data: st.DataObject) -> N
 
 # Compilation
 
-_ATTENTIONS, _POSITIONS, _WINDOWS = (options(group) for group in ("attention", "pos", "window"))
-# Each two options of different groups meet in one of these.
-MEETINGS = [
-    arm(attention=a, pos=p, window=_WINDOWS[(i + j) % len(_WINDOWS)])
-    for i, a in enumerate(_ATTENTIONS)
-    for j, p in enumerate(_POSITIONS)
-] + [a for a in ARMS if a[0][0] != "attention"]
+_COUNT = max(len(options(group)) for group in GROUPS)
+# Every option occurs in one of these.
+SINGLES = [tuple((g, options(g)[i % len(options(g))]) for g in GROUPS if g != "kernel") for i in range(_COUNT)]
 
 
-def compiles_whole(arm: Arm) -> None:
-    """One graph, and the same numbers."""
+def compiles_to_one_graph(arm: Arm) -> None:
+    """Compiled without a graph break, the model returns the same loss."""
     model, tokens = random_model(tiny(arm, bias=True, d_model=32)), rows(2, CONTEXT + 1)
     x, y = tokens[:, :-1], tokens[:, 1:]
     torch._dynamo.reset()
@@ -121,29 +137,29 @@ def compiles_whole(arm: Arm) -> None:
     torch.testing.assert_close(compiled(x, y), model(x, y), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("arm", MEETINGS, ids=name)
-def test_compiles_without_a_graph_break(arm: Arm) -> None:
-    compiles_whole(arm)
+@pytest.mark.parametrize("arm", SINGLES, ids=name)
+def test_every_option_compiles_to_one_graph(arm: Arm) -> None:
+    compiles_to_one_graph(arm)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("arm", [a for a in ARMS if a not in MEETINGS], ids=name)
-def test_every_other_combination_compiles_too(arm: Arm) -> None:
-    compiles_whole(arm)
+@pytest.mark.full
+@pytest.mark.parametrize("arm", PAIRS, ids=name)
+def test_pairs_compile_to_one_graph(arm: Arm) -> None:
+    compiles_to_one_graph(arm)
 
 
-# What only some show
+# Behaviour of some variants only
 
 
-def test_a_cache_that_is_too_small_refuses() -> None:
-    for window in ("full", "sliding"):  # a ring shorter than the window's reach cannot go round either
+def test_cache_refuses_more_tokens_than_its_size() -> None:
+    for window in ("full", "sliding"):  # a ring buffer shorter than the window's reach would overwrite visible tokens
         model = model_of(arm(pos="rope", window=window))
         size = SIZE - 1
         with pytest.raises(ValueError, match=f"holds {size} tokens, given {size + 1}"):
             decode(model, rows(1, SIZE), [1] * SIZE, size)
 
 
-def test_a_sliding_window_hides_what_lies_further_back_than_its_layers_reach() -> None:
+def test_sliding_window_limits_influence_to_the_sum_of_its_reaches() -> None:
     felt = influence(model_of(arm(window="sliding")), rows(1, CONTEXT))
     distance = torch.arange(CONTEXT)[:, None] - torch.arange(CONTEXT)
     assert (felt[(distance >= 0) & (distance <= 2 * (SIZE - 1))] > 0).all()
@@ -152,8 +168,8 @@ def test_a_sliding_window_hides_what_lies_further_back_than_its_layers_reach() -
 
 @pytest.mark.parametrize("pos", options("pos"))
 @pytest.mark.parametrize("window", options("window"))
-def test_one_layer_without_an_encoding_sees_a_bag_of_tokens(pos: str, window: str) -> None:
-    """The other side of the order that matters: in one layer, the encoding alone makes it."""
+def test_one_layer_without_an_encoding_ignores_the_order_of_tokens(pos: str, window: str) -> None:
+    """In a model of one layer, only an encoding distinguishes the order of visible tokens."""
     model, row = random_model(tiny(arm(pos=pos, window=window), n_layer=1)), rows(1, CONTEXT)
     seen = visible(Where.rows(CONTEXT), model.windows[0].allows)[0, -1]
     a, b = seen.nonzero().flatten().tolist()[-3:-1] if seen.sum() > 2 else (CONTEXT - 2, CONTEXT - 1)
@@ -167,7 +183,7 @@ def test_one_layer_without_an_encoding_sees_a_bag_of_tokens(pos: str, window: st
         assert difference > 1e-6
 
 
-# Windows, by themselves
+# Windows
 
 
 def windows_of(option: str) -> list[Window]:
@@ -176,9 +192,9 @@ def windows_of(option: str) -> list[Window]:
 
 
 @pytest.mark.parametrize("option", options("window"))
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(q=st.integers(0, 2000), k=st.integers(0, 2000))
-def test_window_convention(option: str, q: int, k: int) -> None:
+def test_window_hides_future_padding_and_what_is_beyond_its_reach(option: str, q: int, k: int) -> None:
     for window in windows_of(option):
         see = visible(Where(torch.tensor([[q]]), torch.tensor([[k, q, -1]])), window.allows)[0, 0]
         assert see.dtype == torch.bool
@@ -191,9 +207,9 @@ def test_window_convention(option: str, q: int, k: int) -> None:
 
 
 @pytest.mark.parametrize("option", options("window"))
-@settings(max_examples=30)
+@settings(max_examples=10)
 @given(length=st.integers(1, 40))
-def test_a_window_that_covers_a_row_is_plain_causal_attention(option: str, length: int) -> None:
+def test_window_that_covers_a_row_equals_causal_attention(option: str, length: int) -> None:
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     for window in windows_of(option):
         seen = visible(Where.rows(length), window.allows)[0]
@@ -205,9 +221,9 @@ def test_a_window_that_covers_a_row_is_plain_causal_attention(option: str, lengt
     assert [hash(window) for window in again] == [hash(window) for window in windows_of(option)]
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(size=st.integers(1, 50), q=st.integers(0, 200), k=st.integers(0, 200), length=st.integers(1, 60))
-def test_a_sliding_window_of_size_sees_size_tokens(size: int, q: int, k: int, length: int) -> None:
+def test_sliding_window_sees_its_size_in_tokens(size: int, q: int, k: int, length: int) -> None:
     cfg = tiny(arm(window="sliding")).window
     cfg.size = size
     window = part(cfg)
@@ -218,12 +234,10 @@ def test_a_sliding_window_of_size_sees_size_tokens(size: int, q: int, k: int, le
     assert (window.reach, window.covers(length)) == (size, length <= size)
 
 
-@settings(max_examples=40)
+@settings(max_examples=13)
 @given(size=st.integers(1, 12), reach=st.none() | st.integers(1, 20), chunks=st.lists(st.integers(1, 9), max_size=9))
-def test_the_cache_keeps_the_newest_tokens_and_knows_where_they_stood(
-    size: int, reach: int | None, chunks: list[int]
-) -> None:
-    """What each slot holds is written in it: the position itself."""
+def test_cache_returns_the_newest_tokens_in_order(size: int, reach: int | None, chunks: list[int]) -> None:
+    """The cached value of each token is its position."""
 
     class Back(Window):
         @property
@@ -231,7 +245,7 @@ def test_the_cache_keeps_the_newest_tokens_and_knows_where_they_stood(
             return reach
 
         def allows(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
-            raise AssertionError("a cache never asks")
+            raise AssertionError("a cache does not call allows")
 
     cache, window, slots = KVCache(size), Back(), min(size, reach or size)
     for count in chunks:
@@ -248,7 +262,7 @@ def test_the_cache_keeps_the_newest_tokens_and_knows_where_they_stood(
     assert cache.nbytes() == (8 * slots if chunks else 0)
 
 
-# Encodings, by themselves
+# Encodings
 
 
 def encoding(option: str, n_head: int = 4, head_dim: int = 8) -> PositionalEncoding:
@@ -256,7 +270,7 @@ def encoding(option: str, n_head: int = 4, head_dim: int = 8) -> PositionalEncod
         n_layer=1, n_head=n_head, d_model=n_head * head_dim, context=CONTEXT, vocab_size=VOCAB, dropout=0.0, bias=False
     )
     found: PositionalEncoding = part(tiny(arm(pos=option)).pos, shape, head_dim, n_head)
-    return found.at(0, part(tiny(arm(window="sliding")).window))  # of a local layer: there, all of them say something
+    return found.at(0, part(tiny(arm(window="sliding")).window))  # of a local layer, where every encoding has an effect
 
 
 def logit(pos: PositionalEncoding, q: Tensor, k: Tensor, at: int, to: int) -> Tensor:
@@ -267,9 +281,9 @@ def logit(pos: PositionalEncoding, q: Tensor, k: Tensor, at: int, to: int) -> Te
 
 
 @pytest.mark.parametrize("option", [option for option in options("pos") if encoding(option).relative])
-@settings(max_examples=50)
+@settings(max_examples=16)
 @given(far=st.integers(0, 300), to=st.integers(0, 5000), shift=st.integers(1, 100_000), seed=st.integers(0, 99))
-def test_relative_encodings_know_the_distance_alone(option: str, far: int, to: int, shift: int, seed: int) -> None:
+def test_relative_encodings_depend_on_the_distance_only(option: str, far: int, to: int, shift: int, seed: int) -> None:
     pos = encoding(option)
     assume(pos.max_length is None or to + far + shift < pos.max_length)
     q, k = torch.randn(2, 1, 1, 4, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
@@ -277,10 +291,10 @@ def test_relative_encodings_know_the_distance_alone(option: str, far: int, to: i
     torch.testing.assert_close(logit(pos, q, k, to + far + shift, to + shift), here, rtol=0, atol=1e-8)
     if option != "none":
         one, two = logit(pos, q, k, to + 1, to), logit(pos, q, k, to + 2, to)
-        assert (one - two).abs().max() > 1e-6, "and they do know it"
+        assert (one - two).abs().max() > 1e-6, "logits differ between distances"
 
 
-@settings(max_examples=50)
+@settings(max_examples=16)
 @given(at=st.integers(0, 100_000), seed=st.integers(0, 99))
 def test_rope_is_a_rotation_of_each_pair(at: int, seed: int) -> None:
     pos = encoding("rope")
@@ -294,7 +308,7 @@ def test_rope_is_a_rotation_of_each_pair(at: int, seed: int) -> None:
         assert torch.equal(turned, x)
 
 
-def test_alibi_slopes_are_the_papers() -> None:
+def test_alibi_slopes_equal_those_of_the_paper() -> None:
     pos = encoding("alibi", n_head=8)
     for head, slope in enumerate([1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64, 1 / 128, 1 / 256]):
         assert pos.bias(torch.tensor(head), torch.tensor(9), torch.tensor(2)).item() == -7 * slope
@@ -303,9 +317,9 @@ def test_alibi_slopes_are_the_papers() -> None:
     assert math.isclose(first, -(2**-0.5), rel_tol=1e-6), "for 16 heads, 2^(-1/2) is the first and the ratio"
 
 
-@settings(max_examples=30)
+@settings(max_examples=10)
 @given(at=st.integers(0, 50_000), theta=st.floats(10, 1e6), scale=st.floats(0.01, 2))
-def test_sinusoidal_is_the_papers_formula(at: int, theta: float, scale: float) -> None:
+def test_sinusoidal_equals_the_formula_of_the_paper(at: int, theta: float, scale: float) -> None:
     cfg = tiny(arm(pos="sinusoidal"))
     cfg.pos.theta, cfg.pos.scale = theta, scale
     pos = build(cfg, VOCAB).pos
@@ -315,7 +329,7 @@ def test_sinusoidal_is_the_papers_formula(at: int, theta: float, scale: float) -
         assert math.isclose(found, scale * (math.cos(angle) if i % 2 else math.sin(angle)), abs_tol=1e-9)
 
 
-def test_learned_positions_are_a_table() -> None:
+def test_learned_positions_are_looked_up() -> None:
     pos = encoding("learned")
     x = torch.randn(2, CONTEXT, 32, generator=torch.Generator().manual_seed(0))
     at = torch.arange(CONTEXT).flip(0)[None]
@@ -323,7 +337,7 @@ def test_learned_positions_are_a_table() -> None:
 
 
 @pytest.mark.parametrize("option", options("pos"))
-def test_every_encoding_keeps_shape_and_dtype(option: str) -> None:
+def test_encodings_preserve_shape_and_dtype(option: str) -> None:
     pos, at = encoding(option), torch.arange(3)[None]
     for dtype in (torch.float32, torch.bfloat16):
         x, heads = torch.ones(2, 3, 32, dtype=dtype), torch.ones(2, 3, 4, 8, dtype=dtype)

@@ -1,4 +1,4 @@
-"""``python -m gptx.variants``: the table that the README shows."""
+"""``gptx variants``: the table of docs/variants.md."""
 
 import re
 import subprocess
@@ -11,81 +11,75 @@ import yaml
 from helpers_model import options
 
 import gptx
+from gptx import variants
 from gptx.config.axes import model_axes
 from gptx.errors import ConfigError
-from gptx.variants import Row, table
+from gptx.model.catalogue import VariantRow, markdown, table
 
 ROOT = Path(__file__).parents[2]
 
 
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    done = [sys.executable, "-m", "gptx.variants", *words]
-    return subprocess.run(done, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
 @pytest.fixture(scope="module")
-def rows() -> list[Row]:
+def rows() -> list[VariantRow]:
     return list(table())
 
 
-def test_every_option_on_disk_has_a_row(rows: list[Row]) -> None:
+def test_every_option_has_a_row(rows: list[VariantRow]) -> None:
     assert [(row.axis, row.option) for row in rows] == [
         (axis, option) for axis in model_axes() for option in options(axis)
     ]
 
 
-def test_the_readme_shows_what_the_command_prints(rows: list[Row]) -> None:
-    shown = (
-        (ROOT / "docs/variants.md").read_text().partition("<!-- variants -->\n")[2].partition("\n<!-- /variants -->")[0]
-    )
-    printed = command("--markdown")
-    assert printed.returncode == 0 and shown.strip() == printed.stdout.strip(), "python -m gptx.variants --markdown"
-    for row in rows:
-        assert "| " + " | ".join(row.cells) + " |" in shown
+def test_docs_contain_the_generated_table(rows: list[VariantRow]) -> None:
+    page = (ROOT / "docs/variants.md").read_text()
+    shown = page.partition("<!-- variants -->\n")[2].partition("\n<!-- /variants -->")[0]
+    assert shown.strip() == markdown(rows), "to update the page: gptx variants --markdown"
 
 
-def test_each_says_what_it_is_and_from_where(rows: list[Row]) -> None:
-    said = [row.what for row in rows]
-    assert len(set(said)) == len(said)
+def test_descriptions_are_distinct_and_cite_a_source(rows: list[VariantRow]) -> None:
+    descriptions = [row.description for row in rows]
+    assert len(set(descriptions)) == len(descriptions)
     for row in rows:
         if row.axis != "kernel" and (row.axis, row.option) != ("window", "full"):
-            assert re.search(r"(19|20)\d\d|GPT-2|Gemma|gpt-oss|Llama", row.what), (
-                f"{row.axis}={row.option}: whose is it?"
-            )
+            assert re.search(r"(19|20)\d\d|GPT-2|Gemma|gpt-oss|Llama", row.description), f"{row.axis}={row.option}"
 
 
-def test_figures_and_refusals_are_those_of_real_models(rows: list[Row]) -> None:
-    """The command line composes and checks what the table only puts together."""
+def test_yaml_files_start_with_the_description(rows: list[VariantRow]) -> None:
     for row in rows:
-        words = [f"{row.axis}={row.option}", "device=cpu", "tokenizer=byte"]
+        text = (ROOT / "conf" / row.axis / f"{row.option}.yaml").read_text()
+        assert text.startswith(f"# {row.description}\n") and yaml.safe_load(text)["_target_"]
+
+
+def test_parameters_and_refusals_equal_those_of_composed_configs(rows: list[VariantRow]) -> None:
+    """`gptx.compose` checks what the table puts together by itself."""
+    for row in rows:
+        overrides = [f"{row.axis}={row.option}", "device=cpu", "tokenizer=byte"]
         if row.axis == "kernel":
             continue
         with torch.device("meta"):
-            model = gptx.build(gptx.compose(words))
-        assert row.cost is not None and row.cost.n_params == sum(p.numel() for p in model.parameters()), words
+            model = gptx.build(gptx.compose(overrides))
+        assert row.cost is not None and row.cost.n_params == sum(p.numel() for p in model.parameters()), overrides
         for refusal in row.refuses:
             axis, _, names = refusal.partition("=")
             for name in names.split(",") if names else ():
                 if axis != "kernel" or name in ("sdpa", "banded"):
                     with pytest.raises(ConfigError), torch.device("meta"):
-                        gptx.build(gptx.compose([*words, f"{axis}={name}"]))
+                        gptx.build(gptx.compose([*overrides, f"{axis}={name}"]))
 
 
-def test_another_model_has_other_figures(rows: list[Row]) -> None:
-    done = command("model.n_layer=2")
-    assert done.returncode == 0
-    assert rows[0].cells[2] not in done.stdout and "attention=gqa" in done.stdout
-
-
-def test_an_option_that_refuses_the_model_says_so_in_its_row() -> None:
-    done = command("model.n_layer=1", "--markdown")
-    [line] = [line for line in done.stdout.splitlines() if "window=alternating" in line and "longer than" in line]
-    assert line.split(" | ")[2:4] == ["", ""], "no figures"
-    assert sum(line.startswith("| window=") for line in done.stdout.splitlines()) == len(options("window"))
+def test_command_prints_the_table_of_another_model(rows: list[VariantRow]) -> None:
+    """With one layer, alternating windows are refused: their row has the reason instead of figures."""
+    command = [sys.executable, "-m", "gptx.variants", "model.n_layer=1", "--markdown"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert rows[0].cells[2] not in done.stdout and any(line.startswith("| attention=gqa |") for line in lines)
+    [refused] = [line for line in lines if "window=alternating" in line and "longer than" in line]
+    assert refused.split(" | ")[2:4] == ["", ""], "no figures"
+    assert sum(line.startswith("| window=") for line in lines) == len(options("window"))
 
 
 @pytest.mark.parametrize(
-    ("words", "parts"),
+    ("arguments", "expected"),
     [
         (["window.size=3"], ["window.size=3", "model.KEY"]),
         (["model=gpt3"], ["model=gpt3", "Did you mean"]),
@@ -93,15 +87,10 @@ def test_an_option_that_refuses_the_model_says_so_in_its_row() -> None:
         (["--markdwn"], ["--markdwn", "--help"]),
     ],
 )
-def test_a_mistake_is_one_line(words: list[str], parts: list[str]) -> None:
-    done = command(*words)
-    assert done.returncode == 2 and done.stdout == ""
-    [line] = done.stderr.splitlines()
-    for part in parts:
-        assert part in line
-
-
-def test_yaml_files_begin_with_what_the_table_says(rows: list[Row]) -> None:
-    for row in rows:
-        path = ROOT / "conf" / row.axis / f"{row.option}.yaml"
-        assert path.read_text().startswith(f"# {row.what}\n") and yaml.safe_load(path.read_text())["_target_"]
+def test_wrong_arguments_end_with_exit_code_2_and_one_line(
+    arguments: list[str], expected: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert variants.main(arguments) == 2
+    out, err = capsys.readouterr()
+    [line] = err.splitlines()
+    assert out == "" and all(text in line for text in expected)

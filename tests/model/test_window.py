@@ -57,7 +57,7 @@ def chunked_keys(q: int, size: int) -> set[int]:
 
 
 def strided_keys(q: int, stride: int) -> set[int]:
-    """Sparse Transformer, section 4.3: both sets as they are printed."""
+    """Sparse Transformer, section 4.3: both sets as printed."""
     first = set(range(max(0, q - stride), q + 1))
     second = {j for j in range(q + 1) if (q - j) % stride == 0}
     return first | second
@@ -78,14 +78,14 @@ COUNTS: dict[str, Callable[..., int]] = {
 }
 
 
-def test_every_window_is_proven() -> None:
+def test_every_window_has_a_reference_here() -> None:
     assert {"full", "sliding", "alternating", *PAPERS} <= set(options("window"))
 
 
 @pytest.mark.parametrize("option", PAPERS)
-@settings(max_examples=80)
+@settings(max_examples=26)
 @given(data=st.data(), length=st.integers(1, 60))
-def test_a_window_lets_through_the_papers_keys(option: str, data: st.DataObject, length: int) -> None:
+def test_windows_show_the_keys_of_their_papers(option: str, data: st.DataObject, length: int) -> None:
     paper, keys = PAPERS[option]
     chosen = data.draw(keys)
     see = window(option, **chosen)
@@ -98,10 +98,10 @@ def test_a_window_lets_through_the_papers_keys(option: str, data: st.DataObject,
 
 
 @pytest.mark.parametrize("option", PAPERS)
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(data=st.data())
-def test_the_reach_is_tight(option: str, data: st.DataObject) -> None:
-    """A ring of the cache is as long as that: shorter would lose something, longer would be in vain."""
+def test_reach_is_tight(option: str, data: st.DataObject) -> None:
+    """A ring buffer has as many slots: fewer would lose visible tokens, more would waste memory."""
     see = window(option, **data.draw(PAPERS[option][1]))
     assert see.reach is None if option in ("sliding_sink", "strided") else see.reach is not None
     length = 2 * (see.reach or 60)
@@ -112,10 +112,10 @@ def test_the_reach_is_tight(option: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("option", PAPERS)
-@settings(max_examples=40)
+@settings(max_examples=13)
 @given(data=st.data())
 def test_windows_compare_by_value(option: str, data: st.DataObject) -> None:
-    """Layers that agree share one mask, and layers that do not must never."""
+    """Layers with equal windows share one mask, and layers with different windows must not."""
     one, other = (data.draw(PAPERS[option][1]) for _ in range(2))
     a, again, b = window(option, **one), window(option, **one), window(option, **other)
     assert a == again and hash(a) == hash(again)
@@ -126,23 +126,23 @@ def test_windows_compare_by_value(option: str, data: st.DataObject) -> None:
 # Patterns of layers
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(size=st.integers(1, 20), pattern=st.text("LG", min_size=1, max_size=7), more=st.integers(0, 9))
-def test_a_pattern_is_repeated_over_the_layers(size: int, pattern: str, more: int) -> None:
+def test_pattern_repeats_over_the_layers(size: int, pattern: str, more: int) -> None:
     n_layer = len(pattern) + more
-    whole = window("alternating", size=size, pattern=pattern)
-    layers = [whole.at(layer, n_layer) for layer in range(n_layer)]
+    pattern_ = window("alternating", size=size, pattern=pattern)
+    layers = [pattern_.at(layer, n_layer) for layer in range(n_layer)]
     letters = {"L": window("sliding", size=size), "G": window("full")}
     assert layers == [letters[pattern[layer % len(pattern)]] for layer in range(n_layer)]
     assert [layer.local for layer in layers] == [letters[x] is letters["L"] for x in (pattern * n_layer)[:n_layer]]
     widest = max(layers, key=lambda layer: layer.reach or 999)
-    seen, expected = (visible(Where.rows(30), w.allows) for w in (whole, widest))
+    seen, expected = (visible(Where.rows(30), w.allows) for w in (pattern_, widest))
     assert torch.equal(seen, expected), "what any layer lets through"
-    assert whole.reach == widest.reach and all(whole.covers(n) == widest.covers(n) for n in range(1, 25))
+    assert pattern_.reach == widest.reach and all(pattern_.covers(n) == widest.covers(n) for n in range(1, 25))
 
 
 @pytest.mark.parametrize("n_layer", [6, 12, 26, 34])
-def test_the_patterns_of_gemma(n_layer: int) -> None:
+def test_gemma_patterns(n_layer: int) -> None:
     from transformers import Gemma2Config, Gemma3TextConfig
 
     kinds = {"sliding_attention": window("sliding"), "full_attention": window("full")}
@@ -152,20 +152,20 @@ def test_the_patterns_of_gemma(n_layer: int) -> None:
         assert [ours.at(layer, n_layer) for layer in range(n_layer)] == [kinds[kind] for kind in theirs]
 
 
-def test_a_pattern_gives_each_layer_its_cache() -> None:
+def test_pattern_gives_each_layer_its_cache_size() -> None:
     cfg = tiny(arm(window="alternating"), n_layer=4)
     cfg.window.pattern = "LLG"
     assert [w.reach for w in build(cfg, VOCAB).windows] == [5, 5, None, 5]
 
 
 @pytest.mark.parametrize("pattern", ["", "LlG", "L G", "SG"])
-def test_a_pattern_has_no_other_letters(pattern: str) -> None:
+def test_pattern_refuses_other_letters(pattern: str) -> None:
     message = refused(lambda: window("alternating", pattern=pattern))
     assert repr(pattern) in message and "L (sliding)" in message and "LLLLLG" in message
     assert window("alternating", pattern="LLLLLG")
 
 
-def test_a_pattern_is_no_longer_than_the_model() -> None:
+def test_pattern_refuses_to_be_longer_than_the_model() -> None:
     cfg = tiny(arm(window="alternating"))
     cfg.window.pattern = "LLLLLG"
     message = refused(build, cfg, VOCAB)
@@ -177,11 +177,11 @@ def test_a_pattern_is_no_longer_than_the_model() -> None:
     assert len(build(cfg, VOCAB).windows) == 2
 
 
-# Beside others' code
+# Equality with other implementations
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, CONTEXT, 20])
-def test_chunks_are_llama_4s(size: int) -> None:
+def test_chunks_equal_llama_4(size: int) -> None:
     from transformers.masking_utils import chunked_causal_mask_function
 
     at, zero = torch.arange(CONTEXT), torch.tensor(0)
@@ -198,19 +198,19 @@ def test_chunks_are_llama_4s(size: int) -> None:
     + [("dilated", "step"), ("strided", "stride")],
 )
 @pytest.mark.parametrize("given", [0, -3])
-def test_a_token_sees_itself(option: str, key: str, given: int) -> None:
+def test_refuses_windows_that_hide_a_token_from_itself(option: str, key: str, given: int) -> None:
     message = refused(lambda: window(option, **{key: given}))
     assert message == f"window.{key}={given}: expected at least 1, and at most 2147483648"
     assert window(option, **{key: 1}).allows(torch.tensor(7), torch.tensor(7))
 
 
-def test_no_sinks_are_another_window() -> None:
+def test_sliding_sink_refuses_zero_sinks() -> None:
     message = refused(lambda: window("sliding_sink", sinks=0))
     assert "window.sinks=0" in message and "at least 1" in message and "window=sliding" in message
     assert "sliding" in options("window")
 
 
-def test_llama_4s_layout_is_chunks_and_global_layers() -> None:
+def test_llama_4_layout() -> None:
     see = window("alternating", size=4, pattern="CCCG")
     assert [see.at(layer, 8) for layer in range(8)] == 2 * [*3 * [window("chunked", size=4)], window("full")]
     assert see.reach is None and window("alternating", size=4, pattern="C").reach == 4

@@ -216,7 +216,7 @@ def difference(found: Tensor | float | list[float], expected: Tensor | float | l
     rounding, such as those of biases of keys: hence the lower bound."""
     a, b = (torch.as_tensor(numbers).detach().double() for numbers in (found, expected))
     assert a.shape == b.shape
-    return float((a - b).abs().max() / b.abs().max().clamp(min=1e-9))
+    return float((a - b).abs().max() / b.abs().max().clamp(min=1e-6))
 
 
 def work(folder: str) -> None:

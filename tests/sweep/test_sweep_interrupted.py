@@ -45,7 +45,7 @@ def test_cancelled_sweep_is_resumed_by_the_same_command(gptx: Gptx, capsys: pyte
     output = capsys.readouterr().out
     assert "1 running, 1 waiting" in output and "step 14 of 30" in output
     second = sweep_here(gptx, *TWO_RUNS)
-    assert second.code == 2 and f"is being swept already, by process {sweep.pid}" in second.err
+    assert second.code == 2 and f"is already being swept, by process {sweep.pid}" in second.err
     assert main(["cancel", *at]) == 0
     assert f"ending the sweep command (process {sweep.pid})" in capsys.readouterr().out
     (gptx.cwd / "go-when-told").touch()

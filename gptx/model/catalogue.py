@@ -1,0 +1,155 @@
+"""The catalogue of variants: for each option its parameters, cache size, and the options and sizes that it refuses.
+
+It is computed from the YAML files and from models that are built with them on the meta device, not from a list.
+"""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from gptx.config.axes import interacting_axes, model_axes
+from gptx.config.compose import compose
+from gptx.config.instantiate import part
+from gptx.config.overrides import conf_dir, options
+from gptx.errors import ConfigError
+from gptx.kernel.base import Kernel
+from gptx.model.build import build
+from gptx.model.cost import Cost, cost
+from gptx.model.gpt import GPT
+
+VOCAB = 257  # of the default tokenizer
+HEADER = ("variant", "what it is", "parameters", "KV bytes", "refuses")
+
+Choice = tuple[str, str]  # axis, option
+
+
+@dataclass(frozen=True)
+class VariantRow:
+    """One option of one axis.
+
+    Attributes:
+        description: the first comment of its YAML file.
+        cost: of the model with this option; None for kernels, which do not change it, and if the model is refused.
+        refuses: the options and sizes that the option refuses, or why it refuses the model.
+    """
+
+    axis: str
+    option: str
+    description: str
+    cost: Cost | None
+    refuses: tuple[str, ...]
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The texts of the row, in the order of `HEADER`."""
+        kv = f"{self.cost.kv_bytes_per_token:,.1f}".removesuffix(".0") if self.cost else ""
+        n_params = f"{self.cost.n_params:,}" if self.cost else ""
+        return f"{self.axis}={self.option}", self.description, n_params, kv, "; ".join(self.refuses)
+
+
+def table(overrides: Sequence[str] = ()) -> Iterator[VariantRow]:
+    """Yield a row for each option of each axis, in the model that ``overrides`` define.
+
+    Raises:
+        ConfigError: an override is not about the model, or no variant can be built with its sizes.
+    """
+    if wrong := [override for override in overrides if not override.startswith(("model=", "model."))]:
+        raise ConfigError(f"{wrong[0]}: expected model=NAME or model.KEY=VALUE; the table lists all other axes")
+    base = compose(["device=cpu", *overrides])
+    with torch.device("meta"):
+        build(exchanged(base, {"attention": "mha", "pos": "none"}), VOCAB)  # raises for impossible sizes
+        incompatible = _incompatible(base)
+        for axis in model_axes():
+            for option in options(axis):
+                names = tuple(_by_axis(incompatible, axis, option))
+                yield _row(base, axis, option, names)
+
+
+def _row(base: DictConfig, axis: str, option: str, incompatible: tuple[str, ...]) -> VariantRow:
+    first_line = (conf_dir() / axis / f"{option}.yaml").read_text().splitlines()[0]
+    description = first_line.removeprefix("# ")
+    if axis == "kernel":
+        return VariantRow(axis, option, description, None, incompatible)
+    try:
+        price = cost(build(exchanged(base, {axis: option}), VOCAB), torch.bfloat16)
+    except ConfigError as error:
+        return VariantRow(axis, option, description, None, (str(error),))
+    return VariantRow(axis, option, description, price, (*_refused_sizes(base, axis, option), *incompatible))
+
+
+def exchanged(base: DictConfig, choices: dict[str, str], **model: int) -> DictConfig:
+    """Return a config with these options, as their YAML files define them; ``model``: keys of the group model."""
+    cfg = base.copy()
+    cfg.model.update(model)
+    for axis in model_axes():
+        option = choices.get(axis, cfg.variant[axis])
+        cfg[axis], cfg.variant[axis] = _yaml(conf_dir() / axis / f"{option}.yaml").copy(), option
+    return cfg
+
+
+@cache
+def _yaml(path: Path) -> DictConfig:
+    found = OmegaConf.load(path)
+    assert isinstance(found, DictConfig)
+    return found
+
+
+def _refused_sizes(base: DictConfig, axis: str, option: str) -> Iterator[str]:
+    """Yield the sizes that an option refuses, together with an attention and an encoding that accept all."""
+    heads, width = base.model.n_head, base.model.d_model // base.model.n_head
+    choices = {"attention": "mha", "pos": "none", axis: option}
+    if (longest := build(exchanged(base, choices), VOCAB).pos.max_length) is not None:
+        yield "rows longer than model.context" if longest == base.model.context else f"rows longer than {longest:,}"
+    if not _builds(exchanged(base, choices, d_model=heads * (width | 1))):
+        yield "an odd head_dim"
+    if not _builds(exchanged(base, choices, n_head=1)):
+        yield "an odd model.n_head"
+
+
+def _incompatible(base: DictConfig) -> dict[Choice, list[Choice]]:
+    """Return for each option the options of other axes with which no model can be built, and the kernels that cannot
+    compute it."""
+    incompatible: dict[Choice, list[Choice]] = defaultdict(list)
+    choices = [(axis, option) for axis in interacting_axes() for option in options(axis)]
+    choices = [choice for choice in choices if _builds(exchanged(base, dict([choice])))]
+    pairs = [(a, b) for a, b in itertools.combinations(choices, 2) if a[0] != b[0]]
+    refused = [pair for pair in pairs if not _builds(exchanged(base, dict(pair)))]
+    for choice in choices:
+        model = build(exchanged(base, {"window": "sliding", **dict([choice])}), VOCAB)
+        refused += [(choice, ("kernel", kernel)) for kernel in options("kernel") if not _supports(kernel, model)]
+    for one, other in refused:
+        incompatible[one].append(other)
+        incompatible[other].append(one)
+    return incompatible
+
+
+def _by_axis(incompatible: dict[Choice, list[Choice]], axis: str, option: str) -> Iterator[str]:
+    """Yield ``other_axis=a,b`` for each axis with options that are incompatible with this one."""
+    for other, group in itertools.groupby(sorted(incompatible[axis, option]), key=lambda choice: choice[0]):
+        yield f"{other}={','.join(name for _, name in group)}"
+
+
+def _builds(cfg: DictConfig) -> bool:
+    try:
+        build(cfg, VOCAB)
+    except ConfigError:
+        return False
+    return True
+
+
+def _supports(option: str, model: GPT) -> bool:
+    """Whether a kernel can compute every layer of a model, given the device and the packages that it needs."""
+    kernel: Kernel = part(_yaml(conf_dir() / "kernel" / f"{option}.yaml"), model.shape, model.kernel.demands)
+    return not any(kernel.unsupported(*layer) for layer in zip(model.windows, model.layer_pos, strict=True))
+
+
+def markdown(rows: Sequence[VariantRow]) -> str:
+    """Return the table in Markdown."""
+    lines = [HEADER, ("---", "---", "---:", "---:", "---"), *(row.cells for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
