@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 import torch
 from safetensors.torch import load_file
+from warm import WarmParent, WarmProcess
 
 from gptx.config.overrides import key_of
 from gptx.runs import checkpoint_files, journal, json_log
@@ -76,6 +77,12 @@ def pausing(gptx: "Gptx", at: int) -> dict[str, str]:
     return {"PAUSE_AT": str(at), "PAUSE_IN": str(gptx.cwd), "SLOW": "0.01"}
 
 
+def environment() -> dict[str, str]:
+    """Environment variables of gptx's processes in the tests."""
+    inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "COLUMNS")}
+    return inherited | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(OWN)]), "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
 @dataclass(frozen=True)
 class Done:
     """Exit code and output of a process."""
@@ -85,30 +92,47 @@ class Done:
     err: str
 
 
+Started = subprocess.Popen[Any] | WarmProcess
+
+
 class Gptx:
     """The gptx command in its own working directory. A mark in their environment identifies its processes."""
 
-    def __init__(self, cwd: Path, corpus: Path, tokens: Path) -> None:
-        self.cwd, self.outputs = cwd, cwd / "outputs"
+    def __init__(self, cwd: Path, corpus: Path, tokens: Path, warm: WarmParent | None = None) -> None:
+        self.cwd, self.outputs, self.warm = cwd, cwd / "outputs", warm
         self.mark = uuid.uuid4().hex
-        self.started: list[subprocess.Popen[Any]] = []
+        self.started: list[Started] = []
+        self.sessions: set[int] = set()
         self.tiny = [*TINY, "data=text", f"data.path={corpus}", f"paths.data={tokens}"]
-        paths = os.pathsep.join([str(ROOT), str(OWN)])
-        inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "COLUMNS")}
-        self.env = inherited | {"PYTHONPATH": paths, "MLFLOW_DISABLE_TELEMETRY": "true", "GPTX_TEST": self.mark}
+        self.env = environment() | {"GPTX_TEST": self.mark}
 
     def __call__(self, *overrides: str, **env: str) -> Done:
         """Run the tiny model with these overrides and wait for its end."""
         return self.run("gptx.run", *self.tiny, *overrides, **env)
 
-    def run(self, module: str, *words: str, timeout: float = DEADLINE, **env: str) -> Done:
-        """Run any module and wait for its end."""
-        process = self.popen(module, *words, **env)
+    def run(
+        self, module: str, *words: str, timeout: float = DEADLINE, by: WarmParent | None = None, **env: str
+    ) -> Done:
+        """Run any module and wait for its end.
+
+        A module of gptx runs in a fork of ``by`` or of this command's own warm parent, unless it gets another path.
+        """
+        if (warm := by or self.warm) and module.startswith("gptx.") and "PYTHONPATH" not in env:
+            process: Started = self._fork(warm, [module, *words], env)
+        else:
+            process = self.popen(module, *words, **env)
         out, err = process.communicate(timeout=timeout)
+        assert process.returncode is not None
         return Done(process.returncode, out, err)
 
-    def start(self, *overrides: str, **env: str) -> "subprocess.Popen[str]":
-        """Start the tiny run with these overrides and return at once."""
+    def start(self, *overrides: str, **env: str) -> "Started":
+        """Start the tiny run with these overrides and return at once: in a fork of the warm parent."""
+        if self.warm:
+            return self._fork(self.warm, ["gptx.run", *self.tiny, *overrides], env)
+        return self.start_cold(*overrides, **env)
+
+    def start_cold(self, *overrides: str, **env: str) -> "subprocess.Popen[str]":
+        """Start the tiny run in a new interpreter."""
         return self.popen("gptx.run", *self.tiny, *overrides, **env)
 
     def start_under(self, command: str, *overrides: str, **env: str) -> "subprocess.Popen[str]":
@@ -121,6 +145,12 @@ class Gptx:
 
     def popen(self, module: str, *words: str, **env: str) -> "subprocess.Popen[str]":
         return self._popen([sys.executable, "-m", module, *words], env)
+
+    def _fork(self, warm: WarmParent, words: list[str], env: dict[str, str]) -> WarmProcess:
+        process = warm.start(words, self.cwd, self.env | env)
+        self.started.append(process)
+        self.sessions.add(process.pid)
+        return process
 
     def _popen(self, command: list[str], env: dict[str, str]) -> "subprocess.Popen[str]":
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -139,7 +169,14 @@ class Gptx:
 
     def processes(self) -> list[psutil.Process]:
         """All living processes that descend from this command, even when they were adopted by another parent."""
-        return [p for p in psutil.process_iter() if p.pid != os.getpid() and _environment(p) == self.mark]
+        return [p for p in psutil.process_iter() if p.pid != os.getpid() and self._is_mine(p)]
+
+    def _is_mine(self, process: psutil.Process) -> bool:
+        """Whether the process has the mark or belongs to the session of a fork, whose environment cannot be seen."""
+        with contextlib.suppress(ProcessLookupError, psutil.Error):
+            if os.getsid(process.pid) in self.sessions:
+                return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+        return _environment(process) == self.mark
 
     def workers(self, kind: str = "spawn") -> list[psutil.Process]:
         """The worker processes of a strategy; with ``kind="forkserver"`` the prewarmed processes of a sweep."""
@@ -190,7 +227,7 @@ def words_of(process: psutil.Process) -> list[str]:
         return []
 
 
-def until(true: Callable[[], Any], process: "subprocess.Popen[Any] | None" = None) -> bool:
+def until(true: Callable[[], Any], process: "Started | None" = None) -> bool:
     """Wait until a condition is true. Return False if the process ended first."""
     deadline = time.monotonic() + DEADLINE
     while not true():

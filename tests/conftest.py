@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from command import Done, Gptx, words
+from command import Done, Gptx, environment, words
 from hypothesis import HealthCheck, settings
+from warm import WarmParent
 
 from gptx.data.text import Text
 from gptx.data.tokens import prepare
@@ -82,14 +83,16 @@ def make(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Iterator[Mak
     tokens = tmp_path_factory.mktemp("tokens")
     prepare(Text(path=[str(corpus)], text_key="text", val_fraction=0.1, max_tokens=0), Byte(), tokens, quiet=True)
     made: list[Gptx] = []
+    warm = WarmParent(environment())
 
     def one(name: str) -> Gptx:
-        made.append(Gptx(tmp_path_factory.mktemp(name), corpus, tokens))
+        made.append(Gptx(tmp_path_factory.mktemp(name), corpus, tokens, warm))
         return made[-1]
 
     yield one
     for gptx in made:
         gptx.close()
+    warm.close()
 
 
 @pytest.fixture(scope="session")

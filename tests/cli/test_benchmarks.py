@@ -1,5 +1,6 @@
 """The speed benchmark, through the real command line."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -42,9 +43,13 @@ def test_train_measures_every_arm(tmp_path: Path) -> None:
         (["--json", "/nowhere/a.json"], "folder /nowhere does not exist"),
     ],
 )
-def test_a_wrong_argument_gives_one_line(arguments: list[str], message: str) -> None:
-    done = bench(*arguments)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("gptx: ") and done.stderr.count("\n") == 1
-    assert message in done.stderr
+def test_a_wrong_argument_gives_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(str(ROOT))
+    assert importlib.import_module("benchmarks.train").main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("gptx: ") and err.count("\n") == 1
+    assert message in err

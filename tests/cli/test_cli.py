@@ -7,13 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import DEADLINE, OWN, ROOT, Done, Gptx, Terminal, history, records, unused_port, weights
+from command import DEADLINE, OWN, ROOT, Done, Gptx, Terminal, environment, history, records, unused_port, weights
 from conftest import Maker, Trained
 from fake_runs import contents, database, rows_of, uid_of
+from warm import WarmParent
 
 from gptx import compose
 from gptx.errors import ConfigError, GptxError
@@ -105,8 +107,8 @@ def test_tracking_off_writes_no_mlflow_store(trained: Trained) -> None:
 
 
 @pytest.fixture(scope="session")
-def without_torch(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment in which importing torch or mlflow is an error."""
+def without_torch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmParent]:
+    """Starts commands in which importing torch or mlflow is an error."""
     folder = tmp_path_factory.mktemp("without")
     (folder / "sitecustomize.py").write_text(
         "import sys\n"
@@ -115,12 +117,15 @@ def without_torch(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "        assert name not in ('torch', 'mlflow', 'datasets', 'transformers'), f'{name} was imported'\n"
         "sys.meta_path.insert(0, Forbidden())\n"
     )
-    return {"PYTHONPATH": os.pathsep.join([str(folder), str(Path(__file__).parents[2])])}
+    path = os.pathsep.join([str(folder), environment()["PYTHONPATH"]])
+    parent = WarmParent(environment() | {"PYTHONPATH": path}, ("gptx.config.command", "gptx.training.run"))
+    yield parent
+    parent.close()
 
 
-def test_finished_run_shows_its_result_without_torch(trained: Trained, without_torch: dict[str, str]) -> None:
+def test_finished_run_shows_its_result_without_torch(trained: Trained, without_torch: WarmParent) -> None:
     before = (trained.folder / "journal.jsonl").read_bytes()
-    again = trained.gptx(**without_torch)
+    again = trained.gptx.run("gptx.run", *trained.gptx.tiny, by=without_torch)
     assert again.code == 0, again.err
     assert again.err == ""
     assert "finished already" in again.out
@@ -129,9 +134,9 @@ def test_finished_run_shows_its_result_without_torch(trained: Trained, without_t
     assert (trained.folder / "journal.jsonl").read_bytes() == before
 
 
-def test_keys_outside_the_identity_find_the_same_run(trained: Trained, without_torch: dict[str, str]) -> None:
+def test_keys_outside_the_identity_find_the_same_run(trained: Trained, without_torch: WarmParent) -> None:
     other = ["runtime.log_every=7", "runtime.threads=2", "tracking=mlflow", "runtime.brief=true"]
-    again = trained.gptx(*other, **without_torch)
+    again = trained.gptx.run("gptx.run", *trained.gptx.tiny, *other, by=without_torch)
     assert again.code == 0, again.err
     assert again.out.startswith("finished already: val loss ")
     assert len(again.out.splitlines()) == 1
@@ -188,14 +193,15 @@ def test_micro_batches_do_not_change_losses(trained: Trained, gptx: Gptx, strate
     equal_losses(gptx.folder, trained.folder)
 
 
-def test_mixture_of_experts_losses_are_equal_with_ddp_and_micro_batches(make: Maker) -> None:
+@pytest.mark.parametrize("override", ["trainer.micro_batch=2", "strategy=ddp"])
+def test_mixture_of_experts_losses_are_equal_with_ddp_and_micro_batches(make: Maker, override: str) -> None:
     """The balance loss and the capacity of experts are computed per row, so the split of the batch changes neither."""
     words = ("ffn=moe", "ffn.capacity=1.0", "ffn.n_expert=4")
-    spread = {name: make(name) for name in ("single", "ddp", "micro")}
-    for gptx, more in zip(spread.values(), ("strategy=single", "strategy=ddp", "trainer.micro_batch=2"), strict=True):
-        done = gptx(*words, more)
+    undivided, divided = make("experts"), make("experts, divided")
+    for gptx, more in ((undivided, []), (divided, [override])):
+        done = gptx(*words, *more)
         assert done.code == 0, done.err
-    found = history(spread["single"].folder)
+    found = history(undivided.folder)
     balance = [value for (name, _), value in found.items() if name == "train/balance_loss"]
     dropped = [value for (name, _), value in found.items() if name == "train/dropped_share"]
     assert len(balance) == len(dropped) == 30
@@ -203,8 +209,7 @@ def test_mixture_of_experts_losses_are_equal_with_ddp_and_micro_batches(make: Ma
         "top_k where all experts are liked alike, top_k x n_expert at most"
     )
     assert all(0 < value < 0.7 for value in dropped)
-    for other in ("ddp", "micro"):
-        equal_losses(spread[other].folder, spread["single"].folder)
+    equal_losses(divided.folder, undivided.folder)
 
 
 def test_torchrun_equals_ddp(ddp: Gptx, gptx: Gptx) -> None:
@@ -216,6 +221,7 @@ def test_torchrun_equals_ddp(ddp: Gptx, gptx: Gptx) -> None:
     assert done.out.count("val loss") == 1  # only rank 0 prints
 
 
+@pytest.mark.full
 def test_torchrun_on_two_nodes_equals_ddp(ddp: Gptx, gptx: Gptx) -> None:
     words = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={unused_port()}"]
     command = ["-m", "gptx.run", *gptx.tiny, "strategy=ddp"]
@@ -226,6 +232,7 @@ def test_torchrun_on_two_nodes_equals_ddp(ddp: Gptx, gptx: Gptx) -> None:
     assert [end.out.count("val loss") for end in ends] == [1, 0]
 
 
+@pytest.mark.full
 def test_torchrun_rejects_a_strategy_for_one_process(gptx: Gptx) -> None:
     command = ["--standalone", "--nproc-per-node=2", "-m", "gptx.run", *gptx.tiny]
     done = gptx.run("torch.distributed.run", *command)
@@ -287,18 +294,18 @@ def one_line(done: Done, *parts: str) -> None:
         assert part in line
 
 
-def test_unreadable_yaml_is_reported_in_one_line(gptx: Gptx, without_torch: dict[str, str]) -> None:
+def test_unreadable_yaml_is_reported_in_one_line(gptx: Gptx, without_torch: WarmParent) -> None:
     file = gptx.cwd / "mine" / "attention" / "odd.yaml"
     file.parent.mkdir(parents=True)
     file.write_text("a: b: c")
-    one_line(gptx.run("gptx.run", "--config-dir", "mine", "attention=odd", **without_torch), str(file), "line 1")
+    one_line(gptx.run("gptx.run", "--config-dir", "mine", "attention=odd", by=without_torch), str(file), "line 1")
 
 
 @pytest.mark.parametrize(("words", "parts"), named(MISTAKES))
 def test_mistake_is_reported_in_one_line_without_torch(
-    words: list[str], parts: list[str], gptx: Gptx, without_torch: dict[str, str]
+    words: list[str], parts: list[str], gptx: Gptx, without_torch: WarmParent
 ) -> None:
-    done = gptx.run("gptx.run", *words, **without_torch)
+    done = gptx.run("gptx.run", *words, by=without_torch)
     one_line(done, *parts)
     assert not gptx.outputs.exists()
 
@@ -385,12 +392,12 @@ def test_preflight_rejects_in_one_line(words: list[str], parts: list[str], train
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_and_cfg_print_options_and_config(gptx: Gptx, without_torch: dict[str, str]) -> None:
-    shown = gptx.run("gptx.run", "--help", **without_torch)
+def test_help_and_cfg_print_options_and_config(gptx: Gptx, without_torch: WarmParent) -> None:
+    shown = gptx.run("gptx.run", "--help", by=without_torch)
     assert shown.code == 0
     for axis, option in (("attention", "gqa"), ("pos", "rope"), ("window", "sliding"), ("strategy", "ddp")):
         assert re.search(rf"{axis}: .*\b{option}\b", shown.out)
-    config = gptx.run("gptx.run", "attention=gqa", "--cfg", "job", **without_torch)
+    config = gptx.run("gptx.run", "attention=gqa", "--cfg", "job", by=without_torch)
     assert config.code == 0
     assert "n_kv_head: 2" in config.out
     assert list(gptx.cwd.iterdir()) == []
@@ -499,7 +506,7 @@ def test_full_disk_is_one_line_and_the_run_resumes_when_there_is_space(gptx: Gpt
     assert history(gptx.folder) == history(trained.folder)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
 def test_small_and_read_only_disk(gptx: Gptx, trained: Trained) -> None:
     gptx.outputs.mkdir()
@@ -526,6 +533,7 @@ def test_small_and_read_only_disk(gptx: Gptx, trained: Trained) -> None:
 # ------------------------------------------------------------------------------------- experiments
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_trains(gptx: Gptx, path: Path) -> None:
     """A few steps of each, with the text and the sizes of the tests."""
@@ -534,7 +542,7 @@ def test_every_experiment_trains(gptx: Gptx, path: Path) -> None:
     assert gptx.folder.parent.name == path.stem
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_default_command_learns_english(gptx: Gptx) -> None:
     """The first command of the README, without any override, learns its default corpus."""
     run = gptx.popen("gptx.run")
@@ -598,7 +606,7 @@ def test_generate_streams_tokens(trained: Trained) -> None:
         (["RUN", "--tokens", "0"], "--tokens >= 1"),
         (["RUN", "--stop", "two"], "3 tokens"),
         (["RUN", "--tokens", "x"], "argument --tokens: invalid int value: 'x'"),
-        (["RUN", "--temprature", "1"], "--temprature 1; python -m gptx.generate --help shows"),
+        (["RUN", "--temprature", "1"], "--temprature 1; gptx generate --help lists"),
         (["EMPTY"], "no best weights"),
     ],
     ids=lambda value: str(value),
@@ -610,12 +618,12 @@ def test_generate_reports_mistakes_in_one_line(
     places = {"RUN": str(trained.folder), "EMPTY": str(tmp_path)}
     code = generate([places.get(word, word) for word in words])
     shown = capsys.readouterr()
-    assert code == (1 if "best model" in part else 2)
+    assert code == (1 if "best weights" in part else 2)
     [line] = shown.err.splitlines()
     assert part in line and shown.out == ""
 
 
-def test_generate_without_a_run_is_rejected_without_torch(gptx: Gptx, without_torch: dict[str, str]) -> None:
+def test_generate_without_a_run_is_rejected_without_torch(gptx: Gptx, without_torch: WarmParent) -> None:
     one_line(gptx.run("gptx.generate", "nowhere"), "nowhere", "config.yaml")
 
 
@@ -635,6 +643,7 @@ def test_compare_shows_a_row_for_each_variant(trained: Trained, ddp: Gptx, tmp_p
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.full
 def test_sync_twice_writes_each_row_once(trained: Trained, ddp: Gptx, gptx: Gptx) -> None:
     """Runs that were trained without tracking are written to MLflow later."""
     for source in (trained.folder, ddp.folder):

@@ -12,6 +12,7 @@ from documented import ROOT, files
 from helpers_model import CONTEXT, arm, options, random_model, rows, tiny
 from omegaconf import OmegaConf
 from proofs import prove
+from tiers import some
 
 PAGE = "docs/extending.md"
 TINY = ["model.n_layer=1", "model.d_model=32", "model.context=32", "trainer.max_steps=4", "trainer.eval_every=2"]
@@ -37,7 +38,7 @@ def test_command_of_the_page_trains(folder: Path) -> None:
     assert "cosine·sandwich·full·single·s0" in done.stdout
 
 
-@pytest.mark.parametrize("window", options("window"))
+@pytest.mark.parametrize("window", some(options("window"), "sliding"))
 def test_attention_and_encoding_of_the_page_pass_every_proof(
     folder: Path, monkeypatch: pytest.MonkeyPatch, window: str
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 from helpers_model import CONTEXT, arm, options, random_model, rows, tiny
 from omegaconf import OmegaConf
 from proofs import prove
+from tiers import some
 
 ROOT = Path(__file__).parents[2]
 TINY = ["model.n_layer=1", "model.d_model=32", "model.context=32", "trainer.max_steps=4", "trainer.eval_every=2"]
@@ -75,7 +76,7 @@ def test_readme_example_trains(example: Path) -> None:
     assert "mha·rope·logsparse·single·s0" in done.stdout
 
 
-@pytest.mark.parametrize("attention", options("attention"))
+@pytest.mark.parametrize("attention", some(options("attention"), "gqa"))
 def test_readme_example_passes_every_proof(attention: str, example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(example))
     cfg = tiny(arm(attention=attention), bias=True)

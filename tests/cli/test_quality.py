@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,7 @@ def test_format() -> None:
     run("ruff", "format", "--check", ".")
 
 
+@pytest.mark.full
 def test_types() -> None:
     run("mypy")
 
@@ -47,6 +49,7 @@ def test_layers() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@cache
 def imports(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -57,6 +60,7 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+@cache
 def variants() -> set[str]:
     """Modules of the classes that the YAML files name."""
     targets = [yaml.safe_load(path.read_text()).get("_target_", "") for path in (ROOT / "conf").glob("*/*.yaml")]

@@ -1,5 +1,6 @@
 """The comparison room: run folders in, tables, files and warnings out, through the real command line."""
 
+import contextlib
 import fcntl
 import json
 import math
@@ -12,6 +13,7 @@ from io import StringIO
 from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pandas as pd
 import pytest
@@ -19,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from gptx.compare.__main__ import main as compare_main
 from gptx.compare.render import show, warnings
 from gptx.compare.run_rows import read_rows
 from gptx.compare.summary import summarise
@@ -101,14 +104,16 @@ def grid(root: Path, seeds: tuple[int, ...] = (0, 1)) -> Path:
 
 
 def cli(*args: object, width: int = 160, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    env = {
-        **os.environ,
-        "COLUMNS": str(width),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "PYTHONUTF8": "1",
-    }
-    command = [sys.executable, "-W", "error", "-m", "gptx.compare", *map(str, args)]
-    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=240)
+    """Run the command in this process."""
+    out, err = StringIO(), StringIO()
+    with (
+        mock.patch.dict(os.environ, COLUMNS=str(width)),
+        contextlib.chdir(cwd or "."),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        code = compare_main(list(map(str, args)))
+    return subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue())
 
 
 def warnings_of(*runs: Path) -> str:
@@ -121,7 +126,10 @@ def warnings_of(*runs: Path) -> str:
 
 def test_command_shows_variants_best_first_and_writes_raw_numbers(tmp_path: Path) -> None:
     grid(tmp_path / "outputs")
-    done = cli("--csv", "a.csv", "--json", "a.json", "--svg", "a.svg", cwd=tmp_path)
+    env = {**os.environ, "COLUMNS": "160", "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUTF8": "1"}
+    command = [sys.executable, "-W", "error", "-m", "gptx.compare"]
+    command += ["--csv", "a.csv", "--json", "a.json", "--svg", "a.svg"]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith(("mha", "gqa"))]
     assert [row[:5] for row in rows[:2]] == [

@@ -383,7 +383,7 @@ with trained(run_dir), Journal(run_dir) as book:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_kill_9_of_the_trainer_leaves_no_orphan_and_no_lie(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     run_dir = folder(outputs, uid := os.urandom(16).hex())
@@ -423,7 +423,7 @@ print(Store(Path(sys.argv[1])).experiment("study"))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_eight_processes_open_a_fresh_store_at_the_same_moment(tmp_path: Path) -> None:
     """MLflow's own migrations, raced, leave a database that is broken for ever."""
     outputs = tmp_path / "outputs"
@@ -443,7 +443,7 @@ def test_eight_processes_open_a_fresh_store_at_the_same_moment(tmp_path: Path) -
     assert [opener.returncode for opener in openers] == [0] * 8
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_eight_followers_on_an_empty_store(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     runs = [make_run(outputs, seed=seed) for seed in range(8)]
@@ -457,7 +457,7 @@ def test_eight_followers_on_an_empty_store(tmp_path: Path) -> None:
     assert len(names) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_server_that_dies_and_comes_back_has_every_row(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     served = tmp_path / "server"
@@ -493,7 +493,7 @@ def test_a_server_that_dies_and_comes_back_has_every_row(tmp_path: Path) -> None
     assert not (outputs / ".mlflow" / "mlflow.db").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_server_that_stays_away_costs_the_wait_and_no_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outputs = tmp_path / "outputs"
     run_dir = make_run(outputs)

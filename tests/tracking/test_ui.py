@@ -86,7 +86,7 @@ def shows(browser: Any, url: str, script: str, expected: Any) -> None:
         assert browser.execute_script(f"return {script}") == expected
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_table_is_sorted_and_has_the_columns(printed: str, browser: Any) -> None:
     url = link(printed, "table")
     by_row = "(a, b) => a.closest('.ag-row').getAttribute('row-index') - b.closest('.ag-row').getAttribute('row-index')"
@@ -104,7 +104,7 @@ def test_the_table_is_sorted_and_has_the_columns(printed: str, browser: Any) -> 
     shows(browser, url, f"{left_to_right}.slice(0, {len(first)})", first)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_charts_are_filled(printed: str, browser: Any) -> None:
     url = link(printed, "charts")
     titles = ["Parallel Coordinates", "final/tok_s vs. final/val_bpb", "final/val_bpb", "final/tok_s"]

@@ -67,7 +67,7 @@ def test_repetition_is_bitwise_equal(run: Path, trained: Trained) -> None:
     assert files(run) == before
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_repetition_of_several_processes(gptx: Gptx, strategy: str) -> None:
     assert gptx(f"strategy={strategy}", "model.dropout=0.1").code == 0

@@ -15,8 +15,9 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from command import DEADLINE, OWN, TINY, Done, Gptx, flip, records, the_first, until
+from command import DEADLINE, OWN, TINY, Done, Gptx, Started, flip, records, the_first, until
 from conftest import Maker, Trained
+from tiers import some
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 
 import gptx as package
@@ -241,7 +242,7 @@ def test_a_checkpoint_of_another_torch_is_told(gptx: Gptx, trained: Trained) -> 
 # ----------------------------------------------------------------------------- what cannot be written
 
 
-def paused(gptx: Gptx, strategy: str, at: int) -> "tuple[subprocess.Popen[str], list[psutil.Process]]":
+def paused(gptx: Gptx, strategy: str, at: int) -> "tuple[Started, list[psutil.Process]]":
     """A run that waits in a step, and its processes that train."""
     (gptx.cwd / "go").unlink(missing_ok=True)
     for left in gptx.cwd.glob("paused-*"):
@@ -256,7 +257,7 @@ def fragile(strategy: str) -> list[str]:
     return ["--config-dir", str(OWN / "conf"), "kernel=fragile", f"strategy={strategy}"]
 
 
-def goes_on(gptx: Gptx, run: "subprocess.Popen[str]") -> Done:
+def goes_on(gptx: Gptx, run: Started) -> Done:
     (gptx.cwd / "go").touch()
     out, err = run.communicate(timeout=DEADLINE)
     assert "Traceback" not in err, err
@@ -264,7 +265,7 @@ def goes_on(gptx: Gptx, run: "subprocess.Popen[str]") -> Done:
     return Done(run.returncode, out, err)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("strategy", ["single", "ddp", "fsdp"])
 def test_one_process_cannot_write_its_part(gptx: Gptx, strategy: str) -> None:
     """All of them end, nothing that was saved is harmed, and the same command goes on from it."""
@@ -299,7 +300,7 @@ def mounted() -> Iterator[Callable[..., None]]:
         subprocess.run(["umount", path], check=True)
 
 
-@pytest.mark.parametrize("strategy", ["single", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("strategy", some(["single", "fsdp"], "single"))
 def test_a_disk_that_is_full(gptx: Gptx, mounted: Callable[..., None], strategy: str) -> None:
     mounted(gptx.outputs, "size=1m")
     run, _ = paused(gptx, strategy, 15)
@@ -372,7 +373,7 @@ def test_a_damaged_one_is_passed_over_and_its_identity_is_of_the_other(
 CONSTANT = ("schedule=constant", "schedule.warmup=0")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_run_goes_on_in_another_world(make: Maker) -> None:
     """What 4 processes saved under fsdp goes on in 1 and in 2, with the losses of one that was never stopped."""
     gptx = make("worlds")
@@ -390,7 +391,7 @@ def test_a_run_goes_on_in_another_world(make: Maker) -> None:
         assert result["origin"]["step"] == 20
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_in_the_same_world_it_goes_on_bit_for_bit(make: Maker) -> None:
     gptx = make("one world")
     base = [*CONSTANT, "strategy=fsdp", "runtime.log_every=7"]

@@ -5,7 +5,6 @@ import json
 import random
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from command import (
     OWN_CONF,
     STEPS,
     Gptx,
+    Started,
     Terminal,
     flip,
     pausing,
@@ -29,6 +29,7 @@ from command import (
 )
 from conftest import Maker
 from fake_runs import ask, contents, database, rows_of, uid_of
+from tiers import some
 
 from gptx.errors import CheckpointError
 from gptx.processes.signals import EXIT_RESUMABLE
@@ -51,7 +52,7 @@ class Life:
         self.gptx, self.strategy = gptx, strategy
         self.err = ""
 
-    def until(self, call: int) -> "subprocess.Popen[str]":
+    def until(self, call: int) -> Started:
         """The command again, up to its so manieth step."""
         run = self.gptx.start(*words(self.strategy), **pausing(self.gptx, call))
         everybody = range(1 if self.strategy == "single" else 2)
@@ -64,7 +65,7 @@ class Life:
         note = self.gptx.cwd / f"paused-{rank}"
         return int(note.read_text()) if note.exists() else 0
 
-    def ends(self, run: "subprocess.Popen[str]", code: int, status: str) -> None:
+    def ends(self, run: Started, code: int, status: str) -> None:
         """What everybody waits for is there: the run ends, like this, and leaves no process."""
         (self.gptx.cwd / ("go-when-told" if status == "interrupted" else "go")).touch()
         _, self.err = run.communicate(timeout=DEADLINE)
@@ -80,7 +81,7 @@ class Life:
         return int(json.loads((self.gptx.folder / "result.json").read_text())["steps"])
 
 
-@pytest.mark.parametrize("strategy", ["single", "ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("strategy", some(["single", "ddp", "fsdp"], "single", "ddp"))
 def test_a_run_goes_on_whatever_stops_it(gptx: Gptx, reference: Callable[..., Path], strategy: str) -> None:
     life = Life(gptx, strategy)
 
@@ -139,10 +140,10 @@ def deaf(process: psutil.Process) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="only Linux tells what a process blocks")
-@pytest.mark.parametrize("strategy", ["single", "ddp"])
+@pytest.mark.parametrize("strategy", some(["single", "ddp"], "single"))
 def test_a_warning_before_the_first_step_kills_nobody(gptx: Gptx, strategy: str) -> None:
     """Of the command, before torch is loaded; and of workers that are only starting."""
-    run = gptx.start(*words(strategy), **pausing(gptx, 1))
+    run = gptx.start_cold(*words(strategy), **pausing(gptx, 1))
 
     def ready() -> bool:
         if strategy == "ddp":
@@ -160,7 +161,10 @@ def test_a_warning_before_the_first_step_kills_nobody(gptx: Gptx, strategy: str)
         assert [path.name for path in steps(gptx.folder / "checkpoints")] == ["step-00000001"]
 
 
-@pytest.mark.parametrize(("strategy", "number"), [("ddp", signal.SIGKILL), ("fsdp", signal.SIGSEGV)])
+LOST = [("ddp", signal.SIGKILL), ("fsdp", signal.SIGSEGV)]
+
+
+@pytest.mark.parametrize(("strategy", "number"), some(LOST, LOST[0]))
 def test_a_lost_worker_is_started_again(
     gptx: Gptx, reference: Callable[..., Path], strategy: str, number: signal.Signals
 ) -> None:
@@ -198,7 +202,7 @@ def test_restarts_are_for_lost_workers_and_not_for_ever(gptx: Gptx) -> None:
     assert "strategy.restarts" not in done.err and "Traceback" not in done.err
 
 
-@pytest.mark.parametrize("moment", ["while it trains", "while the workers start"])
+@pytest.mark.parametrize("moment", some(["while it trains", "while the workers start"], "while it trains"))
 def test_ctrl_c_on_a_terminal(gptx: Gptx, moment: str) -> None:
     """The terminal sends SIGINT to every process of the group: workers get it twice, from it and from their parent."""
     starts = moment == "while the workers start"
@@ -216,7 +220,7 @@ def test_ctrl_c_on_a_terminal(gptx: Gptx, moment: str) -> None:
     assert journal.status(gptx.folder) == "interrupted"
 
 
-@pytest.mark.parametrize("strategy", ["single", "ddp"])
+@pytest.mark.parametrize("strategy", some(["single", "ddp"], "single"))
 def test_ctrl_c_again_and_again_does_not_wait_for_the_step_in_hand(gptx: Gptx, strategy: str) -> None:
     terminal = Terminal(gptx, "gptx.run", *gptx.tiny, *words(strategy), **pausing(gptx, 17))
     waiting = range(1 if strategy == "single" else 2)
@@ -233,6 +237,7 @@ def test_ctrl_c_again_and_again_does_not_wait_for_the_step_in_hand(gptx: Gptx, s
     assert journal.status(gptx.folder) == "interrupted"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("work", ["signalled_at_the_end", "enters_and_exits_ddp_repeatedly"])
 def test_a_worker_ends_well(gptx: Gptx, work: str) -> None:
     """Though a signal comes when its work is done; though one of gloo's threads is dropping a tensor."""
@@ -246,7 +251,7 @@ def test_a_worker_that_hangs_does_not_outlive_its_peer(gptx: Gptx) -> None:
     assert "WorkerLost: worker 1 (of 0..1) died (SIGKILL)" in done.err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("strategy", ["single", "ddp"])
+@pytest.mark.parametrize("strategy", some(["single", "ddp"], "single"))
 def test_nohup_outlives_the_terminal(gptx: Gptx, reference: Callable[..., Path], strategy: str) -> None:
     run = gptx.start_under("nohup", *words(strategy), **pausing(gptx, 17))
     assert until(lambda: (gptx.cwd / "paused-0").exists(), run), run.communicate()
@@ -256,6 +261,7 @@ def test_nohup_outlives_the_terminal(gptx: Gptx, reference: Callable[..., Path],
     same(gptx.folder, reference(strategy))
 
 
+@pytest.mark.full
 def test_an_interrupted_run_does_not_make_one_wait_for_mlflow(gptx: Gptx) -> None:
     """A third Ctrl-C, when all is written down, leaves the rest to a sync."""
     away = ["tracking=mlflow", "tracking.uri=http://127.0.0.1:9", "tracking.wait=1e6"]
@@ -353,7 +359,7 @@ def test_damage_is_seen(reference: Callable[..., Path], tmp_path: Path, how: str
 # ------------------------------------------------------------------------------ random moments
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("strategy", ["single", "ddp", "fsdp"])
 def test_twenty_kills_at_random_moments(gptx: Gptx, reference: Callable[..., Path], strategy: str) -> None:
     """Kill -9 of the command, or of a worker, some records on, or while a checkpoint or the result is written.
@@ -412,7 +418,7 @@ class Struck:
                 lambda: self.size() > begun and self.there("samples"),
             ]
         )
-        run = self.gptx.start(*self.words(tracked))
+        run = self.gptx.start_cold(*self.words(tracked))
         reached = until(moment, run)
         workers = self.gptx.workers() if self.strategy != "single" else []
         victim = rng.choice([psutil.Process(run.pid), *workers]) if reached and run.poll() is None else None
@@ -435,7 +441,7 @@ class Struck:
         return sum(path.read_bytes().count(b"\n") for path in (self.gptx.outputs / self.study).glob("*/journal.jsonl"))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")  # mlflow's own
 def test_a_server_that_dies_while_a_run_trains(gptx: Gptx, reference: Callable[..., Path]) -> None:
     """The run does not wait for it: between its death and its return it trains to the end."""
@@ -463,7 +469,7 @@ def test_a_server_that_dies_while_a_run_trains(gptx: Gptx, reference: Callable[.
     assert (found["status"], found["models"]) == ("FINISHED", [(1,)])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_eight_runs_that_start_at_the_same_moment(gptx: Gptx) -> None:
     """On an empty outputs/: they share the making of token files and of the MLflow store, and lose nothing."""
     more = ["paths.data=outputs/.data", "tracking=mlflow", "tracking.wait=200"]
