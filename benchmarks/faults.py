@@ -3,7 +3,7 @@ every loss in the journal, the best model, weights and moments must equal those 
 
 The killed process is the command or one of its workers, while the workers start, during training, while a checkpoint is
 written, or while the result is written. After some kills a file of the newest checkpoint is damaged as well (truncated,
-or one bit is flipped): the run must detect that and resume from the checkpoint before.
+or one bit is flipped): the run must detect that and resume from the previous checkpoint.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def _parser() -> Parser:
 
 @dataclass
 class KilledRun:
-    """A run that is killed several times. Its study is its name, because a study does not change the result."""
+    """A run that is killed several times. Its study is named like the run: a study does not change the result."""
 
     place: Path
     strategy: str
@@ -89,7 +89,7 @@ class KilledRun:
             raise RunFailed(f"a run that was not killed failed: {err}")
 
     def kill_once(self, rng: random.Random) -> bool:
-        """Start the run and kill it; False: it finished before."""
+        """Start the run and kill it. Return False if the run finished before the kill."""
         phase = rng.choice(PHASES)
         enough = self.journal_lines() + rng.randint(2, 200)
         reached: dict[str, Callable[[], bool]] = {
@@ -119,7 +119,8 @@ class KilledRun:
         return True
 
     def damage(self, rng: random.Random) -> str | None:
-        """Damage a file of the newest checkpoint; returns how. None: the run is finished or has one checkpoint only."""
+        """Damage a file of the newest checkpoint and return a description. Return None, and damage nothing, if the run
+        is finished or has only one checkpoint."""
         saved = sorted((self.folder / "checkpoints").glob("step-*"))
         if len(saved) < 2 or journal.status(self.folder) == "finished":
             return None
@@ -152,7 +153,7 @@ def workers(run: "subprocess.Popen[str]") -> list[psutil.Process]:
 
 
 def until(condition: Callable[[], bool], run: "subprocess.Popen[str]") -> bool:
-    """Wait for a condition; False: the process ended first."""
+    """Wait until ``condition`` is true. Return False if the process ended first."""
     deadline = time.monotonic() + TIMEOUT
     while run.poll() is None:
         if condition():
@@ -164,7 +165,7 @@ def until(condition: Callable[[], bool], run: "subprocess.Popen[str]") -> bool:
 
 
 def differences(folder: Path, reference: Path) -> list[str]:
-    """What differs between two runs."""
+    """Return a description of every difference between two runs."""
     import torch
     from safetensors.torch import load_file
 

@@ -135,7 +135,7 @@ class Turn:
 
 
 def turn(make: Callable[..., Arm], shape: Shape, args: Sequence[Any], seconds: float) -> Turn:
-    """Build an arm, warm it up, and time steps for about ``seconds``, but at least one."""
+    """Build an arm, warm it up, and time its steps for about ``seconds`` seconds; at least one step is timed."""
     arm = make(shape, *args)
     _seconds(arm, WARM_UP)
     steps, seconds_taken = 1, _seconds(arm, 1)

@@ -1,4 +1,4 @@
-"""What all commands share: parsing, one-line errors, exit codes, logging.
+"""Code that all commands use: parsing, one-line errors, exit codes, logging.
 
 Results go to stdout, diagnostics to stderr through the logger ``gptx``, each line with the prefix ``gptx: ``.
 """
@@ -62,9 +62,9 @@ def exit_code_table() -> str:
 
 
 def exit_code(work: Callable[[], object]) -> int:
-    """Run a command; returns the exit code that ``work`` returns (0 for anything but an int), or that of its error.
+    """Run a command. Return the exit code that ``work`` returns (0 if it returns no int) or that its error has.
 
-    An error that is meant for the user is one line on stderr. Ctrl-C, a full disk and a closed pipe are no tracebacks.
+    An error that is meant for the user is one line on stderr. Ctrl-C, a full disk and a closed pipe print no traceback.
     """
     configure_logging()
     try:
@@ -89,7 +89,7 @@ def _fail(error: BaseException, text: str, code: int) -> int:
 
 
 def _discard_stdout() -> None:
-    """Let what is still buffered go nowhere: the interpreter would report the closed pipe once more at its end."""
+    """Discard the buffered output: otherwise the interpreter would report the closed pipe again when it exits."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -100,7 +100,7 @@ def default_sigint() -> None:
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
-    """Writes to what ``sys.stderr`` is at the time of writing."""
+    """A stream that looks up ``sys.stderr`` at each write, so that it also works after ``sys.stderr`` was replaced."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -118,7 +118,8 @@ def configure_logging(verbosity: int | None = None) -> None:
     """Send the logger ``gptx`` to stderr.
 
     Args:
-        verbosity: -1: errors only; 0: warnings too; 1 or more: everything. None: as it is, or 0.
+        verbosity: -1: errors only; 0: also warnings; 1 or more: all messages. None: do not change a level that was set
+            earlier; without one, use 0.
     """
     if not any(isinstance(handler, _Stderr) for handler in log.handlers):
         log.addHandler(_Stderr())

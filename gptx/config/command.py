@@ -22,7 +22,7 @@ Task = Callable[[DictConfig, list[str]], int]
 
 @dataclass
 class _CommandOutcome:
-    """What a task returned or raised; Hydra would print a line of its own about an exception."""
+    """What a task returned or raised; stored, because Hydra would print an additional line about an exception."""
 
     code: int = 0
     errors: list[Exception] = field(default_factory=list)
@@ -32,7 +32,7 @@ def run_hydra(task: Task) -> int:
     """Run the command line in ``sys.argv``: help, shell completion, a sweep (``-m``), or one run.
 
     Args:
-        task: for one run; takes its checked config and the overrides, returns the exit code.
+        task: called for one run (not a sweep) with the checked config and the overrides; returns the exit code.
 
     Raises:
         ConfigError: the command line or a YAML file has a mistake.

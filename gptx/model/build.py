@@ -57,7 +57,7 @@ def _assemble(cfg: DictConfig, shape: ModelShape) -> GPT:
 
 
 def _layer_part(cfg: DictConfig, axis: str, shape: ModelShape, layer: int) -> Any:
-    """Construct the attention or FFN of one layer, with a random stream of its own."""
+    """Construct the attention or FFN of one layer, with a separate random stream."""
     torch.manual_seed(zlib.crc32(f"{cfg.seed} {axis} {layer}".encode()))
     return part(cfg[axis], shape)
 
