@@ -60,7 +60,7 @@ class Journal:
 
 
 def tail(run_dir: Path, offset: int = 0) -> tuple[list[Record], int]:
-    """The complete records from byte ``offset`` on, and the offset behind the last of them.
+    """The complete records from byte ``offset`` on, and the offset in bytes after the last one.
 
     Raises:
         ValueError: a line is not a record.

@@ -1,4 +1,4 @@
-"""What all strategies with several processes share: process group, device mesh, sums, and norms of gradients."""
+"""The code that all strategies with several processes use: process group, device mesh, sums, and norms of gradients."""
 
 import math
 import os
@@ -25,7 +25,7 @@ class Distributed(Strategy):
     Args:
         nproc: processes on this machine; 0: one for each GPU, 2 on CPU.
         timeout: seconds that a collective waits for a lost worker.
-        restarts: how often the command starts the workers again, from the last checkpoint, after one is lost.
+        restarts: how often the command restarts the workers from the last checkpoint after a worker is lost.
     """
 
     in_process = False
@@ -110,7 +110,7 @@ class Distributed(Strategy):
             dist.destroy_process_group()
 
     def compile(self, placed: nn.Module) -> nn.Module:
-        """Compile each block by itself, so that the collectives stay outside."""
+        """Compile each block separately, so that the collectives are outside of the compiled code."""
         for block in placed.blocks:  # type: ignore[union-attr]
             block.compile()
         return placed

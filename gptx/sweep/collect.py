@@ -18,7 +18,7 @@ _NOT_FINISHED = (Status.FAILED, Status.REJECTED, Status.STOPPED, Status.NOT_STAR
 
 
 def collect(sweep: Sweep) -> int:
-    """Collect what there is so far. Returns the exit code: 1 if a run has failed."""
+    """Send the runs to MLflow and compare those that have finished. Return the exit code: 1 if a run has failed."""
     statuses = list(status_rows(sweep))
     _send_to_mlflow(sweep, statuses)
     finished = [one.folder for one in statuses if one.status is Status.FINISHED and one.folder]

@@ -1,4 +1,4 @@
-"""The grid sweeper: all combinations of a multirun command line are checked, then each runs in a process of its own.
+"""The grid sweeper: all combinations of a multirun command line are checked, then each runs in a separate process.
 
 Finished runs are recognised by their run folders and are not trained again, so the same command resumes a sweep.
 """
