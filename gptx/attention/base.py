@@ -1,4 +1,4 @@
-"""The contract of an attention. It projects, rotates and attends; it knows nothing of masks, caches or processes.
+"""The contract of an attention. It projects, rotates and attends; it does not depend on masks, caches or processes.
 
 Letters: B batch, T time, D model width, H query heads, G key/value heads, R rotated dims.
 """

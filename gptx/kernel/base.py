@@ -63,7 +63,7 @@ class Kernel(nn.Module, ABC):
     @abstractmethod
     def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:
         """Build what `forward` needs for this window and encoding; called once per forward of the model for each
-        distinct pair. Only this kernel knows the type of the result."""
+        distinct pair. Only this kernel uses the result, so its type is free."""
 
     @abstractmethod
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, score: Score) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a run's records are called in MLflow: params, tags, final metrics, the description. No mlflow here."""
+"""The names of a run's records in MLflow: params, tags, final metrics, the description. Does not import mlflow."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from typing import Any
 from gptx.runs.metrics import METRICS
 from gptx.runs.records import EndRecord, Record, Result, StartRecord
 
-_NO_RESULT = ("tracking", "paths", "study", "force")  # config that says where, not what
+_NO_RESULT = ("tracking", "paths", "study", "force")  # groups with paths and options that do not describe the model
 
 
 def final(result: Result) -> Iterator[tuple[str, float]]:
@@ -20,13 +20,13 @@ def final(result: Result) -> Iterator[tuple[str, float]]:
 
 
 def short_params(start: StartRecord) -> dict[str, str]:
-    """What a sweep varies, under one-word names: attention, pos, ..., seed."""
+    """{one-word name: value} of what a sweep usually varies: attention, pos, ..., seed."""
     named = {**start.variant, "seed": start.seed}
     return {key: str(value) for key, value in named.items() if value not in (None, "")}
 
 
 def params(start: StartRecord) -> dict[str, str]:
-    """The short ones, and dotted ones for the rest of the config."""
+    """The params of a run: those of `short_params`, and dotted keys for the rest of the config."""
     config = {key: value for key, value in start.config.items() if key not in _NO_RESULT}
     return {**dict(_leaves(config)), **short_params(start)}
 
@@ -41,7 +41,7 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def tags(start: StartRecord) -> dict[str, str]:
-    """Tags of a run that never change."""
+    """The tags of a run that are set once and never change."""
     return {
         "gptx.config.identity": start.identity,
         "gptx.study": start.study,

@@ -99,7 +99,7 @@ class Watchdog:
             os.kill(self.pid, number)
 
     def end(self, code: int) -> End:
-        """Kill remaining workers and return how the attempt ended. ``code``: exit code of the process (-n: by signal n)."""
+        """Kill remaining workers; return how the attempt ended. ``code``: of the process (-n: ended by signal n)."""
         folder = RunFolder(self.task.folder)
         with contextlib.suppress(ProcessLookupError):  # workers that it left behind
             os.killpg(self.pid, signal.SIGKILL)

@@ -1,5 +1,5 @@
-"""What a sweep shows before it starts anything: its arms and what they need, what is rejected and why, and how long all
-of it will take."""
+"""The preview that a sweep prints before it starts runs: its arms, their memory and time, the rejected combinations
+with the reasons, and the estimated time of the sweep."""
 
 import statistics
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -26,13 +26,13 @@ def preview(cells: Sequence[Cell], launcher: Launcher, options: DictConfig, swee
     """Print what will run, what it needs and what is rejected. Lowers the launcher's slots to what memory allows.
 
     Args:
-        sweep: its journal knows what a halving has decided.
+        sweep: the sweep, whose journal has the decisions of a halving.
 
     Returns:
-        Estimated seconds of the whole sweep; 0 if unknown.
+        Estimated seconds of the full sweep; 0 if unknown.
     """
     runs = 0 if options.dry_run else sum(not (cell.rejection or cell.done) for cell in cells)
-    # Made before memory limits the slots: the threads of a run depend on the slots that were asked for.
+    # Created before memory limits the slots, because the threads of a run depend on the requested slots.
     estimator = TimeEstimator(Path(options.paths.outputs), launcher.slots, launcher.on_this_machine, runs)
     limit = check_memory(cells, launcher.slots, launcher.on_this_machine)
     launcher.slots = limit.jobs
@@ -65,12 +65,12 @@ def show(
     """Print the preview.
 
     Args:
-        jobs: how many will run at once.
-        about: of a study: its question, the expected answer, and the paper.
-        notes: lines about the whole sweep.
+        jobs: the number of runs that train at the same time.
+        about: texts about the study: its question, the expected answer, and the paper.
+        notes: lines about the full sweep.
 
     Returns:
-        Estimated seconds of the whole sweep; 0 if unknown.
+        Estimated seconds of the full sweep; 0 if unknown.
     """
     console = console or Console(highlight=False)
     rows, times = _rows(cells, estimator, halving.dropped() if halving else {})
@@ -118,8 +118,8 @@ def _status(cell: Cell, dropped: Container[str]) -> CellStatus:
 
 
 def _total(times: Sequence[TimeEstimate], jobs: int, halving: HalvingState | None) -> float:
-    """Seconds until all runs have ended; 0 if that of a run is unknown. Which arms a halving promotes is not known yet:
-    each is taken to need the mean time."""
+    """Seconds until all runs have ended; 0 if the time of a run is unknown. It is not known yet which arms a
+    halving will promote, so the mean time is assumed for each of them."""
     runs = [RunTime(time.seconds, time.processes) for time in times if time.seconds is not None]
     if not runs or len(runs) < len(times):
         return 0.0
@@ -153,7 +153,7 @@ def summary(what: str, statuses: Sequence[CellStatus], jobs: int, seconds: float
     """``24 combinations: 20 to run, 2 at once, about 13 min (estimated from 3 finished runs); 2 finished; 2 rejected``.
 
     Args:
-        what: singular noun of what is counted.
+        what: the noun for the counted items, in singular, such as "combination".
         seconds: estimated time of all runs; 0 if unknown.
         sources: what the time estimates are based on; the most frequent one is shown.
     """
