@@ -135,7 +135,7 @@ def check(sizes: Floats, tokens: Floats) -> None:
     if missing := _missing(sizes, tokens):
         listed = " and ".join(
             f"{len(set(values))} {what} ({', '.join(f'{v:,.0f}' for v in sorted(set(values)))})"
-            for what, values in (("sizes", sizes), ("lengths of text", tokens))
+            for what, values in (("sizes", sizes), ("token counts", tokens))
         )
         raise GptxError(f"a scaling law needs {missing}; found {listed}. experiment=scaling has enough runs")
 
@@ -143,7 +143,7 @@ def check(sizes: Floats, tokens: Floats) -> None:
 def _missing(sizes: Floats, tokens: Floats) -> str:
     cells = set(zip(sizes.tolist(), tokens.tolist(), strict=True))
     if len(set(sizes.tolist())) < 3 or len(set(tokens.tolist())) < 3:
-        return "at least 3 sizes and 3 lengths of text"
+        return "at least 3 sizes and 3 token counts"
     if len(cells) < 6:
         return "at least 6 pairs of a size and a length"
     logs = np.log(np.array(sorted(cells)))

@@ -1,4 +1,4 @@
-"""Errors of Hydra, OmegaConf and YAML as one line that names what was given and what would work. No torch."""
+"""Errors of Hydra, OmegaConf and YAML as one line that names what was given and what would work. Imports no torch."""
 
 import re
 from collections.abc import Iterator, Sequence

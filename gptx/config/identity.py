@@ -1,4 +1,4 @@
-"""The identity of a run: a hash of everything in its config that decides the result. No torch.
+"""The identity of a run: a hash of everything in its config that decides the result. Does not import torch.
 
 The same command has the same identity and so finds its run again. Scheme 2, in use since the start record has the key
 ``identity_scheme``:
@@ -108,7 +108,7 @@ def plain_value(plain: Mapping[str, Any], group: str, name: str) -> Any:
 
 
 def revisions(cfg: DictConfig) -> dict[str, int]:
-    """The revision of the core and of every built-in class of a config, by id; a run's start record has them."""
+    """The revisions of the core and of every built-in class in a config, by id; stored in a run's start record."""
     targets = [value for key, value in flat(plain_dict(cfg)) if key.endswith("._target_")]
     built_in = [found for target in targets if (found := declaration(str(target)))]
     return {CORE: CORE_REVISION, **{found.id: found.revision for found in built_in}}

@@ -1,6 +1,6 @@
-"""Check a config against the YAML files it came from. No torch.
+"""Check a config against the YAML files it came from. Does not import torch.
 
-The YAML is the schema: the file of an option has every key of it, with a default whose type is the key's type. A key
+The YAML is the schema: the file of an option has all its keys, each with a default whose type is the key's type. A key
 that the files do not have, or a value of another type, is rejected.
 """
 
@@ -20,7 +20,7 @@ _TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", 
 
 
 def checked(value: Any, schema: Any, path: str = "") -> Any:
-    """``value`` with every leaf converted to the type that ``schema`` has there (1 -> 1.0, 1e3 -> 1000).
+    """Return ``value`` with every leaf converted to the type of that leaf in ``schema`` (1 -> 1.0, 1e3 -> 1000).
 
     Args:
         path: dotted key of the value, "" for a whole config.

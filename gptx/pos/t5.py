@@ -19,7 +19,7 @@ class T5(PositionalEncoding):
 
     Args:
         buckets: number of buckets.
-        max_distance: distance in tokens from which on the last bucket is used.
+        max_distance: all distances of at least this many tokens share the last bucket.
     """
 
     biased = True

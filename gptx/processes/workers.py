@@ -2,7 +2,7 @@
 
 A failed worker leaves its peers waiting in a collective: they are killed after a grace period. Workers die with their
 parent, even when it is killed with SIGKILL. Signals are blocked while workers import torch, where a handler is not yet
-installed: they would print a traceback after Ctrl-C and die of a scheduler's warning.
+installed: they would print a traceback after Ctrl-C and be killed by a scheduler's warning signal.
 """
 
 import contextlib
@@ -121,7 +121,7 @@ def _worker(
 
 
 def run_as_rank(function: Callable[..., Any], args: tuple[Any, ...], logs: Path) -> None:
-    """Run ``function(*args)`` as one rank of several, with a log file of its own.
+    """Run ``function(*args)`` as one rank of several, with its own log file.
 
     Raises:
         GptxError: as ``function`` raised it; any other exception becomes a `WorkerLost` of one line, with the

@@ -1,4 +1,4 @@
-"""The checkpoint folders of a run: their names, their checksums, and the removal of damaged ones. No torch.
+"""The checkpoint folders of a run: their names, their checksums, and the removal of damaged ones. Imports no torch.
 
 A checkpoint is a folder ``checkpoints/step-00000500/`` with the files that the ranks wrote and a meta.json, which holds
 the step, the state of training, and size and SHA-256 of every file.

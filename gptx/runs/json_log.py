@@ -73,7 +73,7 @@ def now() -> int:
 
 
 def drop_torn_line(path: Path) -> None:
-    """Remove an incomplete last line, which a kill leaves, so that the next record starts on a line of its own."""
+    """Remove an incomplete last line, which a kill leaves, so that the next record starts on a new line."""
     if not path.exists():
         return
     data = path.read_bytes()
@@ -83,7 +83,7 @@ def drop_torn_line(path: Path) -> None:
 
 
 def tail(folder: Path, offset: int = 0) -> tuple[list[Line], int]:
-    """The complete lines from byte ``offset`` on, and the offset behind the last of them."""
+    """The complete lines from byte ``offset`` on, and the offset after the last one."""
     path = folder / NAME
     if not path.exists():
         return [], offset

@@ -17,7 +17,7 @@ from gptx.runs.files import write_json
 
 
 class RunStatus(StrEnum):
-    """How far a run is. KILLED: its journal has no end record and no process trains it."""
+    """The status of a run. KILLED: its journal has no end record and no process trains it."""
 
     RUNNING = "running"
     FINISHED = "finished"
@@ -75,7 +75,7 @@ class RunDescription(RunSetup):
 
 @dataclass(frozen=True, kw_only=True)
 class Measurements:
-    """The figures of a run; None: not measured. Losses are in nats per token; ``val_*`` is that of ``best_step``."""
+    """Measured values; None: not measured. Losses are in nats per token; ``val_*`` are those at ``best_step``."""
 
     val_loss: float | None = None
     val_bpb: float | None = None
@@ -151,7 +151,7 @@ class MetricsRecord(JournalRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class EventRecord(JournalRecord):
-    """A warning."""
+    """A warning that a run has reported."""
 
     kind: ClassVar[str] = "event"
     step: int = 0
@@ -170,7 +170,7 @@ class SampleRecord(JournalRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class EndRecord(JournalRecord):
-    """The end of training, with the whole result. ``end_reason`` is None in journals of older versions."""
+    """The end of training, with the full result. ``end_reason`` is None in journals of older versions."""
 
     kind: ClassVar[str] = "end"
     status: RunStatus
@@ -221,7 +221,7 @@ def read_result(path: Path) -> Result:
 
 
 def write_result(path: Path, result: Result) -> None:
-    """Write result.json, all of it or nothing.
+    """Write result.json completely or not at all.
 
     Raises:
         RunFailed: the disk is full or cannot be written.

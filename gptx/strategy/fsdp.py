@@ -85,7 +85,7 @@ class FSDP(Distributed):
         return self.shard_modules(model.to(self.device), list(model.blocks))
 
     def shard_modules(self, root: nn.Module, blocks: list[nn.Module]) -> nn.Module:
-        """Shard each block as a unit of its own, and the other weights of ``root`` as one more unit."""
+        """Shard each block as a separate unit, and the other weights of ``root`` as one more unit."""
         pin_memory = self.device.type == "cuda"  # pinned memory needs a GPU
         offload = CPUOffloadPolicy(pin_memory=pin_memory) if self.offload else OffloadPolicy()
         options: dict[str, Any] = {"mesh": self.shard_mesh(), "mp_policy": self.precision, "offload_policy": offload}

@@ -80,7 +80,7 @@ class SweeperBase(Sweeper):
         return [*self._config_dirs(), "tracking.follow=false", "runtime.brief=true"]
 
     def _plan(self, cells: Sequence[Cell], options: DictConfig) -> SweepPlan:
-        """What plan.json stores."""
+        """The content of plan.json."""
         return SweepPlan(
             study=options.study,
             command=shlex.join(["python", "-m", "gptx.run", *sys.argv[1:]]),

@@ -56,4 +56,4 @@ class RankTokenizer(Tokenizer):
     @classmethod
     @abstractmethod
     def of(cls, ranks: list[bytes]) -> Self:
-        """A fitted tokenizer with these ranks."""
+        """Create a fitted tokenizer from ``ranks``, see `ranks`."""

@@ -1,7 +1,7 @@
-"""Replay one run's journal into MLflow: any number of times, in any number of pieces, with the same rows.
+"""Replay one run's journal into MLflow. Repeated or interrupted replays write the same rows.
 
 Metric values keep the time stamps of their records, and MLflow drops a value whose (key, time, step, value)
-it has. Everything else is looked up before it is made. The tag ``gptx.synced`` counts the records that have
+it has. Everything else is looked up before it is created. The tag ``gptx.synced`` counts the records that have
 arrived, so that they are not sent again.
 """
 
@@ -55,8 +55,8 @@ class Replay:
 
         Raises GptxError for a file that is no journal, and what MLflow raises; the next call tries again.
         """
-        with flocked(self.run_dir / journal.NAME):  # two replayers at once would both create what neither finds
-            alive = journal.locked(self.run_dir)  # in this order: what it writes before it lets go is read
+        with flocked(self.run_dir / journal.NAME):  # two processes at once would create the same run twice
+            alive = journal.locked(self.run_dir)  # before reading: all records written before the unlock are read
             self._read()
             if self._shown is None:
                 self._attach()
@@ -72,7 +72,7 @@ class Replay:
         return self._inode not in (None, (self.run_dir / journal.NAME).stat().st_ino)
 
     def _read(self) -> None:
-        """Take in what was appended since the last look."""
+        """Read the records that were appended since the last read."""
         path = self.run_dir / journal.NAME
         inode = path.stat().st_ino
         if self.replaced():
@@ -98,7 +98,7 @@ class Replay:
         self.rows += len(record.values) if isinstance(record, MetricsRecord) else 0
 
     def _attach(self) -> None:
-        """Find this run in MLflow or create it, and drop from the pending records those that have arrived."""
+        """Find this run in MLflow or create it, and remove the pending records that MLflow already has."""
         start = self._start
         wanted = _tracking(start).get("experiment") or self._experiment or start.study
         self.experiment_id = self.store.experiment(wanted or "default")
@@ -111,7 +111,7 @@ class Replay:
             self.run_id = run.info.run_id
             self._synced = int(run.data.tags.get("gptx.synced", 0))
             if run.info.lifecycle_stage == "deleted" and len(self._pending) > self._synced:
-                self.client.restore_run(self.run_id)  # deleted in the UI, then trained on
+                self.client.restore_run(self.run_id)  # deleted in the UI, then training continued
             if self._synced == 0:
                 self._send_start()
         self._pending = self._pending[self._synced :]

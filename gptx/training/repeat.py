@@ -124,7 +124,7 @@ def _resume_from(cfg: DictConfig, start: StartRecord) -> str:
 
 
 def _copy_start(folder: RunFolder, start: StartRecord, repetition: RunFolder, first: int) -> None:
-    """Make a run folder that continues from a checkpoint of the run. Links to its files keep the run unchanged."""
+    """Create a run folder that continues from a checkpoint of the run, by symbolic links to the checkpoint's files."""
     repetition.checkpoints.mkdir(parents=True)
     with Journal(repetition.path) as journal:
         journal.write(start)

@@ -85,7 +85,7 @@ def _rank() -> int:
 
 
 def _replace_earlier(cfg: DictConfig, location: Location) -> str | None:
-    """With force=true, move an earlier run of this config out of the way; returns its uid."""
+    """With force=true, move an earlier run of this config to ``outputs/.replaced``; returns its uid."""
     if not cfg.force:
         return None
     outputs = Path(cfg.paths.outputs)

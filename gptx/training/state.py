@@ -34,7 +34,7 @@ class BestValidation:
 
 @dataclass
 class TrainingState:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
         step: optimiser steps done.

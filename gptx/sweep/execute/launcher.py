@@ -92,7 +92,7 @@ class Launcher(ABC):
     slots: int = 1
 
     def open(self, sweep: Sweep, options: DictConfig, runs: int) -> Self:
-        """Prepare; called before ``with``.
+        """Prepare to launch runs; called before ``with``.
 
         Args:
             options: the config's ``sweep`` section.

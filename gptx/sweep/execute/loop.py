@@ -1,4 +1,4 @@
-"""The loop of a sweep: passes tasks from a source to a launcher and records every end in the sweep's journal."""
+"""The loop of a sweep: passes tasks from a source to a launcher and records in the sweep's journal how each ended."""
 
 from collections import Counter
 from typing import Protocol

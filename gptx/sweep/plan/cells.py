@@ -38,7 +38,7 @@ class Cell:
     Attributes:
         overrides: ``python -m gptx.run *overrides`` is this run.
         title: the overrides in which it differs from the other cells.
-        arm: the same without seeds.
+        arm: ``title`` without the seeds.
         cfg: composed and checked; empty if that failed.
         folder: its run folder; None if the config has no folder because it is wrong.
         rejection: why it cannot run, in one line; empty if it can.
@@ -70,8 +70,8 @@ class Cell:
         return self.facts
 
     def task(self, common: Sequence[str]) -> Task:
-        """The task that a launcher starts. ``common``: overrides that all runs of the sweep get; the cell's own follow
-        and win."""
+        """The task that a launcher starts. ``common``: overrides that all runs of the sweep get; those of the cell take
+        precedence."""
         assert self.folder is not None
         processes, device = self.checked.processes, self.checked.hardware.device
         restarts, modules = self.cfg.strategy.get("restarts", 0), tuple(self.modules.items())

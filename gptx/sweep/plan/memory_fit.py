@@ -179,7 +179,7 @@ class TooLarge:
 
 
 def smaller_settings(run: TooLarge) -> list[str]:
-    """Up to two settings with which the run would fit, each with its estimate, those that change least first."""
+    """Up to two settings with which the run would fit, each with its estimate; the smallest change comes first."""
     ways = []
     for change in _changes(run):
         if change and (size := run.needed(change)) <= run.limit:

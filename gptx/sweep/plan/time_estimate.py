@@ -24,7 +24,7 @@ from gptx.sweep.plan.cells import Cell, warn_no_estimate
 from gptx.sweep.plan.timed_step import StepToTime, flops_per_second
 
 STARTUP, STARTUP_OF_MANY = 1.5, 8.0  # seconds before training: composing, building; and starting workers with torch
-FAR = log(10)  # a run whose FLOPs per token differ by more than this factor tells nothing
+FAR = log(10)  # a run whose FLOPs per token differ by more than this factor is not used
 TIMING = 20.0  # seconds to spend on timing steps; then arms take the speed of the most similar timed one
 WORTH = 0.02  # fraction of the sweep's estimated time that may be spent on timing
 NEIGHBOURS = 3  # finished runs whose median speed is taken
@@ -43,13 +43,13 @@ class Setting:
 
     @classmethod
     def of(cls, cfg: DictConfig | Mapping[str, Any], setup: RunSetup, jobs: int) -> "Setting":
-        """Of a run; ``jobs``: how many runs share the cores."""
+        """The setting of a run; ``jobs``: how many runs share the cores."""
         hardware, processes = setup.hardware, setup.processes
         threads = cfg["runtime"]["threads"] or max(1, hardware.cores // (jobs * processes))
         return cls(hardware.device, hardware.name, setup.dtype, processes, bool(cfg["compile"]), threads)
 
     def comparable(self, known: "Setting") -> bool:
-        """For an unknown machine, every known one with the same device will do, whatever its threads."""
+        """Whether speeds are comparable. If this machine is unknown, its name and its threads are ignored."""
         if self.name:
             return known == self
         alike = ("device", "dtype", "processes", "compiled")
@@ -80,7 +80,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class TimeEstimate:
-    """Of what is left of a run.
+    """The estimated time of the rest of a run.
 
     Attributes:
         seconds: None if unknown.

@@ -28,7 +28,7 @@ Values = dict[str, float]  # dotted keys of a config and the values to set
 
 @dataclass(frozen=True)
 class Budget:
-    """What every arm of a sweep is to have.
+    """The size that every arm of a sweep must have.
 
     Attributes:
         kind: the option of `match`: "params" or "flops".
@@ -109,7 +109,7 @@ def _candidates(cfg: DictConfig, budget: Budget) -> Iterator[Candidate]:
 
 @dataclass(frozen=True)
 class _Width:
-    """A width in whole steps.
+    """A width as a multiple of a step.
 
     Attributes:
         own: the number of steps that the config has, at least 1.

@@ -103,7 +103,7 @@ class Stage:
 
     Attributes:
         steps: as a fraction of all steps that are still to come.
-        arms: as a fraction of the arms that are still in.
+        arms: as a fraction of the arms that are not dropped yet.
     """
 
     steps: float
@@ -111,7 +111,7 @@ class Stage:
 
 
 class HalvingState:
-    """How far a halving has come.
+    """The progress of a successive halving.
 
     Args:
         cells: all that can run; finished ones take part in the comparison.
@@ -120,7 +120,7 @@ class HalvingState:
 
     Attributes:
         arms: the cells of every arm.
-        remaining: the arms that are still in.
+        remaining: the arms that are not dropped yet.
         steps: the rungs that are still to come, then 0 for the end; empty when the halving is finished.
         rungs: the decisions so far.
         force: finished runs are trained again.

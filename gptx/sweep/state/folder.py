@@ -46,7 +46,7 @@ class PlannedCell:
 
     Attributes:
         title: the overrides in which it differs from the other cells.
-        arm: the same without seeds.
+        arm: ``title`` without the seeds.
         run: ``study/run``, its folder in outputs/; None if it has none, because its config is wrong.
         overrides: ``python -m gptx.run *overrides`` is this run.
         rejection: why it cannot run, in one line; empty if it can.
@@ -72,7 +72,7 @@ class SweepPlan:
     Attributes:
         command: the whole command line.
         launcher: option of hydra/launcher.
-        lr: several learning rates are tried for every arm, and the best one counts (sweep.lr).
+        lr: several learning rates are tried for every arm, and arms are compared at their best one (sweep.lr).
         factor: of a halving; 0: there is none.
     """
 
@@ -103,11 +103,11 @@ class Sweep:
         return from_json(SweepPlan, data | {"cells": cells})
 
     def save_plan(self, plan: SweepPlan) -> None:
-        """Write the plan, all of it or nothing."""
+        """Write the plan completely or not at all."""
         write_json(self.path / PLAN, to_json(plan))
 
     def add_cell(self, cell: PlannedCell) -> None:
-        """Add a run to the plan, as a search does. The caller holds the sweep."""
+        """Add a run to the plan, as a search does. The caller holds the sweep's lock."""
         plan = self.plan
         if cell.run not in [known.run for known in plan.cells]:
             self.save_plan(replace(plan, cells=(*plan.cells, cell)))

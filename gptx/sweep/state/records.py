@@ -28,12 +28,12 @@ class EndKind(StrEnum):
 
     @property
     def reached_goal(self) -> bool:
-        """Whether the run came as far as it was asked to."""
+        """Whether the run reached the step that was requested."""
         return self in (EndKind.FINISHED, EndKind.PAUSED)
 
     @property
     def can_be_retried(self) -> bool:
-        """Whether another attempt may come further."""
+        """Whether another attempt may reach a later step."""
         return not self.reached_goal and self is not EndKind.REJECTED
 
 
@@ -102,7 +102,7 @@ class Rung(SweepRecord):
 
     Attributes:
         factor: the best 1/factor of the arms were promoted.
-        losses: mean loss of every arm that was still in, the best first; None if it has none.
+        losses: mean loss of every arm that was not dropped before, the best first; None if it has none.
         promoted: the arms that continue.
         failed: the arms with a failed run. The decision may change once that run succeeds.
     """

@@ -42,7 +42,7 @@ class StatusRow:
 
     Attributes:
         folder: of the run; None if the cell is rejected.
-        detail: how far it is, or why it did not finish.
+        detail: its progress, or why it did not finish.
         job: number of its Slurm job, or "".
     """
 
@@ -54,7 +54,7 @@ class StatusRow:
 
     @property
     def active(self) -> bool:
-        """Whether it is running, or will without another command."""
+        """Whether the run trains now, or will start without another command."""
         return self.status in (Status.RUNNING, Status.WAITING)
 
 
