@@ -15,7 +15,7 @@ def show(result: Result, folder: Path, status: str) -> None:
     console = Console(highlight=False)
     if result.sample:
         console.print(
-            Panel(result.sample.strip(), title=f"sample after {result.steps:,} steps", title_align="left"),
+            Panel(_printable(result.sample.strip()), title=f"sample after {result.steps:,} steps", title_align="left"),
             markup=False,
         )
     rows = {
@@ -35,6 +35,11 @@ def show(result: Result, folder: Path, status: str) -> None:
         "python -m gptx.ui",
     ):
         console.print(f"  {command}", soft_wrap=True, markup=False)
+
+
+def _printable(text: str) -> str:
+    """Replace control characters, which a model may generate and a terminal would obey."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 def brief(result: Result, folder: Path, status: str) -> None:

@@ -350,7 +350,7 @@ def test_damage_is_seen(reference: Callable[..., Path], tmp_path: Path, how: str
     clear(folder, told.append)
     assert len(told) == 1 and newest.name in told[0]
     assert [path.name for path in steps(folder)] == [before.name]
-    assert meta(before)["step"] == int(before.name[5:])
+    assert meta(before).step == int(before.name[5:])
     if how != "the checksum":
         with pytest.raises(CheckpointError):
             load_best(folder)
