@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from gptx.config.overrides import conf_dir, did_you_mean
-from gptx.config.plain import SEEDS, key_names
+from gptx.config.plain_dict import SEEDS, key_names
 from gptx.errors import ConfigError
 
 SMALLEST, LARGEST = 1e-30, 1e15  # magnitudes of numbers that fp32 arithmetic can work with

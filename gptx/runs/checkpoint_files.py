@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gptx.runs.codec import from_json, to_json
 from gptx.runs.digest import file_hash
 from gptx.runs.files import flush_folder, write_json
+from gptx.runs.json_codec import from_json, to_json
 
 META = "meta.json"
 NAME = re.compile(r"step-\d{8}")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from gptx.config.declared import current_target
+from gptx.config.class_ids import current_target
 
 EOT_TEXT = "<|endoftext|>"  # the end-of-text token, decoded; the same characters in a text are encoded as characters
 

@@ -118,7 +118,7 @@ def without_torch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmPare
         "sys.meta_path.insert(0, Forbidden())\n"
     )
     path = os.pathsep.join([str(folder), environment()["PYTHONPATH"]])
-    parent = WarmParent(environment() | {"PYTHONPATH": path}, ("gptx.config.command", "gptx.training.run"))
+    parent = WarmParent(environment() | {"PYTHONPATH": path}, ("gptx.config.command", "gptx.training.run_lifecycle"))
     yield parent
     parent.close()
 

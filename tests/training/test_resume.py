@@ -35,7 +35,7 @@ from gptx.errors import CheckpointError
 from gptx.processes.signals import EXIT_RESUMABLE
 from gptx.runs import journal
 from gptx.runs.checkpoint_files import clear, meta, steps
-from gptx.tracking.store import Store, store_uri
+from gptx.tracking.mlflow_store import Store, store_uri
 from gptx.tracking.ui_server import free_port, serve
 from gptx.training.best_weights import load_best
 
