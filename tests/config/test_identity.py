@@ -333,6 +333,7 @@ def test_unfinished_run_of_scheme_1_is_refused_by_name_and_force_trains_it_again
     assert before == {place: value for place, value in after.items() if place in before}, "the losses are the same"
 
 
+@pytest.mark.full
 def test_run_of_scheme_1_is_loaded_compared_and_sent_to_mlflow(gptx: Gptx) -> None:
     folder = unpack(gptx.cwd)
     model, tokenizer = api.load(folder, device="cpu")

@@ -418,7 +418,7 @@ class Struck:
                 lambda: self.size() > begun and self.there("samples"),
             ]
         )
-        run = self.gptx.start_cold(*self.words(tracked))
+        run = self.gptx.start(*self.words(tracked))
         reached = until(moment, run)
         workers = self.gptx.workers() if self.strategy != "single" else []
         victim = rng.choice([psutil.Process(run.pid), *workers]) if reached and run.poll() is None else None
