@@ -11,15 +11,15 @@ from torch import Tensor
 
 from gptx.config.compose import compose
 from gptx.config.instantiate import part
+from gptx.geometry.attention_view import Score
 from gptx.geometry.model_shape import ModelShape
-from gptx.geometry.view import Score
 from gptx.geometry.visibility import Where
 from gptx.hardware.cpu import keep_freed_memory
 from gptx.hardware.description import peak_memory
 from gptx.hardware.device import autocast, compute_dtype, pick
 from gptx.kernel.auto import Auto
 from gptx.kernel.base import Kernel
-from gptx.kernel.cost import counted
+from gptx.kernel.predicted_cost import counted
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Case:
             return auto.choose(self.where, self.visible, self.pos)
 
     def counted(self, name: str) -> tuple[str, tuple[float, float, float]]:
-        """The row of `gptx.kernel.cost` for a kernel, and the ms that 1 ns of each constant adds."""
+        """The row of `gptx.kernel.predicted_cost` for a kernel, and the ms that 1 ns of each constant adds."""
         row, pairs = counted(name, self.where, self.visible, self.pos)
         scale = self.heads * self.batch / 1e6
         return row, (self.dim * self.context * scale, pairs * scale, pairs * self.dim * scale)

@@ -1,5 +1,5 @@
 """The cost of attention with each kernel, forward and backward, by context, window and dtype. The constants of
-`gptx.kernel.cost` come from this table.
+`gptx.kernel.predicted_cost` come from this table.
 
 On a CPU the table shows CPU milliseconds of one thread, which other load on the machine disturbs least; on a GPU, wall
 time. Each figure is the best of some rounds, for --tokens tokens (or one row, if it is longer). The mask is not
@@ -24,7 +24,7 @@ from gptx.errors import GptxError
 KERNELS = ("reference", "sdpa", "banded", "flex", "flash")
 HEADS = {"4x32": (4, 32), "6x64": (6, 64), "16x64": (16, 64)}
 EXAMPLES = """examples:
-  python -m benchmarks.kernels                          the table behind gptx/kernel/cost.py
+  python -m benchmarks.kernels                          the table behind gptx/kernel/predicted_cost.py
   python -m benchmarks.kernels --fit                    and the fitted constants
   python -m benchmarks.kernels --device cuda            longer contexts and one wide window
   python -m benchmarks.kernels --context 512 1024 --dtype bf16 --window 256
@@ -84,7 +84,7 @@ def _parser() -> Parser:
         metavar="GB",
         help="limit on the memory for attention weights (default %(default)s)",
     )
-    parser.add_argument("--fit", action="store_true", help="also print the constants for gptx/kernel/cost.py")
+    parser.add_argument("--fit", action="store_true", help="also print the constants for gptx/kernel/predicted_cost.py")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all measurements to this file")
     return parser
 

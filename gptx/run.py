@@ -12,7 +12,7 @@ from gptx.config.command import run_hydra
 from gptx.config.overrides import about_sweeps
 from gptx.errors import Interrupted, RunFailed
 from gptx.processes.signals import block_warning_signals, stop_exit_code
-from gptx.training.run import run
+from gptx.training.run_lifecycle import run
 
 
 def main(argv: Sequence[str] | None = None) -> int:

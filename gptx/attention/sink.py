@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from gptx.attention.gqa import GQA
+from gptx.geometry.attention_view import Keep, View
 from gptx.geometry.model_shape import ModelShape
-from gptx.geometry.view import Keep, View
 
 
 class SinkLogits(nn.Module):

@@ -130,7 +130,7 @@ def check(sizes: Floats, tokens: Floats) -> None:
     """Reject runs that do not determine the five coefficients.
 
     Raises:
-        GptxError: too few sizes, lengths, or pairs of both.
+        GptxError: too few sizes, token counts, or pairs of both.
     """
     if missing := _missing(sizes, tokens):
         listed = " and ".join(
@@ -145,7 +145,7 @@ def _missing(sizes: Floats, tokens: Floats) -> str:
     if len(set(sizes.tolist())) < 3 or len(set(tokens.tolist())) < 3:
         return "at least 3 sizes and 3 token counts"
     if len(cells) < 6:
-        return "at least 6 pairs of a size and a length"
+        return "at least 6 pairs of a size and a token count"
     logs = np.log(np.array(sorted(cells)))
     if np.linalg.matrix_rank(logs - logs.mean(0), tol=1e-6) < 2:
         return "several lengths for one size: sizes and lengths that grow together cannot be separated"

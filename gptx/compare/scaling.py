@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from gptx.cli import Parser, exit_code
+from gptx.compare.formatting import human
 from gptx.compare.powerlaw import EXPONENTS, FittedLaw, Law, bootstrap, check, fit
 from gptx.compare.render import unfinished
 from gptx.compare.run_rows import RunRow, read_rows, selected
 from gptx.compare.summary import distinguishing_keys
-from gptx.compare.text import human
 from gptx.errors import GptxError
 from gptx.runs.journal import runs
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from gptx.cli import Parser, log
 from gptx.config.compose import compose
-from gptx.config.explain import UNREADABLE, explain
+from gptx.config.composition_errors import UNREADABLE, explain
 from gptx.config.overrides import about_sweeps, check_choice, conf_dir, key_of
 from gptx.errors import ConfigError
 

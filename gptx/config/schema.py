@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from gptx.config.overrides import conf_dir, did_you_mean
-from gptx.config.plain import SEEDS, key_names
+from gptx.config.plain_dict import SEEDS, PlainConfig, key_names
 from gptx.errors import ConfigError
 
 SMALLEST, LARGEST = 1e-30, 1e15  # magnitudes of numbers that fp32 arithmetic can work with
@@ -73,7 +73,7 @@ def _check_magnitude(value: float, path: str) -> None:
         raise ConfigError(f"{path}={value}: expected 0, or a number between {SMALLEST:g} and {LARGEST:g} in size")
 
 
-def plugin_keys(group: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def plugin_keys(group: str, given: Mapping[str, Any]) -> PlainConfig:
     """The checked keys of a ``hydra/launcher`` or ``hydra/sweeper``. A cluster's profile has the keys of its launcher.
 
     Raises:

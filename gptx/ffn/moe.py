@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gptx.errors import ConfigError
 from gptx.ffn.base import FFN, hidden_width
-from gptx.ffn.grouped import grouped
+from gptx.ffn.grouped_matmul import grouped
 from gptx.geometry.model_shape import ModelShape
 from gptx.geometry.side_losses import SideLosses
 from gptx.hardware.device import without_autocast

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from gptx.geometry.attention_view import Score
 from gptx.geometry.model_shape import ModelShape
-from gptx.geometry.view import Score
 from gptx.geometry.visibility import Where, visible
 from gptx.pos.base import PositionalEncoding
 from gptx.window.base import Window

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 
+from gptx.geometry.attention_view import Score
 from gptx.geometry.model_shape import ModelShape
-from gptx.geometry.view import Score
 from gptx.geometry.visibility import Where, pair_visible
 from gptx.kernel.reference import Reference, capped
 from gptx.pos.base import PositionalEncoding

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from gptx.config.instantiate import part
 from gptx.geometry.visibility import documents
 from gptx.hardware.device import autocast
-from gptx.memory.stand_ins import FusedKernelStandIn
+from gptx.memory.kernel_stand_ins import FusedKernelStandIn
 from gptx.model.build import build
 from gptx.model.gpt import GPT
 from gptx.strategy.base import Strategy

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gptx.geometry.view import Keep
+from gptx.geometry.attention_view import Keep
 from gptx.geometry.visibility import Where
 from gptx.window.base import Window
 

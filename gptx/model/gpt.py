@@ -13,9 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from gptx.errors import option
 from gptx.ffn.base import FFN
+from gptx.geometry.attention_view import Keep, View
 from gptx.geometry.model_shape import ModelShape
 from gptx.geometry.side_losses import SideLosses
-from gptx.geometry.view import Keep, View
 from gptx.geometry.visibility import Where
 from gptx.kernel.base import Kernel
 from gptx.model.cache import Context, NoContext

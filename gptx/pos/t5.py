@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gptx.geometry.model_shape import ModelShape
 from gptx.pos.base import PositionalEncoding
-from gptx.pos.check import above, at_least
+from gptx.pos.range_check import above, at_least
 
 ID = "pos.t5"
 REVISION = 1

@@ -11,9 +11,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar
 
-from gptx.runs.codec import from_json, to_json
 from gptx.runs.facts import DataFacts, GitState, Hardware, ResumeSourceRecord, RunSetup
-from gptx.runs.files import write_json
+from gptx.runs.files import JsonObject, write_json
+from gptx.runs.json_codec import from_json, to_json
 
 
 class RunStatus(StrEnum):
@@ -186,7 +186,7 @@ KINDS: dict[str, type[Record]] = {
 }
 
 
-def read_record(line: dict[str, Any]) -> Record | None:
+def read_record(line: JsonObject) -> Record | None:
     """A line of a journal; None for a kind that this version does not know.
 
     Raises:
@@ -198,7 +198,7 @@ def read_record(line: dict[str, Any]) -> Record | None:
     return from_json(KINDS[kind], line) if kind in KINDS else None
 
 
-def write_record(record: Record) -> dict[str, Any]:
+def write_record(record: Record) -> JsonObject:
     """The fields of a record as a line of the journal holds them."""
     return {"t": record.t, "kind": record.kind, **to_json(record)}
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from gptx.errors import ConfigError, option
-from gptx.geometry.view import Keep
+from gptx.geometry.attention_view import Keep
 from gptx.geometry.visibility import Where
 from gptx.model.cache import Context
 from gptx.model.gpt import GPT

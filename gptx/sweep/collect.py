@@ -7,7 +7,7 @@ from gptx.cli import log
 from gptx.compare.render import show
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
-from gptx.sweep.closing import list_reasons
+from gptx.sweep.end_report import list_reasons
 from gptx.sweep.plan import learning_rates
 from gptx.sweep.state.folder import Sweep
 from gptx.sweep.state.status import Status, StatusRow, dropped_by_halving, status_rows

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from hydra.core.override_parser.types import Override
 
-from gptx.config.explain import explain
+from gptx.config.composition_errors import explain
 from gptx.config.overrides import about_sweeps, key_of
 from gptx.errors import ConfigError
 

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gptx.cli import log
 from gptx.config.overrides import key_of
-from gptx.config.plain import plain_dict
+from gptx.config.plain_dict import plain_dict
 from gptx.errors import ConfigError, RunFailed
 from gptx.hardware.device import Machine
 from gptx.sweep.execute import slurm_cluster

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gptx.config.compose import Schemas, compose
 from gptx.config.overrides import key_of
-from gptx.config.plain import SEEDS, plain_dict
+from gptx.config.plain_dict import SEEDS, plain_dict
 from gptx.data import from_config
 from gptx.errors import ConfigError, NotTokenised, reason
 from gptx.runs.facts import RunFacts
@@ -22,8 +22,8 @@ from gptx.runs.provenance import own_modules
 from gptx.sweep.execute.isolated import map_isolated
 from gptx.sweep.execute.launcher import Task
 from gptx.sweep.state.folder import PlannedCell
-from gptx.training.location import locate
 from gptx.training.preflight import preflight
+from gptx.training.run_location import locate
 
 if TYPE_CHECKING:
     from gptx.hardware.device import Machine

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from gptx.config.axes import model_axes
-from gptx.config.plain import plain_dict
+from gptx.config.plain_dict import plain_dict
 from gptx.runs import checkpoint_files, journal
 from gptx.runs.facts import RunSetup
 from gptx.runs.folder import RunFolder

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from gptx.config import instantiate
-from gptx.config.plain import plain_dict
+from gptx.config.plain_dict import plain_dict
 from gptx.data import from_config
 from gptx.errors import ConfigError, GptxError
 

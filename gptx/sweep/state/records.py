@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import ClassVar
 
 from gptx.runs import json_log
-from gptx.runs.codec import from_json, to_json
+from gptx.runs.json_codec import from_json, to_json
 
 
 class EndKind(StrEnum):

@@ -12,11 +12,11 @@ from typing import Any
 
 from gptx.errors import GptxError
 from gptx.runs import journal
-from gptx.runs.codec import to_json
 from gptx.runs.facts import DataFacts
+from gptx.runs.json_codec import to_json
 from gptx.runs.records import EndRecord, MetricsRecord, Record, ResumeRecord, RunStatus, SampleRecord, StartRecord
-from gptx.tracking import names
-from gptx.tracking.store import Store, flocked, one_line
+from gptx.tracking import mlflow_names
+from gptx.tracking.mlflow_store import Store, flocked, one_line
 
 _NOTE = "mlflow.note.content"  # a run's description
 _STATUS = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED"}  # else KILLED
@@ -128,10 +128,10 @@ class Replay:
         """What is known before the first step. All of it may be repeated: same values, same rows."""
         from mlflow.entities import Param
 
-        params = [Param(key, value) for key, value in names.params(self._start).items()]
+        params = [Param(key, value) for key, value in mlflow_names.params(self._start).items()]
         for i in range(0, len(params), 100):
             self.client.log_batch(self.run_id, params=params[i : i + 100])
-        self._tag(names.tags(self._start))
+        self._tag(mlflow_names.tags(self._start))
         self._send_dataset(self._start.data)
         if (self.run_dir / "config.yaml").exists():
             self.client.log_artifact(self.run_id, str(self.run_dir / "config.yaml"))
@@ -155,7 +155,7 @@ class Replay:
         from mlflow.entities import Metric
 
         values = [
-            Metric(names.clean(key), float(value), record.t, record.step)
+            Metric(mlflow_names.clean(key), float(value), record.t, record.step)
             for record in records
             if isinstance(record, MetricsRecord)
             for key, value in record.values.items()
@@ -177,7 +177,7 @@ class Replay:
         text = json.dumps(to_json(result) if result else {}, indent=2, ensure_ascii=False)
         self.client.log_text(self.run_id, text, "result.json")
         if result and end.status == RunStatus.FINISHED:
-            final = [Metric(key, value, end.t, 0) for key, value in names.final(result)]
+            final = [Metric(key, value, end.t, 0) for key, value in mlflow_names.final(result)]
             self.client.log_batch(self.run_id, metrics=final)
             weights = _tracking(self._start).get("weights", True) if self._weights is None else self._weights
             if weights:
@@ -194,7 +194,7 @@ class Replay:
         if model is None:
             name = re.sub(r"[/:.%\"']", "-", self._start.name or "model")
             tags = {"gptx.uid": self._start.uid, "gptx.step": str(step)}
-            short = names.short_params(self._start)
+            short = mlflow_names.short_params(self._start)
             model = self.client.create_logged_model(self.experiment_id, name, self.run_id, tags, short, "gptx")
         if str(model.status) != "READY":
             for path in files:
@@ -221,7 +221,7 @@ class Replay:
             running = alive or journal.locked(self.run_dir)
             self.status = RunStatus.RUNNING if running else RunStatus.KILLED
         status = _STATUS.get(self.status, "KILLED")
-        note = names.note(self._start, self._last, self.status, self.folder)
+        note = mlflow_names.note(self._start, self._last, self.status, self.folder)
         wanted = (status, None if status == "RUNNING" else self._time, note)
         if wanted == self._shown and self._synced:
             return

@@ -5,10 +5,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+# A config as nested dicts, lists and scalars. Its keys and their types are those of the YAML files.
+PlainConfig = dict[str, Any]
+
 SEEDS = ("seed", "data_seed")
 
 
-def plain_dict(cfg: DictConfig) -> dict[str, Any]:
+def plain_dict(cfg: DictConfig) -> PlainConfig:
     """The config as nested dicts, lists and scalars, with interpolations resolved."""
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)

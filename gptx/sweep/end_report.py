@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from gptx.config.plain import plain_dict
+from gptx.config.plain_dict import plain_dict
 from gptx.sweep.plan.cells import Cell
 from gptx.tracking.follower import Follower
 

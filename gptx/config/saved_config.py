@@ -4,7 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config.declared import current_target, declaration
+from gptx.config.class_ids import current_target, declaration
 from gptx.config.identity import ADDED_KEYS
 
 
