@@ -11,20 +11,20 @@ from torch import Tensor
 
 from gptx.config.compose import compose
 from gptx.config.instantiate import part
+from gptx.geometry.attention_view import Score
 from gptx.geometry.model_shape import ModelShape
-from gptx.geometry.view import Score
 from gptx.geometry.visibility import Where
 from gptx.hardware.cpu import keep_freed_memory
 from gptx.hardware.description import peak_memory
 from gptx.hardware.device import autocast, compute_dtype, pick
 from gptx.kernel.auto import Auto
 from gptx.kernel.base import Kernel
-from gptx.kernel.cost import counted
+from gptx.kernel.predicted_cost import counted
 
 
 @dataclass
 class Case:
-    """Sizes of the attention. ``window``: 0 is full attention; ``bias``: whether to use the bias of ALiBi."""
+    """One attention layer. ``window``: tokens, 0 is full attention; ``bias``: whether to add the bias of ALiBi."""
 
     heads: int
     dim: int
@@ -62,14 +62,14 @@ class Case:
         return (self.heads if self.bias else 1) * dense if masked else 0
 
     def chosen(self) -> str:
-        """The choice of kernel=auto."""
+        """The name of the kernel that kernel=auto chooses."""
         auto = self.kernel("auto")
         assert isinstance(auto, Auto)
         with autocast(self.device, self.type):
             return auto.choose(self.where, self.visible, self.pos)
 
     def counted(self, name: str) -> tuple[str, tuple[float, float, float]]:
-        """The row of `gptx.kernel.cost` for a kernel, and the ms that 1 ns of each constant adds."""
+        """The row of `gptx.kernel.predicted_cost` for a kernel, and the ms that 1 ns of each constant adds."""
         row, pairs = counted(name, self.where, self.visible, self.pos)
         scale = self.heads * self.batch / 1e6
         return row, (self.dim * self.context * scale, pairs * scale, pairs * self.dim * scale)
@@ -127,7 +127,7 @@ def _wall(case: Case, kernel: str, mask: object, inputs: list[Tensor], steps: in
 
 
 def turn(sizes: tuple[Any, ...], kernel: str, seconds: float) -> tuple[float, float]:
-    """Microseconds and bytes per token, in a separate process. ``sizes``: arguments of `Case`, the device by name."""
+    """Measure microseconds and bytes per token. ``sizes``: the arguments of `Case`, with the name of the device."""
     *numbers, device_name = sizes
     device = pick(device_name)
     keep_freed_memory()

@@ -1,5 +1,5 @@
-"""Runs survive kills. Real runs are killed (SIGKILL) at random times, and the same command resumes them. At the end
-every loss in the journal, the best model, weights and moments must equal those of an undisturbed run, bit for bit.
+"""Test that runs survive kills: they are killed (SIGKILL) at random times, and the same command resumes them. At the
+end all losses in the journal, the best model, weights and moments must be bitwise equal to those of an undisturbed run.
 
 The killed process is the command or one of its workers, while the workers start, during training, while a checkpoint is
 written, or while the result is written. After some kills a file of the newest checkpoint is damaged as well (truncated,
@@ -53,12 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser("python -m benchmarks.faults", description=__doc__, epilog=EXAMPLES, formatter_class=raw)
-    parser.add_argument("--kills", type=int, default=50, help="over all strategies (default %(default)s)")
+    parser.add_argument(
+        "--kills", type=int, default=50, help="number of kills, over all strategies (default %(default)s)"
+    )
     parser.add_argument(
         "--strategy", nargs="+", choices=options("strategy"), default=["ddp", "fsdp"], help="(default: ddp fsdp)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of phases and victims (default %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every kill")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the kills (default %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write a record of every kill to this file")
     return parser
 
 
@@ -89,7 +91,7 @@ class KilledRun:
             raise RunFailed(f"a run that was not killed failed: {err}")
 
     def kill_once(self, rng: random.Random) -> bool:
-        """Start the run and kill it. Return False if the run finished before the kill."""
+        """Start the run and kill it; returns False if it finished before the kill."""
         phase = rng.choice(PHASES)
         enough = self.journal_lines() + rng.randint(2, 200)
         reached: dict[str, Callable[[], bool]] = {
@@ -153,7 +155,7 @@ def workers(run: "subprocess.Popen[str]") -> list[psutil.Process]:
 
 
 def until(condition: Callable[[], bool], run: "subprocess.Popen[str]") -> bool:
-    """Wait until ``condition`` is true. Return False if the process ended first."""
+    """Wait for a condition; returns False if the process ended first."""
     deadline = time.monotonic() + TIMEOUT
     while run.poll() is None:
         if condition():
@@ -165,7 +167,7 @@ def until(condition: Callable[[], bool], run: "subprocess.Popen[str]") -> bool:
 
 
 def differences(folder: Path, reference: Path) -> list[str]:
-    """Return a description of every difference between two runs."""
+    """List what differs between two runs: losses, last or best weights; empty if all are bitwise equal."""
     import torch
     from safetensors.torch import load_file
 

@@ -127,7 +127,7 @@ WARM_UP = 4  # steps: the first one compiles, and some more allocate memory that
 
 @dataclass(frozen=True)
 class Turn:
-    """The result of one turn of one arm."""
+    """The result of timing one arm once."""
 
     tokens_per_s: float
     n_params: int
@@ -135,7 +135,7 @@ class Turn:
 
 
 def turn(make: Callable[..., Arm], shape: Shape, args: Sequence[Any], seconds: float) -> Turn:
-    """Build an arm, warm it up, and time its steps for about ``seconds`` seconds; at least one step is timed."""
+    """Build an arm, train some untimed steps first, then time steps for about ``seconds``, at least one step."""
     arm = make(shape, *args)
     _seconds(arm, WARM_UP)
     steps, seconds_taken = 1, _seconds(arm, 1)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gptx.cli import Parser, exit_code
-from gptx.runs.codec import to_json
 from gptx.runs.files import write_json
 from gptx.runs.folder import RunFolder
-from gptx.training.repeat import certify
+from gptx.runs.json_codec import to_json
+from gptx.training.repeat_training import certify
 
 _HELP = """\
 Train from one checkpoint of a run to a later one again, in a temporary folder, and compare the outcome with the run:

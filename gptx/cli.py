@@ -1,4 +1,4 @@
-"""Code that all commands use: parsing, one-line errors, exit codes, logging.
+"""Functions that all commands share: parsing, one-line errors, exit codes, logging.
 
 Results go to stdout, diagnostics to stderr through the logger ``gptx``, each line with the prefix ``gptx: ``.
 """
@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_code_table() -> str:
-    """The exit codes of all commands, a line each."""
+    """The exit codes of all commands, one line for each code."""
     return "\n".join(["exit codes:", *(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())])
 
 
@@ -89,7 +89,7 @@ def _fail(error: BaseException, text: str, code: int) -> int:
 
 
 def _discard_stdout() -> None:
-    """Discard the buffered output: otherwise the interpreter would report the closed pipe again when it exits."""
+    """Discard buffered output: otherwise the interpreter would report the closed pipe again when it exits."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -100,7 +100,7 @@ def default_sigint() -> None:
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
-    """A stream that looks up ``sys.stderr`` at each write, so that it also works after ``sys.stderr`` was replaced."""
+    """Writes to the current ``sys.stderr``, which may have been replaced since the start."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -118,8 +118,7 @@ def configure_logging(verbosity: int | None = None) -> None:
     """Send the logger ``gptx`` to stderr.
 
     Args:
-        verbosity: -1: errors only; 0: also warnings; 1 or more: all messages. None: do not change a level that was set
-            earlier; without one, use 0.
+        verbosity: -1: errors only; 0: warnings too; 1 or more: everything. None: unchanged, or 0 at first.
     """
     if not any(isinstance(handler, _Stderr) for handler in log.handlers):
         log.addHandler(_Stderr())
@@ -136,7 +135,7 @@ def split_verbosity(arguments: Sequence[str]) -> tuple[int, list[str]]:
 
 
 def check_json(path: Path | None) -> None:
-    """Check the argument of ``--json FILE`` before anything is measured.
+    """Check the argument of ``--json FILE`` before the work starts.
 
     Raises:
         GptxError: the folder of the file is missing.

@@ -1,4 +1,4 @@
-"""Errors meant for the user. The text of each is one line: what was given, what is expected, what would work."""
+"""Errors meant for the user. Each message is one line: what was given, what is expected, what would work."""
 
 import os
 
@@ -47,5 +47,5 @@ def processes_as(count: int) -> str:
 
 
 def option(part: object) -> str:
-    """The name of a built-in option, for a message: the file name of its class, without the suffix."""
+    """The name of a built-in option, for messages: the name of the file that contains its class."""
     return type(part).__module__.rpartition(".")[2]

@@ -2,18 +2,14 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gptx.cli import Parser, exit_code
 from gptx.errors import ConfigError
 
-if TYPE_CHECKING:
-    from gptx.tokenizer.base import Tokenizer
 
-
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     return exit_code(lambda: _generate(_parser().parse_args(argv)))
 
@@ -38,30 +34,19 @@ def _generate(args: argparse.Namespace) -> None:
     _check(args)
     from gptx import load
     from gptx.hardware.device import autocast, compute_dtype
-    from gptx.model.sampling import text
+    from gptx.model.sampling import stop_token, text
 
     model, tokenizer = load(args.run_dir, device=args.device)
-    device = model.embed.weight.device
-    dtype = compute_dtype(args.precision, device)
+    precision = partial(autocast, device := model.embed.weight.device, compute_dtype(args.precision, device))
     sampling = {key: getattr(args, key) for key in ("temperature", "top_k", "top_p", "seed")}
-    sampling |= {"stop": _stop(args, tokenizer), "cached": not args.no_cache}
+    sampling |= {"stop": stop_token(tokenizer, args.stop), "cached": not args.no_cache}
     sys.stdout.write(args.prompt)
     try:
-        for chunk in text(
-            model, tokenizer, args.prompt, args.tokens, autocast=lambda: autocast(device, dtype), **sampling
-        ):
+        for chunk in text(model, tokenizer, args.prompt, args.tokens, autocast=precision, **sampling):
             sys.stdout.write(chunk)
             sys.stdout.flush()
     finally:
         sys.stdout.write("\n")
-
-
-def _stop(args: argparse.Namespace, tokenizer: "Tokenizer") -> list[int]:
-    """The id of the token of ``--stop``, if there is one."""
-    ids = [int(i) for i in tokenizer.encode(args.stop)] if args.stop else []
-    if args.stop and len(ids) != 1:
-        raise ConfigError(f"--stop {args.stop!r} is {len(ids)} tokens of this run's tokenizer, expected one")
-    return ids
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gptx.cli import Parser, exit_code
-from gptx.model.catalogue import HEADER, VariantRow, markdown, table
+from gptx.model.variants_table import HEADER, VariantRow, markdown, table
 
 EXAMPLES = """examples:
   gptx variants                    the default model

@@ -180,7 +180,9 @@ class Gptx:
 
     def workers(self, kind: str = "spawn") -> list[psutil.Process]:
         """The worker processes of a strategy; with ``kind="forkserver"`` the prewarmed processes of a sweep."""
-        return [p for p in self.processes() if f"multiprocessing.{kind}" in _command(p)]
+        names = (f"multiprocessing.{kind}", "warm.py")  # forks keep the command line of the warm parent
+        found = [p for p in self.processes() if p.pid not in self.sessions]
+        return [p for p in found if any(name in _command(p) for name in names)]
 
     def orphans(self) -> list[str]:
         """Command lines of processes that are still alive after waiting for all of them to end."""

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gptx.attention.base import Attention
 from gptx.config.instantiate import part
 from gptx.geometry.visibility import Where, visible
-from gptx.kernel import chunks
+from gptx.kernel import banded_chunks
 from gptx.kernel.base import Kernel
 from gptx.model.cache import KVCache, keep_nothing
 from gptx.model.cost import cost
@@ -137,7 +137,7 @@ def packed_documents_equal_separate_rows(model: GPT, tokens: Tensor) -> None:
             torch.testing.assert_close(one, alone, rtol=0, atol=1e-11)
 
 
-@patch.multiple(chunks, SMALLEST=2, LARGEST=4)  # so that a short row has several chunks
+@patch.multiple(banded_chunks, SMALLEST=2, LARGEST=4)  # so that a short row has several chunks
 def every_kernel_equals_the_reference(model: GPT, tokens: Tensor) -> None:
     """Loss, gradient of every parameter, packed documents and decoding, for all kernels that can compute the model."""
     length, size = decoding_sizes(model)

@@ -29,7 +29,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 # What a run imports. Nothing in it starts a thread.
-MODULES = ("gptx.sweep.execute.preload", "gptx.training.run", "gptx.training.session")
+MODULES = ("gptx.sweep.execute.preload", "gptx.training.run_lifecycle", "gptx.training.process")
 
 
 class WarmProcess:

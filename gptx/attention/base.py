@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from gptx.geometry.view import Keep, View
+from gptx.geometry.attention_view import Keep, View
 
 
 class Attention(nn.Module, ABC):

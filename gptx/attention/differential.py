@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from gptx.attention.gqa import GQA
 from gptx.errors import ConfigError
+from gptx.geometry.attention_view import Keep, View
 from gptx.geometry.model_shape import ModelShape
-from gptx.geometry.view import Keep, View
 
 ID = "attention.differential"
 REVISION = 1

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptx.attention.gqa import GQA
+from gptx.geometry.attention_view import Keep, View
 from gptx.geometry.model_shape import ModelShape
-from gptx.geometry.view import Keep, View
 
 ID = "attention.forgetting"
 REVISION = 1

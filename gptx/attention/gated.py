@@ -6,8 +6,8 @@ Letters: B batch, T time, Tk keys, H query heads, G key/value heads, D head dim.
 from torch import Tensor, nn
 
 from gptx.attention.gqa import GQA
+from gptx.geometry.attention_view import Keep, View
 from gptx.geometry.model_shape import ModelShape
-from gptx.geometry.view import Keep, View
 
 ID = "attention.gated"
 REVISION = 1

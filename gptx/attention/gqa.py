@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from gptx.attention.base import Attention
 from gptx.errors import ConfigError
+from gptx.geometry.attention_view import Keep, Score, View
 from gptx.geometry.model_shape import ModelShape
-from gptx.geometry.view import Keep, Score, View
 
 
 class AttentionRMSNorm(nn.RMSNorm):
@@ -22,7 +22,7 @@ class AttentionRMSNorm(nn.RMSNorm):
 
 
 def check_softcap(softcap: float) -> None:
-    """Refuse a softcap that is negative, or so small that the logits vanish."""
+    """Reject a softcap that is negative, or so small that all logits are nearly 0."""
     if softcap != 0 and softcap < 0.001:
         raise ConfigError(
             f"attention.softcap={softcap:g}: expected 0 (none) or at least 0.001; use attention.softcap=50"

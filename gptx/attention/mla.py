@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from gptx.attention.base import Attention
 from gptx.attention.gqa import AttentionRMSNorm, check_softcap
 from gptx.errors import ConfigError
+from gptx.geometry.attention_view import Keep, Score, View
 from gptx.geometry.model_shape import ModelShape
-from gptx.geometry.view import Keep, Score, View
 
 ID = "attention.mla"
 REVISION = 1

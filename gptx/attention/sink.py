@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from gptx.attention.gqa import GQA
+from gptx.geometry.attention_view import Keep, View
 from gptx.geometry.model_shape import ModelShape
-from gptx.geometry.view import Keep, View
 
 
 class SinkLogits(nn.Module):
-    """One learned logit per head, (H,), initialised to 0. A module, so that tensor parallelism can split it."""
+    """One learned logit per head, (H,), initialised to 0. In a separate module that tensor parallelism can split."""
 
     def __init__(self, n_head: int) -> None:
         super().__init__()

@@ -60,8 +60,8 @@ def _compare(args: argparse.Namespace) -> None:
         found = render.unfinished(rows) or "no runs"
         problems = "".join(f"; {row.problem}" for row in rows if row.problem)
         raise GptxError(
-            f"no finished run in {_names(paths)}: found {found}{problems}; python -m gptx.run makes one, "
-            f"and repeating a run's command takes it up where it stopped"
+            f"no finished run in {_names(paths)}: found {found}{problems}; python -m gptx.run trains one, "
+            f"and repeating the command of a run resumes it"
         )
     summary = render.ordered(summary, args.sort)
     page = render.page(rows, summary)

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from gptx.compare.formatting import SHOWN, axes, count, plain, titled, variant_name
 from gptx.compare.run_rows import RunRow, selected, status_counts
 from gptx.compare.summary import is_finished
-from gptx.compare.text import SHOWN, axes, count, plain, titled, variant_name
 from gptx.config.axes import run_name_axes
 
 _VALIDATION_SET = ("trainer.val_tokens", "data.val_fraction", "model.context")

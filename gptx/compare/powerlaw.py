@@ -130,12 +130,12 @@ def check(sizes: Floats, tokens: Floats) -> None:
     """Reject runs that do not determine the five coefficients.
 
     Raises:
-        GptxError: there are too few different sizes, too few lengths, or too few pairs of size and length.
+        GptxError: too few sizes, token counts, or pairs of both.
     """
     if missing := _missing(sizes, tokens):
         listed = " and ".join(
             f"{len(set(values))} {what} ({', '.join(f'{v:,.0f}' for v in sorted(set(values)))})"
-            for what, values in (("sizes", sizes), ("lengths of text", tokens))
+            for what, values in (("sizes", sizes), ("token counts", tokens))
         )
         raise GptxError(f"a scaling law needs {missing}; found {listed}. experiment=scaling has enough runs")
 
@@ -143,9 +143,9 @@ def check(sizes: Floats, tokens: Floats) -> None:
 def _missing(sizes: Floats, tokens: Floats) -> str:
     cells = set(zip(sizes.tolist(), tokens.tolist(), strict=True))
     if len(set(sizes.tolist())) < 3 or len(set(tokens.tolist())) < 3:
-        return "at least 3 sizes and 3 lengths of text"
+        return "at least 3 sizes and 3 token counts"
     if len(cells) < 6:
-        return "at least 6 pairs of a size and a length"
+        return "at least 6 pairs of a size and a token count"
     logs = np.log(np.array(sorted(cells)))
     if np.linalg.matrix_rank(logs - logs.mean(0), tol=1e-6) < 2:
         return "several lengths for one size: sizes and lengths that grow together cannot be separated"

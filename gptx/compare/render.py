@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from gptx.compare.comparability import warnings
+from gptx.compare.formatting import SHOWN, axes, count, figure, plain, titled, variant_name
 from gptx.compare.run_rows import RunRow, read_rows, status_counts
 from gptx.compare.summary import is_finished, summarise
-from gptx.compare.text import SHOWN, axes, count, figure, plain, titled, variant_name
 from gptx.errors import GptxError
 from gptx.runs import journal
 from gptx.runs.metrics import METRICS, Metric

@@ -1,4 +1,4 @@
-"""The command line of ``gptx run``: Hydra parses it, gptx composes and checks the config. No torch."""
+"""The command line of ``gptx run``: Hydra parses it, gptx composes and checks the config. Does not import torch."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from gptx.cli import Parser, log
 from gptx.config.compose import compose
-from gptx.config.explain import UNREADABLE, explain
+from gptx.config.composition_errors import UNREADABLE, explain
 from gptx.config.overrides import about_sweeps, check_choice, conf_dir, key_of
 from gptx.errors import ConfigError
 
@@ -22,7 +22,7 @@ Task = Callable[[DictConfig, list[str]], int]
 
 @dataclass
 class _CommandOutcome:
-    """What a task returned or raised; stored, because Hydra would print an additional line about an exception."""
+    """The exit code or exception of a task, recorded because Hydra would print its own message about an exception."""
 
     code: int = 0
     errors: list[Exception] = field(default_factory=list)
@@ -88,7 +88,7 @@ def _one_run(task: Task) -> int:
 
 
 def _warn_of_ignored_options(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """A study's file may have a grid and options of a sweep, which do nothing in a single run."""
+    """Warn that the grid and the sweep options in a study's file have no effect in a single run."""
     asked = {"match": cfg.variant.match != "none", "sweep.lr": cfg.sweep.lr, "sweep.halving": cfg.sweep.halving}
     grid = [key for key in HydraConfig.get().sweeper.params if key not in map(key_of, overrides)]
     ignored = [f"sweep of {' and '.join(grid)}"] * bool(grid) + [key for key, given in asked.items() if given]

@@ -1,4 +1,4 @@
-"""Compose a config from the YAML files and overrides, and check it. No torch."""
+"""Compose a config from the YAML files and overrides, and check it. Does not import torch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config.explain import UNREADABLE, explain
+from gptx.config.composition_errors import UNREADABLE, explain
 from gptx.config.overrides import check_choice, conf_dir, own_dirs
 from gptx.config.ranges import check_ranges
 from gptx.config.schema import checked

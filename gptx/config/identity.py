@@ -1,9 +1,9 @@
-"""The identity of a run: a hash of everything in its config that decides the result. No torch.
+"""The identity of a run: a hash of everything in its config that decides the result. Does not import torch.
 
 The same command has the same identity and so finds its run again. Scheme 2, in use since the start record has the key
 ``identity_scheme``:
 
-- A built-in class counts by the id and the revision declared beside it (`gptx.config.declared`), not by its path.
+- A built-in class counts by the id and the revision declared beside it (`gptx.config.class_ids`), not by where it is.
   A user's own class counts by its path.
 - Names of options and presets do not count, only keys: ``attention=gqa attention.n_kv_head=4`` is the same run as
   ``attention=mha`` where ``model.n_head=4``.
@@ -22,8 +22,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from gptx.config.axes import run_name_axes
-from gptx.config.declared import declaration
-from gptx.config.plain import flat, plain_dict
+from gptx.config.class_ids import declaration
+from gptx.config.plain_dict import PlainConfig, flat, plain_dict
 
 SCHEME = 2
 CORE_REVISION = 1
@@ -67,7 +67,7 @@ def digest(counted: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def result_keys(plain: Mapping[str, Any], made_with: Mapping[str, int] | None = None) -> dict[str, Any]:
+def result_keys(plain: Mapping[str, Any], made_with: Mapping[str, int] | None = None) -> PlainConfig:
     """The part of a plain config that decides the result, as {dotted key: value}; targets as ``ID r1`` or a path.
 
     Args:
@@ -89,8 +89,8 @@ def result_keys(plain: Mapping[str, Any], made_with: Mapping[str, int] | None = 
     return found
 
 
-def result_leaves(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a plain config that decide the result, with their values unchanged.
+def result_leaves(plain: Mapping[str, Any]) -> PlainConfig:
+    """Every key of a plain config that decides the result, as it is in the config.
 
     With dropout the number of processes decides too, because each process draws its own masks.
     """
@@ -108,7 +108,7 @@ def plain_value(plain: Mapping[str, Any], group: str, name: str) -> Any:
 
 
 def revisions(cfg: DictConfig) -> dict[str, int]:
-    """The revision of the core and of every built-in class of a config, by id; a run's start record has them."""
+    """The revisions of the core and of every built-in class in a config, by id; stored in a run's start record."""
     targets = [value for key, value in flat(plain_dict(cfg)) if key.endswith("._target_")]
     built_in = [found for target in targets if (found := declaration(str(target)))]
     return {CORE: CORE_REVISION, **{found.id: found.revision for found in built_in}}

@@ -1,16 +1,16 @@
 """Identity scheme 1, frozen: how runs were named before the start record had the key ``identity_scheme``.
 
 The same command looks for a run made under this scheme too. Nothing here is changed any more, except that
-`FORMER_TARGETS` of `gptx.config.declared` gets an entry when a class moves.
+`FORMER_TARGETS` of `gptx.config.class_ids` gets an entry when a class moves.
 """
 
 from typing import Any
 
 from omegaconf import DictConfig
 
-from gptx.config.declared import FORMER_TARGETS, declaration
+from gptx.config.class_ids import FORMER_TARGETS, declaration
 from gptx.config.identity import ADDED_KEYS, digest, plain_value, result_leaves, revisions
-from gptx.config.plain import plain_dict
+from gptx.config.plain_dict import plain_dict
 
 
 def identity_v1(cfg: DictConfig, corpus: str, origin: str = "") -> str | None:

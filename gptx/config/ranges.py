@@ -1,4 +1,4 @@
-"""The ranges of numbers outside the options' classes, which check their own. No torch."""
+"""The allowed ranges of the config's numbers; the classes of options check their own arguments. Imports no torch."""
 
 from dataclasses import dataclass
 
@@ -58,7 +58,7 @@ RANGES = {
 
 
 def check_ranges(cfg: DictConfig) -> None:
-    """Check the numbers of `RANGES`.
+    """Check that each number of the config that `RANGES` lists is in its range.
 
     Raises:
         ConfigError: one is out of range.

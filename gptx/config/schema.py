@@ -1,6 +1,6 @@
-"""Check a config against the YAML files it came from. No torch.
+"""Check a config against the YAML files it came from. Does not import torch.
 
-The YAML is the schema: the file of an option has every key of it, with a default whose type is the key's type. A key
+The YAML is the schema: the file of an option has all its keys, each with a default whose type is the key's type. A key
 that the files do not have, or a value of another type, is rejected.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from gptx.config.overrides import conf_dir, did_you_mean
-from gptx.config.plain import SEEDS, key_names
+from gptx.config.plain_dict import SEEDS, PlainConfig, key_names
 from gptx.errors import ConfigError
 
 SMALLEST, LARGEST = 1e-30, 1e15  # magnitudes of numbers that fp32 arithmetic can work with
@@ -20,7 +20,7 @@ _TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", 
 
 
 def checked(value: Any, schema: Any, path: str = "") -> Any:
-    """``value`` with every leaf converted to the type of the same key in ``schema`` (1 -> 1.0, 1e3 -> 1000).
+    """Return ``value`` with every leaf converted to the type of that leaf in ``schema`` (1 -> 1.0, 1e3 -> 1000).
 
     Args:
         path: dotted key of the value, "" for a whole config.
@@ -73,7 +73,7 @@ def _check_magnitude(value: float, path: str) -> None:
         raise ConfigError(f"{path}={value}: expected 0, or a number between {SMALLEST:g} and {LARGEST:g} in size")
 
 
-def plugin_keys(group: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def plugin_keys(group: str, given: Mapping[str, Any]) -> PlainConfig:
     """The checked keys of a ``hydra/launcher`` or ``hydra/sweeper``. A cluster's profile has the keys of its launcher.
 
     Raises:

@@ -29,7 +29,7 @@ class Corpus(ABC):
     def fingerprint(self) -> str:
         """Return the sha256 of the text, or of the description of a download; it does not depend on paths.
 
-        It is fast and needs no network.
+        It must be fast and need no network.
         """
 
     @abstractmethod

@@ -39,7 +39,7 @@ class TrainingRows:
         self._ahead: dict[int, Future[Rows]] = {}
 
     def of_step(self, step: int) -> Rows:
-        """The rows of a step; the thread then reads the rows of the next step."""
+        """The rows of a step; the thread then reads those of the next step."""
         rows = self._ahead.pop(step, None) or self._thread.submit(self._read, step)
         self._ahead = {step + 1: self._thread.submit(self._read, step + 1)}
         return rows.result()
@@ -70,8 +70,7 @@ def read_rows(tokens: np.ndarray, starts: Ids, context: int) -> Ids:
 
 
 def validation_starts(n_tokens: int, context: int, max_tokens: int) -> Ids:
-    """Ascending start positions of rows that do not overlap: all such rows, or evenly spaced rows with about
-    ``max_tokens`` tokens in total.
+    """Ordered starts of rows that do not overlap: all of them, or rows of about ``max_tokens`` tokens, evenly spread.
 
     ``max_tokens`` 0: all rows. Targets are the next tokens, so no token is predicted twice.
     """

@@ -57,8 +57,8 @@ class Where:
 def documents(tokens: Tensor, separator: int | None) -> Tensor | None:
     """Return document ids (B, T) for rows of tokens, or None without a separator.
 
-    The separator is the first token of the document that it starts. Each text is therefore predicted from the
-    separator alone, in training as in generation.
+    The separator is the first token of the document that it starts. The first token of a text is therefore
+    predicted from the separator alone, in training as in generation.
     """
     return None if separator is None else (tokens == separator).cumsum(dim=1)
 

@@ -4,12 +4,12 @@ order of preference."""
 import torch
 from torch import Tensor
 
+from gptx.geometry.attention_view import Score
 from gptx.geometry.model_shape import ModelShape
-from gptx.geometry.view import Score
 from gptx.geometry.visibility import Where
 from gptx.kernel.banded import Banded
 from gptx.kernel.base import Kernel
-from gptx.kernel.cost import predicted
+from gptx.kernel.predicted_cost import predicted
 from gptx.kernel.reference import Reference
 from gptx.kernel.sdpa import SDPA, causal
 from gptx.pos.base import PositionalEncoding

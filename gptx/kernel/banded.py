@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptx.geometry.view import Score
+from gptx.geometry.attention_view import Score
 from gptx.geometry.visibility import Where, visible
+from gptx.kernel.banded_chunks import Chunks
 from gptx.kernel.base import Kernel
-from gptx.kernel.chunks import Chunks
 from gptx.kernel.reference import capped, softmax
 from gptx.pos.base import PositionalEncoding
 from gptx.window.base import Window

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 
+from gptx.geometry.attention_view import Score
 from gptx.geometry.model_shape import ModelShape
-from gptx.geometry.view import Score
 from gptx.geometry.visibility import Where, pair_visible
 from gptx.kernel.reference import Reference, capped
 from gptx.pos.base import PositionalEncoding
@@ -35,7 +35,7 @@ REVISION = 1
 
 
 class Flex(Reference):
-    """Trains on CUDA. With a cache it computes as the reference kernel does, because compiling a kernel for every
+    """This kernel trains on CUDA. With a cache it calls the reference kernel, because compiling a kernel for every
     length would cost more than it saves.
 
     Learned biases and decay are not supported: their gradients are summed by atomic additions in no fixed order, so

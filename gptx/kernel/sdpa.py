@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptx.geometry.view import Score
+from gptx.geometry.attention_view import Score
 from gptx.geometry.visibility import Where
 from gptx.kernel.base import Kernel, additive
 from gptx.pos.base import PositionalEncoding

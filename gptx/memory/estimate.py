@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from gptx.config.instantiate import part
 from gptx.geometry.visibility import documents
 from gptx.hardware.device import autocast
-from gptx.memory.stand_ins import FusedKernelStandIn
+from gptx.memory.kernel_stand_ins import FusedKernelStandIn
 from gptx.model.build import build
 from gptx.model.gpt import GPT
 from gptx.strategy.base import Strategy
@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 # (`gptx.hardware.cpu.keep_freed_memory`). On a GPU, not yet measured: the driver, and torch's allocator.
 BASE, BASE_OF_WORKER, BASE_ON_GPU = 330 * 2**20, 345 * 2**20, 500 * 2**20
 FRAGMENTATION, FRAGMENTATION_ON_GPU = 1.6, 1.1
-COMPILER = 110 * 2**20  # of torch.compile in the process; the activations that it saves are not deducted
+COMPILER = 110 * 2**20  # memory of torch.compile itself; that it stores fewer activations is not considered
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ def _fragmentation(device: str, strategy: Strategy) -> float:
 
 
 def _build(cfg: DictConfig, n_vocab: int, device: str) -> GPT:
-    """Build the model with a kernel that runs on the CPU and saves for the backward what the kernel on ``device``
-    saves."""
+    """Build the model with a kernel that runs on the CPU and saves the same tensors for the backward as the kernel on
+    ``device``."""
     model = build(cfg, n_vocab, torch.device(device))
     if cfg.variant.kernel in ("flex", "flash"):
         model.use_kernel(FusedKernelStandIn(model.shape, model.kernel.demands))

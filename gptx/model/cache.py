@@ -1,4 +1,4 @@
-"""The context of a forward: which tokens it sees beside its own. None in training, a KV cache in generation.
+"""The context of a forward pass: the tokens that it sees besides its own. Empty in training, a KV cache in generation.
 
 The KV cache has one ring buffer per layer and tensor. It is read in the order of time, so masks need no special case.
 The attention decides what is cached (keys and values, latents, ...); buffers are allocated by the first `keep`.
@@ -11,13 +11,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gptx.geometry.view import Keep
+from gptx.geometry.attention_view import Keep
 from gptx.geometry.visibility import Where
 from gptx.window.base import Window
 
 
 class Context(Protocol):
-    """What a forward sees beside its own tokens."""
+    """The tokens that a forward pass sees besides its own."""
 
     @property
     def length(self) -> int:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gptx.attention.base import Attention
 from gptx.ffn.base import FFN
-from gptx.geometry.view import Score
+from gptx.geometry.attention_view import Score
 from gptx.geometry.visibility import Where, visible
 from gptx.kernel.base import Kernel
 from gptx.model.cache import KVCache

@@ -13,9 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from gptx.errors import option
 from gptx.ffn.base import FFN
+from gptx.geometry.attention_view import Keep, View
 from gptx.geometry.model_shape import ModelShape
 from gptx.geometry.side_losses import SideLosses
-from gptx.geometry.view import Keep, View
 from gptx.geometry.visibility import Where
 from gptx.kernel.base import Kernel
 from gptx.model.cache import Context, NoContext
@@ -81,7 +81,7 @@ class GPT(nn.Module):
         """Tokens (B, T) -> logits (B, T, V); with targets (B, T) -> their mean negative log-likelihood in nats.
 
         Args:
-            context: supplies keys and values of tokens outside ``tokens``, such as a cache; None: there are none.
+            context: the other tokens that these tokens see; None: no others.
             documents: (B, T) ids of the documents packed into the rows; None: one document per row.
 
         Raises:
@@ -111,7 +111,7 @@ class GPT(nn.Module):
         return x
 
     def _run_block(self, block: nn.Module, x: Tensor, view: View, keep: Keep, side: SideLosses) -> Tensor:
-        """(B, T, D) -> (B, T, D). Under activation checkpointing the block gets a separate collector, because the
+        """(B, T, D) -> (B, T, D). Under activation checkpointing the block has its own collector, because the
         backward runs it a second time and must not add its side losses again."""
         if not (self.recompute and torch.is_grad_enabled()):
             return block(x, view, keep, side)  # type: ignore[no-any-return]

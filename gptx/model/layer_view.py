@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from gptx.geometry.view import Score
+from gptx.geometry.attention_view import Score
 from gptx.kernel.base import Kernel
 from gptx.pos.base import PositionalEncoding
 
 
 @dataclass(frozen=True, eq=False)
 class LayerView:
-    """Implements `gptx.geometry.view.View`. Layers with the same window and encoding share one view in a forward.
+    """Implements `gptx.geometry.attention_view.View`. Layers with the same window and encoding share one view.
 
     Attributes:
         table: what the encoding's `rotate` needs, computed once per forward.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gptx.errors import ConfigError
 from gptx.model.cache import KVCache
 from gptx.model.gpt import GPT
 from gptx.tokenizer.base import Tokenizer
@@ -96,3 +97,15 @@ def text(model: GPT, tokenizer: Tokenizer, prompt: str, count: int, **options: A
         if characters := decoder.decode(tokenizer.decode_bytes([token])):
             yield characters
     yield decoder.decode(b"", final=True)
+
+
+def stop_token(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The id of the token that a text is, or no id if the text is empty.
+
+    Raises:
+        ConfigError: the text is more than one token.
+    """
+    ids = [int(i) for i in tokenizer.encode(text)] if text else []
+    if len(ids) > 1:
+        raise ConfigError(f"--stop {text!r} is {len(ids)} tokens of this run's tokenizer; expected one token")
+    return ids

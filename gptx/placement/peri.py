@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from gptx.attention.base import Attention
 from gptx.ffn.base import FFN
+from gptx.geometry.attention_view import Keep, View
 from gptx.geometry.model_shape import ModelShape
 from gptx.geometry.side_losses import SideLosses
-from gptx.geometry.view import Keep, View
 from gptx.placement.base import Block
 
 ID = "placement.peri"

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from gptx.geometry.attention_view import Keep, View
 from gptx.geometry.side_losses import SideLosses
-from gptx.geometry.view import Keep, View
 from gptx.placement.base import Block
 
 ID = "placement.post"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gptx.geometry.model_shape import ModelShape
 from gptx.hardware.device import without_autocast
 from gptx.pos.base import PositionalEncoding
-from gptx.pos.check import above, at_least
+from gptx.pos.range_check import above, at_least
 
 ID = "pos.fire"
 REVISION = 1

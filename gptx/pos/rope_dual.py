@@ -2,7 +2,7 @@
 
 from gptx.geometry.model_shape import ModelShape
 from gptx.pos.base import PositionalEncoding
-from gptx.pos.check import above
+from gptx.pos.range_check import above
 from gptx.pos.rope import RoPE
 from gptx.window.base import Window
 

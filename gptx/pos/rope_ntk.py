@@ -3,7 +3,7 @@
 
 from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
-from gptx.pos.check import at_least
+from gptx.pos.range_check import at_least
 from gptx.pos.rope import RoPE
 
 ID = "pos.rope_ntk"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gptx.geometry.model_shape import ModelShape
-from gptx.pos.check import above, at_least
+from gptx.pos.range_check import above, at_least
 from gptx.pos.rope_linear import RoPELinear
 
 ID = "pos.rope_yarn"

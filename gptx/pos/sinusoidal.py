@@ -9,7 +9,7 @@ from torch import Tensor
 from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
 from gptx.pos.base import PositionalEncoding
-from gptx.pos.check import above
+from gptx.pos.range_check import above
 
 ID = "pos.sinusoidal"
 REVISION = 1

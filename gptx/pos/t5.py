@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gptx.geometry.model_shape import ModelShape
 from gptx.pos.base import PositionalEncoding
-from gptx.pos.check import above, at_least
+from gptx.pos.range_check import above, at_least
 
 ID = "pos.t5"
 REVISION = 1
@@ -19,7 +19,7 @@ class T5(PositionalEncoding):
 
     Args:
         buckets: number of buckets.
-        max_distance: distance in tokens from which on the last bucket is used.
+        max_distance: all distances of at least this many tokens share the last bucket.
     """
 
     biased = True

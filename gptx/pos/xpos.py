@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
-from gptx.pos.check import above
+from gptx.pos.range_check import above
 from gptx.pos.rope import RoPE, rotate_pairs
 
 EXPONENT = 60  # largest factor on q and k, as a power of e; fp32 and bf16 overflow at e^88

@@ -12,8 +12,8 @@ EXIT_RESUMABLE = 75  # EX_TEMPFAIL: the same command resumes the run
 
 def block_warning_signals() -> None:
     """Block the warning signals of a scheduler in this process and, because the signal mask is inherited, in every
-    process that it starts. A blocked signal stays pending until `unblocked_stop_signals`: it ends no process that has
-    not installed its handlers yet."""
+    process that it starts. A blocked signal stays pending until `unblocked_stop_signals`, so it cannot end a process
+    that has not installed its handlers yet."""
     signal.pthread_sigmask(signal.SIG_BLOCK, WARNING_SIGNALS)
 
 

@@ -1,8 +1,8 @@
 """Start the workers of a run on this machine, watch them, and report the root cause when one fails.
 
-When a worker fails, the other workers wait for it in a collective, so they are killed after a grace period. Workers are
-killed when their parent process ends, even by SIGKILL. Signals are blocked while workers import torch, because their
-handlers are not installed yet: Ctrl-C would print a traceback, and a scheduler's warning signal would kill the worker.
+A failed worker leaves its peers waiting in a collective: they are killed after a grace period. Workers die with their
+parent, even when it is killed with SIGKILL. Signals are blocked while workers import torch, where a handler is not yet
+installed: they would print a traceback after Ctrl-C and be killed by a scheduler's warning signal.
 """
 
 import contextlib
@@ -121,7 +121,7 @@ def _worker(
 
 
 def run_as_rank(function: Callable[..., Any], args: tuple[Any, ...], logs: Path) -> None:
-    """Run ``function(*args)`` as one rank of several, with a separate log file.
+    """Run ``function(*args)`` as one rank of several, with its own log file.
 
     Raises:
         GptxError: as ``function`` raised it; any other exception becomes a `WorkerLost` of one line, with the

@@ -1,4 +1,4 @@
-"""The checkpoint folders of a run: their names, their checksums, and the removal of damaged ones. No torch.
+"""The checkpoint folders of a run: their names, their checksums, and the removal of damaged ones. Imports no torch.
 
 A checkpoint is a folder ``checkpoints/step-00000500/`` with the files that the ranks wrote and a meta.json, which holds
 the step, the state of training, and size and SHA-256 of every file.
@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gptx.runs.codec import from_json, to_json
 from gptx.runs.digest import file_hash
-from gptx.runs.files import flush_folder, write_json
+from gptx.runs.files import JsonObject, flush_folder, write_json
+from gptx.runs.json_codec import from_json, to_json
 
 META = "meta.json"
 NAME = re.compile(r"step-\d{8}")
@@ -146,7 +146,7 @@ def finish(part: Path, final: Path, meta: CheckpointMeta) -> None:
     flush_folder(final.parent)
 
 
-def seal(found: dict[str, Any]) -> str:
+def seal(found: JsonObject) -> str:
     """The checksum of a meta.json without the key ``seal``."""
     text = json.dumps({key: value for key, value in found.items() if key != "seal"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

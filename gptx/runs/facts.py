@@ -1,4 +1,4 @@
-"""What is known of a run before it starts: hardware, data, cost, code. Preflight finds it, the journal records it."""
+"""Facts about a run before it starts: hardware, data, cost, code. Preflight finds them, the journal records them."""
 
 import math
 from dataclasses import dataclass, field
@@ -53,7 +53,7 @@ class ResumeSourceRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSetup:
-    """What makes the speeds of two runs comparable: hardware, processes, dtype, and the cost of the model."""
+    """The conditions on which a run's speed depends: hardware, processes, dtype, and the cost of the model."""
 
     hardware: Hardware = field(default_factory=Hardware)
     processes: int = 1

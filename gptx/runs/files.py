@@ -9,10 +9,12 @@ from typing import Any
 
 from gptx.errors import RunFailed
 
+JsonObject = dict[str, Any]  # a JSON object; whoever reads one checks it
+
 FULL = 2**20  # free bytes below which a disk counts as full
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: JsonObject) -> None:
     """Write a JSON file under a temporary name, flush it to the disk, and rename it.
 
     Raises:

@@ -139,7 +139,7 @@ def held(folder: Path, doing: str) -> Iterator[None]:
 
 
 def _shared(file: IO[str]) -> bool:
-    """Whether the lock is held only by readers, which test it and release it at once."""
+    """Whether only readers hold the lock, which test it and release it at once."""
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -149,6 +149,6 @@ def _shared(file: IO[str]) -> bool:
 
 
 def _seconds(records: list[Record]) -> float:
-    """Seconds spent in the processes of the run: from each start or resume to the last record of the same process."""
+    """Total running time in seconds: from each start or resume to the last record that the same process wrote."""
     spans = [after.t - before.t for before, after in pairwise(records) if not isinstance(after, _STARTS)]
     return float(sum(spans)) / 1000

@@ -37,7 +37,7 @@ class Journal:
         self.last_step = max((record.step for record in metrics(run_dir)), default=-1)
 
     def write(self, record: Record) -> None:
-        """Append one record with the present time. A resumed run repeats steps: the first metrics of a step count.
+        """Append one record with the current time. A resumed run repeats steps: metrics are written once per step.
 
         Raises:
             RunFailed: the record could not be written.
@@ -60,7 +60,7 @@ class Journal:
 
 
 def tail(run_dir: Path, offset: int = 0) -> tuple[list[Record], int]:
-    """The complete records from byte ``offset`` on, and the offset in bytes after the last one.
+    """The complete records from byte ``offset`` on, and the offset after the last one.
 
     Raises:
         ValueError: a line is not a record.

@@ -83,7 +83,7 @@ def drop_torn_line(path: Path) -> None:
 
 
 def tail(folder: Path, offset: int = 0) -> tuple[list[Line], int]:
-    """The complete lines from byte ``offset`` on, and the offset in bytes after the last one."""
+    """The complete lines from byte ``offset`` on, and the offset after the last one."""
     path = folder / NAME
     if not path.exists():
         return [], offset

@@ -13,8 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from gptx.runs.codec import from_json
 from gptx.runs.facts import GitState
+from gptx.runs.json_codec import from_json
 
 _PACKAGE = Path(__file__).parents[1]
 _PLUGINS = _PACKAGE.parent / "hydra_plugins"
@@ -51,7 +51,7 @@ def versions() -> dict[str, str]:
 def own_modules() -> dict[str, str]:
     """Files and packages, by name, that this process has imported from outside gptx and the Python environment.
 
-    These are the user's own variants, among others. Of a namespace package, which has no folder of its own, the
+    These are the user's own variants, among others. Of a namespace package, which has no single folder, the
     imported modules are listed.
     """
     found = {}
@@ -81,7 +81,7 @@ def changed(code: Mapping[str, str]) -> list[str]:
 
 
 def _source(name: str) -> Path | None:
-    """The file or folder of a module, which is not imported."""
+    """The file or folder of a module, found without importing it."""
     with suppress(ImportError, ValueError):
         spec = find_spec(name)
         if spec and spec.origin and Path(spec.origin).is_file():

@@ -11,9 +11,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar
 
-from gptx.runs.codec import from_json, to_json
 from gptx.runs.facts import DataFacts, GitState, Hardware, ResumeSourceRecord, RunSetup
-from gptx.runs.files import write_json
+from gptx.runs.files import JsonObject, write_json
+from gptx.runs.json_codec import from_json, to_json
 
 
 class RunStatus(StrEnum):
@@ -75,7 +75,7 @@ class RunDescription(RunSetup):
 
 @dataclass(frozen=True, kw_only=True)
 class Measurements:
-    """The figures of a run; None: not measured. Losses are in nats per token; ``val_*`` is that of ``best_step``."""
+    """Measured values; None: not measured. Losses are in nats per token; ``val_*`` are those at ``best_step``."""
 
     val_loss: float | None = None
     val_bpb: float | None = None
@@ -151,7 +151,7 @@ class MetricsRecord(JournalRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class EventRecord(JournalRecord):
-    """A warning."""
+    """A warning that a run has reported."""
 
     kind: ClassVar[str] = "event"
     step: int = 0
@@ -186,7 +186,7 @@ KINDS: dict[str, type[Record]] = {
 }
 
 
-def read_record(line: dict[str, Any]) -> Record | None:
+def read_record(line: JsonObject) -> Record | None:
     """A line of a journal; None for a kind that this version does not know.
 
     Raises:
@@ -198,7 +198,7 @@ def read_record(line: dict[str, Any]) -> Record | None:
     return from_json(KINDS[kind], line) if kind in KINDS else None
 
 
-def write_record(record: Record) -> dict[str, Any]:
+def write_record(record: Record) -> JsonObject:
     """The fields of a record as a line of the journal holds them."""
     return {"t": record.t, "kind": record.kind, **to_json(record)}
 
@@ -221,7 +221,7 @@ def read_result(path: Path) -> Result:
 
 
 def write_result(path: Path, result: Result) -> None:
-    """Write result.json atomically.
+    """Write result.json completely or not at all.
 
     Raises:
         RunFailed: the disk is full or cannot be written.

@@ -1,4 +1,4 @@
-"""The checkpoint of another run that a run starts from (``resume_from``). No torch."""
+"""The checkpoint of another run that a run starts from (``resume_from``). Does not import torch."""
 
 import os
 from dataclasses import dataclass

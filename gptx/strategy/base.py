@@ -45,13 +45,13 @@ class Strategy:
     Attributes:
         in_process: whether the run trains in the process of the command; otherwise the command starts workers.
         shards_weights: whether each rank holds a part of the weights and gathers the rest when it needs them.
-        restarts: how often the command restarts the workers after a worker is lost.
+        restarts: how often the command restarts the workers after one has failed.
         rank, size: the index of this process and the number of processes; rank 0 is the main process.
         data_rank, data_size: which slice of the global batch's rows this process computes, and the number of slices.
         loss_ranks: the number of ranks that report a loss, each over equally many tokens; `sum` adds these losses.
         dropout_stream: seeds dropout; ranks that compute the same activations have the same number.
         cpu_group: a process group of all ranks for tensors on the CPU; None: there is one process.
-        checkpoint_group: a second such group, for writing checkpoints while training uses ``cpu_group``.
+        checkpoint_group: a second group of all ranks, for writing checkpoints while training uses the first.
         device: where the model is placed.
     """
 

@@ -24,8 +24,8 @@ class Distributed(Strategy):
 
     Args:
         nproc: processes on this machine; 0: one for each GPU, 2 on CPU.
-        timeout: seconds that a collective waits for a lost worker.
-        restarts: how often the command restarts the workers from the last checkpoint after a worker is lost.
+        timeout: seconds after which a collective fails if a worker does not take part.
+        restarts: how often the command restarts the workers from the last checkpoint after one has failed.
     """
 
     in_process = False

@@ -7,7 +7,7 @@ from gptx.cli import log
 from gptx.compare.render import show
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
-from gptx.sweep.closing import list_reasons
+from gptx.sweep.end_report import list_reasons
 from gptx.sweep.plan import learning_rates
 from gptx.sweep.state.folder import Sweep
 from gptx.sweep.state.status import Status, StatusRow, dropped_by_halving, status_rows
@@ -18,7 +18,7 @@ _NOT_FINISHED = (Status.FAILED, Status.REJECTED, Status.STOPPED, Status.NOT_STAR
 
 
 def collect(sweep: Sweep) -> int:
-    """Send the runs to MLflow and compare those that have finished. Return the exit code: 1 if a run has failed."""
+    """Collect the results that exist so far. Returns the exit code: 1 if a run has failed."""
     statuses = list(status_rows(sweep))
     _send_to_mlflow(sweep, statuses)
     finished = [one.folder for one in statuses if one.status is Status.FINISHED and one.folder]

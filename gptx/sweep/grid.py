@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from gptx.errors import ConfigError
-from gptx.sweep.base import SweeperBase
-from gptx.sweep.closing import close, following
+from gptx.sweep.end_report import close, following
 from gptx.sweep.execute.launcher import Launcher, make
 from gptx.sweep.execute.loop import TaskList, drive
 from gptx.sweep.plan import learning_rates, matching
 from gptx.sweep.plan.cells import Cell, check_cells, compose_cells, with_overrides
 from gptx.sweep.search.halving import check_rungs
-from gptx.sweep.search.halving_source import HalvingSource
+from gptx.sweep.search.halving_tasks import HalvingSource
 from gptx.sweep.state.dashboard import Dashboard
 from gptx.sweep.state.folder import Sweep, SweepKind, sweep_name
 from gptx.sweep.state.records import CellRejected, SweepJournal
 from gptx.sweep.sweep_overrides import combinations
+from gptx.sweep.sweeper_base import SweeperBase
 
 if TYPE_CHECKING:
     from gptx.hardware.device import Machine
@@ -105,12 +105,12 @@ class GridSweeper(SweeperBase):
 
 
 def _cell_id(cell: Cell) -> str:
-    """What names a sweep: the run folders of its cells."""
+    """The part of a sweep's name hash that a cell contributes: its run folder."""
     return cell.folder.path.name if cell.folder else " ".join(cell.overrides)
 
 
 def _matched(cells: list[Cell], options: DictConfig, machine: "Machine | None") -> list[Cell]:
-    """The cells with the same budget for all arms, if `match` asks for that."""
+    """The cells, changed so that all arms have the same budget if `match` is set."""
     able = [cell for cell in cells if not cell.rejection]
     if options.variant.match == "none" or not able:
         return cells

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 
 from hydra.core.override_parser.types import Override
 
-from gptx.config.explain import explain
+from gptx.config.composition_errors import explain
 from gptx.config.overrides import about_sweeps, key_of
 from gptx.errors import ConfigError
 
 
 def check_given_once(parsed: Sequence[Override]) -> None:
-    """Check that a key with several values is one that may have them and is given only once.
+    """Check that a key with several values may have several values, and is given only once.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it may not, or it is given twice.
     """
     given: dict[str, Override] = {}
     for one in parsed:

@@ -5,11 +5,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 
-from gptx.config.declared import current_target
+from gptx.config.class_ids import current_target
+from gptx.runs.files import JsonObject
 
 EOT_TEXT = "<|endoftext|>"  # the end-of-text token, decoded; the same characters in a text are encoded as characters
 
@@ -58,14 +59,14 @@ class Tokenizer(ABC):
         return self.encode("\n\n") if self.eot is None else np.array([self.eot])
 
     @abstractmethod
-    def state(self) -> dict[str, Any]:
+    def state(self) -> JsonObject:
         """The arguments of `restore`, as JSON."""
 
     @classmethod
     @abstractmethod
-    def restore(cls, state: dict[str, Any]) -> Self: ...
+    def restore(cls, state: JsonObject) -> Self: ...
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **self.state()}
 
 

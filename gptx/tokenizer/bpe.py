@@ -5,7 +5,7 @@ from typing import Self
 
 from gptx.errors import ConfigError, GptxError
 from gptx.runs.digest import digest
-from gptx.tokenizer.ranks import PATTERN, RankTokenizer
+from gptx.tokenizer.bpe_ranks import PATTERN, RankTokenizer
 
 ID = "tokenizer.bpe"
 REVISION = 1

@@ -1,10 +1,11 @@
 """The 256 bytes of utf-8, and end of text."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
+from gptx.runs.files import JsonObject
 from gptx.tokenizer.base import EOT_TEXT, Tokenizer
 
 ID = "tokenizer.byte"
@@ -31,9 +32,9 @@ class Byte(Tokenizer):
     def token_bytes(self) -> np.ndarray:
         return np.array([1] * 256 + [0], dtype=np.int64)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> JsonObject:
         return {}
 
     @classmethod
-    def restore(cls, state: dict[str, Any]) -> Self:
+    def restore(cls, state: JsonObject) -> Self:
         return cls()

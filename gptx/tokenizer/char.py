@@ -1,11 +1,12 @@
 """One id for each character of the corpus, as nanoGPT's shakespeare_char does."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
 from gptx.errors import DataError
+from gptx.runs.files import JsonObject
 from gptx.tokenizer.base import Tokenizer
 
 SEPARATOR = "\n"  # a blank line joins documents, so this is always in the vocabulary
@@ -62,11 +63,11 @@ class Char(Tokenizer):
     def token_bytes(self) -> np.ndarray:
         return np.array([len(c.encode("utf-8", errors="replace")) for c in self.characters], dtype=np.int64)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> JsonObject:
         return {"characters": self.characters}
 
     @classmethod
-    def restore(cls, state: dict[str, Any]) -> Self:
+    def restore(cls, state: JsonObject) -> Self:
         tokenizer = cls()
         tokenizer._set(state["characters"])
         return tokenizer

@@ -6,7 +6,7 @@ from typing import Self
 
 from gptx.errors import DataError
 from gptx.runs.digest import file_hash
-from gptx.tokenizer.ranks import RankTokenizer
+from gptx.tokenizer.bpe_ranks import RankTokenizer
 
 URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 SHA256 = {

@@ -19,10 +19,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 from gptx.processes.signals import STOP_SIGNALS, default_stop_signals
 from gptx.runs import journal
-from gptx.tracking.store import one_line, store_uri
+from gptx.tracking.mlflow_store import one_line, store_uri
 
 if TYPE_CHECKING:
-    from gptx.tracking.replay import Replay
+    from gptx.tracking.mlflow_writer import Replay
 
 _POLL = 2.0  # seconds between two reads of a journal
 _MAX_PAUSE = 30.0  # longest pause in seconds between two attempts to reach a store
@@ -145,8 +145,8 @@ class _FollowedRuns:
             self._replays += map(self._make, new)
 
     def _open(self) -> None:
-        from gptx.tracking.replay import Replay
-        from gptx.tracking.store import Store
+        from gptx.tracking.mlflow_store import Store
+        from gptx.tracking.mlflow_writer import Replay
 
         store = Store(self._outputs, self._uri)
         self._make = partial(Replay, store, self._outputs, experiment=self._experiment, weights=self._weights)

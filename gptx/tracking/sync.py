@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from gptx.runs import journal
-from gptx.tracking.store import FOLDER, Store, one_line
+from gptx.tracking.mlflow_store import FOLDER, Store, one_line
 
 
 def outputs_of(root: Path) -> Path:
@@ -33,7 +33,7 @@ def send(run_dirs: list[Path], outputs: Path, uri: str = "", *, show: bool = Tru
     if not run_dirs:
         return 0, []
     store = Store(outputs, uri)
-    from gptx.tracking.replay import Replay
+    from gptx.tracking.mlflow_writer import Replay
 
     console = Console(stderr=True, highlight=False)
     rows = new = 0

@@ -16,8 +16,8 @@ import psutil
 
 from gptx.errors import GptxError, RunFailed
 from gptx.runs import journal
-from gptx.tracking import saved_view
-from gptx.tracking.store import FOLDER, Store, store_uri
+from gptx.tracking import mlflow_view
+from gptx.tracking.mlflow_store import FOLDER, Store, store_uri
 from gptx.tracking.sync import sync
 
 _START_TIMEOUT = 120.0  # seconds until the server must answer
@@ -66,8 +66,8 @@ def write_views(store: Store) -> dict[str, str]:
         query = "tags.`gptx.uid` != ''"
         runs = store.client.search_runs([experiment.experiment_id], query, max_results=1000)
         if runs:
-            value = saved_view.view(run.data.params for run in runs)
-            store.client.set_experiment_tag(experiment.experiment_id, saved_view.TAG, value)
+            value = mlflow_view.view(run.data.params for run in runs)
+            store.client.set_experiment_tag(experiment.experiment_id, mlflow_view.TAG, value)
             found[experiment.name] = (max(run.info.start_time for run in runs), experiment.experiment_id)
     return {name: found[name][1] for name in sorted(found, key=lambda name: found[name][0], reverse=True)}
 
@@ -168,5 +168,5 @@ def show_links(base: str, experiments: dict[str, str]) -> None:
     """Print two links for each study."""
     for name, experiment_id in experiments.items():
         print(f"\n{name}")
-        print(f"  table   {saved_view.link(base, experiment_id, charts=False)}")
-        print(f"  charts  {saved_view.link(base, experiment_id, charts=True)}", flush=True)
+        print(f"  table   {mlflow_view.link(base, experiment_id, charts=False)}")
+        print(f"  charts  {mlflow_view.link(base, experiment_id, charts=True)}", flush=True)

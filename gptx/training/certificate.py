@@ -168,7 +168,7 @@ def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _values(folder: RunFolder, first: int, last: int) -> Values:
-    """{(step, key): value} that training recorded after step ``first``, up to step ``last``."""
+    """The values that training computed after the first step, up to the last."""
     return {place: value for place, value in journal.computed(folder.path).items() if first < place[0] <= last}
 
 
@@ -209,7 +209,7 @@ def _compare_tensors(run: dict[str, Tensor], again: dict[str, Tensor], step: int
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
-    """The Euclidean distance of two tensors, relative to the larger of their norms."""
+    """The norm of the difference of two tensors, divided by the larger of their norms."""
     if a.shape != b.shape:
         return math.inf
     a, b = a.double(), b.double()

@@ -5,7 +5,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from gptx.config.overrides import conf_dir
-from gptx.config.saved import load_config
+from gptx.config.saved_config import load_config
 from gptx.errors import ConfigError
 from gptx.hardware.device import pick
 from gptx.model.build import build

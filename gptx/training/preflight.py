@@ -15,8 +15,8 @@ from gptx.runs.checkpoint_files import steps
 from gptx.runs.facts import DataFacts, RunFacts
 from gptx.runs.provenance import own_code
 from gptx.runs.resume_source import ResumeSource
-from gptx.tracking.store import check_uri
-from gptx.training.location import locate
+from gptx.tracking.mlflow_store import check_uri
+from gptx.training.run_location import locate
 
 if TYPE_CHECKING:
     import torch

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gptx.cli import log
 from gptx.config.identity import SCHEME, revisions, run_name
-from gptx.config.plain import plain_dict
+from gptx.config.plain_dict import plain_dict
 from gptx.runs.checkpoint_files import clear, meta, step_of, steps
 from gptx.runs.facts import RunFacts
 from gptx.runs.files import write_json

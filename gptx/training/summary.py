@@ -38,10 +38,10 @@ def show(result: Result, folder: Path, status: str) -> None:
 
 
 def _printable(text: str) -> str:
-    """Replace control characters: a model may generate them, and a terminal would execute them."""
+    """Replace control characters, which a model may generate and a terminal would execute."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 def brief(result: Result, folder: Path, status: str) -> None:
-    """Print one line, for a run of a sweep."""
+    """Print one line instead of the summary, for the runs of a sweep."""
     print(f"{status}: val loss {result.val_loss:.4f}, {result.val_bpb:.4f} bits/byte   {folder}", flush=True)

@@ -21,7 +21,7 @@ from gptx.hardware.cpu import keep_freed_memory, return_freed_memory, threads
 from gptx.hardware.description import peak_memory
 from gptx.hardware.device import autocast, compute_dtype, use_deterministic_sums
 from gptx.model.build import build
-from gptx.optim.update import decay_groups, update
+from gptx.optim.update_step import decay_groups, update
 from gptx.runs.checkpoint_files import steps
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal

@@ -17,7 +17,7 @@ from conftest import Maker, Trained
 from fake_runs import contents, database, rows_of, uid_of
 from warm import WarmParent
 
-from gptx import compose
+from gptx.config.compose import Schemas, compose
 from gptx.errors import ConfigError, GptxError
 from gptx.generate import main as generate
 from gptx.runs import journal
@@ -118,7 +118,7 @@ def without_torch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmPare
         "sys.meta_path.insert(0, Forbidden())\n"
     )
     path = os.pathsep.join([str(folder), environment()["PYTHONPATH"]])
-    parent = WarmParent(environment() | {"PYTHONPATH": path}, ("gptx.config.command", "gptx.training.run"))
+    parent = WarmParent(environment() | {"PYTHONPATH": path}, ("gptx.config.command", "gptx.training.run_lifecycle"))
     yield parent
     parent.close()
 
@@ -336,6 +336,8 @@ def test_compose_names_the_unreadable_override(words: list[str], parts: list[str
         assert part in str(refused.value)
 
 
+SCHEMAS: Schemas = {}
+
 UNFIT: list[tuple[list[str], list[str]]] = [
     (["attention=gqa", "attention.n_kv_head=3"], ["attention.n_kv_head=3", "model.n_head=4", "1, 2, 4"]),
     (["pos=rope", "model.d_model=12"], ["rope", "head_dim", "3", "model.d_model=16"]),
@@ -384,7 +386,7 @@ def test_preflight_rejects_in_one_line(words: list[str], parts: list[str], train
     """The rejections of preflight, in this process."""
     tiny = [word for word in trained.gptx.tiny if word.partition("=")[0] not in [w.partition("=")[0] for w in words]]
     with pytest.raises(GptxError) as refused:
-        preflight(compose([*tiny, *words, f"paths.outputs={tmp_path}/outputs"]))
+        preflight(compose([*tiny, *words, f"paths.outputs={tmp_path}/outputs"], SCHEMAS))
     assert refused.value.exit_code == 2
     assert "\n" not in str(refused.value)
     for part in parts:

@@ -1,13 +1,12 @@
 """docs/extending.md: its command trains with the attention, encoding, data set and tokenizer that it shows."""
 
-import os
 import re
 import shlex
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
+from conftest import Maker
 from documented import ROOT, files
 from helpers_model import CONTEXT, arm, options, random_model, rows, tiny
 from omegaconf import OmegaConf
@@ -29,13 +28,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_command_of_the_page_trains(folder: Path) -> None:
+def test_command_of_the_page_trains(folder: Path, make: Maker) -> None:
     [command] = re.findall(r"python -m gptx\.run (--config-dir .*)", (ROOT / PAGE).read_text())
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
-    call = [sys.executable, "-m", "gptx.run", *shlex.split(command), *TINY]
-    done = subprocess.run(call, cwd=folder, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "cosine·sandwich·full·single·s0" in done.stdout
+    gptx = make("extending")
+    shutil.copytree(folder, gptx.cwd, dirs_exist_ok=True)
+    done = gptx.run("gptx.run", *shlex.split(command), *TINY)
+    assert done.code == 0, done.err
+    assert "cosine·sandwich·full·single·s0" in done.out
 
 
 @pytest.mark.parametrize("window", some(options("window"), "sliding"))

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from gptx.compare.__main__ import main as compare_main
+from gptx.compare.formatting import figure, human
 from gptx.compare.render import show, warnings
 from gptx.compare.run_rows import read_rows
 from gptx.compare.summary import summarise
-from gptx.compare.text import figure, human
 from gptx.errors import GptxError
 from gptx.runs.metrics import BY_KEY, METRICS
 

@@ -21,11 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 import gptx as api
 from gptx.compare.run_rows import read_rows
 from gptx.compare.summary import summarise
-from gptx.config import axes, declared, identity_v1
+from gptx.config import axes, class_ids, identity_v1
 from gptx.config import identity as scheme_2
 from gptx.config.identity import identity, result_keys, revisions
 from gptx.config.overrides import conf_dir
-from gptx.config.plain import plain_dict
+from gptx.config.plain_dict import plain_dict
 from gptx.runs import journal
 
 # Written out here, not taken from the package: a key that drops out of the identity by mistake fails a test.
@@ -159,7 +159,7 @@ def targets() -> dict[Path, str]:
 
 
 def test_every_built_in_class_declares_an_id_of_its_own() -> None:
-    declarations = {target: declared.declaration(target) for target in targets().values()}
+    declarations = {target: class_ids.declaration(target) for target in targets().values()}
     assert len(declarations) > 60
     assert [target for target, found in declarations.items() if found is None] == []
     ids = [found.id for found in declarations.values() if found]
@@ -184,16 +184,16 @@ def test_users_class_counts_by_its_path() -> None:
 
 def test_place_of_a_built_in_class_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     before, cfg = identity(default(), "c"), default()
-    monkeypatch.setitem(declared.FORMER_TARGETS, "gptx.attention.former.Place", "gptx.attention.gqa.GQA")
+    monkeypatch.setitem(class_ids.FORMER_TARGETS, "gptx.attention.former.Place", "gptx.attention.gqa.GQA")
     cfg.attention._target_ = "gptx.attention.former.Place"
     assert identity(cfg, "c") == before
 
 
 def declare(monkeypatch: pytest.MonkeyPatch, target: str, **changes: Any) -> None:
     """Change what the class of ``target`` declares."""
-    original = declared.declaration
+    original = class_ids.declaration
 
-    def declaration(asked: str) -> declared.Declaration | None:
+    def declaration(asked: str) -> class_ids.Declaration | None:
         found = original(asked)
         return replace(found, **changes) if found and asked == target else found
 
@@ -254,8 +254,8 @@ window.sliding.Sliding window.sliding_sink.SlidingSink window.strided.Strided
 
 @pytest.mark.parametrize("target", [*(f"gptx.{name}" for name in FORMER.split()), "torch.optim.AdamW"])
 def test_every_former_target_is_a_class_of_today(target: str) -> None:
-    assert declared.declaration(target) is not None
-    assert declared.current_target(target) in targets().values()
+    assert class_ids.declaration(target) is not None
+    assert class_ids.current_target(target) in targets().values()
 
 
 SOTU = "8288e06935cbaa04b3f1f92eefa11150ef1c60c8d568be02a2cd812e0a0eecad"  # fingerprint of data=sotu
@@ -333,6 +333,7 @@ def test_unfinished_run_of_scheme_1_is_refused_by_name_and_force_trains_it_again
     assert before == {place: value for place, value in after.items() if place in before}, "the losses are the same"
 
 
+@pytest.mark.full
 def test_run_of_scheme_1_is_loaded_compared_and_sent_to_mlflow(gptx: Gptx) -> None:
     folder = unpack(gptx.cwd)
     model, tokenizer = api.load(folder, device="cpu")

@@ -26,7 +26,6 @@ ROOT = Path(__file__).parents[2]
 STUDIES = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml"))
 SMALL = sorted(path.stem for path in (ROOT / "experiments/smoke").glob("*.yaml"))
 WITHOUT_SMALL_SIZE = {"nanogpt_shakespeare_cpu"}  # takes two minutes at full size
-MANY_ARMS = {"full_factorial", "scaling"}
 SCHEMAS: Schemas = {}
 
 
@@ -98,7 +97,7 @@ def budget(name: str) -> tuple[str, str]:
 
 def marked(names: list[str]) -> list[Any]:
     """Studies with many arms take long to compose."""
-    return [pytest.param(name, marks=[pytest.mark.full] if name in MANY_ARMS else []) for name in names]
+    return [pytest.param(name, marks=[pytest.mark.full] if len(combinations(name)) > 6 else []) for name in names]
 
 
 def test_every_study_has_a_small_size() -> None:

@@ -127,7 +127,7 @@ def test_gpt2_files_that_are_missing_or_wrong(tmp_path: Path, monkeypatch: pytes
 def test_bpe_ids_equal_those_of_rustbpe() -> None:
     import rustbpe
 
-    from gptx.tokenizer.ranks import PATTERN
+    from gptx.tokenizer.bpe_ranks import PATTERN
 
     tokenizer = BPE(vocab_size=300)
     tokenizer.fit(iter([TEXT]))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gptx.config.compose import Schemas, compose
 from gptx.config.instantiate import part
-from gptx.geometry.view import Score
+from gptx.geometry.attention_view import Score
 from gptx.geometry.visibility import Where
 from gptx.kernel.base import Kernel
 from gptx.model.build import build

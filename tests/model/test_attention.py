@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from gptx.attention.base import Attention
 from gptx.attention.gqa import AttentionRMSNorm
-from gptx.geometry.view import Score
+from gptx.geometry.attention_view import Score
 from gptx.geometry.visibility import Where
 from gptx.model.build import build
 from gptx.model.cache import KVCache, keep_nothing

@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gptx.config.instantiate import part
 from gptx.ffn.base import FFN
-from gptx.ffn.grouped import grouped, grouped_outer
+from gptx.ffn.grouped_matmul import grouped, grouped_outer
 from gptx.geometry.model_shape import ModelShape
 from gptx.geometry.side_losses import SideLosses
 from gptx.model.build import build

@@ -24,8 +24,8 @@ from torch.nn.attention import flex_attention as flex_module
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gptx.config.instantiate import part
+from gptx.geometry.attention_view import Score
 from gptx.geometry.model_shape import ModelShape
-from gptx.geometry.view import Score
 from gptx.geometry.visibility import Where
 from gptx.kernel.base import Kernel
 from gptx.model.build import build

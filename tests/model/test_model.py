@@ -35,7 +35,7 @@ from gptx.model.cache import KVCache
 from gptx.model.cost import cost
 from gptx.model.gpt import GPT
 from gptx.model.initialise import initialise
-from gptx.optim.update import decay_groups
+from gptx.optim.update_step import decay_groups
 from gptx.placement.base import Block
 from gptx.window.base import Window
 

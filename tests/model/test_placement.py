@@ -13,8 +13,8 @@ from helpers_model import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gptx.geometry.attention_view import View
 from gptx.geometry.side_losses import SideLosses
-from gptx.geometry.view import View
 from gptx.geometry.visibility import Where
 from gptx.model.cache import keep_nothing
 from gptx.model.gpt import GPT

@@ -14,7 +14,7 @@ import gptx
 from gptx import variants
 from gptx.config.axes import model_axes
 from gptx.errors import ConfigError
-from gptx.model.catalogue import VariantRow, markdown, table
+from gptx.model.variants_table import VariantRow, markdown, table
 
 ROOT = Path(__file__).parents[2]
 

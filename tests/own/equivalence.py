@@ -27,9 +27,9 @@ from gptx.config.instantiate import part
 from gptx.errors import ConfigError
 from gptx.geometry.visibility import documents
 from gptx.hardware.device import autocast
-from gptx.kernel import chunks
+from gptx.kernel import banded_chunks
 from gptx.model.build import build
-from gptx.optim.update import decay_groups, update
+from gptx.optim.update_step import decay_groups, update
 from gptx.processes import workers
 from gptx.runs import checkpoint_files
 from gptx.strategy.base import Batch, Strategy
@@ -223,7 +223,7 @@ def work(folder: str) -> None:
     """Run all checks in one process group, and write what this rank has found."""
     torch.set_num_threads(1)
     torch.compile.__kwdefaults__["backend"] = "aot_eager"  # a strategy affects tracing, not code generation
-    chunks.SMALLEST = 2  # so that the banded kernel needs several chunks for these short rows
+    banded_chunks.SMALLEST = 2  # so that the banded kernel needs several chunks for these short rows
     dist.init_process_group("gloo")
     found: dict[str, Differences | str] = {}
     for i, check in enumerate(json.loads(Path(folder, "checks.json").read_text())):

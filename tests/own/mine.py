@@ -12,8 +12,8 @@ from pathlib import Path
 from torch import Tensor
 
 from gptx.attention.gqa import GQA
+from gptx.geometry.attention_view import Keep, Score, View
 from gptx.geometry.model_shape import ModelShape
-from gptx.geometry.view import Keep, Score, View
 from gptx.kernel.reference import Reference
 
 

@@ -7,11 +7,11 @@ from typing import Any
 from omegaconf import DictConfig
 
 import gptx
-from gptx.config.plain import plain_dict
-from gptx.runs.codec import to_json
+from gptx.config.plain_dict import plain_dict
 from gptx.runs.facts import DataFacts, Hardware, RunFacts
 from gptx.runs.files import write_json
 from gptx.runs.folder import RunFolder
+from gptx.runs.json_codec import to_json
 from gptx.sweep.plan.cells import Cell
 
 MB = 10**6

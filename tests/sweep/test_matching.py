@@ -16,7 +16,7 @@ import gptx
 from gptx.config.identity import identity, run_name
 from gptx.errors import ConfigError
 from gptx.hardware.device import Machine
-from gptx.model import catalogue
+from gptx.model import variants_table
 from gptx.model.cost import flops_per_token, n_params
 from gptx.sweep.plan import matching
 from gptx.sweep.plan.matching import Matched, Unmatched, match_budgets
@@ -75,7 +75,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def exchanged(axis: str, option: str, *overrides: str) -> DictConfig:
     """The composed config, made faster."""
-    return catalogue.exchanged(config(*overrides), {axis: option})
+    return variants_table.exchanged(config(*overrides), {axis: option})
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from gptx.memory.estimate import RamEstimate, estimate
-from gptx.memory.machine import machine_memory
+from gptx.memory.machine_memory import machine_memory
 from gptx.runs.folder import RunFolder
 from gptx.sweep.plan import memory_fit
 from gptx.sweep.plan.memory_fit import JobLimit, check_memory, human

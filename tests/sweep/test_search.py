@@ -30,7 +30,7 @@ from gptx.sweep.execute.loop import drive
 from gptx.sweep.plan.cells import Cell, compose_cells
 from gptx.sweep.search import trials as module
 from gptx.sweep.search.optuna_study import OVERRIDES, STORE, SearchOptions, importances, open_study, pruner_of
-from gptx.sweep.search.report import show_estimate, show_search
+from gptx.sweep.search.search_report import show_estimate, show_search
 from gptx.sweep.search.space import Space
 from gptx.sweep.search.sweeper import check_options
 from gptx.sweep.search.trials import SearchContext, TrialSource

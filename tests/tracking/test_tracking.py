@@ -38,8 +38,8 @@ from gptx.runs.journal import Journal
 from gptx.runs.records import EventRecord, MetricsRecord, ResumeRecord, SampleRecord
 from gptx.sync import main as sync_main
 from gptx.tracking.follower import Follower
-from gptx.tracking.replay import Replay
-from gptx.tracking.store import Store, store_uri
+from gptx.tracking.mlflow_store import Store, store_uri
+from gptx.tracking.mlflow_writer import Replay
 from gptx.tracking.ui_server import free_port, serve
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")  # mlflow's own

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from command import DEADLINE
 from fake_runs import make_run
 
+from gptx.tracking import ui_server
 from gptx.ui import main as ui_main
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +115,28 @@ def test_the_charts_are_filled(printed: str, browser: Any) -> None:
     shows(browser, url, "document.querySelectorAll('.scatterlayer .points path').length >= 8", True)
     shows(browser, url, "document.querySelectorAll('.barlayer .point').length", 16)
     shows(browser, url, "document.querySelectorAll('.scatterlayer .js-line').length >= 24", True)
+
+
+def test_command_sends_runs_and_prints_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the server, which takes long to start."""
+
+    class Interrupted:
+        def wait(self) -> int:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def serve(*_: Any) -> Iterator[tuple[str, Interrupted]]:
+        yield "http://127.0.0.1:5000", Interrupted()
+
+    monkeypatch.setattr(ui_server, "serve", serve)
+    make_run(tmp_path / "outputs")
+    assert ui_main(["--outputs", str(tmp_path / "outputs")]) == 0
+    printed = capsys.readouterr().out
+    assert "1 of 1 runs" in printed and "Ctrl-C to stop" in printed
+    for kind in ("table", "charts"):
+        assert link(printed, kind).startswith("http://127.0.0.1:5000/#/experiments/")
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -25,9 +25,9 @@ from gptx.errors import CheckpointError, ConfigError
 from gptx.runs import checkpoint_files
 from gptx.training import checkpoint
 from gptx.training.checkpoint import Saver, load_tensors
-from gptx.training.location import locate
 from gptx.training.preflight import preflight
-from gptx.training.session import fit
+from gptx.training.process import fit
+from gptx.training.run_location import locate
 from gptx.training.trainer import Trainer
 
 

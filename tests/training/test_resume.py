@@ -35,7 +35,7 @@ from gptx.errors import CheckpointError
 from gptx.processes.signals import EXIT_RESUMABLE
 from gptx.runs import journal
 from gptx.runs.checkpoint_files import clear, meta, steps
-from gptx.tracking.store import Store, store_uri
+from gptx.tracking.mlflow_store import Store, store_uri
 from gptx.tracking.ui_server import free_port, serve
 from gptx.training.best_weights import load_best
 
@@ -418,7 +418,7 @@ class Struck:
                 lambda: self.size() > begun and self.there("samples"),
             ]
         )
-        run = self.gptx.start_cold(*self.words(tracked))
+        run = self.gptx.start(*self.words(tracked))
         reached = until(moment, run)
         workers = self.gptx.workers() if self.strategy != "single" else []
         victim = rng.choice([psutil.Process(run.pid), *workers]) if reached and run.poll() is None else None

@@ -108,5 +108,5 @@ def test_schedule_rejects_fraction_out_of_range(name: str, value: float) -> None
     assert keys
     for key in keys:
         message = refused(schedule(name, **{key: value}), 0, 10)
-        assert f"schedule.{key}={value}: expected a fraction, 0 to 1" in message
+        assert f"schedule.{key}={value}: expected a fraction from 0 to 1" in message
         schedule(name, **{key: 1.0})(0, 10)

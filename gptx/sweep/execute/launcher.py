@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gptx.config.instantiate import part
 from gptx.config.overrides import key_of
-from gptx.config.plain import plain_dict
+from gptx.config.plain_dict import plain_dict
 from gptx.config.schema import plugin_keys
 from gptx.errors import ConfigError
 from gptx.runs.folder import RunFolder
@@ -92,7 +92,7 @@ class Launcher(ABC):
     slots: int = 1
 
     def open(self, sweep: Sweep, options: DictConfig, runs: int) -> Self:
-        """Prepare the launcher; called before the ``with`` block.
+        """Prepare to launch runs; called before ``with``.
 
         Args:
             options: the config's ``sweep`` section.

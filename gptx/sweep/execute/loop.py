@@ -1,4 +1,4 @@
-"""The loop of a sweep: passes tasks from a source to a launcher and records in the journal how each run ended."""
+"""The loop of a sweep: passes tasks from a source to a launcher and records in the sweep's journal how each ended."""
 
 from collections import Counter
 from typing import Protocol

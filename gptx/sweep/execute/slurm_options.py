@@ -1,6 +1,7 @@
 """The options of the Slurm launcher (launch/slurm.yaml), and what they mean for submitit."""
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,8 @@ class SlurmOptions:
                 f"hydra.launcher.minutes={self.minutes}; use a longer time limit or a smaller signal_delay"
             )
 
-    def for_submitit(self, shape: ArrayShape, name: str, code: Path) -> dict[str, Any]:
-        """The keyword arguments for submitit's executor.
+    def for_submitit(self, shape: ArrayShape, name: str, code: Path) -> Mapping[str, object]:
+        """The keywords of submitit's executor.
 
         Args:
             name: name of the jobs.

@@ -9,8 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from gptx.config.overrides import conf_dir
-from gptx.runs.codec import to_json
 from gptx.runs.files import write_json
+from gptx.runs.json_codec import to_json
 from gptx.runs.provenance import COMMIT, git
 
 _PACKAGE = Path(__file__).parents[2]

@@ -117,7 +117,7 @@ class Watchdog:
         return End(self.task, kind, self._error(code, folder))
 
     def _error(self, code: int, folder: RunFolder) -> str:
-        """Why the run failed: its recorded error, else the meaning of the exit code or the last line of its log."""
+        """Why the run failed: its recorded error, else the exit code or the last line of its log."""
         result = folder.result()
         written = (folder.path / "result.json").stat().st_mtime if result else 0.0
         if code > 0 and result and result.error and written >= self._started:
@@ -171,7 +171,7 @@ def _bytes(process: psutil.Process) -> int:
 
 
 def _oom_kills() -> int:
-    """The number of processes that this system has killed because memory ran out."""
+    """How many processes this system has killed because it ran out of memory."""
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
     except OSError:

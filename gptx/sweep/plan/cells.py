@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gptx.config.compose import Schemas, compose
 from gptx.config.overrides import key_of
-from gptx.config.plain import SEEDS, plain_dict
+from gptx.config.plain_dict import SEEDS, plain_dict
 from gptx.data import from_config
 from gptx.errors import ConfigError, NotTokenised, reason
 from gptx.runs.facts import RunFacts
@@ -22,8 +22,8 @@ from gptx.runs.provenance import own_modules
 from gptx.sweep.execute.isolated import map_isolated
 from gptx.sweep.execute.launcher import Task
 from gptx.sweep.state.folder import PlannedCell
-from gptx.training.location import locate
 from gptx.training.preflight import preflight
+from gptx.training.run_location import locate
 
 if TYPE_CHECKING:
     from gptx.hardware.device import Machine
@@ -36,12 +36,12 @@ class Cell:
     """One combination of a sweep.
 
     Attributes:
-        overrides: ``python -m gptx.run *overrides`` trains this cell.
-        title: the overrides in which the cell differs from the other cells.
-        arm: the title without seeds.
-        cfg: the config, composed and checked; empty if that failed.
-        folder: the run folder; None if the config has no folder because it is wrong.
-        rejection: the reason why the cell cannot run, in one line; empty if it can.
+        overrides: ``python -m gptx.run *overrides`` is this run.
+        title: the overrides in which it differs from the other cells.
+        arm: ``title`` without the seeds.
+        cfg: composed and checked; empty if that failed.
+        folder: its run folder; None if the config has no folder because it is wrong.
+        rejection: why it cannot run, in one line; empty if it can.
         facts: what preflight found; None if the cell is rejected, finished, or not checked yet.
         modules: the user's own modules that the run loads, and their files.
         memory_bytes: estimated peak memory of each process, in bytes; None if unknown.
@@ -70,8 +70,8 @@ class Cell:
         return self.facts
 
     def task(self, common: Sequence[str]) -> Task:
-        """The task that a launcher starts. ``common``: overrides that all runs of the sweep get; overrides of the cell
-        follow them and have priority."""
+        """The task that a launcher starts. ``common``: overrides that all runs of the sweep get; those of the cell take
+        precedence."""
         assert self.folder is not None
         processes, device = self.checked.processes, self.checked.hardware.device
         restarts, modules = self.cfg.strategy.get("restarts", 0), tuple(self.modules.items())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config.plain import SEEDS, flat, plain_dict
+from gptx.config.plain_dict import SEEDS, flat, plain_dict
 from gptx.errors import ConfigError
 from gptx.sweep.execute.isolated import map_isolated
 from gptx.sweep.plan import learning_rates

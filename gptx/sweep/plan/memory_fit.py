@@ -12,11 +12,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from gptx.config.overrides import conf_dir
-from gptx.config.plain import plain_dict
+from gptx.config.plain_dict import plain_dict
 from gptx.data.from_config import tokens_of
 from gptx.errors import GptxError
 from gptx.memory.estimate import BASE, estimate
-from gptx.memory.machine import machine_memory
+from gptx.memory.machine_memory import machine_memory
 from gptx.runs.facts import RunFacts, RunSetup
 from gptx.sweep.execute.isolated import map_isolated
 from gptx.sweep.plan.cells import Cell, warn_no_estimate
@@ -179,7 +179,7 @@ class TooLarge:
 
 
 def smaller_settings(run: TooLarge) -> list[str]:
-    """Up to two settings with which the run would fit, each with its estimate, those that change least first."""
+    """Up to two settings with which the run would fit, each with its estimate; the smallest change comes first."""
     ways = []
     for change in _changes(run):
         if change and (size := run.needed(change)) <= run.limit:

@@ -118,8 +118,8 @@ def _status(cell: Cell, dropped: Container[str]) -> CellStatus:
 
 
 def _total(times: Sequence[TimeEstimate], jobs: int, halving: HalvingState | None) -> float:
-    """Seconds until all runs have ended; 0 if the time of a run is unknown. It is not known yet which arms a
-    halving will promote, so the mean time is assumed for each of them."""
+    """Seconds until all runs have ended; 0 if one is unknown. Which arms a halving promotes is not known yet:
+    each is taken to need the mean time."""
     runs = [RunTime(time.seconds, time.processes) for time in times if time.seconds is not None]
     if not runs or len(runs) < len(times):
         return 0.0

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from gptx.config.axes import model_axes
-from gptx.config.plain import plain_dict
+from gptx.config.plain_dict import plain_dict
 from gptx.runs import checkpoint_files, journal
 from gptx.runs.facts import RunSetup
 from gptx.runs.folder import RunFolder
@@ -43,14 +43,13 @@ class Setting:
 
     @classmethod
     def of(cls, cfg: DictConfig | Mapping[str, Any], setup: RunSetup, jobs: int) -> "Setting":
-        """The setting of a run. ``jobs``: how many runs share the cores."""
+        """The setting of a run; ``jobs``: how many runs share the cores."""
         hardware, processes = setup.hardware, setup.processes
         threads = cfg["runtime"]["threads"] or max(1, hardware.cores // (jobs * processes))
         return cls(hardware.device, hardware.name, setup.dtype, processes, bool(cfg["compile"]), threads)
 
     def comparable(self, known: "Setting") -> bool:
-        """Whether speeds in this setting and the setting ``known`` are comparable. If the machine of this setting
-        is unknown, its name and the number of threads may differ."""
+        """Whether speeds are comparable. If this machine is unknown, its name and its threads are ignored."""
         if self.name:
             return known == self
         alike = ("device", "dtype", "processes", "compiled")
@@ -81,7 +80,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class TimeEstimate:
-    """The estimated time of the remaining steps of a run.
+    """The estimated time of the rest of a run.
 
     Attributes:
         seconds: the remaining seconds; None if unknown.

@@ -51,7 +51,7 @@ def _time(cfg: DictConfig, dtype: str, rows: int, threads: int) -> _Times:
     from gptx.hardware.cpu import keep_freed_memory
     from gptx.hardware.device import autocast, pick
     from gptx.model.build import build
-    from gptx.optim.update import decay_groups, update
+    from gptx.optim.update_step import decay_groups, update
 
     device = pick(cfg.device.type)
     torch.set_num_threads(threads)

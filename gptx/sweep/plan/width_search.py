@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from gptx.config import instantiate
-from gptx.config.plain import plain_dict
+from gptx.config.plain_dict import plain_dict
 from gptx.data import from_config
 from gptx.errors import ConfigError, GptxError
 
@@ -28,7 +28,7 @@ Values = dict[str, float]  # dotted keys of a config and the values to set
 
 @dataclass(frozen=True)
 class Budget:
-    """The model size that every arm of a sweep must have.
+    """The size that every arm of a sweep must have.
 
     Attributes:
         kind: the option of `match`: "params" or "flops".
@@ -109,7 +109,7 @@ def _candidates(cfg: DictConfig, budget: Budget) -> Iterator[Candidate]:
 
 @dataclass(frozen=True)
 class _Width:
-    """A width of a model that can be changed in integer steps.
+    """A width as a multiple of a step.
 
     Attributes:
         own: the width of the unchanged config, as a number of steps; at least 1.

@@ -103,8 +103,8 @@ class Stage:
     """Training between two rungs.
 
     Attributes:
-        steps: its steps, as a fraction of the remaining steps of a full run.
-        arms: the arms that train in it, as a fraction of the remaining arms.
+        steps: as a fraction of all steps that are still to come.
+        arms: as a fraction of the arms that are not dropped yet.
     """
 
     steps: float
@@ -112,7 +112,7 @@ class Stage:
 
 
 class HalvingState:
-    """The state of a halving.
+    """The progress of a successive halving.
 
     Args:
         cells: all cells that can run; finished ones take part in the comparison.
@@ -121,8 +121,8 @@ class HalvingState:
 
     Attributes:
         arms: the cells of every arm.
-        remaining: the arms that have not been dropped.
-        steps: the steps of the next rungs, then 0 for the end of training; empty when the halving is finished.
+        remaining: the arms that are not dropped yet.
+        steps: the rungs that are still to come, then 0 for the end; empty when the halving is finished.
         rungs: the decisions so far.
         force: finished runs are trained again.
     """

@@ -121,7 +121,7 @@ def rejection(trial: FrozenTrial) -> str:
 
 
 def sampler_of(options: SearchOptions, number: int) -> BaseSampler:
-    """The sampler for trial ``number``. Each trial has a different seed, so that a resumed search does not repeat
+    """The sampler for the trial of that number. Each has its own seed, so that a resumed search does not repeat
     its first trials."""
     seed = int(SeedSequence([options.seed, number]).generate_state(1)[0])
     if options.sampler == "random":

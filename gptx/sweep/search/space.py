@@ -52,7 +52,7 @@ class Interval:
         return [f"{self.key}={self.low}", *between, f"{self.key}={self.high}"]
 
     def suggest(self, trial: "Trial") -> str:
-        """The override that a trial tries. Real numbers have four digits, which can be read and typed again."""
+        """The override that a trial tries. Real numbers are rounded to four digits, so that they are easy to type."""
         if isinstance(self.low, int) and isinstance(self.high, int):
             step = int(self.step or 1)
             return f"{self.key}={trial.suggest_int(self.key, self.low, self.high, step=step, log=self.log)}"
@@ -66,7 +66,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Space:
-    """The search space.
+    """The points that a search may try.
 
     Attributes:
         fixed: the overrides that all trials have.

@@ -111,7 +111,7 @@ class TrialSource:
         return not self._waiting and (bool(self.abandoned) or not more)
 
     def next_tasks(self, free_slots: int) -> list[Task]:
-        """At most one task, so that the sweep's loop can react to events between two."""
+        """At most one task, so that the sweep's loop can handle events between two tasks."""
         if free_slots <= 0 or self.done:
             return []
         if not self._waiting:

@@ -21,7 +21,7 @@ from gptx.sweep.state.records import EndKind
 
 
 class RunProgress:
-    """The progress of a run, according to its journal.
+    """The progress of a run, from its journal.
 
     Attributes:
         step: the newest step in the journal.
@@ -34,7 +34,7 @@ class RunProgress:
         self._inode, self._offset = 0, 0  # inode of the journal that was read; force=true creates a new journal
 
     def read(self) -> None:
-        """Read the new records. A missing or damaged journal is ignored: this is only shown."""
+        """Read the new records. A missing or damaged journal is ignored, because the progress is only displayed."""
         try:
             inode = (self.folder / journal.NAME).stat().st_ino
             records, offset = journal.tail(self.folder, self._offset if self._inode == inode else 0)
@@ -75,7 +75,7 @@ class Dashboard:
             self._live.stop()
 
     def add_run(self, folder: Path, steps: int) -> None:
-        """Add a run that was not known at the start, with its number of steps."""
+        """Add a run that was not known at the start; ``steps`` is its number of steps."""
         self._steps[folder] = steps
 
     def run_pruned(self) -> None:
@@ -141,7 +141,7 @@ class Dashboard:
         return Text(" · ".join(parts), "bold")
 
     def _seconds_left(self, waiting: int) -> float:
-        """Remaining seconds, from the speed so far; before the first run has ended, from the time estimate."""
+        """The seconds left, from the speed so far; before the first run is done, from the time estimate."""
         partial = sum(min(1.0, one.step / self._steps.get(task.folder, 1)) for task, one in self._progress.items())
         done, left = self._finished_here + partial, waiting + len(self._progress) - partial
         elapsed = time.monotonic() - self._started
@@ -149,5 +149,5 @@ class Dashboard:
 
 
 def _clock(seconds: float) -> str:
-    """Format seconds as h:mm:ss, such as 0:00:07."""
+    """Format seconds, such as 0:00:07."""
     return str(timedelta(seconds=round(seconds)))

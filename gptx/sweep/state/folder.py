@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from gptx.errors import GptxError
-from gptx.runs.codec import from_json, to_json
 from gptx.runs.files import write_json
 from gptx.runs.folder import held
+from gptx.runs.json_codec import from_json, to_json
 from gptx.sweep.state.records import (
     CommandStarted,
     JobsCancelled,
@@ -45,8 +45,8 @@ class PlannedCell:
     """One combination of a sweep.
 
     Attributes:
-        title: the overrides in which the cell differs from the other cells.
-        arm: the title without seeds.
+        title: the overrides in which it differs from the other cells.
+        arm: ``title`` without the seeds.
         run: ``study/run``, its folder in outputs/; None if it has none, because its config is wrong.
         overrides: ``python -m gptx.run *overrides`` trains this cell.
         rejection: the reason why the cell cannot run, in one line; empty if it can.
@@ -72,8 +72,8 @@ class SweepPlan:
     Attributes:
         command: the whole command line.
         launcher: option of hydra/launcher.
-        lr: several learning rates are tried for every arm, and arms are compared at their best rates (sweep.lr).
-        factor: the factor of the halving; 0: no halving.
+        lr: several learning rates are tried for every arm, and arms are compared at their best one (sweep.lr).
+        factor: of a halving; 0: there is none.
     """
 
     study: str = ""
@@ -103,11 +103,11 @@ class Sweep:
         return from_json(SweepPlan, data | {"cells": cells})
 
     def save_plan(self, plan: SweepPlan) -> None:
-        """Write the plan atomically."""
+        """Write the plan completely or not at all."""
         write_json(self.path / PLAN, to_json(plan))
 
     def add_cell(self, cell: PlannedCell) -> None:
-        """Add a run to the plan, as a search does. The caller holds the lock of the sweep."""
+        """Add a run to the plan, as a search does. The caller holds the sweep's lock."""
         plan = self.plan
         if cell.run not in [known.run for known in plan.cells]:
             self.save_plan(replace(plan, cells=(*plan.cells, cell)))

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import ClassVar
 
 from gptx.runs import json_log
-from gptx.runs.codec import from_json, to_json
+from gptx.runs.json_codec import from_json, to_json
 
 
 class EndKind(StrEnum):
@@ -33,7 +33,7 @@ class EndKind(StrEnum):
 
     @property
     def can_be_retried(self) -> bool:
-        """Whether another attempt may succeed."""
+        """Whether another attempt may reach a later step."""
         return not self.reached_goal and self is not EndKind.REJECTED
 
 
@@ -102,7 +102,7 @@ class Rung(SweepRecord):
 
     Attributes:
         factor: the best 1/factor of the arms were promoted.
-        losses: {arm: its mean validation bits per byte}, best first, without arms dropped before; None: a run failed.
+        losses: mean loss of every arm that was not dropped before, the best first; None if it has none.
         promoted: the arms that continue.
         failed: the arms with a failed run. The decision may change once that run succeeds.
     """

@@ -41,8 +41,8 @@ class StatusRow:
     """The status of one cell.
 
     Attributes:
-        folder: the run folder; None if the cell is rejected.
-        detail: the progress of the run, or why it did not finish.
+        folder: of the run; None if the cell is rejected.
+        detail: its progress, or why it did not finish.
         job: number of its Slurm job, or "".
     """
 
@@ -54,7 +54,7 @@ class StatusRow:
 
     @property
     def active(self) -> bool:
-        """Whether the run is in progress, or will start without another command."""
+        """Whether the run trains now, or will start without another command."""
         return self.status in (Status.RUNNING, Status.WAITING)
 
 

@@ -1,4 +1,4 @@
-"""The names of a run's records in MLflow: params, tags, final metrics, the description. Does not import mlflow."""
+"""The names of a run's data in MLflow: params, tags, final metrics, description. Does not import mlflow."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from typing import Any
 from gptx.runs.metrics import METRICS
 from gptx.runs.records import EndRecord, Record, Result, StartRecord
 
-_NO_RESULT = ("tracking", "paths", "study", "force")  # groups with paths and options that do not describe the model
+_NO_RESULT = ("tracking", "paths", "study", "force")  # keys of the config that do not change the result
 
 
 def final(result: Result) -> Iterator[tuple[str, float]]:
@@ -26,7 +26,7 @@ def short_params(start: StartRecord) -> dict[str, str]:
 
 
 def params(start: StartRecord) -> dict[str, str]:
-    """The params of a run: those of `short_params`, and dotted keys for the rest of the config."""
+    """Those of `short_params`, and the rest of the config under dotted names."""
     config = {key: value for key, value in start.config.items() if key not in _NO_RESULT}
     return {**dict(_leaves(config)), **short_params(start)}
 
@@ -53,7 +53,7 @@ def tags(start: StartRecord) -> dict[str, str]:
 
 
 def note(start: StartRecord, last: Record, status: str, folder: str) -> str:
-    """The run's description in Markdown: state, final figures, the commands to resume and to generate."""
+    """The run's description in Markdown: status, final metrics, the commands to resume and to generate."""
     lines = [f"**{status}** `{folder}`", ""]
     result = last.result if isinstance(last, EndRecord) else None
     if isinstance(last, EndRecord) and last.error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from gptx.geometry.model_shape import ModelShape
 from gptx.geometry.visibility import Where
-from gptx.kernel.chunks import Chunks
+from gptx.kernel.banded_chunks import Chunks
 from gptx.kernel.sdpa import causal
 from gptx.pos.base import PositionalEncoding
 from gptx.window.base import Window

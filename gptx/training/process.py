@@ -3,12 +3,12 @@
 import contextlib
 import statistics
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from gptx.config.instantiate import part
+from gptx.config.plain_dict import PlainConfig
 from gptx.errors import Interrupted
 from gptx.model import sampling
 from gptx.model.build import build
@@ -45,7 +45,7 @@ def fit(cfg: DictConfig, run_dir: str, until: int = 0) -> None:
             _finish(trainer)
 
 
-def worker(cfg: dict[str, Any], run_dir: str, until: int = 0) -> None:
+def worker(cfg: PlainConfig, run_dir: str, until: int = 0) -> None:
     """Call `fit` in a worker process. The config is a plain dict, and an interruption is not an error."""
     with contextlib.suppress(Interrupted):
         fit(OmegaConf.create(cfg), run_dir, until)

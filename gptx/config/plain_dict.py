@@ -1,14 +1,17 @@
-"""A config as nested dicts, and such dicts by dotted key. No torch."""
+"""Convert a config to nested dicts, and nested dicts to dotted keys. Does not import torch."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+# A config as nested dicts, lists and scalars. Its keys and their types are those of the YAML files.
+PlainConfig = dict[str, Any]
+
 SEEDS = ("seed", "data_seed")
 
 
-def plain_dict(cfg: DictConfig) -> dict[str, Any]:
+def plain_dict(cfg: DictConfig) -> PlainConfig:
     """The config as nested dicts, lists and scalars, with interpolations resolved."""
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
@@ -25,5 +28,5 @@ def flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def key_names(tree: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    """Dotted keys of nested dicts, without Hydra's own such as ``_target_``."""
+    """Dotted keys of nested dicts, without Hydra's own keys such as ``_target_``."""
     return (name for name, _ in flat(tree, path) if not name.rpartition(".")[2].startswith("_"))

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from gptx.config.compose import compose
 from gptx.config.overrides import about_sweeps, key_of
-from gptx.config.plain import plain_dict
+from gptx.config.plain_dict import plain_dict
 from gptx.sweep.execute import prewarm
 from gptx.sweep.plan.cells import Cell
 from gptx.sweep.state.folder import SweepKind, SweepPlan
@@ -80,7 +80,7 @@ class SweeperBase(Sweeper):
         return [*self._config_dirs(), "tracking.follow=false", "runtime.brief=true"]
 
     def _plan(self, cells: Sequence[Cell], options: DictConfig) -> SweepPlan:
-        """What plan.json stores."""
+        """The content of plan.json."""
         return SweepPlan(
             study=options.study,
             command=shlex.join(["python", "-m", "gptx.run", *sys.argv[1:]]),

@@ -1,23 +1,30 @@
 """The parameter groups of the optimiser, and the update step that skips a gradient that is not finite."""
 
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+class ParameterGroup(TypedDict):
+    """What torch's optimisers take for some of the parameters."""
+
+    params: list[nn.Parameter]
+    weight_decay: float
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[ParameterGroup]:
     """Parameter groups: matrices get ``weight_decay``, vectors (biases, norms) get none.
 
     Parameters on different device meshes are in different groups, because the optimiser updates a group with one
     operation.
     """
-    groups: dict[Any, dict[str, Any]] = {}
+    groups: dict[Any, ParameterGroup] = {}
     for p in model.parameters():
         decay = weight_decay if p.dim() >= 2 else 0.0
         mesh = getattr(p, "device_mesh", None)
         groups.setdefault((mesh, decay), {"params": [], "weight_decay": decay})["params"].append(p)
-    return sorted(groups.values(), key=lambda group: -float(group["weight_decay"]))
+    return sorted(groups.values(), key=lambda group: -group["weight_decay"])
 
 
 def update(optimizer: torch.optim.Optimizer, grad_norm: Tensor, learning_rate: float) -> Tensor:

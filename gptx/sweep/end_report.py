@@ -1,4 +1,4 @@
-"""What every sweep does around its runs: follow them in MLflow, then compare them and list what did not finish."""
+"""Steps of every sweep: follow its runs in MLflow, then compare them and list those that did not finish."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from gptx.config.plain import plain_dict
+from gptx.config.plain_dict import plain_dict
 from gptx.sweep.plan.cells import Cell
 from gptx.tracking.follower import Follower
 

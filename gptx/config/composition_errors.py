@@ -1,4 +1,4 @@
-"""Errors of Hydra, OmegaConf and YAML as one line that names what was given and what would work. No torch."""
+"""Errors of Hydra, OmegaConf and YAML as one line that names what was given and what would work. Imports no torch."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from gptx.config.overrides import PLUGINS, conf_dir, own_dirs, unknown_option
-from gptx.config.plain import key_names
+from gptx.config.plain_dict import key_names
 from gptx.config.schema import unknown_key
 
 UNREADABLE = (HydraException, OmegaConfBaseException, YAMLError)  # what composing a config can raise

@@ -1,10 +1,10 @@
-"""The config that a run folder has saved, as today's code reads it. No torch."""
+"""The config that a run folder has saved, as today's code reads it. Does not import torch."""
 
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config.declared import current_target, declaration
+from gptx.config.class_ids import current_target, declaration
 from gptx.config.identity import ADDED_KEYS
 
 

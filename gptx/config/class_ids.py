@@ -1,9 +1,9 @@
-"""What a built-in class declares beside itself for the identity of runs: a stable id, a revision, added keys. No torch.
+"""What a built-in class declares for the identity of runs: a stable id, a revision, added keys. Does not import torch.
 
 Directly above every option's class (or function) its module has the constants
 
     ID = "attention.gqa"              # names what the class computes; stays the same when the class moves
-    REVISION = 1                      # raised when the class computes something else than before
+    REVISION = 1                      # increased when the class computes something else than before
     ADDED_KEYS = {"softcap": 0.0}     # optional: keys added after runs were made, with the value that reproduces those
 
 They are read from the source text, because importing the module would import torch.
@@ -41,7 +41,7 @@ class Declaration:
 
 
 def current_target(target: str) -> str:
-    """Today's target of a built-in class that has moved; any other target unchanged."""
+    """The current target of a built-in class that has moved; any other target unchanged."""
     return FORMER_TARGETS.get(target, target)
 
 

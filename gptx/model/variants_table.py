@@ -102,7 +102,7 @@ def _yaml(path: Path) -> DictConfig:
 
 
 def _refused_sizes(base: DictConfig, axis: str, option: str) -> Iterator[str]:
-    """Yield the sizes that an option refuses, together with an attention and an encoding that accept all."""
+    """Yield the sizes that an option refuses, together with an attention and an encoding that accept all sizes."""
     heads, width = base.model.n_head, base.model.d_model // base.model.n_head
     choices = {"attention": "mha", "pos": "none", axis: option}
     if (longest := build(exchanged(base, choices), VOCAB).pos.max_length) is not None:

@@ -1,4 +1,4 @@
-"""Check that the options of an encoding are within their bounds. All error messages have the same form."""
+"""Check the bounds of an encoding's options. All error messages have the same form."""
 
 from gptx.errors import ConfigError
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from gptx.cli import log
-from gptx.config.plain import plain_dict
-from gptx.config.saved import load_config
+from gptx.config.plain_dict import plain_dict
+from gptx.config.saved_config import load_config
 from gptx.errors import ConfigError, Interrupted
 from gptx.runs.checkpoint_files import damage, step_name, step_of, steps
 from gptx.runs.folder import RunFolder
@@ -126,7 +126,7 @@ def _resume_from(cfg: DictConfig, start: StartRecord) -> str:
 
 
 def _copy_start(folder: RunFolder, start: StartRecord, repetition: RunFolder, first: int) -> None:
-    """Make a run folder that continues from a checkpoint of the run. Links to its files keep the run unchanged."""
+    """Create a run folder that continues from a checkpoint of the run, by symbolic links to the checkpoint's files."""
     repetition.checkpoints.mkdir(parents=True)
     with Journal(repetition.path) as journal:
         journal.write(start)
@@ -143,7 +143,7 @@ def _train(cfg: DictConfig, path: Path, last: int, ready: "Preflight") -> None:
     """
     from gptx.hardware.cpu import threads
     from gptx.processes import workers
-    from gptx.training.session import fit, worker
+    from gptx.training.process import fit, worker
 
     if ready.strategy.in_process:
         fit(cfg, str(path), last)

@@ -4,10 +4,11 @@ import base64
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from gptx.runs.files import JsonObject
 from gptx.tokenizer.base import EOT_TEXT, Tokenizer
 
 if TYPE_CHECKING:
@@ -46,14 +47,14 @@ class RankTokenizer(Tokenizer):
     def token_bytes(self) -> np.ndarray:
         return np.array([*map(len, self.ranks()), 0], dtype=np.int64)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> JsonObject:
         return {"ranks": " ".join(base64.b64encode(token).decode() for token in self.ranks())}
 
     @classmethod
-    def restore(cls, state: dict[str, Any]) -> Self:
+    def restore(cls, state: JsonObject) -> Self:
         return cls.of([base64.b64decode(token) for token in state["ranks"].split(" ")])
 
     @classmethod
     @abstractmethod
     def of(cls, ranks: list[bytes]) -> Self:
-        """A fitted tokenizer with these ranks."""
+        """Create a fitted tokenizer from ``ranks``, see `ranks`."""

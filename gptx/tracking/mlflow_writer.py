@@ -1,7 +1,7 @@
-"""Replay one run's journal into MLflow. Repeated or partial replays give the same rows.
+"""Replay one run's journal into MLflow. Repeated or interrupted replays write the same rows.
 
-Metric values have the time stamps of their records, and MLflow ignores a value whose (key, time, step, value)
-it already has. Everything else is looked up before it is created. The tag ``gptx.synced`` counts the records that have
+Metric values keep the time stamps of their records, and MLflow drops a value whose (key, time, step, value)
+it has. Everything else is looked up before it is created. The tag ``gptx.synced`` counts the records that have
 arrived, so that they are not sent again.
 """
 
@@ -12,11 +12,11 @@ from typing import Any
 
 from gptx.errors import GptxError
 from gptx.runs import journal
-from gptx.runs.codec import to_json
 from gptx.runs.facts import DataFacts
+from gptx.runs.json_codec import to_json
 from gptx.runs.records import EndRecord, MetricsRecord, Record, ResumeRecord, RunStatus, SampleRecord, StartRecord
-from gptx.tracking import names
-from gptx.tracking.store import Store, flocked, one_line
+from gptx.tracking import mlflow_names
+from gptx.tracking.mlflow_store import Store, flocked, one_line
 
 _NOTE = "mlflow.note.content"  # a run's description
 _STATUS = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED"}  # else KILLED
@@ -56,8 +56,8 @@ class Replay:
 
         Raises GptxError for a file that is no journal, and what MLflow raises; the next call tries again.
         """
-        with flocked(self.run_dir / journal.NAME):  # otherwise two processes could both create the same run
-            alive = journal.locked(self.run_dir)  # before the read, so that no record is missed
+        with flocked(self.run_dir / journal.NAME):  # two processes at once would create the same run twice
+            alive = journal.locked(self.run_dir)  # before reading: all records written before the unlock are read
             self._read()
             if self._shown is None:
                 self._attach()
@@ -73,7 +73,7 @@ class Replay:
         return self._inode not in (None, (self.run_dir / journal.NAME).stat().st_ino)
 
     def _read(self) -> None:
-        """Read the records that were appended since the last call."""
+        """Read the records that were appended since the last read."""
         path = self.run_dir / journal.NAME
         inode = path.stat().st_ino
         if self.replaced():
@@ -99,7 +99,7 @@ class Replay:
         self.rows += len(record.values) if isinstance(record, MetricsRecord) else 0
 
     def _attach(self) -> None:
-        """Find this run in MLflow or create it, and remove from the pending records those that MLflow already has."""
+        """Find this run in MLflow or create it, and remove the pending records that MLflow already has."""
         start = self._start
         wanted = _tracking(start).get("experiment") or self._experiment or start.study
         self.experiment_id = self.store.experiment(wanted or "default")
@@ -112,7 +112,7 @@ class Replay:
             self.run_id = run.info.run_id
             self._synced = int(run.data.tags.get("gptx.synced", 0))
             if run.info.lifecycle_stage == "deleted" and len(self._pending) > self._synced:
-                self.client.restore_run(self.run_id)  # deleted in the UI, and training continued
+                self.client.restore_run(self.run_id)  # deleted in the UI, then training continued
             if self._synced == 0:
                 self._send_start()
         self._pending = self._pending[self._synced :]
@@ -129,10 +129,10 @@ class Replay:
         """Send params, tags, data set and config.yaml. Repeating this changes nothing: the values are equal."""
         from mlflow.entities import Param
 
-        params = [Param(key, value) for key, value in names.params(self._start).items()]
+        params = [Param(key, value) for key, value in mlflow_names.params(self._start).items()]
         for i in range(0, len(params), 100):
             self.client.log_batch(self.run_id, params=params[i : i + 100])
-        self._tag(names.tags(self._start))
+        self._tag(mlflow_names.tags(self._start))
         self._send_dataset(self._start.data)
         if (self.run_dir / "config.yaml").exists():
             self.client.log_artifact(self.run_id, str(self.run_dir / "config.yaml"))
@@ -156,7 +156,7 @@ class Replay:
         from mlflow.entities import Metric
 
         values = [
-            Metric(names.clean(key), float(value), record.t, record.step)
+            Metric(mlflow_names.clean(key), float(value), record.t, record.step)
             for record in records
             if isinstance(record, MetricsRecord)
             for key, value in record.values.items()
@@ -178,7 +178,7 @@ class Replay:
         text = json.dumps(to_json(result) if result else {}, indent=2, ensure_ascii=False)
         self.client.log_text(self.run_id, text, "result.json")
         if result and end.status == RunStatus.FINISHED:
-            final = [Metric(key, value, end.t, 0) for key, value in names.final(result)]
+            final = [Metric(key, value, end.t, 0) for key, value in mlflow_names.final(result)]
             self.client.log_batch(self.run_id, metrics=final)
             weights = _tracking(self._start).get("weights", True) if self._weights is None else self._weights
             if weights:
@@ -195,7 +195,7 @@ class Replay:
         if model is None:
             name = re.sub(r"[/:.%\"']", "-", self._start.name or "model")
             tags = {"gptx.uid": self._start.uid, "gptx.step": str(step)}
-            short = names.short_params(self._start)
+            short = mlflow_names.short_params(self._start)
             model = self.client.create_logged_model(self.experiment_id, name, self.run_id, tags, short, "gptx")
         if str(model.status) != "READY":
             for path in files:
@@ -223,7 +223,7 @@ class Replay:
             running = alive or journal.locked(self.run_dir)
             self.status = RunStatus.RUNNING if running else RunStatus.KILLED
         status = _STATUS.get(self.status, "KILLED")
-        note = names.note(self._start, self._last, self.status, self.folder)
+        note = mlflow_names.note(self._start, self._last, self.status, self.folder)
         wanted = (status, None if status == "RUNNING" else self._time, note)
         if wanted == self._shown and self._synced:
             return

@@ -12,7 +12,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from gptx.cli import log
-from gptx.config.plain import plain_dict
+from gptx.config.plain_dict import plain_dict
 from gptx.errors import GptxError, Interrupted, reason
 from gptx.processes.signals import stop_exit_code
 from gptx.runs import checkpoint_files
@@ -20,8 +20,8 @@ from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
 from gptx.runs.records import EndReason
 from gptx.tracking.follower import Follower
-from gptx.training.location import Location, locate
 from gptx.training.preflight import Preflight, preflight
+from gptx.training.run_location import Location, locate
 from gptx.training.start import begin, other_code, resume, warn
 
 
@@ -85,7 +85,7 @@ def _rank() -> int:
 
 
 def _replace_earlier(cfg: DictConfig, location: Location) -> str | None:
-    """With force=true, move an earlier run of this config out of the way; returns its uid."""
+    """With force=true, move an earlier run of this config to ``outputs/.replaced``; returns its uid."""
     if not cfg.force:
         return None
     outputs = Path(cfg.paths.outputs)
@@ -117,7 +117,7 @@ def _train(cfg: DictConfig, folder: RunFolder, ready: Preflight) -> int:
 def _train_in_processes(cfg: DictConfig, folder: RunFolder, ready: Preflight) -> int:
     """Train in this process or in workers; returns the number of the signal that stopped the workers, or 0."""
     if ready.strategy.in_process:
-        from gptx.training.session import fit
+        from gptx.training.process import fit
 
         fit(cfg, str(folder.path), until(cfg))
         return 0
@@ -141,7 +141,7 @@ def _end_unfinished(cfg: DictConfig, folder: RunFolder, number: int) -> int:
 def _train_as_rank(cfg: DictConfig, folder: RunFolder) -> None:
     """Train as one of torchrun's workers."""
     from gptx.processes.workers import run_as_rank
-    from gptx.training.session import worker
+    from gptx.training.process import worker
 
     run_as_rank(worker, (plain_dict(cfg), str(folder.path), until(cfg)), folder.path / "logs")
 
@@ -156,7 +156,7 @@ def _train_in_workers(cfg: DictConfig, folder: RunFolder, ready: Preflight) -> i
     ``strategy.restarts`` allows. Returns the number of the signal that stopped them, or 0."""
     from gptx.hardware.cpu import threads
     from gptx.processes import workers
-    from gptx.training.session import worker
+    from gptx.training.process import worker
 
     processes = ready.facts.processes
     arguments = (plain_dict(cfg), str(folder.path), until(cfg))

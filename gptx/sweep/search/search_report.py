@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from gptx.sweep.closing import list_reasons
+from gptx.sweep.end_report import list_reasons
 from gptx.sweep.execute.launcher import Launcher
 from gptx.sweep.plan.cells import Cell, check_cells
 from gptx.sweep.search.space import Space
