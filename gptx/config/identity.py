@@ -90,7 +90,7 @@ def result_keys(plain: Mapping[str, Any], made_with: Mapping[str, int] | None = 
 
 
 def result_leaves(plain: Mapping[str, Any]) -> PlainConfig:
-    """Every key of a plain config that decides the result, as it is in the config.
+    """The keys of a plain config that decide the result, with their values unchanged.
 
     With dropout the number of processes decides too, because each process draws its own masks.
     """

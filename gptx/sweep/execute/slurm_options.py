@@ -65,7 +65,7 @@ class SlurmOptions:
             )
 
     def for_submitit(self, shape: ArrayShape, name: str, code: Path) -> Mapping[str, object]:
-        """The keywords of submitit's executor.
+        """The keyword arguments for submitit's executor.
 
         Args:
             name: name of the jobs.

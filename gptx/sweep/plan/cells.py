@@ -41,7 +41,7 @@ class Cell:
         arm: ``title`` without the seeds.
         cfg: composed and checked; empty if that failed.
         folder: its run folder; None if the config has no folder because it is wrong.
-        rejection: why it cannot run, in one line; empty if it can.
+        rejection: the reason why the cell cannot run, in one line; empty if it can.
         facts: what preflight found; None if the cell is rejected, finished, or not checked yet.
         modules: the user's own modules that the run loads, and their files.
         memory_bytes: estimated peak memory of each process, in bytes; None if unknown.

@@ -122,7 +122,7 @@ class HalvingState:
     Attributes:
         arms: the cells of every arm.
         remaining: the arms that are not dropped yet.
-        steps: the rungs that are still to come, then 0 for the end; empty when the halving is finished.
+        steps: the steps of the next rungs, then 0 for the end of training; empty when the halving is finished.
         rungs: the decisions so far.
         force: finished runs are trained again.
     """

@@ -73,7 +73,7 @@ class SweepPlan:
         command: the whole command line.
         launcher: option of hydra/launcher.
         lr: several learning rates are tried for every arm, and arms are compared at their best one (sweep.lr).
-        factor: of a halving; 0: there is none.
+        factor: the factor of the halving; 0: no halving.
     """
 
     study: str = ""

@@ -41,7 +41,7 @@ class StatusRow:
     """The status of one cell.
 
     Attributes:
-        folder: of the run; None if the cell is rejected.
+        folder: the run folder; None if the cell is rejected.
         detail: its progress, or why it did not finish.
         job: number of its Slurm job, or "".
     """
