@@ -41,9 +41,9 @@ def test_run_prints_validations_sample_and_next_commands(trained: Trained) -> No
     assert "Warning" not in done.err
     assert "sample after 30 steps" in done.out
     assert re.search(rf"folder +{re.escape(folder)}", done.out)
-    assert f"python -m gptx.generate '{folder}' --prompt" in done.out
-    assert "python -m gptx.compare outputs/default" in done.out
-    assert "python -m gptx.ui" in done.out
+    assert f"gptx generate '{folder}' --prompt" in done.out
+    assert "gptx compare outputs/default" in done.out
+    assert "gptx ui" in done.out
     assert f"{validations[-1][1]} nats/token" in done.out
 
 
@@ -552,7 +552,7 @@ def test_default_command_learns_english(gptx: Gptx) -> None:
     assert run.returncode == 0, err
     result = json.loads((gptx.folder / "result.json").read_text())
     assert result["val_loss"] < 1.4
-    assert all(part in out for part in ("sample after 800 steps", "python -m gptx.generate", "gptx.compare"))
+    assert all(part in out for part in ("sample after 800 steps", "gptx generate", "gptx compare"))
 
 
 # ---------------------------------------------------------------------- what is done with the runs

@@ -170,7 +170,7 @@ MATCHED = [name for name in STUDIES if "params" in str(file(name)["defaults"])]
 def test_arms_can_be_matched(name: str) -> None:
     cfgs = [arm.cfg for arm in arms(name)]
     for cfg, found in zip(cfgs, match_budgets(cfgs, cfgs[0]), strict=True):
-        assert isinstance(found, Matched) and abs(found.relative_difference) <= cfg.match.tolerance, found
+        assert isinstance(found, Matched) and abs(found.size / found.target - 1) <= cfg.match.tolerance, found
 
 
 def rows() -> Iterator[str]:

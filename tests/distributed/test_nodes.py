@@ -147,7 +147,7 @@ def test_run_resumes_after_a_signal_to_torchrun(
     run = gptx.start_as([*torchrun, "-m", "gptx.run"], *words("ddp"), **pausing(gptx, 17))
     assert until(lambda: all_ranks_paused(gptx), run), run.communicate()
     run.send_signal(number)
-    (gptx.cwd / "go-when-told").touch()
+    (gptx.cwd / "go-after-signal").touch()
     _, err = run.communicate(timeout=DEADLINE)
     assert run.returncode != 0 and "gptx: interrupted; the same command resumes" in err
     assert gptx.orphans() == []

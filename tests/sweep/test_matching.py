@@ -93,7 +93,7 @@ def test_every_variant_gets_the_budget_of_the_first(kind: str, by: str, axes: tu
     fits = solved(*(exchanged(*arm, *ONE_LAYER, f"match={kind}", f"match.by={by}") for arm in arms))
     for (axis, option), found in zip(arms, fits, strict=True):
         assert isinstance(found, Matched), f"{option}: {found}"
-        assert abs(found.relative_difference) <= 0.01 and found.target == price(kind, config(*ONE_LAYER))
+        assert abs(found.size / found.target - 1) <= 0.01 and found.target == price(kind, config(*ONE_LAYER))
         if found.overrides:
             plain = config(f"{axis}={option}", *ONE_LAYER, *found.overrides)
             assert price(kind, plain) == found.size, "the overrides alone do not give the size"
@@ -150,7 +150,7 @@ def test_unmatched_arm_has_no_better_width(drawn: dict[str, Any]) -> None:
     [found] = solved(config(*asked))
     cfg = config(*overrides).copy()
     if isinstance(found, Matched):
-        assert abs(found.relative_difference) <= drawn["tolerance"]
+        assert abs(found.size / found.target - 1) <= drawn["tolerance"]
         assert fit([*asked, *found.overrides]).overrides == (), "matched already"
         return
     cfg.ffn.multiple_of = 1
@@ -211,7 +211,7 @@ def test_width_is_divisible_for_tp() -> None:
     overrides = ["match=params", "match.target=820480", "strategy=tp", "strategy.nproc=4", "pos=learned"]
     found = fit(overrides)
     ratio = float(found.overrides[0].partition("=")[2])
-    assert round(ratio * 128) % 4 == 0 and abs(found.relative_difference) <= 0.01
+    assert round(ratio * 128) % 4 == 0 and abs(found.size / found.target - 1) <= 0.01
     assert "splits heads and hidden units" in reason([*overrides, "match.target=819000", "match.tolerance=0.0008"])
 
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from gptx.cli import configure_logging
 from gptx.memory.estimate import RamEstimate, estimate
 from gptx.memory.machine_memory import machine_memory
 from gptx.runs.folder import RunFolder
@@ -131,6 +132,7 @@ def test_unknown_memory_is_reported_with_its_cell(
 
     monkeypatch.setattr(memory_fit, "map_isolated", one_hangs)
     good, hangs = fake_cell(tmp_path, "attention=mha"), fake_cell(tmp_path, "attention=mqa")
+    configure_logging()
     check_memory([good, hangs], 2)
     assert good.memory_bytes == 100 and hangs.memory_bytes is None
     message = "gptx: no estimate of the memory of attention=mqa seed=0: no answer within 120 s\n"

@@ -31,8 +31,8 @@ from conftest import Maker
 from fake_runs import ask, contents, database, rows_of, uid_of
 from tiers import some
 
+from gptx.cli import EXIT_RESUMABLE
 from gptx.errors import CheckpointError
-from gptx.processes.signals import EXIT_RESUMABLE
 from gptx.runs import journal
 from gptx.runs.checkpoint_files import clear, meta, steps
 from gptx.tracking.mlflow_store import Store, store_uri
@@ -67,7 +67,7 @@ class Life:
 
     def ends(self, run: Started, code: int, status: str) -> None:
         """What everybody waits for is there: the run ends, like this, and leaves no process."""
-        (self.gptx.cwd / ("go-when-told" if status == "interrupted" else "go")).touch()
+        (self.gptx.cwd / ("go-after-signal" if status == "interrupted" else "go")).touch()
         _, self.err = run.communicate(timeout=DEADLINE)
         assert run.returncode == code, self.err
         assert "Traceback" not in self.err and "elastic" not in self.err, self.err
@@ -211,7 +211,7 @@ def test_ctrl_c_on_a_terminal(gptx: Gptx, moment: str) -> None:
     ready = (lambda: len(gptx.workers()) == 2) if starts else (lambda: (gptx.cwd / "paused-0").exists())
     assert terminal.until(ready), terminal.shown
     terminal.press(b"\x03")
-    (gptx.cwd / ("go" if starts else "go-when-told")).touch()
+    (gptx.cwd / ("go" if starts else "go-after-signal")).touch()
     assert terminal.end() == 130, terminal.shown
     shown = terminal.shown.replace("\r", "")
     assert "interrupted; the same command resumes" in shown
@@ -278,7 +278,7 @@ def test_an_interrupted_run_does_not_make_one_wait_for_mlflow(gptx: Gptx) -> Non
     assert until(ended)
     assert run.returncode in (EXIT_RESUMABLE, *ENDED_BY_CTRL_C)
     _, err = run.communicate()
-    assert "the same command resumes" in err and "run: python -m gptx.sync outputs --uri http://127.0.0.1:9" in err
+    assert "the same command resumes" in err and "run: gptx sync outputs --uri http://127.0.0.1:9" in err
     assert "Traceback" not in err
 
 
@@ -288,7 +288,7 @@ def test_machines_that_share_no_folder_are_told_so(make: Maker) -> None:
     run = first.start(*words("ddp", 0.0), "strategy.nproc=1", **pausing(first, 17))
     assert until(lambda: (first.cwd / "paused-0").exists(), run), run.communicate()
     run.send_signal(signal.SIGINT)
-    (first.cwd / "go-when-told").touch()
+    (first.cwd / "go-after-signal").touch()
     _, err = run.communicate(timeout=DEADLINE)
     assert run.returncode == 130, err
 
