@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "gptx").rglob("*.py"))
 YAMLS = sorted(p for folder in ("conf", "experiments") for p in (ROOT / folder).rglob("*.yaml"))
 
-# Who may use what from outside. Everything else may not.
+# The packages whose import is restricted, and the modules of gptx that may import them.
 ONLY_USERS = {
     "torch.distributed": {"gptx/strategy", "gptx/processes/workers.py", "gptx/training/checkpoint.py"},
     "mlflow": {"gptx/tracking", "gptx/compare"},
