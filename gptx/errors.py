@@ -18,7 +18,7 @@ class DataError(GptxError):
 
 
 class NotTokenised(DataError):
-    """A corpus has not been tokenised yet, and the caller did not allow to tokenise it."""
+    """A corpus has not been tokenised yet, and the caller did not allow tokenising it."""
 
 
 class RunFailed(GptxError):

@@ -65,7 +65,7 @@ def show(
     """Print the preview.
 
     Args:
-        jobs: the number of runs that train at the same time.
+        jobs: the maximum number of runs that train at the same time.
         about: texts about the study: its question, the expected answer, and the paper.
         notes: lines about the full sweep.
 
