@@ -31,7 +31,7 @@ EXAMPLES = """examples:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of a number of runs, one after another and in a sweep; ``*_steps``: without what is not a step."""
+    """Seconds of a number of runs, one after another and in a sweep; ``*_steps``: of the training steps only."""
 
     name: str
     runs: int

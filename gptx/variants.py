@@ -1,4 +1,4 @@
-"""List all variants: what each is, its parameters, its cache size, and what it refuses.
+"""List all variants: description, parameters, cache size, and the options and sizes that each refuses.
 
 Parameters and cache size are those of the default model with this one option exchanged. The cache size is bytes per
 token in bf16, after a row of model.context tokens.

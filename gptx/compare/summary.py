@@ -1,4 +1,4 @@
-"""One row for each variant: mean and standard deviation of its runs' figures.
+"""One row for each variant: mean and standard deviation of its runs' metrics.
 
 A variant is everything that decides a result except the seeds: its runs differ in seed and data_seed only. Values
 have the units of `gptx.runs.metrics`; `gptx.compare.render` formats them.
@@ -30,7 +30,7 @@ def summarise(rows: Iterable[RunRow], *, all_keys: bool = False, include_unfinis
 
     Args:
         all_keys: name also the keys that follow from the choice of an option.
-        include_unfinished: give unfinished runs rows of their own, and a column ``status``.
+        include_unfinished: give unfinished runs separate rows, and a column ``status``.
     """
     counted = selected(rows, include_unfinished=include_unfinished)
     groups: dict[tuple[str, str], list[RunRow]] = {}

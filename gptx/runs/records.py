@@ -45,7 +45,7 @@ class EndReason(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class RunDescription(RunSetup):
-    """What the start record and the result both state about a run.
+    """The fields about a run that the start record and the result have in common.
 
     Attributes:
         uid: random, one for each start.
@@ -112,7 +112,7 @@ class JournalRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class StartRecord(RunDescription, JournalRecord):
-    """The first record of a run. ``replaces``: the uid of the run that force=true moved out of the way."""
+    """The first record of a run. ``replaces``: the uid of the earlier run that force=true moved."""
 
     kind: ClassVar[str] = "start"
     data: DataFacts = field(default_factory=DataFacts)

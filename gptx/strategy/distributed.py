@@ -1,4 +1,4 @@
-"""What all strategies with several processes share: process group, device mesh, sums, and norms of gradients."""
+"""Code that all strategies with several processes share: process group, device mesh, sums, and norms of gradients."""
 
 import math
 import os
@@ -110,7 +110,7 @@ class Distributed(Strategy):
             dist.destroy_process_group()
 
     def compile(self, placed: nn.Module) -> nn.Module:
-        """Compile each block by itself, so that the collectives stay outside."""
+        """Compile each block separately, so that the collectives are not compiled."""
         for block in placed.blocks:  # type: ignore[union-attr]
             block.compile()
         return placed

@@ -20,7 +20,7 @@ def final(result: Result) -> Iterator[tuple[str, float]]:
 
 
 def short_params(start: StartRecord) -> dict[str, str]:
-    """What a sweep varies, under one-word names: attention, pos, ..., seed."""
+    """The params that sweeps usually vary, with one-word names: attention, pos, ..., seed."""
     named = {**start.variant, "seed": start.seed}
     return {key: str(value) for key, value in named.items() if value not in (None, "")}
 

@@ -26,7 +26,7 @@ _BATCH = 900  # MLflow takes at most 1000 values a call
 class Replay:
     """One run folder below ``outputs``, and its MLflow run: ``push`` sends what is new.
 
-    ``weights`` None: as the run's own config says. ``experiment``: for a run whose config names none.
+    ``weights`` None: as in the run's config. ``experiment``: for a run whose config names none.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Replay:
                 self._pending = []
 
     def replaced(self) -> bool:
-        """Whether another journal has taken the place of the one that was read so far (force=true)."""
+        """Whether another journal has replaced the one that was read so far (force=true)."""
         return self._inode not in (None, (self.run_dir / journal.NAME).stat().st_ino)
 
     def _read(self) -> None:
@@ -125,7 +125,7 @@ class Replay:
         return found[0] if found else None
 
     def _send_start(self) -> None:
-        """What is known before the first step. All of it may be repeated: same values, same rows."""
+        """Send the facts that are known before the first step. Repeating this creates no other rows."""
         from mlflow.entities import Param
 
         params = [Param(key, value) for key, value in mlflow_names.params(self._start).items()]
@@ -170,7 +170,7 @@ class Replay:
         self.new_rows += len(values)
 
     def _send_end(self, end: EndRecord) -> None:
-        """Final figures, once, at step 0 (a lone point at step 2000 spoils a chart), and the best weights."""
+        """Send the final metrics, all at step 0 (a chart with one late point is hard to read), and the best weights."""
         from mlflow.entities import Metric
 
         result = end.result

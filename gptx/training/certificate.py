@@ -30,7 +30,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What a run was trained with. ``hardware``: device and name of the processor."""
+    """The conditions of a training. ``hardware``: device and name of the processor."""
 
     hardware: str
     torch: str

@@ -208,7 +208,7 @@ def _check_names(path: Path, own: dict[str, torch.Size], sizes: Sizes) -> None:
 
 
 def _blank_moments(name: str, parameter: nn.Parameter, sizes: Sizes) -> dict[str, Tensor]:
-    """Empty tensors for the optimiser's state of one parameter; those of its shape are sharded as it is."""
+    """Empty tensors for the optimiser's state of one parameter; those of its shape are sharded in the same way."""
     blank, like = {}, parameter.detach()
     for full, (size, dtype) in sizes.items():
         owner, _, key = full.removeprefix("optim.").rpartition(".")

@@ -1,4 +1,4 @@
-"""The meter: what is measured between two metrics records of the journal, and how it is combined over the ranks."""
+"""The meter measures losses and times between two metrics records, and combines them over the ranks."""
 
 import math
 import time
@@ -13,7 +13,7 @@ from gptx.strategy.base import Strategy
 
 @dataclass(frozen=True)
 class Reading:
-    """What the meter has measured, combined over all ranks.
+    """The measured values, combined over all ranks.
 
     Attributes:
         values: by the metric's key, for the journal. Without "train/loss" where all steps were skipped, and without

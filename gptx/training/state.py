@@ -58,7 +58,7 @@ class TrainingState:
 
 
 def checkpoint_meta(state: TrainingState, meter: Meter) -> CheckpointMeta:
-    """What meta.json of a checkpoint holds. All ranks must call this."""
+    """Return the content of a checkpoint's meta.json. All ranks must call this."""
     return CheckpointMeta(
         step=state.step,
         rank_totals=tuple(map(tuple, meter.totals_of_all_ranks())),

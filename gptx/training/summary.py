@@ -1,4 +1,4 @@
-"""What `gptx run` prints when a run has finished."""
+"""The output of `gptx run` when a run has finished."""
 
 import shlex
 from pathlib import Path
@@ -11,7 +11,7 @@ from gptx.runs.records import Result
 
 
 def show(result: Result, folder: Path, status: str) -> None:
-    """Print the figures, the sample and the folder of a run, and commands to use next."""
+    """Print the metrics, the sample and the folder of a run, and commands to use next."""
     console = Console(highlight=False)
     if result.sample:
         console.print(

@@ -109,7 +109,7 @@ class Launcher(ABC):
 
     @abstractmethod
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        """Kill what is running."""
+        """Kill the running tasks."""
 
     @abstractmethod
     def submit(self, tasks: Sequence[Task]) -> None:

@@ -1,4 +1,4 @@
-"""What Slurm knows about jobs, and requests to it, by its own command-line tools.
+"""Query and cancel jobs through Slurm's command-line tools.
 
 Slurm alone notices every end of a job, for example when a node loses power.
 """
@@ -20,7 +20,7 @@ class JobState:
 
     Attributes:
         name: Slurm's name, such as RUNNING or NODE_FAIL; "" if Slurm does not know the job (any more).
-        pending_reason: what it waits for.
+        pending_reason: why the job is still pending.
         nodes: where it runs.
     """
 

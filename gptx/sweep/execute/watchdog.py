@@ -27,7 +27,7 @@ _EXITS_OF_A_STOP = {stop_exit_code(signal.SIGINT), EXIT_RESUMABLE, -signal.SIGTE
 
 
 class Process(Protocol):
-    """What `subprocess.Popen` and multiprocessing's processes have in common. The process leads its own session."""
+    """The common methods of `subprocess.Popen` and multiprocessing's processes. The process leads its own session."""
 
     @property
     def pid(self) -> int | None: ...
@@ -101,7 +101,7 @@ class Watchdog:
     def end(self, code: int) -> End:
         """How the attempt ended. ``code``: the exit code of the process (-n: ended by signal n)."""
         folder = RunFolder(self.task.folder)
-        with contextlib.suppress(ProcessLookupError):  # workers that it left behind
+        with contextlib.suppress(ProcessLookupError):  # workers that still run
             os.killpg(self.pid, signal.SIGKILL)
         if not self._replaces or run_uid(folder.path) != self._replaces:
             if folder.finished():

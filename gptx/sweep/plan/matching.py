@@ -27,12 +27,12 @@ CHANGED_KEYS = {
 
 @dataclass(frozen=True)
 class Matched:
-    """How an arm gets the budget.
+    """The changes with which an arm meets the budget.
 
     Attributes:
         overrides: to be added to the arm's own; empty if it meets the budget without a change.
         size: its parameters, or FLOPs per token.
-        target: what it was to have.
+        target: the parameters or FLOPs per token that were requested.
         note: for the preview: "ffn.ratio=4.18 (width 535): 820,992 parameters, +0.06 %".
     """
 
@@ -60,7 +60,7 @@ def match_budgets(
     and learning rates are one arm and get the same answer.
 
     Args:
-        options: a config that says how to match.
+        options: a config with the options of ``match``.
         machine: the machine that the runs are for, if it is not this one.
 
     Raises:

@@ -23,13 +23,13 @@ MAX_TITLES = 3  # of the cells that are rejected for the same reason
 
 
 def preview(cells: Sequence[Cell], launcher: Launcher, options: DictConfig, sweep: Sweep | None = None) -> float:
-    """Print what will run, what it needs and what is rejected. Lowers the launcher's slots to what memory allows.
+    """Print what will run, what it needs and what is rejected. Reduces the launcher's slots if memory is too small.
 
     Args:
         sweep: its journal knows what a halving has decided.
 
     Returns:
-        Estimated seconds of the whole sweep; 0 if unknown.
+        Estimated seconds of the sweep; 0 if unknown.
     """
     runs = 0 if options.dry_run else sum(not (cell.rejection or cell.done) for cell in cells)
     # Made before memory limits the slots: the threads of a run depend on the slots that were asked for.
@@ -67,10 +67,10 @@ def show(
     Args:
         jobs: how many will run at once.
         about: of a study: its question, the expected answer, and the paper.
-        notes: lines about the whole sweep.
+        notes: lines about the sweep.
 
     Returns:
-        Estimated seconds of the whole sweep; 0 if unknown.
+        Estimated seconds of the sweep; 0 if unknown.
     """
     console = console or Console(highlight=False)
     rows, times = _rows(cells, estimator, halving.dropped() if halving else {})

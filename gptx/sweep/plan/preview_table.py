@@ -20,7 +20,7 @@ UNLIMITED = 10_000  # columns; to measure how wide a table would like to be
 
 
 class CellStatus(StrEnum):
-    """What will happen with a cell, in the order in which a preview counts them."""
+    """The planned status of a cell, in the order of the preview's summary."""
 
     TO_RUN = "to run"
     FINISHED = "finished"
@@ -61,7 +61,7 @@ class ArmRow:
 
 
 def _setup(cell: Cell) -> RunSetup | None:
-    """What preflight found, or else the result of a finished run."""
+    """The facts from preflight, or else the result of a finished run."""
     return cell.facts or (cell.folder.result() if cell.folder and cell.done else None)
 
 
@@ -106,7 +106,7 @@ def _table(rows: Sequence[ArmRow], key_columns: bool, sizes: bool = True) -> Tab
 
 
 def matched_table(rows: Sequence[ArmRow]) -> Table | None:
-    """What matching changed in each arm, whatever its learning rate; None if nothing was matched."""
+    """The changes that matching made in each arm, without learning rates; None if nothing was matched."""
     notes = {learning_rates.without_rate(cell.arm): cell.note for row in rows for cell in row.cells if cell.note}
     table = Table.grid(padding=(0, 2))
     for arm, note in notes.items():

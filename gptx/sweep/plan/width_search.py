@@ -195,7 +195,7 @@ def _model(cfg: DictConfig, machine: "Machine | None") -> "GPT":
 
 @cache
 def _vocabulary_size(groups: str) -> int:
-    """Of the tokenizer of these config groups (JSON). Cached, because some tokenizers are fitted to the whole text."""
+    """The tokenizer's vocabulary size, from config groups (JSON). Cached, because some tokenizers must be fitted."""
     data, tokenizer, paths = json.loads(groups)
     return from_config.tokenizer_of(OmegaConf.create({"data": data, "tokenizer": tokenizer, "paths": paths})).n_vocab
 
@@ -225,7 +225,7 @@ def describe(cfg: DictConfig, values: Mapping[str, float]) -> str:
 
 
 def _explain(cfg: DictConfig, budget: Budget, own_size: int, nearest: Candidate) -> str:
-    """What the arm has, the nearest size that it can have, and which settings would work."""
+    """A message: the arm's size, the nearest size that it can have, and settings that would work."""
     message = f"match={budget.kind} match.by={budget.by}: this arm has {budget.amount(own_size)} and the target is "
     message += f"{budget.target:,.0f}"
     if budget.is_met(nearest.size):

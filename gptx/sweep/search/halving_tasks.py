@@ -1,4 +1,4 @@
-"""The source of a sweep with halving: hands out the runs of one rung, and decides when all of them have ended."""
+"""The source of a sweep with halving: returns the runs of one rung, and decides when all of them have ended."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What a search prints: its space and plan before it starts, and its best trials at the end."""
+"""The output of a search: its space and plan before it starts, and its best trials at the end."""
 
 import shlex
 from collections import Counter
@@ -38,7 +38,7 @@ def show_search(options: "SearchOptions", space: Space, sweep: Sweep, study: str
 
 
 def show_estimate(trials: int, examples: Sequence[Cell], launcher: Launcher, options: DictConfig) -> None:
-    """Print how many trials are done and to come, and what they need, estimated from examples of the space."""
+    """Print the numbers of finished and remaining trials, and their costs, estimated from examples of the space."""
     from gptx.sweep.plan.memory_fit import check_memory, human
     from gptx.sweep.plan.preview import rejections, summary
     from gptx.sweep.plan.preview_table import CellStatus, duration

@@ -1,6 +1,6 @@
 """Typed records of a sweep's journal, with one reader (`read_records`) and one writer (`SweepJournal`).
 
-The journal holds what no run folder can tell: commands, rejected cells, ends of runs, jobs, decisions and trials. Its
+The journal holds data that no run folder has: commands, rejected cells, ends of runs, jobs, decisions and trials. Its
 file has the format of a run's journal (`gptx.runs.json_log`).
 """
 

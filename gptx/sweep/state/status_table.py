@@ -89,5 +89,5 @@ def _table(statuses: Sequence[StatusRow]) -> Table:
 
 
 def console_without_folding() -> Console:
-    """A console that folds nothing in a file or a pipe."""
+    """A console that does not wrap lines in a file or a pipe."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
