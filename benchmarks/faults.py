@@ -3,7 +3,7 @@ end all losses in the journal, the best model, weights and moments must be bitwi
 
 The killed process is the command or one of its workers, while the workers start, during training, while a checkpoint is
 written, or while the result is written. After some kills a file of the newest checkpoint is damaged as well (truncated,
-or one bit is flipped): the run must detect that and resume from the checkpoint before.
+or one bit is flipped): the run must detect that and resume from the previous checkpoint.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def _parser() -> Parser:
 
 @dataclass
 class KilledRun:
-    """A run that is killed several times. Its study is its name, because a study does not change the result."""
+    """A run that is killed several times. Its study is named like the run: a study does not change the result."""
 
     place: Path
     strategy: str
@@ -121,7 +121,8 @@ class KilledRun:
         return True
 
     def damage(self, rng: random.Random) -> str | None:
-        """Damage a file of the newest checkpoint; returns how. None: the run is finished or has one checkpoint only."""
+        """Damage a file of the newest checkpoint and return a description. Return None, and damage nothing, if the run
+        is finished or has only one checkpoint."""
         saved = sorted((self.folder / "checkpoints").glob("step-*"))
         if len(saved) < 2 or journal.status(self.folder) == "finished":
             return None

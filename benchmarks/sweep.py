@@ -31,7 +31,7 @@ EXAMPLES = """examples:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of a number of runs, one after another and in a sweep; ``*_steps``: of the training steps only."""
+    """Seconds of a number of runs, one after another and in a sweep; ``*_steps``: only in training steps."""
 
     name: str
     runs: int
@@ -46,7 +46,7 @@ class Timing:
 
     @property
     def limit(self) -> float:
-        """The ratio for runs with very many steps."""
+        """The ratio for runs with so many steps that the cost of a start is negligible."""
         return cores() * self.loop_steps / self.sweep_steps
 
 

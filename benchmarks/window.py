@@ -64,11 +64,11 @@ def _parser() -> Parser:
         metavar="T",
         help="longest with a (T, T) mask; 0: none (default %(default)s)",
     )
-    parser.add_argument("--tokens", type=int, default=16384, help="least tokens in a batch (default %(default)s)")
+    parser.add_argument("--tokens", type=int, default=16384, help="minimum tokens in a batch (default %(default)s)")
     parser.add_argument("--dtype", default="auto", choices=["auto", "fp32", "bf16"], help="(default auto)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="(default auto)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each case is timed (default %(default)s)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="least time of a turn (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="minimum time in s (default %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures of every round")
     return parser
 

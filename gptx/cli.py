@@ -62,7 +62,7 @@ def exit_code_table() -> str:
 
 
 def exit_code(work: Callable[[], object]) -> int:
-    """Run a command; returns the exit code that ``work`` returns (0 for anything but an int), or that of its error.
+    """Run a command. Return the exit code that ``work`` returns (0 if it returns no int) or that its error has.
 
     An error that is meant for the user is one line on stderr. Ctrl-C, a full disk and a closed pipe print no traceback.
     """

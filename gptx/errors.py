@@ -14,11 +14,11 @@ class ConfigError(GptxError):
 
 
 class DataError(GptxError):
-    """A corpus or a tokenizer that is missing, empty, unreadable or does not have the expected hash."""
+    """A corpus or a tokenizer is missing, empty or unreadable, or does not have the expected hash."""
 
 
 class NotTokenised(DataError):
-    """A corpus that has not been tokenised yet, where tokenising it was not allowed."""
+    """A corpus has not been tokenised yet, and the caller did not allow to tokenise it."""
 
 
 class RunFailed(GptxError):
@@ -28,7 +28,7 @@ class RunFailed(GptxError):
 
 
 class CheckpointError(RunFailed):
-    """A checkpoint that is missing, damaged or of another model."""
+    """A checkpoint is missing, is damaged, or belongs to another model."""
 
 
 class Interrupted(Exception):

@@ -39,7 +39,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--sort", metavar="COLUMN", default="val_bpb", help="sort by this column, best first (default: val_bpb)"
     )
-    parser.add_argument("--all-keys", action="store_true", help="name also the keys that follow from an option")
+    parser.add_argument("--all-keys", action="store_true", help="also show keys that only differ between options")
     parser.add_argument("--include-unfinished", action="store_true", help="show unfinished runs in separate rows")
     for kind, what in (
         ("csv", "raw figures"),

@@ -35,7 +35,7 @@ class Law:
 
     @property
     def growth(self) -> float:
-        """Exponent g of the best split of a compute budget: N ~ C^g and D ~ C^(1 - g)."""
+        """Exponent g of the parameters N and tokens D with the lowest loss at compute C: N ~ C^g and D ~ C^(1 - g)."""
         return self.b / (self.a + self.b)
 
     def loss(self, sizes: npt.ArrayLike, tokens: npt.ArrayLike) -> Floats:
@@ -89,7 +89,7 @@ def fit(sizes: Floats, tokens: Floats, losses: Floats, start: Law | None = None)
     logs = np.stack([np.log(sizes / n0), np.log(tokens / d0)])
     with threadpool_limits(limits=1):  # several BLAS threads would be slower on such small sums
         points = sorted(_starts(logs, losses), key=lambda point: _objective(point, logs, losses)[0])[:8]
-        if start:  # in a bootstrap the law of all runs is near; the best grid point is the fallback
+        if start:  # in a bootstrap, start from the law of all runs, which is close; otherwise from the best grid point
             a_term, b_term = start.A * n0**-start.a, start.B * d0**-start.b
             points = [np.array([*np.log([start.E, a_term, b_term]), start.a, start.b]), points[0]]
         bounds = [(-20.0, 20.0)] * 3 + [EXPONENTS] * 2

@@ -68,7 +68,7 @@ class RunRow:
         return self.seed if self.seed == self.data_seed else f"{self.seed}/{self.data_seed}"
 
     def value(self, name: str) -> Any:
-        """The option of an axis, the value of a config key, or a fact such as ``corpus_hash``, or None."""
+        """The option of an axis, the value of a config key, or a fact such as ``corpus_hash``; else None."""
         fact = str(getattr(self.result, name) or "") if name in FACTS else None
         return self.variant.get(name, self.config.get(name, fact))
 

@@ -29,8 +29,8 @@ def summarise(rows: Iterable[RunRow], *, all_keys: bool = False, include_unfinis
     and the run folders.
 
     Args:
-        all_keys: name also the keys that follow from the choice of an option.
-        include_unfinished: give unfinished runs separate rows, and a column ``status``.
+        all_keys: also show the keys that only differ between options.
+        include_unfinished: show unfinished runs in separate rows, and add a column ``status``.
     """
     counted = selected(rows, include_unfinished=include_unfinished)
     groups: dict[tuple[str, str], list[RunRow]] = {}

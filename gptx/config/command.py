@@ -32,7 +32,7 @@ def run_hydra(task: Task) -> int:
     """Run the command line in ``sys.argv``: help, shell completion, a sweep (``-m``), or one run.
 
     Args:
-        task: for one run; takes its checked config and the overrides, returns the exit code.
+        task: called for one run (not a sweep) with the checked config and the overrides; returns the exit code.
 
     Raises:
         ConfigError: the command line or a YAML file has a mistake.

@@ -3,13 +3,13 @@
 The same command has the same identity and so finds its run again. Scheme 2, in use since the start record has the key
 ``identity_scheme``:
 
-- A built-in class is hashed by the id and the revision declared above it (`gptx.config.class_ids`), not by its path. A
-  user's own class is hashed by its path.
-- Names of options and presets are not hashed, only keys: ``attention=gqa attention.n_kv_head=4`` is the same run as
-  ``attention=mha`` with ``model.n_head=4``.
-- A key that was added later is hashed only if its value differs from the one that reproduces earlier behaviour.
-- `CORE_REVISION` is hashed: it is increased when the model's skeleton, the initialisation, the trainer or the order of
-  the batches computes something else than before.
+- A built-in class counts by the id and the revision declared beside it (`gptx.config.class_ids`), not by where it is.
+  A user's own class counts by its path.
+- Names of options and presets do not count, only keys: ``attention=gqa attention.n_kv_head=4`` is the same run as
+  ``attention=mha`` where ``model.n_head=4``.
+- A key that was added later counts only where its value differs from the one that reproduces earlier behaviour.
+- `CORE_REVISION` counts: it is raised when the model's core code, the initialisation, the trainer or the order of the
+  batches computes something else than before.
 
 `gptx.config.identity_v1` has scheme 1, for runs made before.
 """
@@ -90,7 +90,7 @@ def result_keys(plain: Mapping[str, Any], made_with: Mapping[str, int] | None = 
 
 
 def result_leaves(plain: Mapping[str, Any]) -> PlainConfig:
-    """Every key of a plain config that decides the result, with its value in the config.
+    """The keys of a plain config that decide the result, with their values unchanged.
 
     With dropout the number of processes decides too, because each process draws its own masks.
     """
@@ -100,7 +100,7 @@ def result_leaves(plain: Mapping[str, Any]) -> PlainConfig:
 
 
 def plain_value(plain: Mapping[str, Any], group: str, name: str) -> Any:
-    """``plain[a][b][name]`` for the group ``a.b``, or "" if it does not exist."""
+    """``plain[a][b][name]`` for the group ``a.b``, or "" if that key does not exist."""
     node: Any = plain
     for part in filter(None, group.split(".")):
         node = node.get(part, {}) if isinstance(node, Mapping) else {}

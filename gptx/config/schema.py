@@ -31,7 +31,7 @@ def checked(value: Any, schema: Any, path: str = "") -> Any:
     if isinstance(schema, dict) and path not in OPEN:
         return _checked_group(value, schema, path)
     if isinstance(schema, list):
-        items = [value] if isinstance(value, str) else value  # a single text is a list of one
+        items = [value] if isinstance(value, str) else value  # a single string is treated as a list with one item
         if not isinstance(items, list):
             raise ConfigError(f"{path}={value!r}: expected a list such as {schema}")
         return [checked(item, schema[0], f"{path}[{i}]") for i, item in enumerate(items)] if schema else items

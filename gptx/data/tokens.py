@@ -148,7 +148,7 @@ def _create(corpus: Corpus, tokenizer: Tokenizer, spec: TokenSpec, home: Path, q
 
 
 def _fit_text(corpus: Corpus, tokenizer: Tokenizer, cache: Path) -> Iterator[str]:
-    """At least the documents that will be encoded, because a token is one character or more."""
+    """Yield the documents for fitting: at least all that will be encoded, as a token has one character or more."""
     limited = LimitedCorpus(corpus, cache)
     for split, text in limited:
         limited.take(split, len(text))

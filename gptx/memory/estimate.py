@@ -115,8 +115,8 @@ def _build(cfg: DictConfig, n_vocab: int, device: str) -> GPT:
 
 
 def _step(model: GPT, tokens: Tensor, separator: int | None, footprint: Footprint) -> None:
-    """Run forward and backward of one micro-batch, as `Strategy.backward` does. Gradients that the footprint counts
-    already are dropped as soon as they are computed."""
+    """Run forward and backward of one micro-batch, as `Strategy.backward` does. Gradients that are
+    included in ``footprint.gradients`` are freed as soon as they are computed, so that they are not counted twice."""
     parameters = model.parameters() if footprint.gradients else ()
     hooks = [parameter.register_post_accumulate_grad_hook(_drop_gradient) for parameter in parameters]
     model(tokens, tokens, None, documents(tokens, separator)).backward()

@@ -146,7 +146,7 @@ class GPT(nn.Module):
         return {layer: views[self.windows[layer], self.layer_pos[layer]] for layer in self.layers}
 
     def metrics(self) -> dict[str, Tensor]:
-        """Metrics that the layers reported in the last forward in training: each a mean over the layers, a scalar."""
+        """Metrics of the last forward in training: scalars, each the mean over the layers that report it."""
         return {name: torch.stack(values).mean() for name, values in self._metrics.items()}
 
     def _check_length(self, length: int) -> None:

@@ -84,7 +84,8 @@ def _row(base: DictConfig, axis: str, option: str, incompatible: tuple[str, ...]
 
 
 def exchanged(base: DictConfig, choices: dict[str, str], **model: int) -> DictConfig:
-    """Return a config with these options, as their YAML files define them; ``model``: keys of the group model."""
+    """Return a copy of ``base`` with the options of ``choices`` (axis -> option), as their YAML files define them, and
+    with ``model``, new values for keys of the group model."""
     cfg = base.copy()
     cfg.model.update(model)
     for axis in model_axes():

@@ -28,8 +28,8 @@ def unblocked_stop_signals() -> Iterator[None]:
 
 
 def stop_exit_code(number: int) -> int:
-    """Return the exit code of a command that stopped in good order after signal ``number`` (0: a signal that only one
-    of its workers received)."""
+    """Return the exit code of a command that stopped cleanly after signal ``number`` (0: the signal was
+    received by only one of its workers)."""
     return 128 + number if number in (signal.SIGINT, signal.SIGHUP) else EXIT_RESUMABLE
 
 
@@ -50,7 +50,7 @@ def record_stop_signals() -> Iterator[list[int]]:
     is_worker = "RANK" in os.environ
 
     def record(number: int, frame: object) -> None:
-        if count_stop_requests(received) < 2:  # a Ctrl-C held down repeats fast: keep the list short
+        if count_stop_requests(received) < 2:  # held keys repeat Ctrl-C fast: limit the list
             received.append(number)
             if not is_worker and count_stop_requests(received) == 2:
                 raise KeyboardInterrupt(received[0])

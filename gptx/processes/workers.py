@@ -35,7 +35,7 @@ GRACE = 5.0  # seconds that the other workers have, after one failed, to report 
 
 
 class WorkerLost(RunFailed):
-    """A worker died or raised an error that gptx does not know; a new attempt may succeed."""
+    """A worker was killed or raised an exception that is not a `GptxError`; a new attempt may succeed."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class WorkerFailure:
     connection_lost: bool
 
     def write(self, folder: Path, rank: str) -> None:
-        """Write the file in one step, so that a reader never sees half of it."""
+        """Write the file in one step, so that a reader never sees an incomplete file."""
         path = folder / f"{rank}.part"
         path.write_text(json.dumps(asdict(self)))
         path.rename(path.with_suffix(".json"))
@@ -183,7 +183,7 @@ def _watch(workers: Sequence[SpawnProcess]) -> dict[int, int]:
     """Wait for all workers. When one fails, kill the others after `GRACE` seconds.
 
     Returns:
-        The exit codes, by rank, of the workers that failed by themselves, in the order in which they ended.
+        The exit codes, by rank, of the workers that failed without being killed here, in the order in which they ended.
     """
     running = {worker.sentinel: rank for rank, worker in enumerate(workers)}
     failed: dict[int, int] = {}

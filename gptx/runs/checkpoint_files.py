@@ -131,7 +131,7 @@ def remove(path: Path) -> None:
 
 
 def finish(part: Path, final: Path, meta: CheckpointMeta) -> None:
-    """Complete a checkpoint: write its meta.json, flush all to the disk, and rename the folder.
+    """Complete a checkpoint: write its meta.json, flush all files to the disk, and rename the folder.
 
     Args:
         part: the folder with the files.

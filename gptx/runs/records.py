@@ -45,16 +45,16 @@ class EndReason(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class RunDescription(RunSetup):
-    """The fields about a run that the start record and the result have in common.
+    """The facts about a run that its start record and its result share.
 
     Attributes:
-        uid: random, one for each start.
-        identity: a hash of the config, equal for repeats.
+        uid: a random id, new for each start from step 0.
+        identity: a hash of the config; a repeated run has the same one.
         identity_scheme: version of the rules of that hash.
-        revisions: of the built-in classes that the config names, by their ids.
+        revisions: id -> revision of each built-in class that the config names.
         variant: the option of each axis.
         config: the composed config, without ``variant``.
-        versions: of Python and of the packages that a result may depend on.
+        versions: versions of Python and of the packages that may affect a result.
     """
 
     uid: str = ""
@@ -112,7 +112,7 @@ class JournalRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class StartRecord(RunDescription, JournalRecord):
-    """The first record of a run. ``replaces``: the uid of the earlier run that force=true moved."""
+    """The first record of a run. ``replaces``: the uid of the earlier run, whose files force=true moved."""
 
     kind: ClassVar[str] = "start"
     data: DataFacts = field(default_factory=DataFacts)

@@ -1,4 +1,4 @@
-"""The contract of a strategy. This base class is one process that holds everything; a variant overrides what differs.
+"""The contract of a strategy. This base class trains in one process; a variant overrides the methods that differ.
 
 Letters: B batch, T time, V vocabulary.
 """
@@ -75,8 +75,8 @@ class Strategy:
         """Return the number of processes of the run.
 
         Args:
-            launched: the number of processes that torchrun has started; 0: none, the command starts them.
-            gpus: GPUs of the node that the run is for; None: this machine.
+            launched: the number of processes that torchrun has started; 0: without torchrun, the command starts them.
+            gpus: the number of GPUs of the node that the run is for; None: use the number on this machine.
 
         Raises:
             ConfigError: the strategy cannot run with this number of processes.

@@ -1,4 +1,4 @@
-"""Code that all strategies with several processes share: process group, device mesh, sums, and norms of gradients."""
+"""The code that all strategies with several processes use: process group, device mesh, sums, and norms of gradients."""
 
 import math
 import os
@@ -110,7 +110,7 @@ class Distributed(Strategy):
             dist.destroy_process_group()
 
     def compile(self, placed: nn.Module) -> nn.Module:
-        """Compile each block separately, so that the collectives are not compiled."""
+        """Compile each block separately, so that the collectives are outside of the compiled code."""
         for block in placed.blocks:  # type: ignore[union-attr]
             block.compile()
         return placed

@@ -20,7 +20,7 @@ def final(result: Result) -> Iterator[tuple[str, float]]:
 
 
 def short_params(start: StartRecord) -> dict[str, str]:
-    """The params that sweeps usually vary, with one-word names: attention, pos, ..., seed."""
+    """{one-word name: value} of what a sweep usually varies: attention, pos, ..., seed."""
     named = {**start.variant, "seed": start.seed}
     return {key: str(value) for key, value in named.items() if value not in (None, "")}
 
@@ -41,7 +41,7 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def tags(start: StartRecord) -> dict[str, str]:
-    """Tags of a run that never change."""
+    """The tags of a run that are set once and never change."""
     return {
         "gptx.config.identity": start.identity,
         "gptx.study": start.study,

@@ -30,7 +30,7 @@ def map_isolated(
     """Call a function for each item in isolated processes, several at once.
 
     Args:
-        function: importable, as it is called in other processes.
+        function: must be importable, because other processes call it.
         on_failure: makes the result for an item whose call raised, timed out or ended its process, from the reason in
             one line.
         timeout: seconds for each call.

@@ -37,7 +37,7 @@ class _Running:
 
 
 class Local(Launcher):
-    """``hydra/launcher=local``."""
+    """The launcher of ``hydra/launcher=local``: runs on this machine."""
 
     on_this_machine = True
 

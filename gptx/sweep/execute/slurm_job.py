@@ -1,7 +1,7 @@
 """A job of Slurm: trains one run on each of its nodes, requeues itself, and reports how the run ended.
 
-Slurm sends its signals to every process of a job. The run answers them with a checkpoint and ends; then the job asks
-Slurm for the reason of the signal. If a job is killed, or Slurm itself requeues it, only Slurm knows what happened.
+Slurm sends its signals to every process of a job. The run saves a checkpoint and ends; then the job asks Slurm
+for the reason of the signal. If a job is killed, or Slurm itself requeues it, only Slurm has a record of the reason.
 """
 
 import os

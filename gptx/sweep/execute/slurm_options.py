@@ -27,7 +27,7 @@ class ArrayShape:
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmOptions:
-    """The keys of launch/slurm.yaml, where they are described."""
+    """The keys of launch/slurm.yaml. That file describes them."""
 
     device: str
     per_node: int
@@ -65,11 +65,11 @@ class SlurmOptions:
             )
 
     def for_submitit(self, shape: ArrayShape, name: str, code: Path) -> Mapping[str, object]:
-        """The keywords of submitit's executor.
+        """The keyword arguments for submitit's executor.
 
         Args:
-            name: of the jobs.
-            code: the copy of the code that the jobs use.
+            name: name of the jobs.
+            code: folder with the copy of the code that the jobs use.
         """
         each = shape.processes_per_node
         gpus = self.gpus_per_node or (each if shape.device == "cuda" else 0)

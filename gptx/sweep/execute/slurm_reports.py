@@ -89,7 +89,7 @@ def _end_by_state(task: Task, state: JobState, reports: list[NodeReport]) -> End
         return End(task, EndKind.CANCELLED, (reports[0].reason if reports else "") or "cancelled")
     where = f" on {reports[0].node}" if reports else ""
     known: Mapping[str, str] = {
-        "": "Slurm no longer knows its job, and the job has left no report",
+        "": "Slurm has no record of its job any more, and the job wrote no report",
         "TIMEOUT": "Slurm killed it at its time limit before it had saved a checkpoint; try a larger "
         "hydra.launcher.signal_delay",
         "OUT_OF_MEMORY": f"out of memory{where}: Slurm killed it",

@@ -27,7 +27,7 @@ _EXITS_OF_A_STOP = {stop_exit_code(signal.SIGINT), EXIT_RESUMABLE, -signal.SIGTE
 
 
 class Process(Protocol):
-    """The common methods of `subprocess.Popen` and multiprocessing's processes. The process leads its own session."""
+    """The common interface of `subprocess.Popen` and multiprocessing's processes. The process leads its own session."""
 
     @property
     def pid(self) -> int | None: ...
@@ -40,7 +40,7 @@ class Limits:
     Attributes:
         timeout: minutes.
         memory: GB that the processes of a run may hold together.
-        grace: seconds between a request to end and a kill.
+        grace: seconds between the request to end and the kill.
     """
 
     timeout: float = 0.0
@@ -99,7 +99,7 @@ class Watchdog:
             os.kill(self.pid, number)
 
     def end(self, code: int) -> End:
-        """How the attempt ended. ``code``: the exit code of the process (-n: ended by signal n)."""
+        """Kill remaining workers; return how the attempt ended. ``code``: of the process (-n: ended by signal n)."""
         folder = RunFolder(self.task.folder)
         with contextlib.suppress(ProcessLookupError):  # workers that still run
             os.killpg(self.pid, signal.SIGKILL)
@@ -141,7 +141,7 @@ def last_error(folder: Path) -> str:
 
 
 def _full_disk(folder: RunFolder) -> str:
-    """A full disk, which would explain why there is no error message; else ""."""
+    """A message if the disk is full, which would explain why there is no error message; else ""."""
     full = no_space(folder.path)
     return f": {full} in {folder.path}; free some space and give the same command again" if full else ""
 

@@ -32,7 +32,7 @@ NEIGHBOURS = 3  # finished runs whose median speed is taken
 
 @dataclass(frozen=True)
 class Setting:
-    """What must be equal for two speeds to be comparable. ``name``: of the device; empty if the machine is unknown."""
+    """Speeds are comparable if their settings are equal. ``name``: the device; empty if the machine is unknown."""
 
     device: str
     name: str
@@ -61,10 +61,10 @@ class Speed:
     """The known training speed of a model.
 
     Attributes:
-        flops_per_token: of the model.
-        axes: its options, see `_axes`.
-        flops_per_second: in training.
-        timed: from a timed step instead of a finished run.
+        flops_per_token: training FLOPs per token of the model.
+        axes: the options of the model that affect the speed, see `_axes`.
+        flops_per_second: model FLOPs per second in training.
+        timed: whether the speed comes from a timed step instead of a finished run.
     """
 
     setting: Setting
@@ -83,8 +83,8 @@ class TimeEstimate:
     """The estimated time of the rest of a run.
 
     Attributes:
-        seconds: None if unknown.
-        processes: of the run.
+        seconds: the remaining seconds; None if unknown.
+        processes: number of processes of the run.
         source: what the estimate is based on, for the user; empty if unknown.
     """
 
@@ -162,12 +162,12 @@ class TimeEstimator:
 
 
 def startup(processes: int) -> float:
-    """Seconds of a run before it trains."""
+    """Seconds from the start of a run to its first step."""
     return STARTUP if processes == 1 else STARTUP_OF_MANY
 
 
 def remaining_flops(cell: Cell) -> float:
-    """FLOPs of the steps that are left, and of their validations, where a token has no backward."""
+    """FLOPs of the remaining steps and validations; a validation token counts a third, because it has no backward."""
     cfg, trainer, available = cell.cfg, cell.cfg.trainer, cell.checked.data.val_tokens or 0
     saved = checkpoint_files.steps(cell.folder.checkpoints) if cell.folder and not cfg.force else []
     steps = trainer.max_steps - (checkpoint_files.step_of(saved[-1]) if saved else 0)
@@ -186,8 +186,8 @@ class RunTime:
 
 
 def total_seconds(runs: Iterable[RunTime], jobs: int) -> float:
-    """Seconds until all runs have ended, if they start in this order and ``jobs`` processes run at once."""
-    free = [0.0] * jobs  # when each slot is free
+    """Seconds until all runs have ended, if they start in this order and at most ``jobs`` processes run at once."""
+    free = [0.0] * jobs  # the time in seconds at which each slot becomes free
     for run in runs:
         taken = [heapq.heappop(free) for _ in range(min(run.processes, jobs))]
         for _ in taken:

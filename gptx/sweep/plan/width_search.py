@@ -1,7 +1,7 @@
 """Find the width at which a model has a given number of parameters or FLOPs per token.
 
 Models are built on the meta device and measured, so no formula can differ from the model. A model's size rises with its
-width: interpolation and bisection find the nearest width with a handful of models.
+width: interpolation and bisection find the nearest width with only a few models.
 """
 
 import json
@@ -33,7 +33,7 @@ class Budget:
     Attributes:
         kind: the option of `match`: "params" or "flops".
         target: number of parameters, or FLOPs per token.
-        by: what is changed: "ffn" (its width) or "d_model".
+        by: the width that is changed: "ffn" (its hidden width) or "d_model".
         tolerance: allowed relative difference from the target.
         machine: the machine that the runs are for, if it is not this one.
     """
@@ -66,7 +66,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Candidate:
-    """The nearest model that one way of changing a config leads to.
+    """The model with the size nearest to the budget, for one way to change the config.
 
     Attributes:
         values: the keys that it sets.
@@ -80,7 +80,7 @@ class Candidate:
 
 
 def find_width(cfg: DictConfig, budget: Budget) -> Candidate:
-    """The first way that meets the budget; else the nearest candidate, whose `problem` is a message for the user."""
+    """The first candidate that meets the budget; else the nearest one, whose `problem` is a message for the user."""
     own_size, rejected = budget.measure(cfg), []
     for candidate in _candidates(cfg, budget):
         if not candidate.problem:
@@ -112,8 +112,8 @@ class _Width:
     """A width as a multiple of a step.
 
     Attributes:
-        own: the number of steps that the config has, at least 1.
-        values: the keys that set a number of steps. More steps make a larger model.
+        own: the width of the unchanged config, as a number of steps; at least 1.
+        values: returns the config values for a width of n steps. A larger n gives a larger model.
     """
 
     own: int
@@ -195,7 +195,7 @@ def _model(cfg: DictConfig, machine: "Machine | None") -> "GPT":
 
 @cache
 def _vocabulary_size(groups: str) -> int:
-    """The tokenizer's vocabulary size, from config groups (JSON). Cached, because some tokenizers must be fitted."""
+    """Vocabulary size of the tokenizer in these groups (JSON). Cached: some tokenizers are fitted to the full text."""
     data, tokenizer, paths = json.loads(groups)
     return from_config.tokenizer_of(OmegaConf.create({"data": data, "tokenizer": tokenizer, "paths": paths})).n_vocab
 
@@ -216,7 +216,7 @@ def _strategy_problem(cfg: DictConfig, machine: "Machine | None") -> str:
 
 
 def describe(cfg: DictConfig, values: Mapping[str, float]) -> str:
-    """The values as a user reads them: ``ffn.ratio=4.18 (width 535)``."""
+    """The values as a text for the user: ``ffn.ratio=4.18 (width 535)``."""
     overrides = [
         f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in values.items()
     ]
@@ -225,7 +225,7 @@ def describe(cfg: DictConfig, values: Mapping[str, float]) -> str:
 
 
 def _explain(cfg: DictConfig, budget: Budget, own_size: int, nearest: Candidate) -> str:
-    """A message: the arm's size, the nearest size that it can have, and settings that would work."""
+    """A message with the size of the arm, the nearest size that is possible, and settings that would work."""
     message = f"match={budget.kind} match.by={budget.by}: this arm has {budget.amount(own_size)} and the target is "
     message += f"{budget.target:,.0f}"
     if budget.is_met(nearest.size):

@@ -49,7 +49,7 @@ class SearchOptions:
         """Check the values.
 
         Raises:
-            ConfigError: one of them is not possible.
+            ConfigError: a value is not possible.
         """
         least = {"n_trials": 1, "startup": 2 if self.sampler == "nsga2" else 1, "seed": 0, "warmup": 0}
         for key, number in least.items():
@@ -104,8 +104,8 @@ class _NoLock(JournalFileSymlinkLock):
 
 
 def open_study(folder: Path, options: SearchOptions, pruner: BasePruner) -> optuna.Study:
-    """A new study, or the one that an earlier command left, even if that was killed. The caller must hold the sweep's
-    lock."""
+    """Open the study of an earlier command, even if that command was killed, or create one. The caller must hold the
+    lock of the sweep."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     drop_torn_line(folder / STORE)
     path = str(folder / STORE)
@@ -116,7 +116,7 @@ def open_study(folder: Path, options: SearchOptions, pruner: BasePruner) -> optu
 
 
 def rejection(trial: FrozenTrial) -> str:
-    """Why the point of a trial cannot run; empty if it can."""
+    """The reason why the point of a trial cannot run; empty if it can."""
     return str(trial.user_attrs.get(REJECTION, "")) if trial.state == TrialState.PRUNED else ""
 
 

@@ -35,7 +35,7 @@ from gptx.sweep.state.dashboard import Dashboard
 from gptx.sweep.state.folder import Sweep
 from gptx.sweep.state.records import CellRejected, EndKind, SweepJournal, TrialEnded
 
-MAX_REJECTIONS = 25  # points in a row, until the search is abandoned
+MAX_REJECTIONS = 25  # rejected points in a row after which the search is abandoned
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class _Run:
     """A run in progress, for one trial or for several that try the same point.
 
     Attributes:
-        offset: how far its journal has been read.
-        pruned: whether it has been asked to stop.
+        offset: bytes of its journal that have been read.
+        pruned: whether the run was requested to stop.
     """
 
     task: Task
@@ -89,7 +89,7 @@ class SearchContext:
 
 
 class TrialSource:
-    """A `gptx.sweep.execute.loop.Source`.
+    """A `gptx.sweep.execute.loop.Source` for a search.
 
     Attributes:
         abandoned: why the search was abandoned; empty if it was not.

@@ -1,4 +1,4 @@
-"""The live display of a sweep: a table on a terminal; elsewhere one line for each run that ends."""
+"""The live display of a sweep: a table on a terminal; without a terminal, one line for each run that ends."""
 
 import sys
 import time
@@ -31,7 +31,7 @@ class RunProgress:
     def __init__(self, folder: Path) -> None:
         self.folder, self.started = folder, time.monotonic()
         self.step, self.loss = 0, ""
-        self._inode, self._offset = 0, 0  # of the journal that was read; force=true starts another one
+        self._inode, self._offset = 0, 0  # inode of the journal that was read; force=true creates a new journal
 
     def read(self) -> None:
         """Read the new records. A missing or damaged journal is ignored, because the progress is only displayed."""
@@ -48,7 +48,7 @@ class RunProgress:
 
 
 class Dashboard:
-    """Shows what is running, done and failed, the best loss so far, and the time left.
+    """Shows the running tasks, the numbers of finished and failed runs, the best loss so far, and the remaining time.
 
     Args:
         total: number of runs in the sweep; ``done``: number of them that were finished before.
@@ -79,7 +79,7 @@ class Dashboard:
         self._steps[folder] = steps
 
     def run_pruned(self) -> None:
-        """A run will not continue, although it is not finished."""
+        """Count a run that was pruned: it does not continue, although it is not finished."""
         self._done += 1
 
     def print(self, text: str) -> None:
@@ -87,7 +87,7 @@ class Dashboard:
         self.console.print(text, soft_wrap=True, markup=False)
 
     def run_ended(self, end: End, retried: bool) -> None:
-        """A run has ended. ``retried``: it is tried again."""
+        """Count the end of a run and print it. ``retried``: whether the run starts again."""
         shown = self._progress.pop(end.task, None)
         seconds = f" ({_clock(time.monotonic() - shown.started)})" if shown else ""
         message = self._count(end, retried, shown or RunProgress(end.task.folder))

@@ -1,6 +1,6 @@
 """Typed records of a sweep's journal, with one reader (`read_records`) and one writer (`SweepJournal`).
 
-The journal holds data that no run folder has: commands, rejected cells, ends of runs, jobs, decisions and trials. Its
+The journal holds what is not in any run folder: commands, rejected cells, ends of runs, jobs, decisions and trials. Its
 file has the format of a run's journal (`gptx.runs.json_log`).
 """
 
@@ -68,7 +68,7 @@ class RunEnded(SweepRecord):
 
     Attributes:
         run: name of the run folder.
-        reason: why it did not reach its end, in one line.
+        reason: why the run did not reach its end, in one line.
         retried: another attempt follows.
     """
 
@@ -90,7 +90,7 @@ class JobsSubmitted(SweepRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class JobsCancelled(SweepRecord):
-    """Jobs that ``gptx sweep cancel`` has cancelled. Slurm forgets them."""
+    """Jobs that ``gptx sweep cancel`` has cancelled. Slurm does not keep a record of them."""
 
     kind: ClassVar[str] = "cancelled"
     jobs: tuple[str, ...]
@@ -98,7 +98,7 @@ class JobsCancelled(SweepRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class Rung(SweepRecord):
-    """The decision of a halving at one step.
+    """Record of a decision of a halving: which arms continue after step ``step``.
 
     Attributes:
         factor: the best 1/factor of the arms were promoted.
@@ -117,7 +117,7 @@ class Rung(SweepRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialEnded(SweepRecord):
-    """A trial of a search has ended. ``state``: optuna's name of it; ``values``: its metrics."""
+    """A trial of a search has ended. ``state``: optuna's name for its state; ``values``: its metrics."""
 
     kind: ClassVar[str] = "trial"
     number: int = 0
@@ -157,7 +157,7 @@ class SweepJournal:
 
 
 def read_records(folder: Path) -> Iterator[SweepRecord]:
-    """All complete records of a sweep's journal, of the kinds that this version knows."""
+    """All complete records of a sweep's journal, of the kinds that this version supports."""
     for line in json_log.read(folder):
         if line["kind"] in KINDS:
             if line["kind"] == RunEnded.kind and "outcome" not in line:
