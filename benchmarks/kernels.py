@@ -2,7 +2,7 @@
 `gptx.kernel.predicted_cost` come from this table.
 
 On a CPU the table shows CPU milliseconds of one thread, which other load on the machine disturbs least; on a GPU, wall
-time. Each figure is the best of some rounds, for --tokens tokens (or one row, if it is longer). The mask is not
+time. Each time is the shortest of some rounds, for --tokens tokens (or one row, if it is longer). The mask is not
 included: a model creates it once per forward for all layers. Kernels that do not support a case, or that need more than
 --memory, are left out.
 """

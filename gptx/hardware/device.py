@@ -87,7 +87,7 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def use_deterministic_sums() -> None:
-    """Make compiled code add up the gradient of an embedding in a fixed order, for the whole process.
+    """Make compiled code add up the gradient of an embedding in a fixed order; this affects all code of the process.
 
     With several CPU threads the compiler otherwise uses atomic additions, and two runs differ in the last digits.
     """

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class ParameterGroup(TypedDict):
-    """What torch's optimisers take for some of the parameters."""
+    """A parameter group of torch's optimisers."""
 
     params: list[nn.Parameter]
     weight_decay: float

@@ -9,7 +9,7 @@ from gptx.runs.records import Result
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A figure of a run.
+    """A metric of a run.
 
     Attributes:
         key: the field of `gptx.runs.records.Result`, and the key in result.json.

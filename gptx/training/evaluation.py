@@ -17,7 +17,7 @@ class Validation:
 
     Args:
         tokens: the validation split, a memory-mapped array.
-        token_bytes: (V,) bytes of text that each token stands for.
+        token_bytes: (V,) number of bytes of each token's text.
         context: tokens in a row.
         max_tokens: how many tokens to use, spread over the validation split; 0: all.
         batch_size: rows that each rank evaluates at once.
