@@ -64,7 +64,13 @@ def _parser() -> Parser:
     parser = Parser("python -m benchmarks.kernels", description=__doc__, epilog=EXAMPLES, formatter_class=raw)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="(default auto)")
     parser.add_argument("--context", nargs="+", type=int, metavar="T", help="(default 64..8192, on cuda 1024..16384)")
-    parser.add_argument("--window", nargs="+", type=int, metavar="SIZE", help="0: full (default 0 32 256; cuda 0 1024)")
+    parser.add_argument(
+        "--window",
+        nargs="+",
+        type=int,
+        metavar="SIZE",
+        help="tokens; 0: full attention (default 0 32 256; cuda 0 1024)",
+    )
     parser.add_argument("--dtype", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"], help="(default both)")
     parser.add_argument("--heads", nargs="+", choices=HEADS, help="(default 4x32 6x64, on cuda 16x64)")
     parser.add_argument("--kernel", nargs="+", choices=KERNELS, default=list(KERNELS), help="(default all)")

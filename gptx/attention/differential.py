@@ -1,4 +1,4 @@
-"""Differential attention (Ye et al. 2024): the difference of two softmaxes, which cancels what both attend to.
+"""Differential attention (Ye et al. 2024): the difference of two softmaxes, which cancels what they have in common.
 
 Letters: B batch, T time, Tk keys, H query heads, G key/value heads, D head dim.
 """

@@ -150,7 +150,7 @@ def _from_journal(folder: Path) -> tuple[RowStatus, Result]:
 
 
 def selected(rows: Iterable[RunRow], *, include_unfinished: bool = False) -> list[RunRow]:
-    """The rows that count: finished runs, and of several runs of one variant and seed the newest."""
+    """The rows that are compared: finished runs, and of several runs of one variant and seed the newest."""
     newest: dict[tuple[str, str, int | str], RunRow] = {}
     for row in sorted(rows, key=lambda row: (row.written, row.run)):
         readable = row.status not in ("damaged", "missing")

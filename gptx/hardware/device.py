@@ -82,7 +82,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """A context without autocast: operations use the dtypes of their tensors, for what must not be rounded to bf16."""
+    """A context without autocast: operations use the dtypes of their tensors and do not round to bf16."""
     return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 

@@ -63,7 +63,7 @@ class Validation:
     def _batch(self, model: nn.Module, starts: Ids, strategy: Strategy, autocast: Autocast) -> Tensor:
         """(4,): nats, correct predictions, bytes and tokens of the rows at ``starts``.
 
-        The last batch is padded with other rows, so that a compiled model sees one shape only; they do not count.
+        The last batch is padded with other rows, so that a compiled model sees one shape only; they are not counted.
         """
         padded = np.resize(starts if len(starts) else self.starts, self.batch_size)
         rows = torch.from_numpy(read_rows(self.tokens, padded, self.context)).to(strategy.device)
