@@ -1,4 +1,4 @@
-"""One row for each variant: mean and standard deviation of its runs' figures.
+"""One row for each variant: mean and standard deviation of its runs' metrics.
 
 A variant is everything that decides a result except the seeds: its runs differ in seed and data_seed only. Values
 have the units of `gptx.runs.metrics`; `gptx.compare.render` formats them.

@@ -32,7 +32,7 @@ class Declaration:
     """Attributes:
     id: names what the class computes, unique among all built-in classes.
     revision: 1 or more.
-    added_keys: by key, the value with which the class computes what it computed before it had the key.
+    added_keys: by key, the value with which the class computes the same as before the key was added.
     """
 
     id: str
@@ -46,7 +46,7 @@ def current_target(target: str) -> str:
 
 
 def declaration(target: str) -> Declaration | None:
-    """The declaration beside the class of a ``_target_``; None for a class that is not built in."""
+    """The declaration above the class of a ``_target_``; None for a class that is not built in."""
     module, _, name = current_target(target).rpartition(".")
     return _declarations(module).get(name) if module.startswith("gptx.") else None
 

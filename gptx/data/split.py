@@ -1,4 +1,4 @@
-"""Which text is for training and which for validation, and where max_tokens ends both."""
+"""Split the text of a corpus into training and validation, and limit both by max_tokens."""
 
 import sys
 from collections.abc import Iterator

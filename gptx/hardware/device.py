@@ -82,12 +82,12 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """A context without autocast: operations use the dtypes of their tensors, for what must not be rounded to bf16."""
+    """A context without autocast: operations use the dtypes of their tensors and do not round to bf16."""
     return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def use_deterministic_sums() -> None:
-    """Make compiled code add up the gradient of an embedding in a fixed order, for the whole process.
+    """Make compiled code add up the gradient of an embedding in a fixed order; this affects all code of the process.
 
     With several CPU threads the compiler otherwise uses atomic additions, and two runs differ in the last digits.
     """

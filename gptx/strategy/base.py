@@ -40,7 +40,7 @@ class Batch:
 
 
 class Strategy:
-    """How a run is spread over processes. A context manager: the process group and the device are set up inside it.
+    """How a run is split over processes. A context manager: the process group and the device are set up inside it.
 
     Attributes:
         in_process: whether the run trains in the process of the command; otherwise the command starts workers.

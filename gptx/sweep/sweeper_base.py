@@ -51,7 +51,7 @@ class SweeperBase(Sweeper):
 
     @abstractmethod
     def _run(self, overrides: list[str], of_sweep: list[str]) -> int:
-        """Sweep; returns the exit code.
+        """Run the sweep; returns the exit code.
 
         Args:
             overrides: of the runs; some have several values.

@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, with checksums. A run has only its last few ones on the disk.
+"""Checkpoints: written atomically, with checksums. Only the last few checkpoints of a run stay on the disk.
 
 A checkpoint is a folder in the format of torch.distributed.checkpoint: every rank writes its shards, in the background,
 and any number of ranks under any strategy can read them.

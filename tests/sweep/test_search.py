@@ -280,7 +280,7 @@ def test_earlier_trials_and_searches_are_shown(search: Search, capsys: pytest.Ca
     new = "this search is new, because its space or its metrics differ; study=study also has study-0"
     assert capsys.readouterr().out.splitlines()[-1] == new
     show_search(KEYS, where, search.sweep, "study")
-    assert "this is a new search" not in capsys.readouterr().out
+    assert "this search is new" not in capsys.readouterr().out
 
 
 def test_more_trials_extend_a_search(search: Search) -> None:
@@ -534,7 +534,7 @@ def test_interval_of_real_numbers_for_an_integer_is_rejected() -> None:
     [
         (["match=params"], "attention=mha,gqa", "match is an option of a grid, not of a search"),
         (["sweep.lr=[1e-3,3e-3]"], "attention=mha,gqa", "sweep.lr is an option of a grid, not of a search"),
-        (["force=true"], "attention=mha,gqa", "force=true: a search uses finished runs as they are"),
+        (["force=true"], "attention=mha,gqa", "force=true: a search does not repeat finished runs"),
         (["runtime.until=10"], "attention=mha,gqa", "the runs of a search train to the end"),
         ([], "trainer.max_steps=10,20", "trainer.max_steps cannot be searched"),
     ],

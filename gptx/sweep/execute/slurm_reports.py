@@ -84,7 +84,7 @@ def job_end(task: Task, job: str, state: JobState, folder: Path) -> End | None:
 
 
 def _end_by_state(task: Task, state: JobState, reports: list[NodeReport]) -> End:
-    """How a job ended that has not reported it itself."""
+    """How a job without a report of its own has ended, from Slurm's state."""
     if state.name == "CANCELLED":
         return End(task, EndKind.CANCELLED, (reports[0].reason if reports else "") or "cancelled")
     where = f" on {reports[0].node}" if reports else ""

@@ -101,7 +101,7 @@ class Watchdog:
     def end(self, code: int) -> End:
         """Kill remaining workers; return how the attempt ended. ``code``: of the process (-n: ended by signal n)."""
         folder = RunFolder(self.task.folder)
-        with contextlib.suppress(ProcessLookupError):  # workers that it left behind
+        with contextlib.suppress(ProcessLookupError):  # workers that still run
             os.killpg(self.pid, signal.SIGKILL)
         if not self._replaces or run_uid(folder.path) != self._replaces:
             if folder.finished():

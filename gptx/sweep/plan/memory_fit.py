@@ -43,7 +43,7 @@ def check_memory(cells: Sequence[Cell], jobs: int, here: bool = True, free: Free
     Args:
         jobs: how many are to run at once.
         here: whether they will run on this machine; for another machine nothing is rejected.
-        free: what is known of this machine's free memory; devices that are missing are added.
+        free: free memory of this machine by device, as far as known; missing devices are added.
     """
     to_run = [cell for cell in cells if not cell.rejection and not cell.done]
     _estimate(to_run)
@@ -57,7 +57,7 @@ def check_memory(cells: Sequence[Cell], jobs: int, here: bool = True, free: Free
 
 
 def _estimate(cells: Sequence[Cell]) -> None:
-    """Store the estimate in the cells; those that differ in nothing that memory depends on are estimated once."""
+    """Store the estimate in the cells; those with the same memory-related keys are estimated once."""
     alike = {_memory_key(cell): cell for cell in cells}
     work = [(plain_dict(cell.cfg), cell.checked) for cell in alike.values()]
     warnings = [warn_no_estimate(f"the memory of {cell.title}") for cell in alike.values()]

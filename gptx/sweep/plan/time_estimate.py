@@ -32,7 +32,7 @@ NEIGHBOURS = 3  # finished runs whose median speed is taken
 
 @dataclass(frozen=True)
 class Setting:
-    """Speeds are comparable if their settings are equal. ``name``: the device; empty if the machine is unknown."""
+    """Speeds are comparable if their settings are equal. ``name``: device name; empty if the machine is unknown."""
 
     device: str
     name: str
