@@ -19,11 +19,7 @@ class Metric:
         digits: decimals that they show.
         higher_is_better: else lower is better.
         prefix: tables show it with a decimal prefix, such as 1.23M; else with four decimals.
-<<<<<<< HEAD
-        symbol: the unit symbol after the prefix, such as B.
-=======
         symbol: unit that follows the prefix, such as B.
->>>>>>> main
         in_table: whether comparisons show it; else it is in their files only.
         curve: its key in the journal's metrics records; "": it has one value only.
         charted: whether the saved view of MLflow shows a chart of the curve.
