@@ -92,7 +92,7 @@ def _differs(rows: list[RunRow], name: str) -> bool:
 
 
 def is_finished(summary: pd.DataFrame) -> list[bool]:
-    """For each row of a summary whether its runs finished."""
+    """A boolean for each row of a summary: whether its runs finished."""
     return [s == RunStatus.FINISHED for s in summary["status"]] if "status" in summary else [True] * len(summary)
 
 

@@ -53,7 +53,7 @@ def declaration(target: str) -> Declaration | None:
 
 @cache
 def _declarations(module: str) -> dict[str, Declaration]:
-    """By name of a class or a function, the declaration above it."""
+    """{name of a class or function: the declaration above it}."""
     path = PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py")
     found: dict[str, Declaration] = {}
     constants: dict[str, Any] = {}

@@ -81,7 +81,7 @@ def result_keys(plain: Mapping[str, Any], made_with: Mapping[str, int] | None = 
             if name == "_target_":
                 revision = built_in.revision if made_with is None else made_with.get(built_in.id, 1)
                 found[key] = f"{built_in.id} r{revision}"
-            continue  # _partial_ and the like: how Hydra builds it
+            continue  # _partial_ and similar keys, which control how Hydra builds the object
         added = built_in.added_keys if built_in else {}
         if (name in added and added[name] == value) or (key in ADDED_KEYS and ADDED_KEYS[key] == value):
             continue

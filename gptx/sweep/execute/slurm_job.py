@@ -106,7 +106,7 @@ class Job:
         return force_once(self.overrides, self.task.folder, self.replaces)
 
     def _after_signal(self, end: End) -> None:
-        """On the first node, after Slurm asked the run to stop: requeue the job, unless it was cancelled or has used up
+        """On the first node, after a stop signal of Slurm, requeue the job, unless it was cancelled or has used up
         its requeues."""
         state = slurm_cluster.show(job_id())
         if state.get("JobState") != "RUNNING":  # cancelled, or Slurm requeues it

@@ -143,7 +143,8 @@ def _bytes_of_cell(cell: Cell) -> int:
 
 
 def _bytes_of_run(of_process: int, setup: RunSetup) -> int:
-    """On a CPU all processes of a run share the memory, its main process among them; a GPU belongs to one process."""
+    """Bytes that a run needs on a device: a CPU is shared by all processes of a run and the main process; a GPU belongs
+    to one process."""
     alone = setup.hardware.device == "cuda" or setup.processes == 1
     return of_process if alone else setup.processes * of_process + BASE
 

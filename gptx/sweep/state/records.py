@@ -166,7 +166,7 @@ def read_records(folder: Path) -> Iterator[SweepRecord]:
 
 
 def _outcome_before_it_was_recorded(reason: str) -> EndKind:
-    """For journals of older versions, which recorded nothing but the message."""
+    """Infer the outcome from the message, for journals of older versions, which recorded only that."""
     if not reason:
         return EndKind.FINISHED
     return EndKind.STOPPED if reason.startswith("stopped (") else EndKind.FAILED
