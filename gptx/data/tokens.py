@@ -27,7 +27,7 @@ FORMAT = 1  # raise it when the same corpus and tokenizer would give other files
 
 @dataclass(frozen=True)
 class TokenSpec:
-    """What decides the content of a token folder; its hash is the folder's name.
+    """Everything that decides the content of a token folder; its hash is the folder's name.
 
     Attributes:
         corpus_hash, tokenizer_spec: the fingerprints.

@@ -66,7 +66,7 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def _has_native_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":  # the GPU of another machine cannot be asked: assume that it has
+    if device.type == "cuda":  # the GPU of another machine cannot be queried: assume that it has
         return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
         flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""

@@ -68,7 +68,7 @@ class RunFacts(RunSetup):
     """The facts that preflight finds before a run starts.
 
     Attributes:
-        tokenizer: as tokenizer.json holds it.
+        tokenizer: the content of tokenizer.json.
         remarks: warnings for the journal.
         resume_source: the checkpoint of another run to start from; None: the weights are new.
         code: hashes of the user's own modules, by name.

@@ -14,7 +14,7 @@ class Metric:
     Attributes:
         key: the field of `gptx.runs.records.Result`, and the key in result.json.
         title: heading of its column in tables.
-        unit: of the value times ``scale``.
+        unit: unit of the value times ``scale``.
         scale: MLflow and summaries show the value times this.
         digits: decimals that they show.
         higher_is_better: else lower is better.

@@ -52,7 +52,7 @@ class Strategy:
         dropout_stream: seeds dropout; ranks that compute the same activations have the same number.
         cpu_group: a process group of all ranks for tensors on the CPU; None: there is one process.
         checkpoint_group: a second group of all ranks, for writing checkpoints while training uses the first.
-        device: where the model is placed.
+        device: the device on which the model is placed.
     """
 
     in_process: bool = True

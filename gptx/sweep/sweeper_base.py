@@ -54,7 +54,7 @@ class SweeperBase(Sweeper):
         """Run the sweep; returns the exit code.
 
         Args:
-            overrides: of the runs; some have several values.
+            overrides: the overrides of the runs; some have several values.
             of_sweep: overrides that are options of the sweep.
         """
 

@@ -54,7 +54,7 @@ def map_isolated(
 
 @dataclass(frozen=True)
 class _Answer:
-    """What the isolated process sends for one item: the value, or why the call raised."""
+    """The answer of the isolated process for one item: the value, or the reason why the call raised."""
 
     value: Any = None
     error: str | None = None

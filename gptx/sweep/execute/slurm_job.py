@@ -35,7 +35,7 @@ class Job:
         reports: the folder of the reports.
         nodes: number of nodes; if there are several, each starts a torchrun.
         requeues: how often the job may be requeued at its time limit.
-        retry: how often a failed run is tried again within the job.
+        retry: how often a failed run is retried within the job.
         replaces: uid of the run that was in the folder when the job was submitted; force=true replaces only that one.
     """
 

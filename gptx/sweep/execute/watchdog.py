@@ -69,7 +69,7 @@ class Watchdog:
         self._oom_kills = _oom_kills()
 
     def check(self) -> None:
-        """Stop the process if it exceeds a limit; kill it if it was asked to end and the grace period is over."""
+        """Stop the process if it exceeds a limit; kill it if a stop was requested and the grace period is over."""
         now = time.time()
         if self._stop_requested is not None:
             if now - self._stop_requested > self._limits.grace:

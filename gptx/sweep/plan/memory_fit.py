@@ -31,7 +31,7 @@ FreeMemory = dict[str, int]  # bytes, by device type: what this machine had befo
 
 @dataclass(frozen=True)
 class JobLimit:
-    """How many runs may run at once, and a line for the user if memory allows fewer than wanted."""
+    """The number of runs that may train at once, and a line for the user if memory allows fewer than requested."""
 
     jobs: int
     note: str = ""
@@ -41,7 +41,7 @@ def check_memory(cells: Sequence[Cell], jobs: int, here: bool = True, free: Free
     """Estimate ``memory_bytes`` of the cells that are to run, and reject those too large for this machine.
 
     Args:
-        jobs: how many are to run at once.
+        jobs: the requested number of runs at the same time.
         here: whether they will run on this machine; for another machine nothing is rejected.
         free: free memory of this machine by device, as far as known; missing devices are added.
     """
@@ -188,7 +188,7 @@ def smaller_settings(run: TooLarge) -> list[str]:
 
 
 def _changes(run: TooLarge) -> list[Change]:
-    """What could make a run smaller: micro-batches, recomputed activations, smaller validation batches, fsdp."""
+    """Settings that need less memory: micro-batches, recomputed activations, smaller validation batches, fsdp."""
     trainer = run.config["trainer"]
     rows = trainer["micro_batch"] or trainer["batch_size"]
     divisors = [n for n in range(1, rows) if rows % n == 0]

@@ -93,7 +93,7 @@ def _check_choices(key: str, given: Sequence[str], known: Sequence[str]) -> None
 
 
 class _NoLock(JournalFileSymlinkLock):
-    """No lock, because the sweep's own lock protects the store. A lock of optuna's that a killed command left behind
+    """No lock, because the sweep's own lock protects the store. A lock of optuna that a killed command did not release
     would block the next command for 30 s."""
 
     def acquire(self) -> bool:

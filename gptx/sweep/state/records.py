@@ -19,7 +19,7 @@ class EndKind(StrEnum):
     """How an attempt to train a run ended."""
 
     FINISHED = "finished"
-    PAUSED = "paused"  # at the step that runtime.until or the sweep asked for
+    PAUSED = "paused"  # at the step of runtime.until or of a rung
     STOPPED = "stopped"  # with the sweep
     CANCELLED = "cancelled"  # in Slurm
     LIMIT_EXCEEDED = "limit_exceeded"  # sweep.timeout, sweep.memory, or the time limit of the job
