@@ -24,7 +24,7 @@ from gptx.kernel.predicted_cost import counted
 
 @dataclass
 class Case:
-    """Sizes of the attention. ``window``: 0 is full attention; ``bias``: whether to use the bias of ALiBi."""
+    """One attention layer. ``window``: tokens, 0 is full attention; ``bias``: whether to add the bias of ALiBi."""
 
     heads: int
     dim: int
@@ -62,7 +62,7 @@ class Case:
         return (self.heads if self.bias else 1) * dense if masked else 0
 
     def chosen(self) -> str:
-        """The choice of kernel=auto."""
+        """The name of the kernel that kernel=auto chooses."""
         auto = self.kernel("auto")
         assert isinstance(auto, Auto)
         with autocast(self.device, self.type):
@@ -127,7 +127,7 @@ def _wall(case: Case, kernel: str, mask: object, inputs: list[Tensor], steps: in
 
 
 def turn(sizes: tuple[Any, ...], kernel: str, seconds: float) -> tuple[float, float]:
-    """Microseconds and bytes per token, in a separate process. ``sizes``: arguments of `Case`, the device by name."""
+    """Measure microseconds and bytes per token. ``sizes``: the arguments of `Case`, with the name of the device."""
     *numbers, device_name = sizes
     device = pick(device_name)
     keep_freed_memory()

@@ -1,9 +1,9 @@
-"""Runs survive kills. Real runs are killed (SIGKILL) at random times, and the same command resumes them. At the end
-every loss in the journal, the best model, weights and moments must equal those of an undisturbed run, bit for bit.
+"""Test that runs survive kills: they are killed (SIGKILL) at random times, and the same command resumes them. At the
+end all losses in the journal, the best model, weights and moments must be bitwise equal to those of an undisturbed run.
 
 The killed process is the command or one of its workers, while the workers start, during training, while a checkpoint is
 written, or while the result is written. After some kills a file of the newest checkpoint is damaged as well (truncated,
-or one bit is flipped): the run must detect that and resume from the checkpoint before.
+or one bit is flipped): the run must detect that and resume from the previous checkpoint.
 """
 
 import argparse
@@ -53,18 +53,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser("python -m benchmarks.faults", description=__doc__, epilog=EXAMPLES, formatter_class=raw)
-    parser.add_argument("--kills", type=int, default=50, help="over all strategies (default %(default)s)")
+    parser.add_argument(
+        "--kills", type=int, default=50, help="number of kills, over all strategies (default %(default)s)"
+    )
     parser.add_argument(
         "--strategy", nargs="+", choices=options("strategy"), default=["ddp", "fsdp"], help="(default: ddp fsdp)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of phases and victims (default %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every kill")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the kills (default %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write a record of every kill to this file")
     return parser
 
 
 @dataclass
 class KilledRun:
-    """A run that is killed several times. Its study is its name, because a study does not change the result."""
+    """A run that is killed several times. Its study is named like the run: a study does not change the result."""
 
     place: Path
     strategy: str
@@ -89,7 +91,7 @@ class KilledRun:
             raise RunFailed(f"a run that was not killed failed: {err}")
 
     def kill_once(self, rng: random.Random) -> bool:
-        """Start the run and kill it; False: it finished before."""
+        """Start the run and kill it; returns False if it finished before the kill."""
         phase = rng.choice(PHASES)
         enough = self.journal_lines() + rng.randint(2, 200)
         reached: dict[str, Callable[[], bool]] = {
@@ -119,7 +121,8 @@ class KilledRun:
         return True
 
     def damage(self, rng: random.Random) -> str | None:
-        """Damage a file of the newest checkpoint; returns how. None: the run is finished or has one checkpoint only."""
+        """Damage a file of the newest checkpoint and return a description. Return None, and damage nothing, if the run
+        is finished or has only one checkpoint."""
         saved = sorted((self.folder / "checkpoints").glob("step-*"))
         if len(saved) < 2 or journal.status(self.folder) == "finished":
             return None
@@ -152,7 +155,7 @@ def workers(run: "subprocess.Popen[str]") -> list[psutil.Process]:
 
 
 def until(condition: Callable[[], bool], run: "subprocess.Popen[str]") -> bool:
-    """Wait for a condition; False: the process ended first."""
+    """Wait for a condition; returns False if the process ended first."""
     deadline = time.monotonic() + TIMEOUT
     while run.poll() is None:
         if condition():
@@ -164,7 +167,7 @@ def until(condition: Callable[[], bool], run: "subprocess.Popen[str]") -> bool:
 
 
 def differences(folder: Path, reference: Path) -> list[str]:
-    """What differs between two runs."""
+    """List what differs between two runs: losses, last or best weights; empty if all are bitwise equal."""
     import torch
     from safetensors.torch import load_file
 

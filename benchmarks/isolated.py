@@ -1,4 +1,4 @@
-"""Measure in a separate process: what one measurement does to the allocator or to torch's settings affects no other."""
+"""Measure in a separate process: a measurement cannot change the allocator or the torch settings of the next one."""
 
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -15,7 +15,7 @@ def run_isolated(work: Callable[..., Result], *arguments: Any, advice: str = "")
     """Return ``work(*arguments)``, computed in a new process.
 
     Raises:
-        RunFailed: the process died; ``advice`` is the end of the message.
+        RunFailed: the process died; the error message ends with ``advice``.
     """
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         try:

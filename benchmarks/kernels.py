@@ -2,7 +2,7 @@
 `gptx.kernel.predicted_cost` come from this table.
 
 On a CPU the table shows CPU milliseconds of one thread, which other load on the machine disturbs least; on a GPU, wall
-time. Each figure is the best of some rounds, for --tokens tokens (or one row, if it is longer). The mask is not
+time. Each time is the shortest of some rounds, for --tokens tokens (or one row, if it is longer). The mask is not
 included: a model creates it once per forward for all layers. Kernels that do not support a case, or that need more than
 --memory, are left out.
 """
@@ -45,7 +45,7 @@ class Cell:
 
     @property
     def loss(self) -> float | None:
-        """Cost of auto's choice relative to the best kernel, less 1. None: the choice was not measured."""
+        """Cost of the kernel that auto chooses / cost of the fastest kernel - 1. None: that kernel was not measured."""
         return self.ms[self.auto] / min(self.ms.values()) - 1 if self.auto in self.ms else None
 
     def cells(self, kernels: list[str]) -> tuple[str, ...]:
@@ -64,17 +64,34 @@ def _parser() -> Parser:
     parser = Parser("python -m benchmarks.kernels", description=__doc__, epilog=EXAMPLES, formatter_class=raw)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="(default auto)")
     parser.add_argument("--context", nargs="+", type=int, metavar="T", help="(default 64..8192, on cuda 1024..16384)")
-    parser.add_argument("--window", nargs="+", type=int, metavar="SIZE", help="0: full (default 0 32 256; cuda 0 1024)")
+    parser.add_argument(
+        "--window",
+        nargs="+",
+        type=int,
+        metavar="SIZE",
+        help="tokens; 0: full attention (default 0 32 256; cuda 0 1024)",
+    )
     parser.add_argument("--dtype", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"], help="(default both)")
     parser.add_argument("--heads", nargs="+", choices=HEADS, help="(default 4x32 6x64, on cuda 16x64)")
     parser.add_argument("--kernel", nargs="+", choices=KERNELS, default=list(KERNELS), help="(default all)")
-    parser.add_argument("--tokens", type=int, default=2048, help="least tokens in a batch (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the best counts (default %(default)s)")
     parser.add_argument(
-        "--memory", type=float, default=4.0, metavar="GB", help="for attention weights (default %(default)s)"
+        "--tokens", type=int, default=2048, help="smallest number of tokens in a batch (default %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="number of measurements, of which the fastest is shown (default %(default)s)",
+    )
+    parser.add_argument(
+        "--memory",
+        type=float,
+        default=4.0,
+        metavar="GB",
+        help="limit on the memory for attention weights (default %(default)s)",
     )
     parser.add_argument("--fit", action="store_true", help="also print the constants for gptx/kernel/predicted_cost.py")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all measurements to this file")
     return parser
 
 
@@ -157,7 +174,7 @@ def _fit(cells: list[Cell], args: argparse.Namespace, device: Any) -> None:
             name, parts = case.counted(kernel)
             points.setdefault((cell.dtype, name), []).append([part / ms for part in parts])
     for (dtype, name), rows in sorted(points.items()):
-        parts = torch.tensor(rows, dtype=torch.double)  # (cells, 3): what 1 ns of a constant explains
+        parts = torch.tensor(rows, dtype=torch.double)  # (cells, 3): share of the time per 1 ns of a constant
         constants = torch.linalg.lstsq(parts, torch.ones(len(rows), 1, dtype=torch.double)).solution
         error = (parts @ constants - 1).abs().median().item()
         print(f'{dtype} "{name}": Cost({", ".join(f"{c:.3f}" for c in constants[:, 0].tolist())}),  # +-{error:.0%}')

@@ -1,4 +1,4 @@
-"""What the benchmarks share: tables for a terminal and for markdown, JSON files, and the description of the machine."""
+"""Functions that the benchmarks share: tables for a terminal and for markdown, JSON files, facts about the machine."""
 
 import json
 import sys
@@ -39,7 +39,7 @@ def terminal_table(
 
 
 def write_json(path: Path | None, figures: Any) -> None:
-    """Write the figures, if a file is given."""
+    """Write the results as JSON, if a file is given."""
     if path:
         path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 

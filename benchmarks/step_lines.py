@@ -2,8 +2,8 @@
 
 Trains the default config for two steps and records every function of the package that is called between the start and
 the end of the second one, in all threads: reading of a batch, forward, loss, backward, optimiser. Such a function
-counts with all its lines, executed or not; blank lines, comments and docstrings do not count, nor does what only runs
-before the first step (imports, constructors).
+counts with all its lines, executed or not; blank lines, comments and docstrings do not count, nor does code that only
+runs before the first step (imports, constructors).
 
 Usage: python -m benchmarks.step_lines [overrides], e.g. kernel=sdpa
 """
@@ -54,7 +54,7 @@ def main(overrides: list[str]) -> None:
 
 
 def train_two_steps(overrides: list[str], recorder: Recorder) -> None:
-    """Record the second step."""
+    """Train two steps; ``recorder`` records the functions that the second one calls."""
     from gptx.config.compose import compose
     from gptx.config.instantiate import part
     from gptx.runs.folder import RunFolder

@@ -1,4 +1,4 @@
-"""Every strategy computes what one process computes.
+"""Check that every strategy computes the same losses as one process, and measure its speed.
 
 By default: the relative difference between the losses of every strategy and those of one process, in fp32 and bf16; the
 table shows the largest one over 20 steps. With --speed: tokens/s and memory of a larger model on two processes, each
@@ -51,7 +51,7 @@ COMMON = ("tracking=off", "trainer.val_tokens=4096", "runtime.val_batch=8")
 
 @dataclass(frozen=True)
 class Case:
-    """What one group of processes trains. ``extra``: more overrides, separated by blanks."""
+    """The config that one group of processes trains. ``extra``: more overrides, separated by blanks."""
 
     strategy: str
     processes: int
@@ -81,11 +81,13 @@ def _parser() -> Parser:
     parser.add_argument("--strategy", nargs="+", choices=strategies(), default=strategies(), help="(default: all)")
     parser.add_argument("--processes", nargs="+", type=int, default=[2, 4], metavar="N", help="(default: 2 4)")
     parser.add_argument("--steps", type=int, default=20, help="(default %(default)s)")
-    parser.add_argument("--speed", action="store_true", help="tokens/s and memory instead, on 2 processes")
+    parser.add_argument(
+        "--speed", action="store_true", help="measure tokens/s and memory instead of losses, on 2 processes"
+    )
     parser.add_argument("--also", dest="extra", default="", metavar="OVERRIDES", help="e.g. 'compile=true'")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="(default %(default)s)")
     parser.add_argument("--markdown", action="store_true", help="print a markdown table")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results to this file")
     return parser
 
 
@@ -186,7 +188,7 @@ def _trainer(overrides: list[str]) -> Iterator["Trainer"]:
 
 
 def _run_group(work: Callable[..., None], cases: list[Case], args: argparse.Namespace) -> Any:
-    """Run ``work`` in a group of processes; returns what rank 0 writes."""
+    """Run ``work`` in a group of processes; returns the content of the JSON file that rank 0 writes."""
     from gptx.data.from_config import tokens_of
     from gptx.hardware.cpu import cores
     from gptx.processes import workers

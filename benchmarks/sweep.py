@@ -31,7 +31,7 @@ EXAMPLES = """examples:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of a number of runs, one after another and in a sweep; ``*_steps``: without what is not a step."""
+    """Seconds of a number of runs, one after another and in a sweep; ``*_steps``: only in training steps."""
 
     name: str
     runs: int
@@ -46,16 +46,16 @@ class Timing:
 
     @property
     def limit(self) -> float:
-        """The ratio for runs with very many steps."""
+        """The ratio for runs with so many steps that the cost of a start is negligible."""
         return cores() * self.loop_steps / self.sweep_steps
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser("python -m benchmarks.sweep", description=__doc__, epilog=EXAMPLES, formatter_class=raw)
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for all runs, e.g. tracking=off")
-    parser.add_argument("--steps", type=int, default=60, help="of each run (default %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of all runs, e.g. tracking=off")
+    parser.add_argument("--steps", type=int, default=60, help="training steps of each run (default %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results to this file")
     return exit_code(lambda: _compare(parser.parse_args(argv)))
 
 

@@ -1,7 +1,7 @@
 """Training speed: tokens/s of gptx's training step, and of nanoGPT's if a checkout is given.
 
-All arms of one model size take turns for some rounds, each in a separate process, so that other load on the machine
-affects them equally. The table shows the median and the range over the rounds, and the median of each round's ratio to
+Each round times every arm of a model size once, each in a separate process, so that other load on the machine affects
+them equally. The table shows the median and the range over the rounds, and the median of each round's ratio to
 the peer. Every arm trains the same model as nanoGPT (learned positions, exact GELU, no biases, no dropout), clips to 1
 and uses a fused AdamW; only "default variant" is the model that `gptx run` trains by default (rope, tanh GELU).
 """
@@ -45,7 +45,7 @@ SAME_MODEL = ("pos=learned", "ffn=gelu", "ffn.tanh=false")
 
 @dataclass(frozen=True)
 class Timing:
-    """Tokens/s of one arm in each round, and its ratio to the peer in the same round (None without a peer)."""
+    """Tokens/s of an arm by round; ``ratios``: divided by those of the peer (nanoGPT) in that round, or None."""
 
     shape: str
     arm: str
@@ -84,13 +84,17 @@ def _parser() -> Parser:
     parser = Parser("python -m benchmarks.train", description=__doc__, epilog=EXAMPLES, formatter_class=raw)
     parser.add_argument("--peer", type=_peer, metavar="nanogpt=PATH", help="also time a checkout of nanoGPT")
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=DEFAULT, help="(default: all but gpt2)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each arm (default %(default)s)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="least time of a turn (default %(default)s)")
-    parser.add_argument("--all", action="store_true", help="also gptx with each kernel")
-    parser.add_argument("--arm", action="append", default=[], metavar="OVERRIDES", help="another arm of gptx")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each arm is timed (default %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help="shortest duration of one measurement (default %(default)s)"
+    )
+    parser.add_argument("--all", action="store_true", help="also time gptx with each kernel")
+    parser.add_argument(
+        "--arm", action="append", default=[], metavar="OVERRIDES", help="also time gptx with these overrides"
+    )
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="(default auto)")
     parser.add_argument("--markdown", action="store_true", help="print a markdown table")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures of every round")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results of every round to this file")
     return parser
 
 
@@ -123,7 +127,7 @@ def _bench(args: argparse.Namespace) -> None:
 
 
 def _shape(name: str, args: argparse.Namespace, folder: Path, report: Callable[[str], Any]) -> list[Timing]:
-    """Let the arms of one shape take turns. Only one exists at a time, so that large models fit in memory."""
+    """Time the arms of one shape in alternation. Only one exists at a time, so that large models fit in memory."""
     from benchmarks.training_arms import Shape, Turn, turn
 
     shape, arms = Shape(*SHAPES[name]), _arms(args, folder)
@@ -187,7 +191,7 @@ def _legend(timings: list[Timing]) -> list[str]:
 def _show(timings: list[Timing], conditions: str, args: argparse.Namespace) -> None:
     head, rows, legend = _head(args.peer), _rows(timings, args.peer), _legend(timings)
     if args.markdown:
-        print(f"{markdown_table(head, rows)}\n\n{'; '.join(legend)}. Medians of interleaved turns: {conditions}.")
+        print(f"{markdown_table(head, rows)}\n\n{'; '.join(legend)}. Medians of interleaved rounds: {conditions}.")
     else:
         terminal_table(head, rows, title="Training speed", caption="\n".join([*legend, conditions]))
 

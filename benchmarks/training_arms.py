@@ -58,8 +58,8 @@ class Gptx:
     """`gptx.training.trainer.Trainer.step`, as a run calls it, on a corpus of random characters.
 
     Args:
-        overrides: for `gptx.compose`, besides the sizes.
-        folder: for the corpus and its token files; arms of one shape share it.
+        overrides: overrides for `gptx.compose`, besides the sizes.
+        folder: folder for the corpus and its token files; arms of one shape share it.
     """
 
     def __init__(self, shape: Shape, device: str, overrides: Sequence[str], folder: Path) -> None:
@@ -127,7 +127,7 @@ WARM_UP = 4  # steps: the first one compiles, and some more allocate memory that
 
 @dataclass(frozen=True)
 class Turn:
-    """The result of one turn of one arm."""
+    """The result of timing one arm once."""
 
     tokens_per_s: float
     n_params: int
@@ -135,7 +135,7 @@ class Turn:
 
 
 def turn(make: Callable[..., Arm], shape: Shape, args: Sequence[Any], seconds: float) -> Turn:
-    """Build an arm, warm it up, and time steps for about ``seconds``, but at least one."""
+    """Build an arm, train some untimed steps first, then time steps for about ``seconds``, at least one step."""
     arm = make(shape, *args)
     _seconds(arm, WARM_UP)
     steps, seconds_taken = 1, _seconds(arm, 1)

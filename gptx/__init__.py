@@ -1,4 +1,4 @@
-"""gptx: is this transformer variant better, by how much, how surely, at what cost?
+"""gptx trains and compares variants of GPT: which is better, by how much, how certainly, and at what cost?
 
     cfg = gptx.compose(["attention=gqa", "pos=rope"])   # a checked config
     model = gptx.build(cfg)                             # model(tokens (B, T)) -> logits (B, T, vocab)
@@ -38,7 +38,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """The checked config of a run, e.g. ``compose(["attention=gqa", "trainer.max_steps=100"])``.
 
     Raises:
-        ConfigError: an unknown option or key, or a value of the wrong type; one line that says what would work.
+        ConfigError: an unknown option or key, or a value of the wrong type; the message is one line.
     """
     from gptx.config.compose import compose
 
@@ -48,11 +48,11 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 def build(cfg: DictConfig) -> GPT:
     """The freshly initialised model of a config; ``model(tokens)``: (B, T) int64 -> logits (B, T, vocab).
 
-    The vocabulary has ``model.vocab_size`` ids, or those of the tokenizer where that is 0. A tokenizer that learns its
+    The vocabulary has ``model.vocab_size`` ids, or those of the tokenizer if that is 0. A tokenizer that learns its
     vocabulary is fitted on the corpus first.
 
     Raises:
-        ConfigError: two parts do not fit together; the text says which, and what would fit.
+        ConfigError: two parts are incompatible; the message names them and what would work.
     """
     from gptx.data.from_config import tokenizer_of
     from gptx.model.build import build

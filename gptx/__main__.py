@@ -51,7 +51,7 @@ def _run(command: str, *arguments: str) -> int:
 def _help() -> str:
     return "\n".join(
         [
-            "gptx: is this transformer variant better, by how much, how surely, at what cost?",
+            "gptx trains and compares variants of GPT: which is better, by how much, how certainly, and at what cost?",
             "",
             "usage: gptx COMMAND [ARGUMENT ...]",
             "",

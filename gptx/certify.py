@@ -1,4 +1,5 @@
-"""``gptx certify RUN_DIR``: repeat some steps of a run and compare the outcome, the resume certificate."""
+"""``gptx certify RUN_DIR``: repeat some steps of a run and compare the results with the run. The comparison is
+its resume certificate."""
 
 import argparse
 import json

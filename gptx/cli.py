@@ -1,4 +1,4 @@
-"""What all commands share: parsing, one-line errors, exit codes, logging.
+"""Functions that all commands share: parsing, one-line errors, exit codes, logging.
 
 Results go to stdout, diagnostics to stderr through the logger ``gptx``, each line with the prefix ``gptx: ``.
 """
@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
         prog: the command, e.g. ``gptx compare``.
         description: text above the options.
         epilog: text below the options.
-        options: of `argparse.ArgumentParser`.
+        options: other arguments of `argparse.ArgumentParser`.
     """
 
     def __init__(self, prog: str, description: str | None = None, epilog: str = "", **options: Any) -> None:
@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("-q", "--quiet", action="store_true", help="show errors only, no warnings")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse, and set the level of logging that was asked for."""
+        """Parse the arguments, and set the log level that ``-v`` and ``-q`` request."""
         found = super().parse_args(args, namespace)
         configure_logging(-1 if found.quiet else found.verbose)
         return found
@@ -57,14 +57,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_code_table() -> str:
-    """The exit codes of all commands, a line each."""
+    """The exit codes of all commands, one line for each code."""
     return "\n".join(["exit codes:", *(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())])
 
 
 def exit_code(work: Callable[[], object]) -> int:
-    """Run a command; returns the exit code that ``work`` returns (0 for anything but an int), or that of its error.
+    """Run a command. Return the exit code that ``work`` returns (0 if it returns no int) or that its error has.
 
-    An error that is meant for the user is one line on stderr. Ctrl-C, a full disk and a closed pipe are no tracebacks.
+    An error that is meant for the user is one line on stderr. Ctrl-C, a full disk and a closed pipe print no traceback.
     """
     configure_logging()
     try:
@@ -89,7 +89,7 @@ def _fail(error: BaseException, text: str, code: int) -> int:
 
 
 def _discard_stdout() -> None:
-    """Let what is still buffered go nowhere: the interpreter would report the closed pipe once more at its end."""
+    """Discard buffered output: otherwise the interpreter would report the closed pipe again when it exits."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -100,7 +100,7 @@ def default_sigint() -> None:
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
-    """Writes to what ``sys.stderr`` is at the time of writing."""
+    """Writes to the current ``sys.stderr``, which may have been replaced since the start."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -118,7 +118,7 @@ def configure_logging(verbosity: int | None = None) -> None:
     """Send the logger ``gptx`` to stderr.
 
     Args:
-        verbosity: -1: errors only; 0: warnings too; 1 or more: everything. None: as it is, or 0.
+        verbosity: -1: errors only; 0: warnings too; 1 or more: everything. None: unchanged, or 0 at first.
     """
     if not any(isinstance(handler, _Stderr) for handler in log.handlers):
         log.addHandler(_Stderr())
@@ -135,7 +135,7 @@ def split_verbosity(arguments: Sequence[str]) -> tuple[int, list[str]]:
 
 
 def check_json(path: Path | None) -> None:
-    """Check the argument of ``--json FILE`` before anything is measured.
+    """Check the argument of ``--json FILE`` before the work starts.
 
     Raises:
         GptxError: the folder of the file is missing.

@@ -1,4 +1,4 @@
-"""Errors meant for the user. The text of each is one line: what was given, what is expected, what would work."""
+"""Errors meant for the user. Each message is one line: what was given, what is expected, what would work."""
 
 import os
 
@@ -14,11 +14,11 @@ class ConfigError(GptxError):
 
 
 class DataError(GptxError):
-    """A corpus or a tokenizer that is missing, empty, unreadable or does not have the expected hash."""
+    """A corpus or a tokenizer is missing, empty or unreadable, or does not have the expected hash."""
 
 
 class NotTokenised(DataError):
-    """A corpus that has not been tokenised yet, where tokenising it was not allowed."""
+    """A corpus has not been tokenised yet, and the caller did not allow tokenising it."""
 
 
 class RunFailed(GptxError):
@@ -28,7 +28,7 @@ class RunFailed(GptxError):
 
 
 class CheckpointError(RunFailed):
-    """A checkpoint that is missing, damaged or of another model."""
+    """A checkpoint is missing, is damaged, or belongs to another model."""
 
 
 class Interrupted(Exception):
@@ -42,10 +42,10 @@ def reason(error: BaseException) -> str:
 
 
 def processes_as(count: int) -> str:
-    """How to ask for ``count`` processes: as an override, or as an argument of torchrun in its workers."""
+    """The setting for ``count`` processes, for messages: an override, or in workers of torchrun its argument."""
     return f"--nproc-per-node={count}" if "RANK" in os.environ else f"strategy.nproc={count}"
 
 
 def option(part: object) -> str:
-    """The name of a built-in option, for a message: that of the file of its class."""
+    """The name of a built-in option, for messages: the name of the file that contains its class."""
     return type(part).__module__.rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""``gptx run``: train, resume or show one run; with ``-m``, a sweep. ``gptx run --help`` teaches its use."""
+"""``gptx run``: train, resume or show one run; with ``-m``, a sweep. ``gptx run --help`` explains its use."""
 
 import os
 import signal
@@ -42,7 +42,7 @@ def _run() -> int:
 
 
 def _dry_run(overrides: list[str]) -> int:
-    """Check one run and show what it would take; returns the exit code."""
+    """Check one run and show its estimated costs; returns the exit code."""
     from gptx.sweep.execute.launcher import make
     from gptx.sweep.plan.cells import check_cells, compose_cells
     from gptx.sweep.plan.preview import preview

@@ -1,7 +1,7 @@
-"""List all variants: what each is, its parameters, its cache size, and what it refuses.
+"""List all variants: a description, parameters, cache size, and the options and sizes that the variant refuses.
 
-Parameters and cache size are those of the default model with this one option exchanged. The cache size is bytes per
-token in bf16, after a row of model.context tokens.
+Parameters and cache size are those of the default model in which only this option is changed. The cache size is in
+bytes per token in bf16, after a row of model.context tokens.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def _print_table(args: argparse.Namespace) -> None:
 
 
 def _rich_table(rows: Sequence[VariantRow]) -> Table:
-    """The table with a line between two axes."""
+    """A table for the terminal, with a horizontal line between the options of two axes."""
     table = Table(*HEADER, title="Variants")
     table.columns[2].justify = table.columns[3].justify = "right"
     table.columns[0].no_wrap, table.columns[0].min_width = True, max(len(row.cells[0]) for row in rows)

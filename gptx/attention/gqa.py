@@ -22,7 +22,7 @@ class AttentionRMSNorm(nn.RMSNorm):
 
 
 def check_softcap(softcap: float) -> None:
-    """Refuse a softcap that is negative, or so small that the logits vanish."""
+    """Reject a softcap that is negative, or so small that all logits are nearly 0."""
     if softcap != 0 and softcap < 0.001:
         raise ConfigError(
             f"attention.softcap={softcap:g}: expected 0 (none) or at least 0.001; use attention.softcap=50"

@@ -12,7 +12,7 @@ from gptx.geometry.model_shape import ModelShape
 
 
 class SinkLogits(nn.Module):
-    """One learned logit per head, (H,), initialised to 0. A module, so that tensor parallelism can split it."""
+    """One learned logit per head, (H,), initialised to 0. In a separate module that tensor parallelism can split."""
 
     def __init__(self, n_head: int) -> None:
         super().__init__()

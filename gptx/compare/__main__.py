@@ -39,7 +39,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--sort", metavar="COLUMN", default="val_bpb", help="sort by this column, best first (default: val_bpb)"
     )
-    parser.add_argument("--all-keys", action="store_true", help="name also the keys that follow from an option")
+    parser.add_argument("--all-keys", action="store_true", help="also show keys that only differ between options")
     parser.add_argument("--include-unfinished", action="store_true", help="show unfinished runs in separate rows")
     for kind, what in (
         ("csv", "raw figures"),
@@ -60,8 +60,8 @@ def _compare(args: argparse.Namespace) -> None:
         found = render.unfinished(rows) or "no runs"
         problems = "".join(f"; {row.problem}" for row in rows if row.problem)
         raise GptxError(
-            f"no finished run in {_names(paths)}: found {found}{problems}; python -m gptx.run makes one, "
-            f"and repeating a run's command takes it up where it stopped"
+            f"no finished run in {_names(paths)}: found {found}{problems}; python -m gptx.run trains one, "
+            f"and repeating the command of a run resumes it"
         )
     summary = render.ordered(summary, args.sort)
     page = render.page(rows, summary)

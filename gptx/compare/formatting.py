@@ -52,7 +52,7 @@ def human(value: float, unit: str = "", scale_of: float | None = None) -> str:
 
 
 def figure(metric: Metric, value: float, scale_of: float | None = None) -> str:
-    """A value of a metric as tables show it; ``scale_of``: see `human`."""
+    """Format a value of a metric for a table; ``scale_of``: see `human`."""
     if math.isnan(value) or metric.prefix:
         return human(value, metric.symbol, scale_of)
     return f"{value:.{metric.digits}f}"

@@ -35,7 +35,7 @@ class Law:
 
     @property
     def growth(self) -> float:
-        """Exponent g of the best split of a compute budget: N ~ C^g and D ~ C^(1 - g)."""
+        """Exponent g of the parameters N and tokens D with the lowest loss at compute C: N ~ C^g and D ~ C^(1 - g)."""
         return self.b / (self.a + self.b)
 
     def loss(self, sizes: npt.ArrayLike, tokens: npt.ArrayLike) -> Floats:
@@ -70,7 +70,7 @@ class FittedLaw:
         return float(low), float(high)
 
     def extrapolates(self, size: float, tokens: float) -> bool:
-        """Whether a point lies outside the measured sizes or lengths."""
+        """Whether a point lies outside the measured sizes or token counts."""
         inside = self.sizes.min() <= size <= self.sizes.max() and self.tokens.min() <= tokens <= self.tokens.max()
         return not inside
 
@@ -89,7 +89,7 @@ def fit(sizes: Floats, tokens: Floats, losses: Floats, start: Law | None = None)
     logs = np.stack([np.log(sizes / n0), np.log(tokens / d0)])
     with threadpool_limits(limits=1):  # several BLAS threads would be slower on such small sums
         points = sorted(_starts(logs, losses), key=lambda point: _objective(point, logs, losses)[0])[:8]
-        if start:  # in a bootstrap the law of all runs is near; the best grid point is the fallback
+        if start:  # in a bootstrap, start from the law of all runs, which is close; otherwise from the best grid point
             a_term, b_term = start.A * n0**-start.a, start.B * d0**-start.b
             points = [np.array([*np.log([start.E, a_term, b_term]), start.a, start.b]), points[0]]
         bounds = [(-20.0, 20.0)] * 3 + [EXPONENTS] * 2
@@ -130,12 +130,12 @@ def check(sizes: Floats, tokens: Floats) -> None:
     """Reject runs that do not determine the five coefficients.
 
     Raises:
-        GptxError: too few sizes, lengths, or pairs of both.
+        GptxError: too few sizes, token counts, or pairs of both.
     """
     if missing := _missing(sizes, tokens):
         listed = " and ".join(
             f"{len(set(values))} {what} ({', '.join(f'{v:,.0f}' for v in sorted(set(values)))})"
-            for what, values in (("sizes", sizes), ("lengths of text", tokens))
+            for what, values in (("sizes", sizes), ("token counts", tokens))
         )
         raise GptxError(f"a scaling law needs {missing}; found {listed}. experiment=scaling has enough runs")
 
@@ -143,9 +143,9 @@ def check(sizes: Floats, tokens: Floats) -> None:
 def _missing(sizes: Floats, tokens: Floats) -> str:
     cells = set(zip(sizes.tolist(), tokens.tolist(), strict=True))
     if len(set(sizes.tolist())) < 3 or len(set(tokens.tolist())) < 3:
-        return "at least 3 sizes and 3 lengths of text"
+        return "at least 3 sizes and 3 token counts"
     if len(cells) < 6:
-        return "at least 6 pairs of a size and a length"
+        return "at least 6 pairs of a size and a token count"
     logs = np.log(np.array(sorted(cells)))
     if np.linalg.matrix_rank(logs - logs.mean(0), tol=1e-6) < 2:
         return "several lengths for one size: sizes and lengths that grow together cannot be separated"

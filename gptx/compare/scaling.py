@@ -22,7 +22,7 @@ from gptx.compare.summary import distinguishing_keys
 from gptx.errors import GptxError
 from gptx.runs.journal import runs
 
-# The keys that runs of a scaling study may differ in. Of several learning rates at one size and length the best counts.
+# The keys that runs of a scaling study may differ in. Of the learning rates at one size and length the best is used.
 SIZE_KEYS = {"model", "model.n_layer", "model.n_head", "model.d_model"}
 LENGTH_KEYS = {"trainer.max_steps", "trainer.batch_size", "trainer.eval_every", "optim.lr"}
 
@@ -41,7 +41,12 @@ def _parser() -> Parser:
         help="folder with runs (default: outputs/scaling)",
     )
     parser.add_argument(
-        "--flops", nargs="+", type=flops, default=[], metavar="C", help="compute budgets to split, in FLOPs, e.g. 1e15"
+        "--flops",
+        nargs="+",
+        type=flops,
+        default=[],
+        metavar="C",
+        help="compute budgets in FLOPs, to divide between model size and tokens, e.g. 1e15",
     )
     parser.add_argument(
         "--bootstrap", type=int, default=200, metavar="N", help="bootstrap samples for the intervals (default: 200)"
@@ -52,7 +57,7 @@ def _parser() -> Parser:
 
 
 def flops(text: str) -> float:
-    """A positive finite number."""
+    """Parse a positive finite number."""
     if not 0 < (value := float(text)) < float("inf"):
         raise ValueError(text)
     return value
@@ -69,7 +74,7 @@ def _command(args: argparse.Namespace) -> None:
     fitted = fit_runs(rows, args.bootstrap)
     console = Console(highlight=False)
     sizes, lengths = len(set(fitted.sizes)), len(set(fitted.tokens))
-    print(f"{len(rows)} runs, {sizes} sizes x {lengths} lengths of text{left_out and f'; left out: {left_out}'}")
+    print(f"{len(rows)} runs, {sizes} model sizes x {lengths} token counts{left_out and f'; left out: {left_out}'}")
     print("loss = E + A / N^a + B / D^b; N: parameters, D: training tokens, C = 6 N D: FLOPs\n")
     for part in (law_table(fitted), budget_table(fitted, args.flops), residual_table(fitted)):
         console.print(part, "")
@@ -104,7 +109,7 @@ def _rows(path: Path) -> tuple[list[RunRow], str]:
 
 
 def _best_rates(rows: list[RunRow]) -> list[RunRow]:
-    """For each size and length the runs at the learning rate with the lowest mean loss."""
+    """The runs at the learning rate with the lowest mean loss, for each size and length."""
     losses: dict[tuple[float, float], dict[str, list[float]]] = {}
     for row in rows:
         arms = losses.setdefault((row.metrics["n_params"], row.tokens), {})
@@ -182,12 +187,12 @@ def remarks(fitted: FittedLaw) -> list[str]:
             f"the interval of {' and '.join(wide)} is wider than a factor of 2: add sizes, lengths or seeds"
         )
     if fitted.interval(attrgetter("E"))[0] < 0.01 * fitted.losses.min():
-        warnings.append("E cannot be distinguished from 0: no run is near the final loss")
+        warnings.append("E cannot be distinguished from 0: no run is near the lowest possible loss")
     if (
         deviation := float(np.sqrt(np.mean((fitted.losses / fitted.law.loss(fitted.sizes, fitted.tokens) - 1) ** 2)))
     ) > 0.02:
         warnings.append(
-            f"the runs deviate from it by {deviation:.1%}: they are too short, or the learning rate is wrong for some"
+            f"the runs deviate from the fitted law by {deviation:.1%}: too short, or some with a wrong learning rate"
         )
     return warnings
 

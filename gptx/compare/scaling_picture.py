@@ -1,4 +1,4 @@
-"""Plot a fitted scaling law: loss over tokens for each model size, and the best split of a budget."""
+"""Plot a fitted scaling law: loss against tokens for each model size, and against compute with the best split."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def _lengths(axes: Axes, fitted: FittedLaw) -> None:
 
 
 def _budgets(axes: Axes, fitted: FittedLaw) -> None:
-    """All runs over their compute, and the lowest loss that the law predicts for it."""
+    """Plot the loss of each run against its compute in FLOPs, and the lowest loss that the law predicts for it."""
     grid = np.geomspace(fitted.flops.min(), 100 * fitted.flops.max(), 200)
     splits = [fitted.law.best(flops) for flops in grid]
     losses = np.array([float(fitted.law.loss(*split)) for split in splits])

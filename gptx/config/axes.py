@@ -1,4 +1,4 @@
-"""The axes of a run: one table, read from the defaults list of ``conf/config.yaml``. No torch.
+"""The axes of a run: one table, read from the defaults list of ``conf/config.yaml``. Does not import torch.
 
 An axis is a group of options such as ``attention``; its options are the YAML files of the folder ``conf/attention``.
 """

@@ -1,9 +1,9 @@
-"""What a built-in class declares beside itself for the identity of runs: a stable id, a revision, added keys. No torch.
+"""What a built-in class declares for the identity of runs: a stable id, a revision, added keys. Does not import torch.
 
 Directly above every option's class (or function) its module has the constants
 
     ID = "attention.gqa"              # names what the class computes; stays the same when the class moves
-    REVISION = 1                      # raised when the class computes something else than before
+    REVISION = 1                      # increased when the class computes something else than before
     ADDED_KEYS = {"softcap": 0.0}     # optional: keys added after runs were made, with the value that reproduces those
 
 They are read from the source text, because importing the module would import torch.
@@ -32,7 +32,7 @@ class Declaration:
     """Attributes:
     id: names what the class computes, unique among all built-in classes.
     revision: 1 or more.
-    added_keys: by key, the value with which the class computes what it computed before it had the key.
+    added_keys: by key, the value with which the class computes the same as before the key was added.
     """
 
     id: str
@@ -41,19 +41,19 @@ class Declaration:
 
 
 def current_target(target: str) -> str:
-    """Today's target of a built-in class that has moved; any other target unchanged."""
+    """The current target of a built-in class that has moved; any other target unchanged."""
     return FORMER_TARGETS.get(target, target)
 
 
 def declaration(target: str) -> Declaration | None:
-    """The declaration beside the class of a ``_target_``; None for a class that is not built in."""
+    """The declaration above the class of a ``_target_``; None for a class that is not built in."""
     module, _, name = current_target(target).rpartition(".")
     return _declarations(module).get(name) if module.startswith("gptx.") else None
 
 
 @cache
 def _declarations(module: str) -> dict[str, Declaration]:
-    """By name of a class or a function, the declaration above it."""
+    """{name of a class or function: the declaration above it}."""
     path = PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py")
     found: dict[str, Declaration] = {}
     constants: dict[str, Any] = {}

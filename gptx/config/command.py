@@ -1,4 +1,4 @@
-"""The command line of ``gptx run``: Hydra parses it, gptx composes and checks the config. No torch."""
+"""The command line of ``gptx run``: Hydra parses it, gptx composes and checks the config. Does not import torch."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ Task = Callable[[DictConfig, list[str]], int]
 
 @dataclass
 class _CommandOutcome:
-    """What a task returned or raised; Hydra would print a line of its own about an exception."""
+    """The exit code or exception of a task, recorded because Hydra would print its own message about an exception."""
 
     code: int = 0
     errors: list[Exception] = field(default_factory=list)
@@ -32,7 +32,7 @@ def run_hydra(task: Task) -> int:
     """Run the command line in ``sys.argv``: help, shell completion, a sweep (``-m``), or one run.
 
     Args:
-        task: for one run; takes its checked config and the overrides, returns the exit code.
+        task: called for one run (not a sweep) with the checked config and the overrides; returns the exit code.
 
     Raises:
         ConfigError: the command line or a YAML file has a mistake.
@@ -88,7 +88,7 @@ def _one_run(task: Task) -> int:
 
 
 def _warn_of_ignored_options(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """A study's file may have a grid and options of a sweep, which do nothing in a single run."""
+    """Warn that the grid and the sweep options in a study's file have no effect in a single run."""
     asked = {"match": cfg.variant.match != "none", "sweep.lr": cfg.sweep.lr, "sweep.halving": cfg.sweep.halving}
     grid = [key for key in HydraConfig.get().sweeper.params if key not in map(key_of, overrides)]
     ignored = [f"sweep of {' and '.join(grid)}"] * bool(grid) + [key for key, given in asked.items() if given]

@@ -1,4 +1,4 @@
-"""Compose a config from the YAML files and overrides, and check it. No torch."""
+"""Compose a config from the YAML files and overrides, and check it. Does not import torch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

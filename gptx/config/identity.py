@@ -1,4 +1,4 @@
-"""The identity of a run: a hash of everything in its config that decides the result. No torch.
+"""The identity of a run: a hash of everything in its config that decides the result. Does not import torch.
 
 The same command has the same identity and so finds its run again. Scheme 2, in use since the start record has the key
 ``identity_scheme``:
@@ -8,7 +8,7 @@ The same command has the same identity and so finds its run again. Scheme 2, in 
 - Names of options and presets do not count, only keys: ``attention=gqa attention.n_kv_head=4`` is the same run as
   ``attention=mha`` where ``model.n_head=4``.
 - A key that was added later counts only where its value differs from the one that reproduces earlier behaviour.
-- `CORE_REVISION` counts: it is raised when the model's skeleton, the initialisation, the trainer or the order of the
+- `CORE_REVISION` counts: it is raised when the model's core code, the initialisation, the trainer or the order of the
   batches computes something else than before.
 
 `gptx.config.identity_v1` has scheme 1, for runs made before.
@@ -54,7 +54,7 @@ def identity(cfg: DictConfig, corpus: str, origin: str = "") -> str:
     """Ten hex digits that name what a config computes.
 
     Args:
-        corpus: fingerprint of the corpus; it counts instead of ``data.path``.
+        corpus: fingerprint of the corpus; hashed instead of ``data.path``.
         origin: identity and step of the checkpoint that ``resume_from`` names (``IDENTITY@STEP``); it counts instead
             of that path. Empty without ``resume_from``.
     """
@@ -81,7 +81,7 @@ def result_keys(plain: Mapping[str, Any], made_with: Mapping[str, int] | None = 
             if name == "_target_":
                 revision = built_in.revision if made_with is None else made_with.get(built_in.id, 1)
                 found[key] = f"{built_in.id} r{revision}"
-            continue  # _partial_ and the like: how Hydra builds it
+            continue  # _partial_ and similar keys, which control how Hydra builds the object
         added = built_in.added_keys if built_in else {}
         if (name in added and added[name] == value) or (key in ADDED_KEYS and ADDED_KEYS[key] == value):
             continue
@@ -90,7 +90,7 @@ def result_keys(plain: Mapping[str, Any], made_with: Mapping[str, int] | None = 
 
 
 def result_leaves(plain: Mapping[str, Any]) -> PlainConfig:
-    """Every key of a plain config that decides the result, as it is in the config.
+    """The keys of a plain config that decide the result, with their values unchanged.
 
     With dropout the number of processes decides too, because each process draws its own masks.
     """
@@ -100,7 +100,7 @@ def result_leaves(plain: Mapping[str, Any]) -> PlainConfig:
 
 
 def plain_value(plain: Mapping[str, Any], group: str, name: str) -> Any:
-    """``plain[a][b][name]`` for the group ``a.b``, or "" where there is none."""
+    """``plain[a][b][name]`` for the group ``a.b``, or "" if that key does not exist."""
     node: Any = plain
     for part in filter(None, group.split(".")):
         node = node.get(part, {}) if isinstance(node, Mapping) else {}
@@ -108,7 +108,7 @@ def plain_value(plain: Mapping[str, Any], group: str, name: str) -> Any:
 
 
 def revisions(cfg: DictConfig) -> dict[str, int]:
-    """The revision of the core and of every built-in class of a config, by id; a run's start record has them."""
+    """The revisions of the core and of every built-in class in a config, by id; stored in a run's start record."""
     targets = [value for key, value in flat(plain_dict(cfg)) if key.endswith("._target_")]
     built_in = [found for target in targets if (found := declaration(str(target)))]
     return {CORE: CORE_REVISION, **{found.id: found.revision for found in built_in}}

@@ -1,4 +1,4 @@
-"""Build the object that a group's ``_target_`` names. No torch, so that a mistake is reported without it."""
+"""Build the object that a group's ``_target_`` names. Does not import torch, so that a mistake is reported quickly."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def part(cfg: DictConfig, *args: Any) -> Any:
 
     Raises:
         ConfigError: the class does not exist, or its constructor does not accept the keys.
-        Exception: any that the constructor raised, without Hydra's own exception around it.
+        Exception: an exception of the constructor, not wrapped in Hydra's own exception.
     """
     try:
         return instantiate(cfg, *args)

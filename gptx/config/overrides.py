@@ -1,4 +1,4 @@
-"""Overrides such as ``attention=gqa``: the key that one is about, and the option that it chooses. No torch."""
+"""Parse overrides such as ``attention=gqa``: the key that one sets, and the option that it chooses. No torch."""
 
 import difflib
 import os
@@ -39,7 +39,7 @@ def about_sweeps(override: str) -> bool:
 
 
 def own_dirs(arguments: Sequence[str] = ()) -> list[Path]:
-    """The user's ``--config-dir``: Hydra's where it is initialised, else that of these command-line arguments."""
+    """The user's ``--config-dir``: from Hydra if it is initialised, else from these command-line arguments."""
     if not GlobalHydra.instance().is_initialized():
         split = (one.split("=", 1) if one.startswith("--config-dir=") else [one] for one in arguments)
         flags = pairwise(chain.from_iterable(split))

@@ -1,4 +1,4 @@
-"""A config as nested dicts, and such dicts by dotted key. No torch."""
+"""Convert a config to nested dicts, and nested dicts to dotted keys. Does not import torch."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -28,5 +28,5 @@ def flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def key_names(tree: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    """Dotted keys of nested dicts, without Hydra's own such as ``_target_``."""
+    """Dotted keys of nested dicts, without Hydra's own keys such as ``_target_``."""
     return (name for name, _ in flat(tree, path) if not name.rpartition(".")[2].startswith("_"))

@@ -1,4 +1,4 @@
-"""The ranges of numbers outside the options' classes, which check their own. No torch."""
+"""The allowed ranges of the config's numbers; the classes of options check their own arguments. Imports no torch."""
 
 from dataclasses import dataclass
 
@@ -58,12 +58,12 @@ RANGES = {
 
 
 def check_ranges(cfg: DictConfig) -> None:
-    """Check the numbers of `RANGES`.
+    """Check that each number of the config that `RANGES` lists is in its range.
 
     Raises:
         ConfigError: one is out of range.
     """
     for key, allowed in RANGES.items():
-        value = OmegaConf.select(cfg, key)  # an optimiser of a user's own may have no lr
+        value = OmegaConf.select(cfg, key)  # a user's own optimiser may have no lr
         if value is not None and (expected := allowed.expected(value)):
             raise ConfigError(f"{key}={value}: expected {expected}")

@@ -1,4 +1,4 @@
-"""The config that a run folder has saved, as today's code reads it. No torch."""
+"""The config that a run folder has saved, as today's code reads it. Does not import torch."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
-"""Check a config against the YAML files it came from. No torch.
+"""Check a config against the YAML files it came from. Does not import torch.
 
-The YAML is the schema: the file of an option has every key of it, with a default whose type is the key's type. A key
+The YAML is the schema: the file of an option has all its keys, each with a default whose type is the key's type. A key
 that the files do not have, or a value of another type, is rejected.
 """
 
@@ -20,10 +20,10 @@ _TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", 
 
 
 def checked(value: Any, schema: Any, path: str = "") -> Any:
-    """``value`` with every leaf converted to the type that ``schema`` has there (1 -> 1.0, 1e3 -> 1000).
+    """Return ``value`` with every leaf converted to the type of that leaf in ``schema`` (1 -> 1.0, 1e3 -> 1000).
 
     Args:
-        path: dotted key of the value, "" for a whole config.
+        path: dotted key of the value, "" for a full config.
 
     Raises:
         ConfigError: an unknown or missing key, or a value of the wrong type.
@@ -31,7 +31,7 @@ def checked(value: Any, schema: Any, path: str = "") -> Any:
     if isinstance(schema, dict) and path not in OPEN:
         return _checked_group(value, schema, path)
     if isinstance(schema, list):
-        items = [value] if isinstance(value, str) else value  # a single text is a list of one
+        items = [value] if isinstance(value, str) else value  # a single string is treated as a list with one item
         if not isinstance(items, list):
             raise ConfigError(f"{path}={value!r}: expected a list such as {schema}")
         return [checked(item, schema[0], f"{path}[{i}]") for i, item in enumerate(items)] if schema else items

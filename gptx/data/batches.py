@@ -39,7 +39,7 @@ class TrainingRows:
         self._ahead: dict[int, Future[Rows]] = {}
 
     def of_step(self, step: int) -> Rows:
-        """The rows of a step; the thread goes on with those of the next step."""
+        """The rows of a step; the thread then reads those of the next step."""
         rows = self._ahead.pop(step, None) or self._thread.submit(self._read, step)
         self._ahead = {step + 1: self._thread.submit(self._read, step + 1)}
         return rows.result()
@@ -70,9 +70,9 @@ def read_rows(tokens: np.ndarray, starts: Ids, context: int) -> Ids:
 
 
 def validation_starts(n_tokens: int, context: int, max_tokens: int) -> Ids:
-    """Ordered starts of rows that do not overlap: all of them, or about ``max_tokens`` worth, evenly spread.
+    """Ordered starts of rows that do not overlap: all of them, or rows of about ``max_tokens`` tokens, evenly spread.
 
-    ``max_tokens`` 0 = all. Targets are the next tokens, so no token is predicted twice.
+    ``max_tokens`` 0: all rows. Targets are the next tokens, so no token is predicted twice.
     """
     n = (n_tokens - 1) // context
     count = n if max_tokens == 0 else min(n, max(1, max_tokens // context))
@@ -83,7 +83,7 @@ def check_context(tokens: Tokens, context: int) -> None:
     """Check that the training and the validation split are longer than a context.
 
     Raises:
-        DataError: one of them is not.
+        DataError: one of the splits is too short.
     """
     shortest = min(len(tokens.train), len(tokens.val))
     if shortest < context + 1:

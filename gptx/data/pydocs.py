@@ -1,4 +1,4 @@
-"""The topics of Python's help(): half a megabyte of English text that is part of every CPython."""
+"""The topics of Python's help(): 0.5 MB of English text that every installation of CPython contains."""
 
 from collections.abc import Iterator
 from pathlib import Path

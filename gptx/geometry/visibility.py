@@ -39,7 +39,7 @@ class Where:
 
     @staticmethod
     def packed(documents: Tensor) -> "Where":
-        """Rows of several documents. ``documents`` (B, T) are ids; neighbouring documents have different ids."""
+        """Rows of several documents. ``documents`` (B, T) are ids; adjacent documents have different ids."""
         index = torch.arange(documents.shape[1], device=documents.device)[None]  # (1, T)
         starts = torch.ones_like(documents, dtype=torch.bool)
         starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
@@ -57,8 +57,8 @@ class Where:
 def documents(tokens: Tensor, separator: int | None) -> Tensor | None:
     """Return document ids (B, T) for rows of tokens, or None without a separator.
 
-    The separator is the first token of the document that it starts. Each text is therefore predicted from the
-    separator alone, in training as in generation.
+    The separator is the first token of the document that it starts. The first token of a text is therefore
+    predicted from the separator alone, in training as in generation.
     """
     return None if separator is None else (tokens == separator).cumsum(dim=1)
 

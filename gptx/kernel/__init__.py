@@ -1,1 +1,1 @@
-"""Attention kernels: different ways to compute the same function. `reference` is the slow and obvious one."""
+"""Attention kernels: different ways to compute the same function. `reference` is the slow and simple one."""

@@ -43,7 +43,7 @@ REVISION = 1
 
 
 class Banded(Kernel):
-    """Serves windows with a reach, with every encoding and every feature."""
+    """Computes attention for every window with a finite reach, with every encoding and every feature."""
 
     def unsupported(self, window: Window, pos: PositionalEncoding) -> str | None:
         if window.reach is None:
@@ -59,7 +59,7 @@ class Banded(Kernel):
         return Band(chunks, hidden, self.bias(band, chunks, pos) if pos.biased else None)
 
     def bias(self, band: Where, chunks: Chunks, pos: PositionalEncoding) -> Tensor:
-        """(B or 1, H, n or 1, C, W): the same for all chunks and rows if the bias depends on the distance only."""
+        """Return the bias (B or 1, H, n or 1, C, W): B and n are 1 if it depends on the distance only."""
         head = torch.arange(self.n_head, device=band.q_pos.device)[:, None, None, None]  # (H, 1, 1, 1)
         if pos.relative:
             k = torch.arange(chunks.past + chunks.size, device=band.q_pos.device)

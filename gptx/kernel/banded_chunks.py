@@ -53,7 +53,7 @@ class Chunks:
         return torch.cat([x[..., i : i + self.n, :, :] for i in range(self.past // self.size + 1)], -2)
 
     def rows(self, where: Where) -> Where:
-        """Return positions and documents with one row per chunk: queries (B or 1 * n, C), keys (B or 1 * n, W)."""
+        """Return positions and documents with one row per chunk: queries ((B or 1) * n, C), keys ((B or 1) * n, W)."""
         batch = len(where.q_pos if where.q_doc is None else where.q_doc)
 
         def q(x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from gptx.window.base import Window
 
 
 class Kernel(nn.Module, ABC):
-    """Base class. A kernel has no parameters. In training it drops attention weights.
+    """Base class. A kernel has no parameters. In training it applies dropout to the attention weights.
 
     Args:
         demands: features that the attention needs beyond plain products (see `gptx.attention.base.Attention.demands`).
@@ -49,12 +49,12 @@ class Kernel(nn.Module, ABC):
     def refuses(self, window: Window, pos: PositionalEncoding, device: str) -> str | None:
         """Return why a layer with this window and encoding cannot be computed on this device type, or None.
 
-        Asked when a model is built. The text follows the names of the options: "it ...; use ...".
+        Called when a model is built. The message puts the names of options before the text, so it is "it ...; use ...".
         """
         return self.unsupported(window, pos)
 
     def unsupported(self, window: Window, pos: PositionalEncoding) -> str | None:
-        """Return why such a layer cannot be computed on any device, or None."""
+        """Return why a layer with this window and encoding cannot be computed on any device, or None if it can."""
         missing = sorted(self.demands - self.supports)
         if missing:
             return f"it has no attention {' or '.join(missing)}; use kernel=auto or kernel=reference"
@@ -63,7 +63,7 @@ class Kernel(nn.Module, ABC):
     @abstractmethod
     def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:
         """Build what `forward` needs for this window and encoding; called once per forward of the model for each
-        distinct pair. Only this kernel knows the type of the result."""
+        distinct pair. The type of the result is private to the kernel."""
 
     @abstractmethod
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, score: Score) -> Tensor:

@@ -35,7 +35,7 @@ REVISION = 1
 
 
 class Flex(Reference):
-    """Trains on CUDA. With a cache it computes as the reference kernel does, because compiling a kernel for every
+    """This kernel trains on CUDA. With a cache it calls the reference kernel, because compiling a kernel for every
     length would cost more than it saves.
 
     Learned biases and decay are not supported: their gradients are summed by atomic additions in no fixed order, so

@@ -32,11 +32,11 @@ from gptx.strategy.footprint import Footprint
 CPU = torch.device("cpu")
 
 # Measured on a CPU (torch 2.13) with 25 runs of 20 thousand to 43 million parameters: the memory of the process itself,
-# alone or as one of several workers, and the factor that fragmentation adds to a heap that keeps freed memory
+# alone or as one of several workers, and the factor that fragmentation adds to a heap that does not return freed memory
 # (`gptx.hardware.cpu.keep_freed_memory`). On a GPU, not yet measured: the driver, and torch's allocator.
 BASE, BASE_OF_WORKER, BASE_ON_GPU = 330 * 2**20, 345 * 2**20, 500 * 2**20
 FRAGMENTATION, FRAGMENTATION_ON_GPU = 1.6, 1.1
-COMPILER = 110 * 2**20  # of torch.compile in the process; the activations that it saves are not deducted
+COMPILER = 110 * 2**20  # memory of torch.compile itself; that it stores fewer activations is not considered
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ def _fragmentation(device: str, strategy: Strategy) -> float:
 
 
 def _build(cfg: DictConfig, n_vocab: int, device: str) -> GPT:
-    """Build the model with a kernel that runs on the CPU and saves for the backward what the kernel on ``device``
-    saves."""
+    """Build the model with a kernel that runs on the CPU and saves the same tensors for the backward as the kernel on
+    ``device``."""
     model = build(cfg, n_vocab, torch.device(device))
     if cfg.variant.kernel in ("flex", "flash"):
         model.use_kernel(FusedKernelStandIn(model.shape, model.kernel.demands))
@@ -115,8 +115,8 @@ def _build(cfg: DictConfig, n_vocab: int, device: str) -> GPT:
 
 
 def _step(model: GPT, tokens: Tensor, separator: int | None, footprint: Footprint) -> None:
-    """Run forward and backward of one micro-batch, as `Strategy.backward` does. Gradients that the footprint counts
-    already are dropped as soon as they are computed."""
+    """Run forward and backward of one micro-batch, as `Strategy.backward` does. Gradients that are
+    included in ``footprint.gradients`` are freed as soon as they are computed, so that they are not counted twice."""
     parameters = model.parameters() if footprint.gradients else ()
     hooks = [parameter.register_post_accumulate_grad_hook(_drop_gradient) for parameter in parameters]
     model(tokens, tokens, None, documents(tokens, separator)).backward()

@@ -1,4 +1,4 @@
-"""Builds a model from a config. Every part may refuse its neighbours here, before any process is started."""
+"""Builds a model from a config. Every part may reject the other parts here, before any process is started."""
 
 import zlib
 from typing import Any
@@ -24,7 +24,7 @@ def build(cfg: DictConfig, vocab_size: int, device: str | torch.device | None = 
         device: the device, or its type, on which the model will run; None: ``cfg.device``.
 
     Raises:
-        ConfigError: the parts do not fit together; the message says which, and what would work.
+        ConfigError: the parts do not fit together; the message names them and what would work.
     """
     shape = _shape(cfg, vocab_size)
     with torch.random.fork_rng(devices=[]):
@@ -57,7 +57,7 @@ def _assemble(cfg: DictConfig, shape: ModelShape) -> GPT:
 
 
 def _layer_part(cfg: DictConfig, axis: str, shape: ModelShape, layer: int) -> Any:
-    """Construct the attention or FFN of one layer, with a random stream of its own."""
+    """Construct the attention or FFN of one layer, with its own random stream."""
     torch.manual_seed(zlib.crc32(f"{cfg.seed} {axis} {layer}".encode()))
     return part(cfg[axis], shape)
 

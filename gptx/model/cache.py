@@ -1,4 +1,4 @@
-"""The context of a forward: which tokens it sees beside its own. None in training, a KV cache in generation.
+"""The context of a forward pass: the tokens that it sees besides its own. Empty in training, a KV cache in generation.
 
 The KV cache has one ring buffer per layer and tensor. It is read in the order of time, so masks need no special case.
 The attention decides what is cached (keys and values, latents, ...); buffers are allocated by the first `keep`.
@@ -17,7 +17,7 @@ from gptx.window.base import Window
 
 
 class Context(Protocol):
-    """What a forward sees beside its own tokens."""
+    """The tokens that a forward pass sees besides its own."""
 
     @property
     def length(self) -> int:
@@ -59,7 +59,7 @@ class KVCache:
 
     Attributes:
         length: number of tokens processed so far.
-        rings: for each layer its ring buffers (B, slots, ...).
+        rings: the ring buffers of each layer (B, slots, ...).
     """
 
     size: int

@@ -81,7 +81,7 @@ class GPT(nn.Module):
         """Tokens (B, T) -> logits (B, T, V); with targets (B, T) -> their mean negative log-likelihood in nats.
 
         Args:
-            context: what the tokens see beside one another; None: nothing.
+            context: the other tokens that these tokens see; None: no others.
             documents: (B, T) ids of the documents packed into the rows; None: one document per row.
 
         Raises:
@@ -111,7 +111,7 @@ class GPT(nn.Module):
         return x
 
     def _run_block(self, block: nn.Module, x: Tensor, view: View, keep: Keep, side: SideLosses) -> Tensor:
-        """(B, T, D) -> (B, T, D). Under activation checkpointing the block gets a collector of its own, because the
+        """(B, T, D) -> (B, T, D). Under activation checkpointing the block has its own collector, because the
         backward runs it a second time and must not add its side losses again."""
         if not (self.recompute and torch.is_grad_enabled()):
             return block(x, view, keep, side)  # type: ignore[no-any-return]
@@ -146,7 +146,7 @@ class GPT(nn.Module):
         return {layer: views[self.windows[layer], self.layer_pos[layer]] for layer in self.layers}
 
     def metrics(self) -> dict[str, Tensor]:
-        """Metrics that the layers reported in the last forward in training: each a mean over the layers, a scalar."""
+        """Metrics of the last forward in training: scalars, each the mean over the layers that report it."""
         return {name: torch.stack(values).mean() for name, values in self._metrics.items()}
 
     def _check_length(self, length: int) -> None:

@@ -35,7 +35,7 @@ class VariantRow:
 
     Attributes:
         description: the first comment of its YAML file.
-        cost: of the model with this option; None for kernels, which do not change it, and if the model is refused.
+        cost: cost of the model with this option; None for kernels, which do not change it, and if the model is refused.
         refuses: the options and sizes that the option refuses, or why it refuses the model.
     """
 
@@ -84,7 +84,8 @@ def _row(base: DictConfig, axis: str, option: str, incompatible: tuple[str, ...]
 
 
 def exchanged(base: DictConfig, choices: dict[str, str], **model: int) -> DictConfig:
-    """Return a config with these options, as their YAML files define them; ``model``: keys of the group model."""
+    """Return a copy of ``base`` with the options of ``choices`` (axis -> option), as their YAML files define them, and
+    with ``model``, new values for keys of the group model."""
     cfg = base.copy()
     cfg.model.update(model)
     for axis in model_axes():
@@ -101,7 +102,7 @@ def _yaml(path: Path) -> DictConfig:
 
 
 def _refused_sizes(base: DictConfig, axis: str, option: str) -> Iterator[str]:
-    """Yield the sizes that an option refuses, together with an attention and an encoding that accept all."""
+    """Yield the sizes that an option refuses, together with an attention and an encoding that accept all sizes."""
     heads, width = base.model.n_head, base.model.d_model // base.model.n_head
     choices = {"attention": "mha", "pos": "none", axis: option}
     if (longest := build(exchanged(base, choices), VOCAB).pos.max_length) is not None:

@@ -1,4 +1,4 @@
-"""Bounds of an encoding's options, refused with one form of message."""
+"""Check the bounds of an encoding's options. All error messages have the same form."""
 
 from gptx.errors import ConfigError
 

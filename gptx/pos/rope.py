@@ -45,7 +45,7 @@ class RoPE(PositionalEncoding):
         return self.theta**-exponents
 
     def table(self, pos: Tensor) -> tuple[Tensor, ...]:
-        """Return cos and signed sin of the angles, (B or 1, T, 1 or G, R) each."""
+        """Return cos and signed sin (-sin for the first half of R) of the angles, (B or 1, T, 1 or G, R) each."""
         angle = pos[..., None, None] * self.frequencies(self.exponents(pos))  # (B or 1, T, 1 or G, R/2)
         cos, sin = angle.cos(), angle.sin()
         return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)

@@ -15,8 +15,8 @@ REVISION = 1
 
 class RoPELlama3(RoPELinear):
     """Pairs with more than ``high_freq_factor`` rotations within the original context keep their frequency; the
-    frequency of pairs with less than ``low_freq_factor`` rotations is divided by ``factor``; between, it is
-    interpolated linearly in the number of rotations.
+    frequency of pairs with less than ``low_freq_factor`` rotations is divided by ``factor``; for pairs in
+    between, it is interpolated linearly in the number of rotations.
 
     Args:
         original: context in tokens before scaling; 0: model.context / factor.

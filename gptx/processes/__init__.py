@@ -1,1 +1,1 @@
-"""Child processes, workers, their signals and their logs."""
+"""Start and stop child processes and workers, handle signals, and write the logs of workers."""

@@ -12,8 +12,8 @@ EXIT_RESUMABLE = 75  # EX_TEMPFAIL: the same command resumes the run
 
 def block_warning_signals() -> None:
     """Block the warning signals of a scheduler in this process and, because the signal mask is inherited, in every
-    process that it starts. A blocked signal stays pending until `unblocked_stop_signals`: it ends no process that has
-    not installed its handlers yet."""
+    process that it starts. A blocked signal stays pending until `unblocked_stop_signals`, so it cannot end a process
+    that has not installed its handlers yet."""
     signal.pthread_sigmask(signal.SIG_BLOCK, WARNING_SIGNALS)
 
 
@@ -28,8 +28,8 @@ def unblocked_stop_signals() -> Iterator[None]:
 
 
 def stop_exit_code(number: int) -> int:
-    """Return the exit code of a command that stopped in good order after signal ``number`` (0: a signal that only one
-    of its workers received)."""
+    """Return the exit code of a command that stopped cleanly after signal ``number`` (0: the signal was
+    received by only one of its workers)."""
     return 128 + number if number in (signal.SIGINT, signal.SIGHUP) else EXIT_RESUMABLE
 
 
@@ -44,13 +44,13 @@ def record_stop_signals() -> Iterator[list[int]]:
     SIGINT or SIGTERM raises KeyboardInterrupt at once, and further ones have no effect.
 
     A worker receives the same signal from the scheduler, the terminal and the launcher. Therefore it only records them,
-    until the process ends: after the block its work is done, and a late signal must not make it count as lost.
+    until the process ends: after the block its work is done, and a late signal must not make it appear lost.
     """
     received: list[int] = []
     is_worker = "RANK" in os.environ
 
     def record(number: int, frame: object) -> None:
-        if count_stop_requests(received) < 2:  # a Ctrl-C held down repeats fast: keep the list short
+        if count_stop_requests(received) < 2:  # held keys repeat Ctrl-C fast: limit the list
             received.append(number)
             if not is_worker and count_stop_requests(received) == 2:
                 raise KeyboardInterrupt(received[0])

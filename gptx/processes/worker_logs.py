@@ -1,4 +1,4 @@
-"""Log files of workers: rank 0 writes to the terminal, every other rank to a file of its own."""
+"""Log files of workers: rank 0 writes to the terminal, every other rank to its own file."""
 
 import faulthandler
 import os

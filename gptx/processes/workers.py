@@ -2,7 +2,7 @@
 
 A failed worker leaves its peers waiting in a collective: they are killed after a grace period. Workers die with their
 parent, even when it is killed with SIGKILL. Signals are blocked while workers import torch, where a handler is not yet
-installed: they would print a traceback after Ctrl-C and die of a scheduler's warning.
+installed: they would print a traceback after Ctrl-C and be killed by a scheduler's warning signal.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ GRACE = 5.0  # seconds that the other workers have, after one failed, to report 
 
 
 class WorkerLost(RunFailed):
-    """A worker died or raised an error that gptx does not know; a new attempt may succeed."""
+    """A worker was killed or raised an exception that is not a `GptxError`; a new attempt may succeed."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class WorkerFailure:
     connection_lost: bool
 
     def write(self, folder: Path, rank: str) -> None:
-        """Write the file in one step, so that a reader never sees half of it."""
+        """Write the file in one step, so that a reader never sees an incomplete file."""
         path = folder / f"{rank}.part"
         path.write_text(json.dumps(asdict(self)))
         path.rename(path.with_suffix(".json"))
@@ -121,7 +121,7 @@ def _worker(
 
 
 def run_as_rank(function: Callable[..., Any], args: tuple[Any, ...], logs: Path) -> None:
-    """Run ``function(*args)`` as one rank of several, with a log file of its own.
+    """Run ``function(*args)`` as one rank of several, with its own log file.
 
     Raises:
         GptxError: as ``function`` raised it; any other exception becomes a `WorkerLost` of one line, with the
@@ -183,7 +183,7 @@ def _watch(workers: Sequence[SpawnProcess]) -> dict[int, int]:
     """Wait for all workers. When one fails, kill the others after `GRACE` seconds.
 
     Returns:
-        The exit codes, by rank, of the workers that failed by themselves, in the order in which they ended.
+        The exit codes, by rank, of the workers that failed without being killed here, in the order in which they ended.
     """
     running = {worker.sentinel: rank for rank, worker in enumerate(workers)}
     failed: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""The checkpoint folders of a run: their names, their checksums, and the removal of damaged ones. No torch.
+"""The checkpoint folders of a run: their names, their checksums, and the removal of damaged ones. Imports no torch.
 
 A checkpoint is a folder ``checkpoints/step-00000500/`` with the files that the ranks wrote and a meta.json, which holds
 the step, the state of training, and size and SHA-256 of every file.
@@ -30,7 +30,7 @@ class CheckpointMeta:
         best: ``step``, ``stale`` and the values of the best validation.
         peak_memory: bytes, of the largest rank since the run started.
         tokens: trained on so far.
-        batch_checksum: of the batches since the last metrics record.
+        batch_checksum: checksum of the batches since the last metrics record.
         torch: the version that wrote the checkpoint.
     """
 
@@ -67,8 +67,8 @@ def meta(path: Path) -> CheckpointMeta:
     """Read the meta.json of a checkpoint.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is damaged.
+        OSError: the file cannot be read.
+        ValueError: the file is damaged.
     """
     return from_json(CheckpointMeta, _read(path))
 
@@ -131,7 +131,7 @@ def remove(path: Path) -> None:
 
 
 def finish(part: Path, final: Path, meta: CheckpointMeta) -> None:
-    """Complete a checkpoint: write its meta.json, flush all to the disk, and rename the folder.
+    """Complete a checkpoint: write its meta.json, flush all files to the disk, and rename the folder.
 
     Args:
         part: the folder with the files.

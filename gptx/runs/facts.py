@@ -1,4 +1,4 @@
-"""What is known of a run before it starts: hardware, data, cost, code. Preflight finds it, the journal records it."""
+"""Facts about a run before it starts: hardware, data, cost, code. Preflight finds them, the journal records them."""
 
 import math
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ class DataFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class GitState:
-    """The commit of gptx's checkout, "" where there is none, and whether tracked files had changes."""
+    """The commit of gptx's checkout ("" without a checkout), and whether tracked files had changes."""
 
     commit: str = ""
     dirty: bool = False
@@ -53,7 +53,7 @@ class ResumeSourceRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSetup:
-    """What makes the speeds of two runs comparable: hardware, processes, dtype, and the cost of the model."""
+    """The conditions on which a run's speed depends: hardware, processes, dtype, and the cost of the model."""
 
     hardware: Hardware = field(default_factory=Hardware)
     processes: int = 1
@@ -65,10 +65,10 @@ class RunSetup:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts(RunSetup):
-    """What preflight finds before a run starts.
+    """The facts that preflight finds before a run starts.
 
     Attributes:
-        tokenizer: as tokenizer.json holds it.
+        tokenizer: the content of tokenizer.json.
         remarks: warnings for the journal.
         resume_source: the checkpoint of another run to start from; None: the weights are new.
         code: hashes of the user's own modules, by name.

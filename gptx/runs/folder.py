@@ -109,7 +109,7 @@ def held(folder: Path, doing: str) -> Iterator[None]:
     """Create a folder and hold its lock. The kernel releases the lock when this process ends, however it ends.
 
     Args:
-        doing: what the lock is for, such as "trained", for the error message.
+        doing: the purpose of the lock as a participle, such as "trained", for the error message.
 
     Raises:
         ConfigError: another living process holds the lock.
@@ -139,7 +139,7 @@ def held(folder: Path, doing: str) -> Iterator[None]:
 
 
 def _shared(file: IO[str]) -> bool:
-    """Whether only readers hold the lock, who ask for its state and release it at once."""
+    """Whether only readers hold the lock, which test it and release it at once."""
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -149,6 +149,6 @@ def _shared(file: IO[str]) -> bool:
 
 
 def _seconds(records: list[Record]) -> float:
-    """Time at work: from each start or resume to the last record that the same process wrote."""
+    """Total running time in seconds: from each start or resume to the last record that the same process wrote."""
     spans = [after.t - before.t for before, after in pairwise(records) if not isinstance(after, _STARTS)]
     return float(sum(spans)) / 1000

@@ -37,7 +37,7 @@ class Journal:
         self.last_step = max((record.step for record in metrics(run_dir)), default=-1)
 
     def write(self, record: Record) -> None:
-        """Append one record with the present time. A resumed run repeats steps: the first metrics of a step count.
+        """Append one record with the current time. A resumed run repeats steps: metrics are written once per step.
 
         Raises:
             RunFailed: the record could not be written.
@@ -60,7 +60,7 @@ class Journal:
 
 
 def tail(run_dir: Path, offset: int = 0) -> tuple[list[Record], int]:
-    """The complete records from byte ``offset`` on, and the offset behind the last of them.
+    """The complete records from byte ``offset`` on, and the offset after the last one.
 
     Raises:
         ValueError: a line is not a record.
@@ -84,7 +84,7 @@ def metrics(run_dir: Path) -> Iterator[MetricsRecord]:
 
 
 def computed(run_dir: Path) -> dict[tuple[int, str], float | str]:
-    """What training computed, by step and key: losses and the like, and the checksum of the batches; no speeds."""
+    """What training computed, by step and key: losses, norms and the checksum of the batches, but no speeds."""
     found: dict[tuple[int, str], float | str] = {}
     for record in metrics(run_dir):
         found |= {(record.step, key): value for key, value in record.values.items() if not key.startswith("perf/")}

@@ -1,4 +1,4 @@
-"""Conversion between frozen dataclasses and JSON objects, tolerant of keys that one side does not know."""
+"""Convert frozen dataclasses to JSON objects and back; keys that one side does not have are ignored."""
 
 import dataclasses
 import types
@@ -43,7 +43,7 @@ def from_json(cls: type[T], data: Any) -> T:
 
 @cache
 def _fields(cls: type) -> list[tuple[str, str, Convert, bool]]:
-    """Name, key in the file, converter, and whether it is required, for each field."""
+    """The fields of a dataclass: name, key in the file, converter, and whether the field is required."""
     hints = get_type_hints(cls)
     fields = dataclasses.fields(cls)
     missing = dataclasses.MISSING

@@ -1,7 +1,7 @@
-"""Append-only files of JSON lines. The journal of a run is one, the journal of a sweep another.
+"""Append-only files of JSON lines, such as the journal of a run and the journal of a sweep.
 
-A record is one ``write`` of one line on an unbuffered file, with the time at which it was written. So a kill -9 loses
-at most the line that is being written.
+A record is one ``write`` of one line on an unbuffered file, with the time at which it was written. So
+kill -9 loses at most the line that is being written.
 """
 
 import json
@@ -40,7 +40,7 @@ class JsonLog:
         self.append({"t": now(), "kind": kind, **fields})
 
     def append(self, line: Line) -> None:
-        """Append one line. If a full disk takes half of it, remove that half, so that the next line stays readable.
+        """Append one line. If a full disk cuts the line, remove the written part, so that the next line is readable.
 
         Raises:
             RunFailed: the line could not be written.
@@ -73,7 +73,7 @@ def now() -> int:
 
 
 def drop_torn_line(path: Path) -> None:
-    """Remove an incomplete last line, which a kill leaves, so that the next record starts on a line of its own."""
+    """Remove an incomplete last line, which a kill leaves, so that the next record starts on a new line."""
     if not path.exists():
         return
     data = path.read_bytes()
@@ -83,7 +83,7 @@ def drop_torn_line(path: Path) -> None:
 
 
 def tail(folder: Path, offset: int = 0) -> tuple[list[Line], int]:
-    """The complete lines from byte ``offset`` on, and the offset behind the last of them."""
+    """The complete lines from byte ``offset`` on, and the offset after the last one."""
     path = folder / NAME
     if not path.exists():
         return [], offset

@@ -1,4 +1,4 @@
-"""What code a run was made with: the commit of gptx, the versions of packages, and hashes of the user's own modules."""
+"""The code of a run: the commit of gptx, the versions of packages, and hashes of the user's own modules."""
 
 import hashlib
 import json
@@ -51,7 +51,7 @@ def versions() -> dict[str, str]:
 def own_modules() -> dict[str, str]:
     """Files and packages, by name, that this process has imported from outside gptx and the Python environment.
 
-    These are the user's own variants, among others. Of a namespace package, which has no folder of its own, the
+    These are the user's own variants, among others. Of a namespace package, which has no single folder, the
     imported modules are listed.
     """
     found = {}
@@ -81,7 +81,7 @@ def changed(code: Mapping[str, str]) -> list[str]:
 
 
 def _source(name: str) -> Path | None:
-    """The file or folder of a module, which is not imported."""
+    """The file or folder of a module, found without importing it."""
     with suppress(ImportError, ValueError):
         spec = find_spec(name)
         if spec and spec.origin and Path(spec.origin).is_file():

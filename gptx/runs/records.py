@@ -17,7 +17,7 @@ from gptx.runs.json_codec import from_json, to_json
 
 
 class RunStatus(StrEnum):
-    """How far a run is. KILLED: its journal has no end record and no process trains it."""
+    """The status of a run. KILLED: its journal has no end record and no process trains it."""
 
     RUNNING = "running"
     FINISHED = "finished"
@@ -45,16 +45,16 @@ class EndReason(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class RunDescription(RunSetup):
-    """What the start record and the result both state about a run.
+    """The facts about a run that its start record and its result share.
 
     Attributes:
-        uid: random, one for each start.
-        identity: a hash of the config, equal for repeats.
+        uid: a random id, new for each start and unchanged by a resume.
+        identity: a hash of the config; a repeated run has the same one.
         identity_scheme: version of the rules of that hash.
-        revisions: of the built-in classes that the config names, by their ids.
+        revisions: id -> revision of each built-in class that the config names.
         variant: the option of each axis.
         config: the composed config, without ``variant``.
-        versions: of Python and of the packages that a result may depend on.
+        versions: versions of Python and of the packages that may affect a result.
     """
 
     uid: str = ""
@@ -75,7 +75,7 @@ class RunDescription(RunSetup):
 
 @dataclass(frozen=True, kw_only=True)
 class Measurements:
-    """The figures of a run; None: not measured. Losses are in nats per token; ``val_*`` is that of ``best_step``."""
+    """Measured values; None: not measured. Losses are in nats per token; ``val_*`` are those at ``best_step``."""
 
     val_loss: float | None = None
     val_bpb: float | None = None
@@ -112,7 +112,7 @@ class JournalRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class StartRecord(RunDescription, JournalRecord):
-    """The first record of a run. ``replaces``: the uid of the run that force=true moved out of the way."""
+    """The first record of a run. ``replaces``: the uid of the earlier run, if force=true replaced one."""
 
     kind: ClassVar[str] = "start"
     data: DataFacts = field(default_factory=DataFacts)
@@ -151,7 +151,7 @@ class MetricsRecord(JournalRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class EventRecord(JournalRecord):
-    """A warning."""
+    """A warning that a run has reported."""
 
     kind: ClassVar[str] = "event"
     step: int = 0
@@ -170,7 +170,7 @@ class SampleRecord(JournalRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class EndRecord(JournalRecord):
-    """The end of training, with the whole result. ``end_reason`` is None in journals of older versions."""
+    """The end of training, with the full result. ``end_reason`` is None in journals of older versions."""
 
     kind: ClassVar[str] = "end"
     status: RunStatus
@@ -221,7 +221,7 @@ def read_result(path: Path) -> Result:
 
 
 def write_result(path: Path, result: Result) -> None:
-    """Write result.json, all of it or nothing.
+    """Write result.json completely or not at all.
 
     Raises:
         RunFailed: the disk is full or cannot be written.

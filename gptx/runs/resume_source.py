@@ -1,4 +1,4 @@
-"""The checkpoint of another run that a run starts from (``resume_from``). No torch."""
+"""The checkpoint of another run that a run starts from (``resume_from``). Does not import torch."""
 
 import os
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class ResumeSource:
 
     Attributes:
         path: the checkpoint.
-        identity: of that run.
-        uid: of that run.
+        identity: identity of that run.
+        uid: uid of that run.
         remarks: warnings about newer checkpoints that are damaged.
     """
 
@@ -35,15 +35,16 @@ class ResumeSource:
         return step_of(self.path)
 
     def record(self) -> ResumeSourceRecord:
-        """The same as the journal holds it."""
+        """This source as a journal record has it."""
         return ResumeSourceRecord(identity=self.identity, uid=self.uid, step=self.step)
 
 
-@cache  # so that a process uses one checkpoint even if that run continues, and computes its checksums once
+@cache  # cached: a process uses one checkpoint even if that run continues, and computes its checksums once
 def find(given: str) -> ResumeSource | None:
-    """Find the checkpoint of ``resume_from``, a run folder or a checkpoint; None if it is empty.
+    """Find the checkpoint that ``given`` (the key ``resume_from``) names: a run folder or a checkpoint. Return None if
+    ``given`` is empty.
 
-    A checkpoint that is named is not checked: a run that has started no longer needs it.
+    If it names a checkpoint, the files are not checked here: a run that has already started does not need them.
 
     Raises:
         ConfigError: there is no run, or none of its checkpoints is intact.

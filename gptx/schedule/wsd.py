@@ -9,10 +9,11 @@ REVISION = 1
 
 
 def wsd(step: int, max_steps: int, *, warmup: float, decay: float, final: float) -> float:
-    """The factor on the peak rate: constant, then 1 - sqrt down to ``final`` (Hagele et al. 2024).
+    """Return the factor on the peak learning rate at ``step``: a linear warm-up to 1, constant, then a decay of the
+    form 1 - sqrt(x) to ``final``, where x grows from 0 to 1 (Hagele et al. 2024).
 
     Args:
-        warmup, decay: fractions of max_steps, at its start and at its end.
+        warmup, decay: lengths of the first and the last phase, as fractions of max_steps.
     """
     check_fractions(warmup=warmup, decay=decay, final=final)
     left = (max_steps - step) / max(1.0, decay * max_steps)

@@ -1,4 +1,4 @@
-"""The contract of a strategy. This base class is one process that holds everything; a variant overrides what differs.
+"""The contract of a strategy. This base class trains in one process; a variant overrides the methods that differ.
 
 Letters: B batch, T time, V vocabulary.
 """
@@ -40,19 +40,19 @@ class Batch:
 
 
 class Strategy:
-    """How a run is spread over processes. A context manager: the process group and the device are set up inside it.
+    """How a run is split over processes. A context manager: the process group and the device are set up inside it.
 
     Attributes:
         in_process: whether the run trains in the process of the command; otherwise the command starts workers.
         shards_weights: whether each rank holds a part of the weights and gathers the rest when it needs them.
-        restarts: how often the command starts the workers again after one is lost.
+        restarts: how often the command restarts the workers after one has failed.
         rank, size: the index of this process and the number of processes; rank 0 is the main process.
         data_rank, data_size: which slice of the global batch's rows this process computes, and the number of slices.
         loss_ranks: the number of ranks that report a loss, each over equally many tokens; `sum` adds these losses.
         dropout_stream: seeds dropout; ranks that compute the same activations have the same number.
         cpu_group: a process group of all ranks for tensors on the CPU; None: there is one process.
-        checkpoint_group: a second such group: checkpoints are written while training goes on to use the first.
-        device: where the model is placed.
+        checkpoint_group: a second group of all ranks, for writing checkpoints while training uses the first.
+        device: the device on which the model is placed.
     """
 
     in_process: bool = True
@@ -75,8 +75,8 @@ class Strategy:
         """Return the number of processes of the run.
 
         Args:
-            launched: the number of processes that torchrun has started; 0: none, the command starts them.
-            gpus: GPUs of the node that the run is for; None: this machine.
+            launched: the number of processes that torchrun has started; 0: without torchrun, the command starts them.
+            gpus: the number of GPUs of the node that the run is for; None: use the number on this machine.
 
         Raises:
             ConfigError: the strategy cannot run with this number of processes.

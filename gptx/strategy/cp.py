@@ -2,8 +2,8 @@
 2024, section 3.3.2). Weights are sharded over all ranks, as in fsdp.
 
 Each rank computes the queries of its own tokens and gathers the keys and values of the full row, whatever the window: a
-window saves computation (see `RowShardKernel`), not communication. What is gathered is what the attention would keep in
-a KV cache: with gqa and mqa the few key heads, with mla the latents, from which each rank computes all keys and values.
+window saves computation (see `RowShardKernel`), not communication. The gathered tensors are those that a KV cache would
+store: with gqa and mqa the few key heads, with mla the latents, from which each rank computes all keys and values.
 
 Letters: B batch, T time, n ranks that share a row.
 """

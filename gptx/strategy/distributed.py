@@ -1,4 +1,4 @@
-"""What all strategies with several processes share: process group, device mesh, sums, and norms of gradients."""
+"""The code that all strategies with several processes use: process group, device mesh, sums, and norms of gradients."""
 
 import math
 import os
@@ -24,8 +24,8 @@ class Distributed(Strategy):
 
     Args:
         nproc: processes on this machine; 0: one for each GPU, 2 on CPU.
-        timeout: seconds that a collective waits for a lost worker.
-        restarts: how often the command starts the workers again, from the last checkpoint, after one is lost.
+        timeout: seconds after which a collective fails if a worker does not take part.
+        restarts: how often the command restarts the workers from the last checkpoint after one has failed.
     """
 
     in_process = False
@@ -110,7 +110,7 @@ class Distributed(Strategy):
             dist.destroy_process_group()
 
     def compile(self, placed: nn.Module) -> nn.Module:
-        """Compile each block by itself, so that the collectives stay outside."""
+        """Compile each block separately, so that the collectives are outside of the compiled code."""
         for block in placed.blocks:  # type: ignore[union-attr]
             block.compile()
         return placed
@@ -176,7 +176,7 @@ def group_size(key: str, given: int, processes: int) -> int:
     """Return the number of processes in a group, ``strategy.<key>``: as given, or all of them if that is 0.
 
     Raises:
-        ConfigError: it does not divide the number of processes.
+        ConfigError: the size does not divide the number of processes.
     """
     if given < 0:
         raise ConfigError(f"strategy.{key}={given}: expected 1 or more processes, or 0 for all of them")

@@ -15,7 +15,7 @@ class Footprint:
         weights: bytes of the rank's weights.
         gradients: bytes of gradients that stay in memory from one micro-batch to the next; 0: each gradient is used
             and freed within the backward.
-        gathered: bytes of weights and gradients of other ranks that the rank holds for a while.
+        gathered: bytes of weights and gradients of other ranks that the rank holds temporarily.
     """
 
     rows: int

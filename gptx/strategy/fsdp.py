@@ -30,7 +30,7 @@ class FSDP(Distributed):
     reduce_dtype: the dtype in which gradients are summed: fp32 or bf16.
     reshard: free the gathered weights of a block after its forward, and gather them again for its backward.
     offload: store weights, gradients and moments in the CPU's memory.
-    prefetch: the number of blocks whose weights are gathered ahead; 0: torch's default order.
+    prefetch: the number of blocks whose weights are gathered in advance; 0: torch's default order.
     """
 
     shards_weights = True
@@ -72,8 +72,8 @@ class FSDP(Distributed):
         return replace(replica, weights=shard, gradients=replica.gradients or shard, gathered=gathered)
 
     def _gathered_bytes(self, model: GPT) -> int:
-        """Return the bytes that `fully_shard` gathers: weights outside of the blocks for the full step, weights of some
-        blocks, and the gradients of both before they are reduced."""
+        """Return the peak bytes that `fully_shard` gathers: the weights outside of the blocks, which stay gathered
+        for the full step, the weights of a few blocks, and the gradients of both before they are reduced."""
         blocks = [parameter_bytes(block) for block in model.blocks]
         outside = parameter_bytes(model) - sum(blocks)
         at_once = 2 + self.prefetch if self.reshard else len(blocks)
@@ -85,7 +85,7 @@ class FSDP(Distributed):
         return self.shard_modules(model.to(self.device), list(model.blocks))
 
     def shard_modules(self, root: nn.Module, blocks: list[nn.Module]) -> nn.Module:
-        """Shard each block as a unit of its own, and the other weights of ``root`` as one more unit."""
+        """Shard each block as a separate unit, and the other weights of ``root`` as one more unit."""
         pin_memory = self.device.type == "cuda"  # pinned memory needs a GPU
         offload = CPUOffloadPolicy(pin_memory=pin_memory) if self.offload else OffloadPolicy()
         options: dict[str, Any] = {"mesh": self.shard_mesh(), "mp_policy": self.precision, "offload_policy": offload}

@@ -27,11 +27,11 @@ from gptx.strategy.tp import has_shared_weights
 
 
 class ModelStage(nn.Module):
-    """The layers of a model that this rank computes: takes the output of the stage before, returns the input of the
+    """The layers of a model that this rank computes: takes the output of the previous stage, returns the input of the
     next one.
 
     Args:
-        dtype: of the residual stream between two stages.
+        dtype: dtype of the residual stream between two stages.
     """
 
     autocast: Autocast = nullcontext

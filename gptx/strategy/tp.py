@@ -76,7 +76,7 @@ class Indivisible:
 
 
 def find_indivisible(model: GPT, count: int) -> Indivisible | None:
-    """Return what of a model cannot be split over ``count`` processes, or None if all can."""
+    """Return a setting with which the model cannot be split over ``count`` processes, or None if it can be."""
     first: Any = model.blocks[0]
     return (
         _indivisible_heads(model, first.attention, count)
@@ -123,7 +123,7 @@ def _nearest(key: str, possible: list[int], wanted: int) -> str:
 
 
 def has_shared_weights(pos: PositionalEncoding) -> bool:
-    """Whether weights of the encoding may be used both in the embedding and in the heads: nobody knows then which of
-    their gradients are partial sums."""
+    """Whether weights of the encoding may be used both in the embedding and in the heads: then it is unknown which
+    of their gradients are partial sums."""
     used_in_heads = pos.biased or type(pos).rotate is not PositionalEncoding.rotate
     return pos.embeds and used_in_heads and any(True for _ in pos.parameters())

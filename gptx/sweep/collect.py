@@ -18,7 +18,7 @@ _NOT_FINISHED = (Status.FAILED, Status.REJECTED, Status.STOPPED, Status.NOT_STAR
 
 
 def collect(sweep: Sweep) -> int:
-    """Collect what there is so far. Returns the exit code: 1 if a run has failed."""
+    """Collect the results that exist so far. Returns the exit code: 1 if a run has failed."""
     statuses = list(status_rows(sweep))
     _send_to_mlflow(sweep, statuses)
     finished = [one.folder for one in statuses if one.status is Status.FINISHED and one.folder]

@@ -1,4 +1,4 @@
-"""The grid sweeper: all combinations of a multirun command line are checked, then each runs in a process of its own.
+"""The grid sweeper: all combinations of a multirun command line are checked, then each runs in a separate process.
 
 Finished runs are recognised by their run folders and are not trained again, so the same command resumes a sweep.
 """
@@ -105,12 +105,12 @@ class GridSweeper(SweeperBase):
 
 
 def _cell_id(cell: Cell) -> str:
-    """What names a sweep: the run folders of its cells."""
+    """The part of a sweep's name hash that a cell contributes: its run folder."""
     return cell.folder.path.name if cell.folder else " ".join(cell.overrides)
 
 
 def _matched(cells: list[Cell], options: DictConfig, machine: "Machine | None") -> list[Cell]:
-    """The cells with the same budget for all arms, if `match` asks for that."""
+    """The cells, changed so that all arms have the same budget if `match` is set."""
     able = [cell for cell in cells if not cell.rejection]
     if options.variant.match == "none" or not able:
         return cells

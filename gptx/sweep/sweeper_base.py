@@ -51,10 +51,10 @@ class SweeperBase(Sweeper):
 
     @abstractmethod
     def _run(self, overrides: list[str], of_sweep: list[str]) -> int:
-        """Sweep; returns the exit code.
+        """Run the sweep; returns the exit code.
 
         Args:
-            overrides: of the runs; some have several values.
+            overrides: the overrides of the runs; some have several values.
             of_sweep: overrides that are options of the sweep.
         """
 
@@ -80,7 +80,7 @@ class SweeperBase(Sweeper):
         return [*self._config_dirs(), "tracking.follow=false", "runtime.brief=true"]
 
     def _plan(self, cells: Sequence[Cell], options: DictConfig) -> SweepPlan:
-        """What plan.json stores."""
+        """The content of plan.json."""
         return SweepPlan(
             study=options.study,
             command=shlex.join(["python", "-m", "gptx.run", *sys.argv[1:]]),

@@ -16,13 +16,13 @@ EOT_TEXT = "<|endoftext|>"  # the end-of-text token, decoded; the same character
 
 
 class Tokenizer(ABC):
-    """Text to ids and back.
+    """Converts text to token ids and back.
 
     Attributes:
         needs_fit: whether the vocabulary is learned from the corpus.
         fits_val: whether it is learned from the validation text too, which is correct only for an alphabet.
         n_vocab: number of ids.
-        eot: the id that separates documents; None: a blank line joins them.
+        eot: the id that separates documents; None: documents are separated by a blank line.
     """
 
     name: ClassVar[str]
@@ -52,10 +52,10 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def token_bytes(self) -> np.ndarray:
-        """(n_vocab,) int64: bytes of utf-8 text of each id, 0 for ``eot``. For bits per byte."""
+        """(n_vocab,) int64: bytes of utf-8 text of each id, 0 for ``eot``. Used to compute bits per byte."""
 
     def separator(self) -> np.ndarray:
-        """(n,) ids between two documents."""
+        """The ids (n,) that separate two documents."""
         return self.encode("\n\n") if self.eot is None else np.array([self.eot])
 
     @abstractmethod
@@ -71,7 +71,7 @@ class Tokenizer(ABC):
 
 
 def load(path: Path) -> Tokenizer:
-    """The tokenizer saved in a tokenizer.json, of whatever kind: the file names its class."""
+    """Load a tokenizer of any class from a tokenizer.json. The file contains the name of the class."""
     state = json.loads(path.read_text(encoding="utf-8"))
     module, _, name = current_target(state["class"]).rpartition(".")
     tokenizer: Tokenizer = getattr(import_module(module), name).restore(state)

@@ -1,4 +1,4 @@
-"""What gpt2 and bpe share: merge ranks, encoded by tiktoken."""
+"""The base of gpt2 and bpe: merge ranks, encoded by tiktoken."""
 
 import base64
 from abc import abstractmethod
@@ -57,4 +57,4 @@ class RankTokenizer(Tokenizer):
     @classmethod
     @abstractmethod
     def of(cls, ranks: list[bytes]) -> Self:
-        """A fitted tokenizer with these ranks."""
+        """Create a fitted tokenizer from ``ranks``, see `ranks`."""

@@ -1,1 +1,1 @@
-"""MLflow: a view of the journals, written by a process of its own."""
+"""MLflow: a view of the journals, written by a separate process."""

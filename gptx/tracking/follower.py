@@ -30,7 +30,7 @@ _LOCK_DELAY = 5.0  # seconds that a run's lock may exist after its trainer close
 
 
 class Follower:
-    """The trainer's handle of the process, which follows runs until ``finish``."""
+    """Starts and controls the process from the trainer. The process follows runs until ``finish``."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", log: Path, wait: float, hint: str) -> None:
         self._process, self._log, self._wait, self._hint = process, log, wait, hint
@@ -80,7 +80,7 @@ class Follower:
             os.write(self._process.stdin.fileno(), os.fsencode(f"{run_dir}\n"))
 
     def finish(self) -> str | None:
-        """Wait until everything is sent, until Ctrl-C, or for ``wait`` seconds.
+        """Wait until all records are sent, until Ctrl-C, or for at most ``wait`` seconds.
 
         Returns:
             A message for the user if MLflow is incomplete, else None.
@@ -102,13 +102,13 @@ class Follower:
 
 
 def _environment() -> dict[str, str]:
-    """Environment in which the process finds gptx even if it is not installed, and uses one thread."""
+    """Environment variables with which the process finds gptx even if gptx is not installed, and uses one thread."""
     paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
 
 
 class _FollowedRuns:
-    """The runs that this process follows, and how often their store did not answer."""
+    """The runs that this process follows. It counts the consecutive failures of their store to answer."""
 
     def __init__(self, run_dirs: Sequence[Path], outputs: Path, uri: str, experiment: str, weights: bool) -> None:
         self._run_dirs, self._outputs, self._uri = run_dirs, outputs, uri
@@ -129,7 +129,7 @@ class _FollowedRuns:
             if not (replay.run_dir / journal.NAME).exists():
                 continue  # a run of a sweep that has not started yet
             try:
-                if replay.replaced():  # by force=true
+                if replay.replaced():  # replaced by force=true
                     replay = self._replays[i] = self._make(replay.run_dir)
                 replay.push()
             except Exception as error:
@@ -189,7 +189,8 @@ def follow(runs: _FollowedRuns, wait: float, pipe: IO[bytes]) -> int:
 
 
 def _pipe_closed(pipe: IO[bytes], runs: _FollowedRuns) -> bool:
-    """Wait until the next push is due. Follow runs named through the pipe; return whether it is closed."""
+    """Wait until the next push is due. Add the runs whose folders arrive through the pipe to ``runs``. Return whether
+    the pipe is closed."""
     ready, _, _ = select.select([pipe], [], [], runs.pause())
     data = os.read(pipe.fileno(), 65536) if ready else b""
     runs.add(map(Path, os.fsdecode(data).splitlines()))

@@ -1,4 +1,4 @@
-"""What a run's records are called in MLflow: params, tags, final metrics, the description. No mlflow here."""
+"""The names of a run's data in MLflow: params, tags, final metrics, description. Does not import mlflow."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from typing import Any
 from gptx.runs.metrics import METRICS
 from gptx.runs.records import EndRecord, Record, Result, StartRecord
 
-_NO_RESULT = ("tracking", "paths", "study", "force")  # config that says where, not what
+_NO_RESULT = ("tracking", "paths", "study", "force")  # keys of the config that do not change the result
 
 
 def final(result: Result) -> Iterator[tuple[str, float]]:
@@ -20,13 +20,13 @@ def final(result: Result) -> Iterator[tuple[str, float]]:
 
 
 def short_params(start: StartRecord) -> dict[str, str]:
-    """What a sweep varies, under one-word names: attention, pos, ..., seed."""
+    """{one-word name: value} of what a sweep usually varies: attention, pos, ..., seed."""
     named = {**start.variant, "seed": start.seed}
     return {key: str(value) for key, value in named.items() if value not in (None, "")}
 
 
 def params(start: StartRecord) -> dict[str, str]:
-    """The short ones, and dotted ones for the rest of the config."""
+    """Those of `short_params`, and the rest of the config under dotted names."""
     config = {key: value for key, value in start.config.items() if key not in _NO_RESULT}
     return {**dict(_leaves(config)), **short_params(start)}
 
@@ -41,9 +41,9 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def tags(start: StartRecord) -> dict[str, str]:
-    """Tags of a run that never change."""
+    """The tags of a run that are set once and never change."""
     return {
-        "gptx.config.identity": start.identity,
+        "gptx.identity": start.identity,
         "gptx.study": start.study,
         "gptx.variant": "·".join(str(value) for value in start.variant.values()),
         "mlflow.source.name": "gptx.run",
@@ -53,7 +53,7 @@ def tags(start: StartRecord) -> dict[str, str]:
 
 
 def note(start: StartRecord, last: Record, status: str, folder: str) -> str:
-    """The run's description in Markdown: state, final figures, the commands to resume and to generate."""
+    """The run's description in Markdown: status, final metrics, the commands to resume and to generate."""
     lines = [f"**{status}** `{folder}`", ""]
     result = last.result if isinstance(last, EndRecord) else None
     if isinstance(last, EndRecord) and last.error:

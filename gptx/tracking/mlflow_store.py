@@ -54,7 +54,7 @@ class Store:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Allow one process at a time among those that share ``outputs``; MLflow has no look-up-or-create."""
+        """Allow one process at a time among those that share ``outputs``: MLflow cannot find or create atomically."""
         name = hashlib.sha256(self.uri.encode()).hexdigest()[:12]
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"{name}.lock").touch()

@@ -1,7 +1,7 @@
-"""Replay one run's journal into MLflow: any number of times, in any number of pieces, with the same rows.
+"""Replay one run's journal into MLflow. Repeated or interrupted replays write the same rows.
 
 Metric values keep the time stamps of their records, and MLflow drops a value whose (key, time, step, value)
-it has. Everything else is looked up before it is made. The tag ``gptx.synced`` counts the records that have
+it has. Everything else is looked up before it is created. The tag ``gptx.synced`` counts the records that have
 arrived, so that they are not sent again.
 """
 
@@ -26,7 +26,8 @@ _BATCH = 900  # MLflow takes at most 1000 values a call
 class Replay:
     """One run folder below ``outputs``, and its MLflow run: ``push`` sends what is new.
 
-    ``weights`` None: as the run's own config says. ``experiment``: for a run whose config names none.
+    ``weights``: whether to send the best weights; None: use the run's config. ``experiment``: name of the experiment
+    for a run whose config has none.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Replay:
         self.folder = str(run_dir.resolve().relative_to(outputs.resolve().parent))
         self.status = RunStatus.RUNNING  # as last pushed
         self.rows = 0  # values in the journal
-        self.new_rows = 0  # of them, those that this object sent
+        self.new_rows = 0  # the number of these values that this object has sent
         self._experiment, self._weights = experiment, weights
         self._start = StartRecord()  # its uid is empty until it was read
         self._last: Record = self._start  # the last start, resume or end
@@ -55,8 +56,8 @@ class Replay:
 
         Raises GptxError for a file that is no journal, and what MLflow raises; the next call tries again.
         """
-        with flocked(self.run_dir / journal.NAME):  # two replayers at once would both create what neither finds
-            alive = journal.locked(self.run_dir)  # in this order: what it writes before it lets go is read
+        with flocked(self.run_dir / journal.NAME):  # two processes at once would create the same run twice
+            alive = journal.locked(self.run_dir)  # before reading: all records written before the unlock are read
             self._read()
             if self._shown is None:
                 self._attach()
@@ -68,11 +69,11 @@ class Replay:
                 self._pending = []
 
     def replaced(self) -> bool:
-        """Whether another journal has taken the place of the one that was read so far (force=true)."""
+        """Whether the journal was replaced by a new one since it was read (force=true)."""
         return self._inode not in (None, (self.run_dir / journal.NAME).stat().st_ino)
 
     def _read(self) -> None:
-        """Take in what was appended since the last look."""
+        """Read the records that were appended since the last read."""
         path = self.run_dir / journal.NAME
         inode = path.stat().st_ino
         if self.replaced():
@@ -98,7 +99,7 @@ class Replay:
         self.rows += len(record.values) if isinstance(record, MetricsRecord) else 0
 
     def _attach(self) -> None:
-        """Find this run in MLflow or create it, and drop from the pending records those that have arrived."""
+        """Find this run in MLflow or create it, and remove the pending records that MLflow already has."""
         start = self._start
         wanted = _tracking(start).get("experiment") or self._experiment or start.study
         self.experiment_id = self.store.experiment(wanted or "default")
@@ -111,7 +112,7 @@ class Replay:
             self.run_id = run.info.run_id
             self._synced = int(run.data.tags.get("gptx.synced", 0))
             if run.info.lifecycle_stage == "deleted" and len(self._pending) > self._synced:
-                self.client.restore_run(self.run_id)  # deleted in the UI, then trained on
+                self.client.restore_run(self.run_id)  # deleted in the UI, then training continued
             if self._synced == 0:
                 self._send_start()
         self._pending = self._pending[self._synced :]
@@ -125,7 +126,7 @@ class Replay:
         return found[0] if found else None
 
     def _send_start(self) -> None:
-        """What is known before the first step. All of it may be repeated: same values, same rows."""
+        """Send params, tags, data set and config.yaml. Repeating this changes nothing: the values are equal."""
         from mlflow.entities import Param
 
         params = [Param(key, value) for key, value in mlflow_names.params(self._start).items()]
@@ -146,7 +147,7 @@ class Replay:
             return
         source = json.dumps({key: getattr(data, key) for key in ("corpus_hash", "tokenizer", "tokenizer_hash")})
         profile = json.dumps({key: getattr(data, key) for key in ("train_tokens", "val_tokens")})
-        digest = data.corpus_hash[:36]  # all that MLflow takes
+        digest = data.corpus_hash[:36]  # the longest digest that MLflow accepts
         dataset = Dataset(data.name or "corpus", digest, "gptx", source, None, profile)
         tags = [InputTag("mlflow.data.context", "training")]
         self.client.log_inputs(self.run_id, [DatasetInput(dataset, tags)])
@@ -170,7 +171,7 @@ class Replay:
         self.new_rows += len(values)
 
     def _send_end(self, end: EndRecord) -> None:
-        """Final figures, once, at step 0 (a lone point at step 2000 spoils a chart), and the best weights."""
+        """Send the best weights and, once, the final figures, at step 0: one point at step 2000 distorts charts."""
         from mlflow.entities import Metric
 
         result = end.result
@@ -184,7 +185,7 @@ class Replay:
                 self._send_model(result.best_step or end.step)
 
     def _send_model(self, step: int) -> None:
-        """The best checkpoint as a LoggedModel, one for a (run, step). One that was cut off is completed."""
+        """Send the best checkpoint as a LoggedModel, one for each (run, step). Complete an interrupted upload."""
         best = self.run_dir / "checkpoints" / "best"
         files = [*sorted(best.glob("*")), self.run_dir / "config.yaml", self.run_dir / "tokenizer.json"]
         if not best.is_dir():
@@ -204,7 +205,7 @@ class Replay:
             self.client.finalize_logged_model(model.model_id, "READY")
 
     def _link_model(self, model_id: str, step: int) -> None:
-        """Show the model on the run's page. MLflow refuses to do it twice."""
+        """Show the model on the run's page. MLflow rejects a second link."""
         from mlflow.entities import LoggedModelOutput
 
         outputs = self.client.get_run(self.run_id).outputs
@@ -212,7 +213,8 @@ class Replay:
             self.client.log_outputs(self.run_id, [LoggedModelOutput(model_id, step)])
 
     def _show_status(self, alive: bool) -> None:
-        """Status, end time and description, when MLflow has others. ``alive``: it was trained before it was read."""
+        """Send status, end time and description if those in MLflow differ. ``alive``: a process trained the run before
+        the journal was read."""
         from mlflow.entities import RunStatus as MlflowStatus
 
         if isinstance(self._last, EndRecord):

@@ -17,7 +17,7 @@ def outputs_of(root: Path) -> Path:
 
 
 def sync(root: Path, uri: str = "", *, show: bool = True) -> tuple[int, list[str]]:
-    """Replay every run at or below ``root``.
+    """Replay into MLflow every run at or below the folder ``root``.
 
     Returns:
         The number of runs, and one line for each that failed.

@@ -28,7 +28,7 @@ def show_ui(outputs: Path, uri: str, host: str, port: int, *, send: bool) -> Non
 
     Args:
         uri: MLflow server or database; empty: the database under ``outputs``.
-        port: the port, or the first of those to try.
+        port: the first port to try; if it is in use, the next ones are tried.
         send: whether to send new records of the journals first.
 
     Raises:

@@ -21,16 +21,16 @@ Values = dict[tuple[int, str], Value]  # by step and key
 
 
 class Outcome(StrEnum):
-    """The conclusion of a certificate."""
+    """The result of the comparison in a certificate."""
 
     EQUAL = "equal"  # bitwise
-    WITHIN_TOLERANCE = "within tolerance"  # under other conditions
+    WITHIN_TOLERANCE = "within tolerance"  # under other hardware, torch version or number of processes
     DIFFERENT = "different"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What a run was trained with. ``hardware``: device and name of the processor."""
+    """The hardware and software with which a run was trained. ``hardware``: device and name of the processor."""
 
     hardware: str
     torch: str
@@ -50,7 +50,7 @@ class FirstDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A comparison of one kind of values. ``largest``: the largest relative difference."""
+    """The comparison of one kind of values, such as losses. ``largest``: the largest relative difference."""
 
     count: int
     differ: int = 0
@@ -120,10 +120,10 @@ def certificate(
     """Compare a run with the repetition of its steps.
 
     Args:
-        steps: the repetition started from a checkpoint of the first and ended at the last.
-        before: see `conditions_of`.
-        facts: of the repetition.
-        seconds: time that the repetition took.
+        steps: the first and the last step: the repetition started from the checkpoint of the first one.
+        before: the conditions of the run in these steps, from `conditions_of`.
+        facts: the facts of the repetition, from its preflight.
+        seconds: duration of the repetition.
     """
     start = folder.start_record()
     assert start is not None
@@ -168,7 +168,7 @@ def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _values(folder: RunFolder, first: int, last: int) -> Values:
-    """What training computed after the first step, up to the last."""
+    """The values that training computed after the first step, up to the last."""
     return {place: value for place, value in journal.computed(folder.path).items() if first < place[0] <= last}
 
 
@@ -209,7 +209,7 @@ def _compare_tensors(run: dict[str, Tensor], again: dict[str, Tensor], step: int
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
-    """The distance of two tensors relative to the longer one."""
+    """The norm of the difference of two tensors, divided by the larger of their norms."""
     if a.shape != b.shape:
         return math.inf
     a, b = a.double(), b.double()
@@ -217,7 +217,7 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 
 def _first(compared: dict[str, Comparison]) -> FirstDifference | None:
-    """The first difference by step; within a step by the order of ``compared``, causes before effects."""
+    """The first difference by step; within a step in the order of ``compared``, in which causes come before effects."""
     found = [one.first for one in compared.values() if one.first]
     return min(found, key=lambda one: one.step, default=None)
 

@@ -1,4 +1,4 @@
-"""Checkpoints: written completely or not at all, with checksums, the last few of a run.
+"""Checkpoints: written atomically, with checksums. Only the last few checkpoints of a run stay on the disk.
 
 A checkpoint is a folder in the format of torch.distributed.checkpoint: every rank writes its shards, in the background,
 and any number of ranks under any strategy can read them.
@@ -65,7 +65,7 @@ class Saver:
         """Wait until the last checkpoint is on the disk, with the shards of all ranks.
 
         Raises:
-            CheckpointError: it could not be written.
+            CheckpointError: the checkpoint could not be written.
         """
         pending, self.pending = self.pending, None
         if pending is not None:
@@ -137,7 +137,7 @@ def load(path: Path, model: nn.Module, optim: torch.optim.Optimizer) -> Checkpoi
     """Read a checkpoint into model and optimiser, each rank its shards; returns its meta.json.
 
     Raises:
-        CheckpointError: it is of another model, or cannot be read.
+        CheckpointError: the checkpoint belongs to another model, or cannot be read.
     """
     _ignore_single_process_warning()
     reader = FileSystemReader(path)
@@ -158,7 +158,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """All full tensors of a checkpoint, assembled from the shards of all ranks, under the names of `tensors`.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: the checkpoint cannot be read.
     """
     _ignore_single_process_warning()
     reader = FileSystemReader(path)
@@ -171,7 +171,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def check_model(path: Path, model: nn.Module) -> None:
-    """Check that a checkpoint is of this model.
+    """Check that a checkpoint belongs to this model.
 
     Raises:
         CheckpointError: a weight is missing in one of the two, or has another shape.
@@ -208,7 +208,8 @@ def _check_names(path: Path, own: dict[str, torch.Size], sizes: Sizes) -> None:
 
 
 def _blank_moments(name: str, parameter: nn.Parameter, sizes: Sizes) -> dict[str, Tensor]:
-    """Empty tensors for the optimiser's state of one parameter; those of its shape are sharded as it is."""
+    """Zero tensors to load the optimiser's state of one parameter into. Tensors with the shape of the parameter are
+    sharded like the parameter."""
     blank, like = {}, parameter.detach()
     for full, (size, dtype) in sizes.items():
         owner, _, key = full.removeprefix("optim.").rpartition(".")

@@ -1,4 +1,4 @@
-"""The meter: what is measured between two metrics records of the journal, and how it is combined over the ranks."""
+"""The meter: accumulates measurements between two metrics records of the journal, and combines them over the ranks."""
 
 import math
 import time
@@ -13,13 +13,13 @@ from gptx.strategy.base import Strategy
 
 @dataclass(frozen=True)
 class Reading:
-    """What the meter has measured, combined over all ranks.
+    """The measurements of the meter, combined over all ranks.
 
     Attributes:
         values: by the metric's key, for the journal. Without "train/loss" where all steps were skipped, and without
             "train/grad_norm" where the norm is not finite.
         skipped: steps without an update since the run started.
-        seconds_per_step: of this rank, from one reading to the next.
+        seconds_per_step: mean time of a step on this rank since the previous reading.
     """
 
     values: dict[str, float]
@@ -31,8 +31,8 @@ class Meter:
     """Adds up losses on the device, so that training waits for the device only when the meter is read.
 
     Attributes:
-        totals: (3,) of this rank: sum of the losses and number of the steps since the last reading, not counting
-            skipped steps; number of skipped steps since the run started.
+        totals: (3,) on this rank: the sum of the losses and the number of steps since the last reading, both without
+            skipped steps, and the number of skipped steps since the run started.
     """
 
     def __init__(self, strategy: Strategy, tokens_per_step: int) -> None:
@@ -43,7 +43,7 @@ class Meter:
         self.start_clock(0)
 
     def start_clock(self, step: int) -> None:
-        """Measure the speed from here: ``step`` steps are done."""
+        """Start to measure the speed. ``step``: number of steps done so far."""
         self.clock_time, self.clock_step = time.perf_counter(), step
 
     def add(self, loss: Tensor, model_metrics: dict[str, Tensor], grad_norm: Tensor, updated: Tensor) -> None:
@@ -52,7 +52,7 @@ class Meter:
         self.model_metrics, self.grad_norm = model_metrics, grad_norm
 
     def read(self, step: int) -> Reading:
-        """Combine over the ranks what was measured until ``step``, and start again. Waits for the device."""
+        """Combine the measurements up to ``step`` over the ranks, and reset the meter. Waits for the device."""
         own = torch.cat([self.totals, *(value[None] for value in self.model_metrics.values())])
         loss, steps, skipped, *model_metrics = self.strategy.sum(own.clone()).tolist()
         seconds = (time.perf_counter() - self.clock_time) / (step - self.clock_step)
@@ -68,14 +68,15 @@ class Meter:
         return Reading(values, round(skipped / ranks), seconds)
 
     def totals_of_all_ranks(self) -> list[list[float]]:
-        """(ranks, 3) for a checkpoint: only `restore` of the same number of ranks continues bit for bit."""
+        """The totals of all ranks (ranks, 3), for a checkpoint. Training continues bit for bit only with the same
+        number of ranks."""
         totals = torch.zeros(self.strategy.size, 3, device=self.strategy.device)
         totals[self.strategy.rank] = self.totals
         rows: list[list[float]] = self.strategy.sum(totals).tolist()
         return rows
 
     def restore(self, totals_of_all_ranks: Sequence[Sequence[float]]) -> None:
-        """Continue with the totals of a checkpoint; with another number of ranks, each gets their mean."""
+        """Continue with the totals of a checkpoint. With another number of ranks, each rank uses their mean."""
         totals, rank = torch.tensor(totals_of_all_ranks), self.strategy.rank
         same_ranks = len(totals) == self.strategy.size and bool(totals[rank].any())
         self.totals.copy_(totals[rank] if same_ranks else totals.sum(0) / max(1, int(totals.any(1).sum())))

@@ -1,4 +1,4 @@
-"""The checks before a run starts: whether a config can be trained, on what, and at what cost."""
+"""The checks before a run starts: whether a config can be trained, on which hardware, and at what cost."""
 
 import dataclasses
 import os
@@ -40,7 +40,8 @@ def preflight(cfg: DictConfig, machine: "Machine | None" = None, make: bool = Tr
 
     Args:
         machine: the machine that the run is for; None: this one.
-        make: whether to tokenise the text if it is not yet, which may take hours; else `NotTokenised` is raised.
+        make: whether to tokenise the text if there are no tokens yet, which may take hours; else `NotTokenised` is
+            raised.
 
     Raises:
         GptxError: the config cannot be trained.
@@ -105,7 +106,8 @@ def _resume_source(cfg: DictConfig) -> ResumeSource | None:
 
 
 def _model_and_tokens(cfg: DictConfig, device: "torch.device", make: bool) -> "tuple[GPT, Tokens]":
-    """Build the model on the meta device and prepare the tokens. The model is first, because tokenising takes longer.
+    """Build the model on the meta device and prepare the tokens. The model is built first, to find mistakes
+    before the slow tokenising.
 
     The vocabulary of a tokenizer that is fitted is known only from the tokens. If they are not cached, the model is
     built once more with the vocabulary of ``model.vocab_size``, or with one token, to find mistakes before tokenising.
@@ -140,10 +142,10 @@ def _remarks_on_documents(cfg: DictConfig, tokens: "Tokens") -> list[str]:
 
 
 def _check_source_model(cfg: DictConfig, source: ResumeSource, model: "GPT") -> None:
-    """Check that the checkpoint of ``resume_from`` is of this model.
+    """Check that the checkpoint of ``resume_from`` belongs to this model.
 
     Raises:
-        ConfigError: it is of another one.
+        ConfigError: it belongs to another model.
     """
     from gptx.training.checkpoint import check_model
 

@@ -27,20 +27,22 @@ if TYPE_CHECKING:
 
 
 def certify(folder: RunFolder, start_step: int | None = None) -> "Certificate":
-    """Train from one checkpoint of a run to a later one again, and compare. The caller holds the run's lock.
+    """Train again from one checkpoint of a run to a later one, and compare the results with the run.
+
+    The caller holds the run's lock.
 
     Args:
         start_step: the checkpoint to start from; 0: the start of the run; None: the oldest.
 
     Raises:
-        ConfigError: there is no run, or it has no such checkpoints.
+        ConfigError: there is no run, or it does not have two intact checkpoints to start from and to end at.
         Interrupted: a signal stopped the training.
     """
     from gptx.training.certificate import certificate, conditions_of
 
     start = folder.start_record() if (folder.path / "config.yaml").exists() else None
     if start is None:
-        raise ConfigError(f"{folder.path} is not a run folder: it has no config.yaml or no journal")
+        raise ConfigError(f"{folder.path} is not a run folder: config.yaml or journal.jsonl is missing")
     first, last = _choose_steps(folder, start_step)
     cfg = load_config(folder.path)
     trained_from = first or (start.resume_source.step if start.resume_source else 0)
@@ -59,7 +61,7 @@ def _choose_steps(folder: RunFolder, start_step: int | None) -> tuple[int, int]:
     """The first and the last step, each with an intact checkpoint (or 0, the start).
 
     Raises:
-        ConfigError: there are none, or ``start_step`` is not one of them.
+        ConfigError: there are no such steps, or ``start_step`` is not one of them.
     """
     reasons = {step_of(path): damage(path) for path in steps(folder.checkpoints)}
     damaged = [f"{step_name(step)} is damaged ({reason})" for step, reason in reasons.items() if reason]
@@ -109,7 +111,7 @@ def _prepare(cfg: DictConfig, start: StartRecord, first: int, processes: int) ->
 
 
 def _resume_from(cfg: DictConfig, start: StartRecord) -> str:
-    """The checkpoint of another run that the run started from, or "" if it had none."""
+    """The path of the checkpoint of another run from which this run started, or "" if it started without one."""
     source = start.resume_source
     if source is None:
         return ""
@@ -117,14 +119,14 @@ def _resume_from(cfg: DictConfig, start: StartRecord) -> str:
     if not path.is_dir():
         raise ConfigError(
             f"this run started from step {source.step} of another run (resume_from={cfg.resume_from}), whose "
-            "checkpoint no longer exists: only steps between two checkpoints of its own can be repeated, with "
+            "checkpoint no longer exists: only steps between two checkpoints of this run can be repeated, with "
             "runtime.keep=2 or more"
         )
     return str(path)
 
 
 def _copy_start(folder: RunFolder, start: StartRecord, repetition: RunFolder, first: int) -> None:
-    """Make a run folder that continues from a checkpoint of the run. Links to its files keep the run unchanged."""
+    """Create a run folder that continues from a checkpoint of the run, by symbolic links to the checkpoint's files."""
     repetition.checkpoints.mkdir(parents=True)
     with Journal(repetition.path) as journal:
         journal.write(start)

@@ -33,7 +33,7 @@ def run(cfg: DictConfig) -> int:
         Interrupted: a signal arrived before training started.
     """
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
-        cfg.force = False  # torchrun repeats the command after a lost worker; the first time started afresh
+        cfg.force = False  # torchrun repeats the command after a lost worker; only the first start uses force=true
     location = locate(cfg)
     log.debug("identity %s, folder %s", location.identity, location.existing.path)
     if _is_finished(cfg, location.existing):
@@ -85,7 +85,7 @@ def _rank() -> int:
 
 
 def _replace_earlier(cfg: DictConfig, location: Location) -> str | None:
-    """With force=true, move an earlier run of this config out of the way; returns its uid."""
+    """With force=true, move an earlier run of this config to ``outputs/.replaced``; returns its uid."""
     if not cfg.force:
         return None
     outputs = Path(cfg.paths.outputs)

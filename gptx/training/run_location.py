@@ -1,4 +1,4 @@
-"""Where the run of a config is on disk. No torch, so that a finished run is found without it."""
+"""Find the folder of a config's run. Does not import torch, so that a finished run is found quickly."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +27,14 @@ class Location:
 
     @property
     def existing(self) -> RunFolder:
-        """The folder with the run's result or journal, if there is a run; else the one that it will get."""
+        """The folder with the run's result or journal, if there is a run; else the folder that it will have."""
         return self.former or self.folder
 
     def check(self, force: bool) -> None:
         """Refuse to resume a run of identity scheme 1.
 
         Raises:
-            ConfigError: there is one and it is not finished.
+            ConfigError: such a run exists and is not finished.
         """
         if self.former and not force and not self.former.finished():
             raise ConfigError(

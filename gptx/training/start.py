@@ -1,4 +1,4 @@
-"""Record the start or the resume of a run, with its hardware and versions, and warn of what has changed since."""
+"""Record the start or the resume of a run, with its hardware and versions, and warn of changes since the start."""
 
 import os
 import shlex
@@ -26,8 +26,8 @@ def begin(cfg: DictConfig, folder: RunFolder, name: str, facts: RunFacts, replac
 
     Args:
         name: the run's identity.
-        facts: what preflight has found.
-        replaced: the uid of the run that force=true has moved out of this folder.
+        facts: the facts from the preflight.
+        replaced: the uid of the run whose files force=true has moved out of this folder.
     """
     with Journal(folder.path) as journal:
         _write_config(cfg, folder, facts)
@@ -77,7 +77,7 @@ def _start_record(cfg: DictConfig, name: str, facts: RunFacts, replaced: str | N
 
 
 def resume(folder: RunFolder, journal: Journal, facts: RunFacts) -> None:
-    """Choose the checkpoint that all processes continue from, and record it."""
+    """Record a resume in the journal, with the step of the checkpoint from which all processes continue."""
     clear(folder.checkpoints, lambda text: warn(journal, text))
     saved = steps(folder.checkpoints)
     start = folder.start_record()

@@ -1,4 +1,4 @@
-"""The state of training: what a checkpoint holds besides weights and moments, and what a resume restores."""
+"""The state of training that a checkpoint stores besides weights and moments, and that a resume restores."""
 
 from dataclasses import dataclass, field
 
@@ -23,7 +23,7 @@ class BestValidation:
     values: dict[str, float] = field(default_factory=lambda: {"val/loss": float("inf")})
 
     def add(self, step: int, values: dict[str, float]) -> bool:
-        """Record a validation; returns whether it is the best."""
+        """Record a validation. Return whether its loss is the lowest so far."""
         better = values["val/loss"] < self.values["val/loss"]
         if better:
             self.step, self.stale, self.values = step, 0, values
@@ -34,7 +34,7 @@ class BestValidation:
 
 @dataclass
 class TrainingState:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
         step: optimiser steps done.
@@ -58,7 +58,7 @@ class TrainingState:
 
 
 def checkpoint_meta(state: TrainingState, meter: Meter) -> CheckpointMeta:
-    """What meta.json of a checkpoint holds. All ranks must call this."""
+    """Return the content of a checkpoint's meta.json. All ranks must call this."""
     return CheckpointMeta(
         step=state.step,
         rank_totals=tuple(map(tuple, meter.totals_of_all_ranks())),

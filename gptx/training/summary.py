@@ -1,4 +1,4 @@
-"""What `gptx run` prints when a run has finished."""
+"""The output of `gptx run` when a run has finished."""
 
 import shlex
 from pathlib import Path
@@ -11,7 +11,7 @@ from gptx.runs.records import Result
 
 
 def show(result: Result, folder: Path, status: str) -> None:
-    """Print the figures, the sample and the folder of a run, and commands to use next."""
+    """Print the metrics, the sample and the folder of a run, and commands to use next."""
     console = Console(highlight=False)
     if result.sample:
         console.print(
@@ -38,10 +38,10 @@ def show(result: Result, folder: Path, status: str) -> None:
 
 
 def _printable(text: str) -> str:
-    """Replace control characters, which a model may generate and a terminal would obey."""
+    """Replace control characters, which a model may generate and a terminal would execute."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 def brief(result: Result, folder: Path, status: str) -> None:
-    """Print one line, for runs among many others."""
+    """Print one line instead of the summary, for the runs of a sweep."""
     print(f"{status}: val loss {result.val_loss:.4f}, {result.val_bpb:.4f} bits/byte   {folder}", flush=True)

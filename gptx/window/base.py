@@ -17,13 +17,14 @@ class Window(ABC):
 
     @property
     def reach(self) -> int | None:
-        """Number of last tokens, the query itself included, beyond which nothing is visible; None: no such bound.
-        It sizes the cache's ring buffers and lets banded kernels work."""
+        """A query sees at most its last ``reach`` tokens, itself included; None: no bound. The cache allocates ring
+        buffers of this size, and banded kernels need it."""
         return None
 
     @property
     def local(self) -> bool:
-        """Whether a long distance alone hides a token. Some encodings treat local and global layers differently."""
+        """Whether tokens are hidden only because they are far from the query, as in a sliding window. Some encodings
+        treat local and global layers differently."""
         return self.reach is not None
 
     @property

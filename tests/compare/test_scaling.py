@@ -107,7 +107,7 @@ def test_command_fits_and_draws(outputs: Path, capsys: pytest.CaptureFixture[str
     out = output_of(
         capsys, outputs, "--svg", outputs / "law.svg", "--png", outputs / "law.image", "--flops", "1e13", "1e18"
     )
-    assert "16 runs, 4 sizes x 4 lengths of text" in out
+    assert "16 runs, 4 model sizes x 4 token counts" in out
     for name, true in (("a", 0.34), ("b", 0.28)):
         value, low, _, high = row(out, name)
         assert float(value) == pytest.approx(true, rel=0.15) and float(low) < float(value) < float(high)
@@ -128,10 +128,10 @@ def test_best_of_several_learning_rates_counts(outputs: Path, capsys: pytest.Cap
 
 def test_warns_when_runs_deviate_from_the_law(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = output_of(capsys, outputs)
-    assert "deviate from it" not in plain and "cannot be distinguished" not in plain
+    assert "deviate from the fitted law" not in plain and "cannot be distinguished" not in plain
     for size, tokens in product(SIZES[:4], TOKENS):
         make(outputs, size, tokens, 1.0 if tokens > 3e6 and size < 5e5 else 3.0, seed=1)
-    assert "deviate from it" in output_of(capsys, outputs)
+    assert "deviate from the fitted law" in output_of(capsys, outputs)
 
 
 def test_warns_when_the_final_loss_is_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,6 +67,7 @@ def test_parameters_and_rejections_equal_those_of_composed_configs(rows: list[Va
                         gptx.build(gptx.compose([*overrides, f"{axis}={name}"]))
 
 
+@pytest.mark.full
 def test_command_prints_the_table_of_another_model(rows: list[VariantRow]) -> None:
     """With one layer, alternating windows are rejected: their row shows the reason instead of figures."""
     command = [sys.executable, "-m", "gptx.variants", "model.n_layer=1", "--markdown"]

@@ -85,8 +85,8 @@ def test_space_is_read_from_the_command_line(override: str, shown: str, examples
         (["attention=mha", "seed=0"], "nothing to search: expected at least one key with several values, e.g."),
         (["x=interval(2,1)"], "x=interval(2,1): expected a smaller number, then a larger one"),
         (["x=tag(log,interval(0,1))"], "then a larger one, both above 0"),
-        (["x=tag(ln,interval(1,2))"], "a search knows only the tag log"),
-        (["x=tag(log,choice(1,2))"], "a search knows only the tag log of an interval"),
+        (["x=tag(ln,interval(1,2))"], "a search supports only the tag log"),
+        (["x=tag(log,choice(1,2))"], "a search supports only the tag log of intervals"),
         (["x=shuffle(1,2)"], "no order to shuffle"),
         (["x=range(3,3)"], "has no values"),
     ],
@@ -277,10 +277,10 @@ def test_earlier_trials_and_searches_are_shown(search: Search, capsys: pytest.Ca
     show_estimate(3, [], launcher, OmegaConf.create())
     assert capsys.readouterr().out == "3 trials: 3 finished\n"
     show_search(KEYS, where, Sweep(search.sweep.outputs, "study-1"), "study")
-    new = "this is a new search, because its space or its metrics are new; study=study also has study-0"
+    new = "this search is new, because its space or its metrics differ; study=study also has study-0"
     assert capsys.readouterr().out.splitlines()[-1] == new
     show_search(KEYS, where, search.sweep, "study")
-    assert "this is a new search" not in capsys.readouterr().out
+    assert "this search is new" not in capsys.readouterr().out
 
 
 def test_more_trials_extend_a_search(search: Search) -> None:
@@ -534,8 +534,8 @@ def test_interval_of_real_numbers_for_an_integer_is_rejected() -> None:
     [
         (["match=params"], "attention=mha,gqa", "match is an option of a grid, not of a search"),
         (["sweep.lr=[1e-3,3e-3]"], "attention=mha,gqa", "sweep.lr is an option of a grid, not of a search"),
-        (["force=true"], "attention=mha,gqa", "force=true: a search uses finished runs as they are"),
-        (["runtime.until=10"], "attention=mha,gqa", "the runs of a search train to their end"),
+        (["force=true"], "attention=mha,gqa", "force=true: a search does not repeat finished runs"),
+        (["runtime.until=10"], "attention=mha,gqa", "the runs of a search train to the end"),
         ([], "trainer.max_steps=10,20", "trainer.max_steps cannot be searched"),
     ],
 )

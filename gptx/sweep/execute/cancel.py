@@ -14,7 +14,7 @@ from gptx.sweep.state.status import status_rows
 
 
 def cancel(sweep: Sweep) -> None:
-    """End what is running or waiting.
+    """End the running and waiting runs of a sweep.
 
     Raises:
         RunFailed: the command of the sweep runs on another machine, or Slurm does not answer.

@@ -53,7 +53,7 @@ class Task:
 
 @dataclass(frozen=True)
 class End:
-    """How one attempt at a task ended. ``reason``: one line if the run did not reach its end, otherwise empty."""
+    """How one attempt at a task ended. ``reason``: why the run did not reach its end, in one line; empty if it did."""
 
     task: Task
     kind: EndKind
@@ -77,13 +77,13 @@ def force_once(overrides: Sequence[str], folder: Path, replaces: str) -> list[st
 
 
 class Launcher(ABC):
-    """A context manager; on exit it kills the runs that it still has.
+    """A context manager that starts runs; on exit it kills those that are still running.
 
     Attributes:
         detached: submitted runs continue after this command has ended.
         on_this_machine: the runs use this machine.
         machine: the machine that the runs are for, if it is another one.
-        slots: how many runs train at once.
+        slots: the maximum number of runs that train at the same time.
     """
 
     detached: bool = False
@@ -92,7 +92,7 @@ class Launcher(ABC):
     slots: int = 1
 
     def open(self, sweep: Sweep, options: DictConfig, runs: int) -> Self:
-        """Prepare; called before ``with``.
+        """Prepare to launch runs; called before ``with``.
 
         Args:
             options: the config's ``sweep`` section.
@@ -109,7 +109,7 @@ class Launcher(ABC):
 
     @abstractmethod
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        """Kill what is running."""
+        """Kill the runs that are still running."""
 
     @abstractmethod
     def submit(self, tasks: Sequence[Task]) -> None:

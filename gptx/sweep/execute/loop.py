@@ -1,4 +1,4 @@
-"""The loop of a sweep: passes tasks from a source to a launcher and records every end in the sweep's journal."""
+"""The loop of a sweep: passes tasks from a source to a launcher and records in the sweep's journal how each ended."""
 
 from collections import Counter
 from typing import Protocol
@@ -28,7 +28,7 @@ class Source(Protocol):
 
 
 class TaskList:
-    """A source that has all its tasks from the start."""
+    """A source whose tasks are all known at the start."""
 
     def __init__(self, tasks: list[Task]) -> None:
         self._tasks = tasks
@@ -54,7 +54,7 @@ def drive(
     """Run all tasks of the source.
 
     Args:
-        retry: how often a failed task is tried again.
+        retry: how often a failed task is retried.
 
     Returns:
         Why tasks failed, in one line each.

@@ -115,7 +115,7 @@ class Slurm(Launcher):
                 self._submit_array(members[first : first + _MAX_ARRAY], shape)
 
     def _queued(self, tasks: Sequence[Task]) -> dict[str, Task]:
-        """Those of the tasks that have a job which has not ended, by job."""
+        """The tasks whose job has not ended, by job."""
         jobs, cancelled = self.sweep.jobs(), self.sweep.cancelled_jobs()
         states = slurm_cluster.job_states(jobs.values())
         known = {job: task for task in tasks if (job := jobs.get(run_of(task), "")) and job not in cancelled}
@@ -123,7 +123,7 @@ class Slurm(Launcher):
         return {job: task for job, task in known.items() if not job_end(task, job, states[job], folder)}
 
     def _shape(self, task: Task) -> ArrayShape:
-        """As few nodes as can share the processes of a task evenly."""
+        """The shape with the fewest nodes over which the processes of a task can be distributed evenly."""
         count, most = task.processes, self.keys.per_node
         nodes = next(n for n in range(1, count + 1) if count % n == 0 and count // n <= most)
         return ArrayShape(nodes, count // nodes, task.device)

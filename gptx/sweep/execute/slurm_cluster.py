@@ -1,4 +1,4 @@
-"""What Slurm knows about jobs, and requests to it, by its own command-line tools.
+"""Query and control Slurm jobs with the command-line tools of Slurm.
 
 Slurm alone notices every end of a job, for example when a node loses power.
 """
@@ -20,8 +20,8 @@ class JobState:
 
     Attributes:
         name: Slurm's name, such as RUNNING or NODE_FAIL; "" if Slurm does not know the job (any more).
-        pending_reason: what it waits for.
-        nodes: where it runs.
+        pending_reason: the reason why the job is still queued, as Slurm reports it.
+        nodes: the nodes on which it runs.
     """
 
     name: str = ""
@@ -84,7 +84,7 @@ def cancel(jobs: Sequence[str]) -> None:
 
 
 def unavailable() -> str:
-    """Why no cluster answers, in one line; "" if one does."""
+    """The reason why no Slurm cluster answers, in one line; "" if one answers."""
     try:
         _call("scontrol", "ping")
     except RunFailed as error:

@@ -1,7 +1,7 @@
 """A job of Slurm: trains one run on each of its nodes, requeues itself, and reports how the run ended.
 
-Slurm sends its signals to every process of a job. The run answers them with a checkpoint and ends; then the job asks
-Slurm for the reason of the signal. If a job is killed, or Slurm itself requeues it, only Slurm knows what happened.
+Slurm sends its signals to every process of a job. The run saves a checkpoint and ends; then the job asks Slurm
+for the reason of the signal. If a job is killed, or Slurm itself requeues it, only Slurm has a record of the reason.
 """
 
 import os
@@ -35,7 +35,7 @@ class Job:
         reports: the folder of the reports.
         nodes: number of nodes; if there are several, each starts a torchrun.
         requeues: how often the job may be requeued at its time limit.
-        retry: how often a failed run is tried again within the job.
+        retry: how often a failed run is retried within the job.
         replaces: uid of the run that was in the folder when the job was submitted; force=true replaces only that one.
     """
 
@@ -106,7 +106,7 @@ class Job:
         return force_once(self.overrides, self.task.folder, self.replaces)
 
     def _after_signal(self, end: End) -> None:
-        """On the first node, after Slurm asked the run to stop: requeue the job, unless it was cancelled or has used up
+        """On the first node, after a stop signal of Slurm, requeue the job, unless it was cancelled or has used up
         its requeues."""
         state = slurm_cluster.show(job_id())
         if state.get("JobState") != "RUNNING":  # cancelled, or Slurm requeues it

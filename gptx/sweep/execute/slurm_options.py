@@ -13,21 +13,21 @@ _PASSED_ON = ("partition", "account", "qos", "constraint", "array_parallelism") 
 
 @dataclass(frozen=True)
 class ArrayShape:
-    """What the jobs of one array have in common."""
+    """The properties that all jobs of one array share."""
 
     nodes: int
     processes_per_node: int
     device: str
 
     def describe(self, runs: int) -> str:
-        """Such as "3 runs, each on 2 nodes with 4 processes per node"."""
+        """A text such as "3 runs, each on 2 nodes with 4 processes per node"."""
         nodes, each = _count(self.nodes, "node"), _count(self.processes_per_node, "process", "processes")
         return f"{_count(runs, 'run')}, each on {nodes} with {each}{' per node' if self.nodes > 1 else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmOptions:
-    """The keys of launch/slurm.yaml, where they are described."""
+    """The keys of launch/slurm.yaml. That file describes them."""
 
     device: str
     per_node: int
@@ -65,11 +65,11 @@ class SlurmOptions:
             )
 
     def for_submitit(self, shape: ArrayShape, name: str, code: Path) -> Mapping[str, object]:
-        """The keywords of submitit's executor.
+        """The keyword arguments for submitit's executor.
 
         Args:
-            name: of the jobs.
-            code: the copy of the code that the jobs use.
+            name: name of the jobs.
+            code: folder with the copy of the code that the jobs use.
         """
         each = shape.processes_per_node
         gpus = self.gpus_per_node or (each if shape.device == "cuda" else 0)

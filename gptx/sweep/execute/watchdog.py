@@ -27,7 +27,7 @@ _EXITS_OF_A_STOP = {stop_exit_code(signal.SIGINT), EXIT_RESUMABLE, -signal.SIGTE
 
 
 class Process(Protocol):
-    """What `subprocess.Popen` and multiprocessing's processes have in common. The process leads its own session."""
+    """The common interface of `subprocess.Popen` and multiprocessing's processes. The process leads its own session."""
 
     @property
     def pid(self) -> int | None: ...
@@ -40,7 +40,7 @@ class Limits:
     Attributes:
         timeout: minutes.
         memory: GB that the processes of a run may hold together.
-        grace: seconds between a request to end and a kill.
+        grace: seconds between the request to end and the kill.
     """
 
     timeout: float = 0.0
@@ -69,7 +69,7 @@ class Watchdog:
         self._oom_kills = _oom_kills()
 
     def check(self) -> None:
-        """Stop the process if it exceeds a limit; kill it if it was asked to end and the grace period is over."""
+        """Stop the process if it exceeds a limit; kill it if a stop was requested and the grace period is over."""
         now = time.time()
         if self._stop_requested is not None:
             if now - self._stop_requested > self._limits.grace:
@@ -99,9 +99,9 @@ class Watchdog:
             os.kill(self.pid, number)
 
     def end(self, code: int) -> End:
-        """How the attempt ended. ``code``: the exit code of the process (-n: ended by signal n)."""
+        """Kill remaining workers; return how the attempt ended. ``code``: of the process (-n: ended by signal n)."""
         folder = RunFolder(self.task.folder)
-        with contextlib.suppress(ProcessLookupError):  # workers that it left behind
+        with contextlib.suppress(ProcessLookupError):  # workers that still run
             os.killpg(self.pid, signal.SIGKILL)
         if not self._replaces or run_uid(folder.path) != self._replaces:
             if folder.finished():
@@ -117,7 +117,7 @@ class Watchdog:
         return End(self.task, kind, self._error(code, folder))
 
     def _error(self, code: int, folder: RunFolder) -> str:
-        """Why the run failed: its recorded error, else what the exit code or the last line of its log tells."""
+        """Why the run failed: its recorded error, else the exit code or the last line of its log."""
         result = folder.result()
         written = (folder.path / "result.json").stat().st_mtime if result else 0.0
         if code > 0 and result and result.error and written >= self._started:
@@ -141,7 +141,7 @@ def last_error(folder: Path) -> str:
 
 
 def _full_disk(folder: RunFolder) -> str:
-    """A full disk, which would explain why there is no error message; else ""."""
+    """A message if the disk is full, which would explain why there is no error message; else ""."""
     full = no_space(folder.path)
     return f": {full} in {folder.path}; free some space and give the same command again" if full else ""
 
@@ -171,7 +171,7 @@ def _bytes(process: psutil.Process) -> int:
 
 
 def _oom_kills() -> int:
-    """How often this system has killed a process because it ran out of memory."""
+    """How many processes this system has killed because it ran out of memory."""
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
     except OSError:

@@ -1,6 +1,6 @@
 """The cells of a sweep: each is a plain command, which is composed, named and checked before anything starts.
 
-A cell is one combination of values. Cells that differ only in their seeds are repeats of one another and form an arm.
+A cell is one combination of values. Cells that differ only in their seeds form an arm.
 """
 
 import sys
@@ -38,14 +38,14 @@ class Cell:
     Attributes:
         overrides: ``python -m gptx.run *overrides`` is this run.
         title: the overrides in which it differs from the other cells.
-        arm: the same without seeds.
+        arm: ``title`` without the seeds.
         cfg: composed and checked; empty if that failed.
-        folder: its run folder; None if the config has no folder because it is wrong.
-        rejection: why it cannot run, in one line; empty if it can.
-        facts: what preflight found; None if the cell is rejected, finished, or not checked yet.
+        folder: the run folder; None if the config has no folder because it is wrong.
+        rejection: the reason why the cell cannot run, in one line; empty if it can.
+        facts: the facts that preflight found; None if the cell is rejected, finished, or not checked yet.
         modules: the user's own modules that the run loads, and their files.
-        memory_bytes: estimate for each process; None if unknown.
-        note: what matching changed.
+        memory_bytes: estimated peak memory of each process, in bytes; None if unknown.
+        note: a description of what `match` changed in the config; empty if nothing.
     """
 
     overrides: list[str]
@@ -70,8 +70,8 @@ class Cell:
         return self.facts
 
     def task(self, common: Sequence[str]) -> Task:
-        """The task that a launcher starts. ``common``: overrides that all runs of the sweep get; the cell's own follow
-        and win."""
+        """The task that a launcher starts. ``common``: overrides that all runs of the sweep get; those of the cell take
+        precedence."""
         assert self.folder is not None
         processes, device = self.checked.processes, self.checked.hardware.device
         restarts, modules = self.cfg.strategy.get("restarts", 0), tuple(self.modules.items())
@@ -96,7 +96,7 @@ def compose_cells(combinations: Sequence[Sequence[str]]) -> list[Cell]:
     are one cell.
 
     Raises:
-        ConfigError: no combination can be composed; the message is that of the first.
+        ConfigError: no combination can be composed. The message is that of the first combination.
     """
     from rich.console import Console
     from rich.progress import track
@@ -136,14 +136,14 @@ def with_overrides(cell: Cell, overrides: Sequence[str], note: str) -> Cell:
 
 
 def warn_no_estimate(title: str) -> Callable[[str], None]:
-    """A handler that reports why the memory or time of a cell could not be estimated. The cell runs all the same."""
+    """Return a function that prints why the memory or time of a cell could not be estimated. The cell still runs."""
     return lambda why: print(f"gptx: no estimate of {title}: {why}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
 class _Checked:
-    """What checking a config found: facts, or why it is rejected. ``tokens_missing``: its text must be tokenised
-    first."""
+    """The result of checking a config: its facts, or the reason why it is rejected. ``tokens_missing``: the text must
+    be tokenised first."""
 
     facts: RunFacts | None = None
     modules: dict[str, str] = field(default_factory=dict)
@@ -152,7 +152,7 @@ class _Checked:
 
 
 def check_cells(cells: Iterable[Cell], machine: "Machine | None") -> None:
-    """Let every part of a run check each cell, once per arm. Texts that are not tokenised are tokenised here.
+    """Check every cell with `preflight`, once per arm. Texts that are not tokenised are tokenised here.
 
     Args:
         machine: the machine that the runs are for, if it is not this one.

@@ -1,8 +1,8 @@
 """`sweep.lr=[1e-3,3e-3]`: train every arm with each of these learning rates and compare the arms at their best rates.
 
 A comparison at a single rate favours the arm that this rate suits. The best rate is chosen by the mean validation loss
-at the end of the runs, which the comparison uses as well. Choosing the best of several therefore makes each arm look a
-little better than it is; all arms get the same number of tries.
+at the end of the runs, which the comparison uses as well. Choosing the best of several therefore makes each arm's loss
+a little too low; all arms get the same number of tries.
 """
 
 import math
@@ -31,10 +31,10 @@ class RateChoice:
     """The results of one arm at each learning rate, and the rate that is chosen for it.
 
     Attributes:
-        arm: its overrides, without the rate.
-        losses: by rate, in rising order: validation loss by run folder, of the finished runs.
+        arm: the overrides of the arm, without the rate.
+        losses: {learning rate, ascending: {folder of a finished run: its validation loss in nats per token}}.
         seeds: number of planned runs at each rate.
-        dropped: the rates at which halving has dropped it.
+        dropped: the rates at which halving has dropped the arm.
     """
 
     arm: str
@@ -56,15 +56,15 @@ class RateChoice:
 
     @property
     def runs(self) -> list[Path]:
-        """The run folders that represent the arm in a comparison."""
+        """The folders of the runs at the best rate, with which the arm is compared to others."""
         return [] if self.best is None else list(self.losses[self.best])
 
 
 def check_rates(rates: Sequence[Any]) -> list[float]:
-    """The rates as numbers in rising order.
+    """Return the rates as numbers in ascending order.
 
     Raises:
-        ConfigError: they are not two or more different positive numbers.
+        ConfigError: the rates are not two or more different positive numbers.
     """
     given = f"sweep.lr={_list(rates)}"
     for rate in rates:
@@ -73,12 +73,12 @@ def check_rates(rates: Sequence[Any]) -> list[float]:
     if len(rates) == 1:
         raise ConfigError(f"{given} leaves nothing to choose; {KEY}={rates[0]!r} sets the rate of all arms")
     if len({float(rate) for rate in rates}) < len(rates):
-        raise ConfigError(f"{given} contains a rate twice")
+        raise ConfigError(f"{given} contains a rate twice; give each rate once")
     return sorted(map(float, rates))
 
 
 def with_rates(combinations: Sequence[Sequence[str]], rates: Sequence[Any]) -> list[list[str]]:
-    """Every combination with every rate.
+    """Return every combination of overrides with every learning rate added.
 
     Raises:
         ConfigError: the rates are wrong, or a combination sets its own rate.
@@ -100,7 +100,7 @@ def show_choices(cells: Sequence[PlannedCell], outputs: Path, dropped: Collectio
 
 
 def choose(cells: Sequence[PlannedCell], outputs: Path, dropped: Collection[str] = ()) -> list[RateChoice]:
-    """The choice of every arm from the results in its run folders, in the order of the cells.
+    """Choose the learning rate of every arm from the results in its run folders, in the order of the cells.
 
     Args:
         dropped: titles of the cells that halving has dropped.
@@ -141,7 +141,7 @@ def _losses(runs: Iterator[Path]) -> dict[Path, float]:
 
 
 def warnings(choices: Sequence[RateChoice]) -> Iterator[str]:
-    """What makes a choice uncertain: missing runs, and a best rate that is the smallest or the largest one tried."""
+    """Warnings about uncertain choices: missing runs, and a best rate that is the smallest or the largest one tried."""
     for choice in choices:
         name, best, rates = choice.arm or "the only arm", choice.best, list(choice.losses)
         if choice.dropped == set(rates):
@@ -167,14 +167,14 @@ def _missing(choice: RateChoice, name: str) -> Iterator[str]:
 
 
 def _extended(rates: list[float], best: float) -> list[float]:
-    """The rates with one more beyond the best, which is the first or the last."""
+    """Return the rates and one more: below ``best`` if that is the smallest rate, above it if it is the largest."""
     if best == rates[-1]:
         return [*rates, float(f"{best * rates[-1] / rates[-2]:.1g}")]
     return [float(f"{best * rates[0] / rates[1]:.1g}"), *rates]
 
 
 def table(choices: Sequence[RateChoice]) -> Table:
-    """Mean validation losses by arm and rate; the best one of each arm is marked, and a dash is a rate without any."""
+    """Mean validation losses by arm and rate; the best one of each arm is marked; a dash: no run has finished."""
     rates = sorted({rate for choice in choices for rate in choice.losses})
     shown = Table("arm", title="val loss by learning rate (* best)")
     for rate in rates:

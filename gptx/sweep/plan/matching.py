@@ -27,13 +27,13 @@ CHANGED_KEYS = {
 
 @dataclass(frozen=True)
 class Matched:
-    """How an arm gets the budget.
+    """How an arm is changed to meet the budget.
 
     Attributes:
-        overrides: to be added to the arm's own; empty if it meets the budget without a change.
-        size: its parameters, or FLOPs per token.
-        target: what it was to have.
-        note: for the preview: "ffn.ratio=4.18 (width 535): 820,992 parameters, +0.06 %".
+        overrides: added to those of the arm; empty if the arm meets the budget without a change.
+        size: number of parameters, or FLOPs per token, of the matched model.
+        target: the required size, in the same unit.
+        note: a text for the preview: "ffn.ratio=4.18 (width 535): 820,992 parameters, +0.06 %".
     """
 
     overrides: tuple[str, ...]
@@ -48,7 +48,7 @@ class Matched:
 
 @dataclass(frozen=True)
 class Unmatched:
-    """Why an arm cannot have the budget, in one line."""
+    """The reason why an arm cannot meet the budget, in one line."""
 
     reason: str
 
@@ -57,10 +57,10 @@ def match_budgets(
     cfgs: Sequence[DictConfig], options: DictConfig, machine: "Machine | None" = None
 ) -> list[Matched | Unmatched]:
     """Find for each config of a sweep the overrides that give it the budget. Configs that differ only in their seeds
-    and learning rates are one arm and get the same answer.
+    and learning rates are one arm and get the same overrides.
 
     Args:
-        options: a config that says how to match.
+        options: a config with the keys of `match`.
         machine: the machine that the runs are for, if it is not this one.
 
     Raises:
@@ -106,7 +106,7 @@ def _budget(cfgs: Sequence[DictConfig], kind: str, match: DictConfig) -> Budget:
         raise ConfigError(f"match.by={match.by}: expected ffn (change its width) or d_model")
     if match.target < 0:
         raise ConfigError(
-            f"match.target={match.target:g}: expected a number of {UNITS[kind]}, or 0 for that of the first combination"
+            f"match.target={match.target:g}: expected a number of {UNITS[kind]}, or 0: as many as the first combination"
         )
     if not 0 <= match.tolerance < 1:
         raise ConfigError(f"match.tolerance={match.tolerance:g}: expected a fraction below 1, such as 0.01")

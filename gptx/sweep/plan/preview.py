@@ -1,5 +1,5 @@
-"""What a sweep shows before it starts anything: its arms and what they need, what is rejected and why, and how long all
-of it will take."""
+"""The preview that a sweep prints before it starts runs: its arms, their memory and time, the rejected combinations
+with the reasons, and the estimated time of the sweep."""
 
 import statistics
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -23,16 +23,16 @@ MAX_TITLES = 3  # of the cells that are rejected for the same reason
 
 
 def preview(cells: Sequence[Cell], launcher: Launcher, options: DictConfig, sweep: Sweep | None = None) -> float:
-    """Print what will run, what it needs and what is rejected. Lowers the launcher's slots to what memory allows.
+    """Print what will run, what it needs and what is rejected. Reduces the launcher's slots if memory is too small.
 
     Args:
-        sweep: its journal knows what a halving has decided.
+        sweep: the sweep, whose journal has the decisions of a halving.
 
     Returns:
-        Estimated seconds of the whole sweep; 0 if unknown.
+        Estimated seconds of the full sweep; 0 if unknown.
     """
     runs = 0 if options.dry_run else sum(not (cell.rejection or cell.done) for cell in cells)
-    # Made before memory limits the slots: the threads of a run depend on the slots that were asked for.
+    # Created before memory limits the slots, because the threads of a run depend on the requested slots.
     estimator = TimeEstimator(Path(options.paths.outputs), launcher.slots, launcher.on_this_machine, runs)
     limit = check_memory(cells, launcher.slots, launcher.on_this_machine)
     launcher.slots = limit.jobs
@@ -65,12 +65,12 @@ def show(
     """Print the preview.
 
     Args:
-        jobs: how many will run at once.
-        about: of a study: its question, the expected answer, and the paper.
-        notes: lines about the whole sweep.
+        jobs: the maximum number of runs that train at the same time.
+        about: texts about the study: its question, the expected answer, and the paper.
+        notes: lines about the full sweep.
 
     Returns:
-        Estimated seconds of the whole sweep; 0 if unknown.
+        Estimated seconds of the full sweep; 0 if unknown.
     """
     console = console or Console(highlight=False)
     rows, times = _rows(cells, estimator, halving.dropped() if halving else {})
@@ -118,7 +118,7 @@ def _status(cell: Cell, dropped: Container[str]) -> CellStatus:
 
 
 def _total(times: Sequence[TimeEstimate], jobs: int, halving: HalvingState | None) -> float:
-    """Seconds until all runs have ended; 0 if that of a run is unknown. Which arms a halving promotes is not known yet:
+    """Seconds until all runs have ended; 0 if one is unknown. Which arms a halving promotes is not known yet:
     each is taken to need the mean time."""
     runs = [RunTime(time.seconds, time.processes) for time in times if time.seconds is not None]
     if not runs or len(runs) < len(times):
@@ -153,7 +153,7 @@ def summary(what: str, statuses: Sequence[CellStatus], jobs: int, seconds: float
     """``24 combinations: 20 to run, 2 at once, about 13 min (estimated from 3 finished runs); 2 finished; 2 rejected``.
 
     Args:
-        what: singular noun of what is counted.
+        what: the noun for the counted items, in singular, such as "combination".
         seconds: estimated time of all runs; 0 if unknown.
         sources: what the time estimates are based on; the most frequent one is shown.
     """

@@ -16,11 +16,11 @@ from gptx.sweep.plan import learning_rates
 from gptx.sweep.plan.cells import Cell
 from gptx.sweep.plan.memory_fit import human
 
-UNLIMITED = 10_000  # columns; to measure how wide a table would like to be
+UNLIMITED = 10_000  # columns; console width used to measure the natural width of a table
 
 
 class CellStatus(StrEnum):
-    """What will happen with a cell, in the order in which a preview counts them."""
+    """The planned status of a cell, in the order of the preview's summary."""
 
     TO_RUN = "to run"
     FINISHED = "finished"
@@ -61,19 +61,19 @@ class ArmRow:
 
 
 def _setup(cell: Cell) -> RunSetup | None:
-    """What preflight found, or else the result of a finished run."""
+    """The facts that preflight found, or else the result of a finished run."""
     return cell.facts or (cell.folder.result() if cell.folder and cell.done else None)
 
 
 def _memory(cell: Cell) -> float | None:
-    """The estimate, or else what a finished run measured."""
+    """The estimated memory, or else the memory that a finished run measured."""
     result = cell.folder.result() if cell.folder and cell.done else None
     return cell.memory_bytes or (result.peak_memory_bytes if result else None)
 
 
 def arm_table(rows: Sequence[ArmRow], console: Console) -> Table:
-    """The table that shows most and fits the console: a column for each key of the arms, or one column for all keys,
-    or that without model sizes."""
+    """The most detailed table that fits the console: a column for each key of the arms, or one column for all keys, or
+    one column for all keys and no model sizes."""
     keys = {tuple(override.partition("=")[0] for override in row.arm.split()) for row in rows}
     if len(keys) == 1 and all("=" in override for row in rows for override in row.arm.split()) and any(keys.pop()):
         table = _table(rows, key_columns=True)
@@ -106,7 +106,7 @@ def _table(rows: Sequence[ArmRow], key_columns: bool, sizes: bool = True) -> Tab
 
 
 def matched_table(rows: Sequence[ArmRow]) -> Table | None:
-    """What matching changed in each arm, whatever its learning rate; None if nothing was matched."""
+    """A table of what `match` changed in each arm, one row for all its learning rates; None if nothing was matched."""
     notes = {learning_rates.without_rate(cell.arm): cell.note for row in rows for cell in row.cells if cell.note}
     table = Table.grid(padding=(0, 2))
     for arm, note in notes.items():
@@ -125,7 +125,7 @@ def short(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes, hours or days with at most two digits."""
+    """Format a time given in seconds as s, min, h or days, with at most two digits."""
     for unit, name in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 1.5 * unit:
             return f"{seconds / unit:.{1 if seconds < 9.95 * unit else 0}f} {name}"

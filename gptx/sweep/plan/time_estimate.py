@@ -24,7 +24,7 @@ from gptx.sweep.plan.cells import Cell, warn_no_estimate
 from gptx.sweep.plan.timed_step import StepToTime, flops_per_second
 
 STARTUP, STARTUP_OF_MANY = 1.5, 8.0  # seconds before training: composing, building; and starting workers with torch
-FAR = log(10)  # a run whose FLOPs per token differ by more than this factor tells nothing
+FAR = log(10)  # a run whose FLOPs per token differ by more than this factor is not used
 TIMING = 20.0  # seconds to spend on timing steps; then arms take the speed of the most similar timed one
 WORTH = 0.02  # fraction of the sweep's estimated time that may be spent on timing
 NEIGHBOURS = 3  # finished runs whose median speed is taken
@@ -32,7 +32,7 @@ NEIGHBOURS = 3  # finished runs whose median speed is taken
 
 @dataclass(frozen=True)
 class Setting:
-    """What must be equal for two speeds to be comparable. ``name``: of the device; empty if the machine is unknown."""
+    """Speeds are comparable if their settings are equal. ``name``: device name; empty if the machine is unknown."""
 
     device: str
     name: str
@@ -43,13 +43,13 @@ class Setting:
 
     @classmethod
     def of(cls, cfg: DictConfig | Mapping[str, Any], setup: RunSetup, jobs: int) -> "Setting":
-        """Of a run; ``jobs``: how many runs share the cores."""
+        """The setting of a run; ``jobs``: how many runs share the cores."""
         hardware, processes = setup.hardware, setup.processes
         threads = cfg["runtime"]["threads"] or max(1, hardware.cores // (jobs * processes))
         return cls(hardware.device, hardware.name, setup.dtype, processes, bool(cfg["compile"]), threads)
 
     def comparable(self, known: "Setting") -> bool:
-        """For an unknown machine, every known one with the same device will do, whatever its threads."""
+        """Whether speeds are comparable. If this machine is unknown, its name and its threads are ignored."""
         if self.name:
             return known == self
         alike = ("device", "dtype", "processes", "compiled")
@@ -61,10 +61,10 @@ class Speed:
     """The known training speed of a model.
 
     Attributes:
-        flops_per_token: of the model.
-        axes: its options, see `_axes`.
-        flops_per_second: in training.
-        timed: from a timed step instead of a finished run.
+        flops_per_token: training FLOPs per token of the model.
+        axes: the options of the model that affect the speed, see `_axes`.
+        flops_per_second: model FLOPs per second in training.
+        timed: whether the speed comes from a timed step instead of a finished run.
     """
 
     setting: Setting
@@ -80,11 +80,11 @@ class Speed:
 
 @dataclass(frozen=True)
 class TimeEstimate:
-    """Of what is left of a run.
+    """The estimated time of the rest of a run.
 
     Attributes:
-        seconds: None if unknown.
-        processes: of the run.
+        seconds: the remaining seconds; None if unknown.
+        processes: number of processes of the run.
         source: what the estimate is based on, for the user; empty if unknown.
     """
 
@@ -99,9 +99,9 @@ class TimeEstimator:
 
     Args:
         outputs: the folder with finished runs.
-        jobs: how many runs share the cores.
+        jobs: the number of runs that share the cores.
         here: whether the runs are for this machine, so that a step can be timed.
-        runs: how many runs will follow; 0 for a dry run, which may time steps for as long as `TIMING`.
+        runs: the number of runs that will follow; 0 for a dry run, which may time steps for as long as `TIMING`.
     """
 
     outputs: Path
@@ -162,12 +162,12 @@ class TimeEstimator:
 
 
 def startup(processes: int) -> float:
-    """Seconds of a run before it trains."""
+    """Seconds from the start of a run to its first step."""
     return STARTUP if processes == 1 else STARTUP_OF_MANY
 
 
 def remaining_flops(cell: Cell) -> float:
-    """FLOPs of the steps that are left, and of their validations, where a token has no backward."""
+    """FLOPs of the remaining steps and validations; a validation token counts a third, because it has no backward."""
     cfg, trainer, available = cell.cfg, cell.cfg.trainer, cell.checked.data.val_tokens or 0
     saved = checkpoint_files.steps(cell.folder.checkpoints) if cell.folder and not cfg.force else []
     steps = trainer.max_steps - (checkpoint_files.step_of(saved[-1]) if saved else 0)
@@ -186,8 +186,8 @@ class RunTime:
 
 
 def total_seconds(runs: Iterable[RunTime], jobs: int) -> float:
-    """Seconds until all runs have ended, if they start in this order and ``jobs`` processes run at once."""
-    free = [0.0] * jobs  # when each slot is free
+    """Seconds until all runs have ended, if they start in this order and at most ``jobs`` processes run at once."""
+    free = [0.0] * jobs  # the time in seconds at which each slot becomes free
     for run in runs:
         taken = [heapq.heappop(free) for _ in range(min(run.processes, jobs))]
         for _ in taken:

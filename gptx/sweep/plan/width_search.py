@@ -1,7 +1,7 @@
 """Find the width at which a model has a given number of parameters or FLOPs per token.
 
 Models are built on the meta device and measured, so no formula can differ from the model. A model's size rises with its
-width: interpolation and bisection find the nearest width with a handful of models.
+width: interpolation and bisection find the nearest width with only a few models.
 """
 
 import json
@@ -28,12 +28,12 @@ Values = dict[str, float]  # dotted keys of a config and the values to set
 
 @dataclass(frozen=True)
 class Budget:
-    """What every arm of a sweep is to have.
+    """The size that every arm of a sweep must have.
 
     Attributes:
         kind: the option of `match`: "params" or "flops".
         target: number of parameters, or FLOPs per token.
-        by: what is changed: "ffn" (its width) or "d_model".
+        by: the width that is changed: "ffn" (its hidden width) or "d_model".
         tolerance: allowed relative difference from the target.
         machine: the machine that the runs are for, if it is not this one.
     """
@@ -66,11 +66,11 @@ class Budget:
 
 @dataclass(frozen=True)
 class Candidate:
-    """The nearest model that one way of changing a config leads to.
+    """The model with the size nearest to the budget, for one way to change the config.
 
     Attributes:
         values: the keys that it sets.
-        size: its parameters or FLOPs per token.
+        size: number of parameters, or FLOPs per token.
         problem: why it does not meet the budget; empty if it does.
     """
 
@@ -80,7 +80,7 @@ class Candidate:
 
 
 def find_width(cfg: DictConfig, budget: Budget) -> Candidate:
-    """The first way that meets the budget; else the nearest candidate, whose `problem` is a message for the user."""
+    """The first candidate that meets the budget; else the nearest one, whose `problem` is a message for the user."""
     own_size, rejected = budget.measure(cfg), []
     for candidate in _candidates(cfg, budget):
         if not candidate.problem:
@@ -109,11 +109,11 @@ def _candidates(cfg: DictConfig, budget: Budget) -> Iterator[Candidate]:
 
 @dataclass(frozen=True)
 class _Width:
-    """A width in whole steps.
+    """A width as a multiple of a step.
 
     Attributes:
-        own: the number of steps that the config has, at least 1.
-        values: the keys that set a number of steps. More steps make a larger model.
+        own: the width of the unchanged config, as a number of steps; at least 1.
+        values: returns the config values for a width of n steps. A larger n gives a larger model.
     """
 
     own: int
@@ -153,7 +153,7 @@ def nearest_first(size: Callable[[int], float], start: int, target: float) -> It
 
     Args:
         size: a rising function, -inf at 0. It is expensive, so it is called as rarely as possible.
-        start: where the search starts.
+        start: the number at which the search starts.
     """
     low, high = 0, start
     while size(high) < target:
@@ -195,7 +195,7 @@ def _model(cfg: DictConfig, machine: "Machine | None") -> "GPT":
 
 @cache
 def _vocabulary_size(groups: str) -> int:
-    """Of the tokenizer of these config groups (JSON). Cached, because some tokenizers are fitted to the whole text."""
+    """Vocabulary size of the tokenizer in these groups (JSON). Cached: some tokenizers are fitted to the full text."""
     data, tokenizer, paths = json.loads(groups)
     return from_config.tokenizer_of(OmegaConf.create({"data": data, "tokenizer": tokenizer, "paths": paths})).n_vocab
 
@@ -216,7 +216,7 @@ def _strategy_problem(cfg: DictConfig, machine: "Machine | None") -> str:
 
 
 def describe(cfg: DictConfig, values: Mapping[str, float]) -> str:
-    """The values as a user reads them: ``ffn.ratio=4.18 (width 535)``."""
+    """The values as a text for the user: ``ffn.ratio=4.18 (width 535)``."""
     overrides = [
         f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in values.items()
     ]
@@ -225,7 +225,7 @@ def describe(cfg: DictConfig, values: Mapping[str, float]) -> str:
 
 
 def _explain(cfg: DictConfig, budget: Budget, own_size: int, nearest: Candidate) -> str:
-    """What the arm has, the nearest size that it can have, and which settings would work."""
+    """A message with the size of the arm, the nearest size that is possible, and settings that would work."""
     message = f"match={budget.kind} match.by={budget.by}: this arm has {budget.amount(own_size)} and the target is "
     message += f"{budget.target:,.0f}"
     if budget.is_met(nearest.size):

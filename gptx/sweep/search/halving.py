@@ -1,12 +1,12 @@
 """`sweep.halving=true`: successive halving (Jamieson and Talwalkar 2016).
 
-All arms train up to a first step, the rung. The best of them continue from their checkpoints to the next rung, and so
-on; the last ones train to the end. An arm is all runs that differ only in their seeds.
+All arms train up to a step that is called the first rung. The best of them continue from their checkpoints to the next
+rung, and so on; the last ones train to the end. An arm consists of the runs that differ only in their seeds.
 
 Every run has the schedule of the full run and is only stopped at a rung, so a run that reaches its end is identical to
 one that was never stopped. Arms are compared by the mean of bits per byte over their seeds, which does not depend on
 the tokenizer; if two are equal, the one that comes first in the grid is promoted. An arm with a failed or diverged run
-has no mean and is dropped. The same command tries failed runs again and then decides anew.
+has no mean and is dropped. If the same command is given again, it retries failed runs and then repeats the decision.
 """
 
 import math
@@ -28,13 +28,14 @@ METRIC = "val/bpb"
 
 
 def decisions(records: Iterable[SweepRecord], factor: int) -> list[Rung]:
-    """The decisions that are valid now, by rising steps.
+    """The decisions that are valid after these records, by ascending step.
 
-    A later decision replaces an earlier one at the same step and all that followed from it. A new command invalidates
-    decisions with failed runs, because it tries those again; a command with force=true invalidates all.
+    A later decision replaces an earlier one at the same step and all decisions at later steps. A new command
+    invalidates decisions with failed runs, because it retries those runs; a command with force=true invalidates
+    all decisions.
 
     Args:
-        records: of the sweep's journal.
+        records: the records of the sweep's journal.
     """
     rungs: list[Rung] = []
     for record in records:
@@ -46,7 +47,7 @@ def decisions(records: Iterable[SweepRecord], factor: int) -> list[Rung]:
 
 
 def dropped(rungs: Iterable[Rung], titles: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Why runs do not continue, by title. ``titles``: of the runs of each arm."""
+    """{title of a dropped run: reason}. ``titles``: the titles of the runs of each arm."""
     reasons: dict[str, str] = {}
     for rung in rungs:
         for place, (arm, loss) in enumerate(rung.losses.items(), 1):
@@ -102,8 +103,8 @@ class Stage:
     """Training between two rungs.
 
     Attributes:
-        steps: as a fraction of all steps that are still to come.
-        arms: as a fraction of the arms that are still in.
+        steps: its steps, as a fraction of all remaining steps.
+        arms: its arms, as a fraction of the arms that are not dropped yet.
     """
 
     steps: float
@@ -111,17 +112,17 @@ class Stage:
 
 
 class HalvingState:
-    """How far a halving has come.
+    """The progress of a successive halving.
 
     Args:
-        cells: all that can run; finished ones take part in the comparison.
+        cells: all cells that can run; finished ones take part in the comparison.
         factor: the best 1/factor of the arms are promoted.
-        records: of the sweep's journal: see `decisions`.
+        records: the records of the sweep's journal, see `decisions`.
 
     Attributes:
         arms: the cells of every arm.
-        remaining: the arms that are still in.
-        steps: the rungs that are still to come, then 0 for the end; empty when the halving is finished.
+        remaining: the arms that are not dropped yet.
+        steps: the steps of the next rungs, then 0 for the end of training; empty when the halving is finished.
         rungs: the decisions so far.
         force: finished runs are trained again.
     """
@@ -166,11 +167,11 @@ class HalvingState:
         )
 
     def dropped(self) -> dict[str, str]:
-        """Why runs do not continue, by title."""
+        """{title of a dropped run: reason}."""
         return dropped(self.rungs, {arm: [cell.title for cell in cells] for arm, cells in self.arms.items()})
 
     def stages(self) -> list[Stage]:
-        """The training that is still to come, stage by stage."""
+        """The remaining training, stage by stage."""
         start = self.rungs[-1].step if self.rungs else 0
         last = next(cell.cfg.trainer.max_steps for cells in self.arms.values() for cell in cells)
         arms, stages = len(self.remaining), []
@@ -188,7 +189,8 @@ class HalvingState:
 
 
 def loss_at(cell: "Cell", step: int) -> float | None:
-    """Bits per byte at a step. Of a run that finished before that step (trainer.patience), the last value."""
+    """Validation bits per byte of a run at a step. If the run finished before that step (trainer.patience), the last
+    value; None if there is none yet."""
     assert cell.folder is not None
     found = ((record.step, record.values.get(METRIC)) for record in metrics(cell.folder.path) if record.step <= step)
     losses = {at: value for at, value in found if value is not None}

@@ -1,4 +1,5 @@
-"""The source of a sweep with halving: hands out the runs of one rung, and decides when all of them have ended."""
+"""The source of a sweep with halving: returns the runs of one rung as tasks, and drops arms when all of these runs have
+ended."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -10,11 +11,11 @@ from gptx.sweep.state.records import SweepJournal, SweepRecord
 
 
 class HalvingSource(HalvingState):
-    """A `gptx.sweep.execute.loop.Source`.
+    """A `gptx.sweep.execute.loop.Source` for a grid with halving.
 
     Args:
         common: overrides that every run of the sweep gets.
-        journal: the sweep's, into which decisions are written.
+        journal: the sweep's journal, to which decisions are written.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class HalvingSource(HalvingState):
         self.common, self.journal = common, journal
         self.running: dict[Task, Cell] = {}
         self.failed: set[str] = set()  # arms
-        self.started = False  # whether the tasks up to the next rung have been handed out
+        self.started = False  # whether the tasks up to the next rung have been returned
 
     @property
     def done(self) -> bool:
@@ -37,7 +38,7 @@ class HalvingSource(HalvingState):
 
     def next_tasks(self, free_slots: int) -> list[Task]:
         """The tasks up to the next rung, once all earlier ones have ended. The decision is made here rather than in
-        `ended`: when the sweep is interrupted, its runs end too, but no more tasks are asked for."""
+        `ended`: when the sweep is interrupted, its runs end too, but this method is not called again."""
         while self.steps and not self.running:
             if not self.started:
                 self.started = True

@@ -49,7 +49,7 @@ class SearchOptions:
         """Check the values.
 
         Raises:
-            ConfigError: one of them is not possible.
+            ConfigError: a value is not possible.
         """
         least = {"n_trials": 1, "startup": 2 if self.sampler == "nsga2" else 1, "seed": 0, "warmup": 0}
         for key, number in least.items():
@@ -93,7 +93,7 @@ def _check_choices(key: str, given: Sequence[str], known: Sequence[str]) -> None
 
 
 class _NoLock(JournalFileSymlinkLock):
-    """No lock, because the sweep's own lock protects the store. A lock of optuna's that a killed command left behind
+    """No lock, because the sweep's own lock protects the store. A lock of optuna that a killed command did not release
     would block the next command for 30 s."""
 
     def acquire(self) -> bool:
@@ -104,8 +104,8 @@ class _NoLock(JournalFileSymlinkLock):
 
 
 def open_study(folder: Path, options: SearchOptions, pruner: BasePruner) -> optuna.Study:
-    """A new study, or the one that an earlier command left, even if that was killed. The caller must hold the sweep's
-    lock."""
+    """Open the study of an earlier command, even if that command was killed, or create one. The caller must hold the
+    lock of the sweep."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     drop_torn_line(folder / STORE)
     path = str(folder / STORE)
@@ -116,12 +116,12 @@ def open_study(folder: Path, options: SearchOptions, pruner: BasePruner) -> optu
 
 
 def rejection(trial: FrozenTrial) -> str:
-    """Why the point of a trial cannot run; empty if it can."""
+    """The reason why the point of a trial cannot run; empty if it can."""
     return str(trial.user_attrs.get(REJECTION, "")) if trial.state == TrialState.PRUNED else ""
 
 
 def sampler_of(options: SearchOptions, number: int) -> BaseSampler:
-    """The sampler for the trial of that number. Each has a seed of its own, so that a resumed search does not repeat
+    """The sampler for the trial of that number. Each has its own seed, so that a resumed search does not repeat
     its first trials."""
     seed = int(SeedSequence([options.seed, number]).generate_state(1)[0])
     if options.sampler == "random":
@@ -141,7 +141,7 @@ def pruner_of(options: SearchOptions, eval_every: int) -> BasePruner:
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """How much each key decides whether a trial is among the best (PED-ANOVA, Watanabe et al. 2023); empty while there
+    """The importance of each key for being among the best trials (PED-ANOVA, Watanabe et al. 2023); empty while there
     are too few trials."""
     import warnings
 
@@ -150,6 +150,6 @@ def importances(study: optuna.Study) -> dict[str, float]:
     if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < MIN_TRIALS:
         return {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the figure is uncertain is shown beside it
+        warnings.simplefilter("ignore")  # the report also shows that the value is uncertain
         found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
     return {key: value for key, value in found.items() if math.isfinite(value)}

@@ -1,4 +1,4 @@
-"""What a search prints: its space and plan before it starts, and its best trials at the end."""
+"""The output of a search: its space and plan before it starts, and its best trials at the end."""
 
 import shlex
 from collections import Counter
@@ -32,13 +32,11 @@ def show_search(options: "SearchOptions", space: Space, sweep: Sweep, study: str
     print(space)
     others = [] if sweep.path.exists() else [other for other in sweeps(sweep.outputs) if other.plan.study == study]
     if names := [other.name for other in others if other.plan.kind is SweepKind.OPTUNA]:
-        print(
-            f"this is a new search, because its space or its metrics are new; study={study} also has {', '.join(names)}"
-        )
+        print(f"this search is new, because its space or its metrics differ; study={study} also has {', '.join(names)}")
 
 
 def show_estimate(trials: int, examples: Sequence[Cell], launcher: Launcher, options: DictConfig) -> None:
-    """Print how many trials are done and to come, and what they need, estimated from examples of the space."""
+    """Print the numbers of finished and remaining trials, and estimates of their memory and time from examples."""
     from gptx.sweep.plan.memory_fit import check_memory, human
     from gptx.sweep.plan.preview import rejections, summary
     from gptx.sweep.plan.preview_table import CellStatus, duration

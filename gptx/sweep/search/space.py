@@ -23,7 +23,7 @@ class Choices:
 
     @property
     def examples(self) -> list[str]:
-        """Overrides that represent the dimension: one for each value."""
+        """Example overrides of this dimension: one for each value."""
         return [f"{self.key}={value}" for value in self.values]
 
     def suggest(self, trial: "Trial") -> str:
@@ -47,12 +47,12 @@ class Interval:
 
     @property
     def examples(self) -> list[str]:
-        """Overrides that represent the dimension: both ends, and a number between them."""
+        """Example overrides of this dimension: both ends of the interval, and a number between them."""
         between = [] if self.step or isinstance(self.low, int) else [f"{self.key}={(self.low + self.high) / 3:.4g}"]
         return [f"{self.key}={self.low}", *between, f"{self.key}={self.high}"]
 
     def suggest(self, trial: "Trial") -> str:
-        """The override that a trial tries. Real numbers have four digits, which can be read and typed again."""
+        """The override that a trial tries. Real numbers are rounded to four digits, so that they are easy to type."""
         if isinstance(self.low, int) and isinstance(self.high, int):
             step = int(self.step or 1)
             return f"{self.key}={trial.suggest_int(self.key, self.low, self.high, step=step, log=self.log)}"
@@ -66,7 +66,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Space:
-    """What a search tries.
+    """The points that a search may try.
 
     Attributes:
         fixed: the overrides that all trials have.
@@ -106,7 +106,7 @@ def _dimension(override: Override) -> Choices | Interval:
     key, sweep, given = override.get_key_element(), override.value(), override.input_line
     tags: set[str] = getattr(sweep, "tags", set())
     if tags - {"log"} or (tags and not isinstance(sweep, IntervalSweep)):
-        raise ConfigError(f"{given}: a search knows only the tag log of an interval, e.g. tag(log,interval(1e-4,1e-2))")
+        raise ConfigError(f"{given}: a search supports only the tag log of intervals: tag(log,interval(1e-4,1e-2))")
     if getattr(sweep, "shuffle", False):
         raise ConfigError(f"{given}: a search has no order to shuffle; remove shuffle")
     if isinstance(sweep, IntervalSweep):

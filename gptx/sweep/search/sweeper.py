@@ -1,4 +1,4 @@
-"""A search: optuna proposes points of a space, and runs try them, as many at once as fit.
+"""A search: optuna proposes points of a space, and each point is trained as a run; as many runs as fit train at once.
 
 The same command resumes a search; a larger ``n_trials`` adds trials to it.
 """
@@ -91,9 +91,9 @@ class SearchSweeper(SweeperBase):
 
 
 def check_options(options: DictConfig, search: "SearchOptions", space: Space) -> None:
-    """Reject options that a grid has and a search has not."""
+    """Reject options that apply to a grid only."""
     if options.force:
-        raise ConfigError("force=true: a search uses finished runs as they are; use another study= to start afresh")
+        raise ConfigError("force=true: a search does not repeat finished runs; use another study= for a new search")
     of_grids = {
         "match": options.variant.match != "none",
         "sweep.lr": options.sweep.lr,
@@ -102,7 +102,7 @@ def check_options(options: DictConfig, search: "SearchOptions", space: Space) ->
     if given := [key for key, value in of_grids.items() if value]:
         raise ConfigError(f"{given[0]} is an option of a grid, not of a search; remove it or use hydra/sweeper=grid")
     if options.runtime.until:
-        raise ConfigError(f"runtime.until={options.runtime.until}: the runs of a search train to their end; remove it")
+        raise ConfigError(f"runtime.until={options.runtime.until}: the runs of a search train to the end; remove it")
     for key in ("trainer.max_steps", "trainer.eval_every"):
         if search.curve and key in (dimension.key for dimension in space.dimensions):
             raise ConfigError(

@@ -35,7 +35,7 @@ from gptx.sweep.state.dashboard import Dashboard
 from gptx.sweep.state.folder import Sweep
 from gptx.sweep.state.records import CellRejected, EndKind, SweepJournal, TrialEnded
 
-MAX_REJECTIONS = 25  # points in a row, until the search is abandoned
+MAX_REJECTIONS = 25  # rejected points in a row after which the search is abandoned
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class _Run:
     """A run in progress, for one trial or for several that try the same point.
 
     Attributes:
-        offset: how far its journal has been read.
-        pruned: whether it has been asked to stop.
+        offset: bytes of its journal that have been read.
+        pruned: whether the run was requested to stop.
     """
 
     task: Task
@@ -71,7 +71,7 @@ class _Validation:
 
 @dataclass(frozen=True)
 class SearchContext:
-    """What the trials of a search work with.
+    """The objects that all trials of a search share.
 
     Attributes:
         common: arguments that every run of the sweep gets.
@@ -89,7 +89,7 @@ class SearchContext:
 
 
 class TrialSource:
-    """A `gptx.sweep.execute.loop.Source`.
+    """A `gptx.sweep.execute.loop.Source` for a search.
 
     Attributes:
         abandoned: why the search was abandoned; empty if it was not.
@@ -102,7 +102,7 @@ class TrialSource:
         self._unfinished = deque(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
         self._count = sum(not rejection(trial) for trial in study.get_trials(deepcopy=False))
         self._runs: dict[Path, _Run] = {}
-        self._rejections = 0  # in a row
+        self._rejections = 0  # consecutive rejections
         self.abandoned = ""
 
     @property
@@ -111,7 +111,7 @@ class TrialSource:
         return not self._waiting and (bool(self.abandoned) or not more)
 
     def next_tasks(self, free_slots: int) -> list[Task]:
-        """At most one task, so that the sweep's loop can react to events between two."""
+        """At most one task, so that the sweep's loop can handle events between two tasks."""
         if free_slots <= 0 or self.done:
             return []
         if not self._waiting:

@@ -1,4 +1,4 @@
-"""The live display of a sweep: a table on a terminal; elsewhere one line for each run that ends."""
+"""The live display of a sweep: a table on a terminal; without a terminal, one line for each run that ends."""
 
 import sys
 import time
@@ -21,7 +21,7 @@ from gptx.sweep.state.records import EndKind
 
 
 class RunProgress:
-    """How far a run is, according to its journal.
+    """The progress of a run, from its journal.
 
     Attributes:
         step: the newest step in the journal.
@@ -31,10 +31,10 @@ class RunProgress:
     def __init__(self, folder: Path) -> None:
         self.folder, self.started = folder, time.monotonic()
         self.step, self.loss = 0, ""
-        self._inode, self._offset = 0, 0  # of the journal that was read; force=true starts another one
+        self._inode, self._offset = 0, 0  # of the journal: its inode (force=true creates a new file) and the bytes read
 
     def read(self) -> None:
-        """Read the new records. A missing or damaged journal is ignored: this is only shown."""
+        """Read the new records. A missing or damaged journal is ignored, because the progress is only displayed."""
         try:
             inode = (self.folder / journal.NAME).stat().st_ino
             records, offset = journal.tail(self.folder, self._offset if self._inode == inode else 0)
@@ -48,7 +48,7 @@ class RunProgress:
 
 
 class Dashboard:
-    """Shows what is running, done and failed, the best loss so far, and the time left.
+    """Shows the running tasks, the numbers of finished and failed runs, the best loss so far, and the remaining time.
 
     Args:
         total: number of runs in the sweep; ``done``: number of them that were finished before.
@@ -75,11 +75,11 @@ class Dashboard:
             self._live.stop()
 
     def add_run(self, folder: Path, steps: int) -> None:
-        """A run that was not known at the start, and its number of steps."""
+        """Add a run that was not known at the start; ``steps`` is its number of steps."""
         self._steps[folder] = steps
 
     def run_pruned(self) -> None:
-        """A run will not continue, although it is not finished."""
+        """Count a run that was pruned: it does not continue, although it is not finished."""
         self._done += 1
 
     def print(self, text: str) -> None:
@@ -87,7 +87,7 @@ class Dashboard:
         self.console.print(text, soft_wrap=True, markup=False)
 
     def run_ended(self, end: End, retried: bool) -> None:
-        """A run has ended. ``retried``: it is tried again."""
+        """Count the end of a run and print it. ``retried``: whether the run starts again."""
         shown = self._progress.pop(end.task, None)
         seconds = f" ({_clock(time.monotonic() - shown.started)})" if shown else ""
         message = self._count(end, retried, shown or RunProgress(end.task.folder))
@@ -141,7 +141,7 @@ class Dashboard:
         return Text(" · ".join(parts), "bold")
 
     def _seconds_left(self, waiting: int) -> float:
-        """From the speed so far; before the first run is done, from the time estimate."""
+        """The seconds left, from the speed so far; before the first run is done, from the time estimate."""
         partial = sum(min(1.0, one.step / self._steps.get(task.folder, 1)) for task, one in self._progress.items())
         done, left = self._finished_here + partial, waiting + len(self._progress) - partial
         elapsed = time.monotonic() - self._started
@@ -149,5 +149,5 @@ class Dashboard:
 
 
 def _clock(seconds: float) -> str:
-    """Such as 0:00:07."""
+    """Format seconds, such as 0:00:07."""
     return str(timedelta(seconds=round(seconds)))

@@ -34,7 +34,7 @@ SomeRecord = TypeVar("SomeRecord", bound=SweepRecord)
 
 
 class SweepKind(StrEnum):
-    """What decides the cells of a sweep: a grid of values, or a search by optuna."""
+    """The method that chooses the cells of a sweep: a grid of values, or a search by optuna."""
 
     GRID = "grid"
     OPTUNA = "optuna"
@@ -46,11 +46,11 @@ class PlannedCell:
 
     Attributes:
         title: the overrides in which it differs from the other cells.
-        arm: the same without seeds.
+        arm: ``title`` without the seeds.
         run: ``study/run``, its folder in outputs/; None if it has none, because its config is wrong.
-        overrides: ``python -m gptx.run *overrides`` is this run.
-        rejection: why it cannot run, in one line; empty if it can.
-        note: what matching changed.
+        overrides: ``python -m gptx.run *overrides`` trains this cell.
+        rejection: the reason why the cell cannot run, in one line; empty if it can.
+        note: a description of what `match` changed in the config; empty if nothing.
         processes: number of processes that its strategy uses.
         steps: number of training steps.
     """
@@ -67,13 +67,13 @@ class PlannedCell:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepPlan:
-    """What the last command asked for.
+    """The plan of the last command of a sweep.
 
     Attributes:
-        command: the whole command line.
+        command: the full command line.
         launcher: option of hydra/launcher.
-        lr: several learning rates are tried for every arm, and the best one counts (sweep.lr).
-        factor: of a halving; 0: there is none.
+        lr: several learning rates are tried for every arm, and arms are compared at their best one (sweep.lr).
+        factor: the factor of the halving; 0: no halving.
     """
 
     study: str = ""
@@ -95,7 +95,7 @@ class Sweep:
 
     @property
     def plan(self) -> SweepPlan:
-        """What the last command asked for; a plan without cells if there was none."""
+        """The plan of the last command; a plan without cells if there was no command."""
         if not (self.path / PLAN).exists():
             return SweepPlan()
         data = json.loads((self.path / PLAN).read_text())
@@ -103,17 +103,17 @@ class Sweep:
         return from_json(SweepPlan, data | {"cells": cells})
 
     def save_plan(self, plan: SweepPlan) -> None:
-        """Write the plan, all of it or nothing."""
+        """Write the plan completely or not at all."""
         write_json(self.path / PLAN, to_json(plan))
 
     def add_cell(self, cell: PlannedCell) -> None:
-        """Add a run to the plan, as a search does. The caller holds the sweep."""
+        """Add a run to the plan, as a search does. The caller holds the sweep's lock."""
         plan = self.plan
         if cell.run not in [known.run for known in plan.cells]:
             self.save_plan(replace(plan, cells=(*plan.cells, cell)))
 
     def journal(self, shared: bool = False) -> SweepJournal:
-        """The journal, to be written. ``shared``: another process may be writing to it at the same time."""
+        """Open the journal for writing. ``shared``: another process may be writing to it at the same time."""
         return SweepJournal(self.path, shared)
 
     def records(self) -> Iterator[SweepRecord]:
@@ -125,7 +125,7 @@ class Sweep:
         return (record for record in self.records() if isinstance(record, kind))
 
     def jobs(self) -> dict[str, str]:
-        """The newest Slurm job of each run."""
+        """{run: number of its newest Slurm job}."""
         return {run: job for record in self.records_of(JobsSubmitted) for run, job in record.jobs.items()}
 
     def cancelled_jobs(self) -> set[str]:
@@ -159,7 +159,7 @@ def list_sweeps(outputs: Path) -> list[Sweep]:
     """All sweeps, the newest last.
 
     Raises:
-        GptxError: there is none.
+        GptxError: there is no sweep.
     """
     if not (found := sweeps(outputs)):
         raise GptxError(f"no sweep in {outputs}; `gptx sweep seed=0,1` starts one")
@@ -167,7 +167,7 @@ def list_sweeps(outputs: Path) -> list[Sweep]:
 
 
 def find_sweep(outputs: Path, given: str) -> Sweep:
-    """The sweep of a name or a folder; the newest if ``given`` is empty.
+    """The sweep with the name or the folder ``given``; the newest sweep if it is empty.
 
     Raises:
         GptxError: there is no such sweep.

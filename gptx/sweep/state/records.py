@@ -1,6 +1,6 @@
 """Typed records of a sweep's journal, with one reader (`read_records`) and one writer (`SweepJournal`).
 
-The journal holds what no run folder can tell: commands, rejected cells, ends of runs, jobs, decisions and trials. Its
+The journal holds what is not in any run folder: commands, rejected cells, ends of runs, jobs, decisions and trials. Its
 file has the format of a run's journal (`gptx.runs.json_log`).
 """
 
@@ -19,7 +19,7 @@ class EndKind(StrEnum):
     """How an attempt to train a run ended."""
 
     FINISHED = "finished"
-    PAUSED = "paused"  # at the step that runtime.until or the sweep asked for
+    PAUSED = "paused"  # at the step of runtime.until or of a rung
     STOPPED = "stopped"  # with the sweep
     CANCELLED = "cancelled"  # in Slurm
     LIMIT_EXCEEDED = "limit_exceeded"  # sweep.timeout, sweep.memory, or the time limit of the job
@@ -28,12 +28,12 @@ class EndKind(StrEnum):
 
     @property
     def reached_goal(self) -> bool:
-        """Whether the run came as far as it was asked to."""
+        """Whether the run reached the step that was requested."""
         return self in (EndKind.FINISHED, EndKind.PAUSED)
 
     @property
     def can_be_retried(self) -> bool:
-        """Whether another attempt may come further."""
+        """Whether another attempt may reach a later step."""
         return not self.reached_goal and self is not EndKind.REJECTED
 
 
@@ -68,7 +68,7 @@ class RunEnded(SweepRecord):
 
     Attributes:
         run: name of the run folder.
-        reason: why it did not reach its end, in one line.
+        reason: why the run did not reach its end, in one line.
         retried: another attempt follows.
     """
 
@@ -90,7 +90,7 @@ class JobsSubmitted(SweepRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class JobsCancelled(SweepRecord):
-    """Jobs that ``gptx sweep cancel`` has cancelled. Slurm forgets them."""
+    """Jobs that ``gptx sweep cancel`` has cancelled. Slurm does not keep a record of them."""
 
     kind: ClassVar[str] = "cancelled"
     jobs: tuple[str, ...]
@@ -98,11 +98,11 @@ class JobsCancelled(SweepRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class Rung(SweepRecord):
-    """The decision of a halving at one step.
+    """Record of a decision of a halving: which arms continue after step ``step``.
 
     Attributes:
         factor: the best 1/factor of the arms were promoted.
-        losses: mean loss of every arm that was still in, the best first; None if it has none.
+        losses: mean loss of every arm that was not dropped before, the best first; None if it has none.
         promoted: the arms that continue.
         failed: the arms with a failed run. The decision may change once that run succeeds.
     """
@@ -117,7 +117,7 @@ class Rung(SweepRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialEnded(SweepRecord):
-    """A trial of a search has ended. ``state``: optuna's name of it; ``values``: its metrics."""
+    """A trial of a search has ended. ``state``: optuna's name for its state; ``values``: its metrics."""
 
     kind: ClassVar[str] = "trial"
     number: int = 0
@@ -157,7 +157,7 @@ class SweepJournal:
 
 
 def read_records(folder: Path) -> Iterator[SweepRecord]:
-    """All complete records of a sweep's journal, of the kinds that this version knows."""
+    """All complete records of a sweep's journal, of the kinds that this version supports."""
     for line in json_log.read(folder):
         if line["kind"] in KINDS:
             if line["kind"] == RunEnded.kind and "outcome" not in line:
@@ -166,7 +166,7 @@ def read_records(folder: Path) -> Iterator[SweepRecord]:
 
 
 def _outcome_before_it_was_recorded(reason: str) -> EndKind:
-    """For journals of older versions, which recorded nothing but the message."""
+    """Infer the outcome from the message, for journals of older versions, which recorded only that."""
     if not reason:
         return EndKind.FINISHED
     return EndKind.STOPPED if reason.startswith("stopped (") else EndKind.FAILED

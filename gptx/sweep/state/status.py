@@ -41,8 +41,8 @@ class StatusRow:
     """The status of one cell.
 
     Attributes:
-        folder: of the run; None if the cell is rejected.
-        detail: how far it is, or why it did not finish.
+        folder: the run folder; None if the cell is rejected.
+        detail: its progress, or why it did not finish.
         job: number of its Slurm job, or "".
     """
 
@@ -54,7 +54,7 @@ class StatusRow:
 
     @property
     def active(self) -> bool:
-        """Whether it is running, or will without another command."""
+        """Whether the run trains now, or will start without another command."""
         return self.status in (Status.RUNNING, Status.WAITING)
 
 
@@ -72,7 +72,7 @@ def status_rows(sweep: Sweep) -> Iterator[StatusRow]:
 
 
 def dropped_by_halving(sweep: Sweep, plan: SweepPlan) -> dict[str, str]:
-    """Why halving has dropped cells, by title."""
+    """{title of a cell that halving has dropped: reason}."""
     titles: dict[str, list[str]] = {}
     for cell in plan.cells:
         titles.setdefault(cell.arm, []).append(cell.title)
@@ -86,10 +86,10 @@ def _pruned_runs(sweep: Sweep) -> set[str]:
 
 
 def _failures(sweep: Sweep, kind: SweepKind) -> dict[str, RunEnded]:
-    """How runs ended that did not reach their goal and are not retried, by run.
+    """{run: how it ended}, for runs that did not reach their goal and are not retried.
 
-    A command for a grid tries all that is not finished, so only ends since it started count. A search tries nothing
-    twice.
+    A command for a grid runs all unfinished cells again, so only failures after its start count. A search never runs
+    a cell twice.
     """
     found: dict[str, RunEnded] = {}
     for record in sweep.records():
@@ -101,7 +101,7 @@ def _failures(sweep: Sweep, kind: SweepKind) -> dict[str, RunEnded]:
 
 
 def _run_statuses(sweep: Sweep, plan: SweepPlan) -> Iterator[StatusRow]:
-    """The status of every cell, before decisions of a halving or a search."""
+    """The status of every cell, without the decisions of a halving or a search."""
     jobs = sweep.jobs()
     states = slurm_cluster.job_states(jobs.values()) if jobs else {}
     in_progress = journal.locked(sweep.path)  # a command is working on the sweep

@@ -40,7 +40,7 @@ def show_list(sweeps: Sequence[Sweep]) -> None:
 
 
 def show_status(sweep: Sweep) -> None:
-    """Print the status of every run, and the commands that continue from there."""
+    """Print the status of every run, and the commands that resume or collect the sweep."""
     plan, statuses, console = sweep.plan, list(status_rows(sweep)), console_without_folding()
     title = f"{sweep.name} ({plan.kind}, {plan.launcher}): {count_statuses(statuses)}"
     console.print(title, markup=False, soft_wrap=True)
@@ -52,7 +52,7 @@ def show_status(sweep: Sweep) -> None:
 
 
 def command_for_the_rest(sweep: Sweep, statuses: Sequence[StatusRow]) -> list[str]:
-    """A line with the command that runs what has not finished; none if everything has."""
+    """Return a line with the command that runs the unfinished cells; no line if there are none."""
     plan, rest = sweep.plan, {Status.STOPPED, Status.NOT_STARTED}
     if plan.kind is SweepKind.GRID:  # a search does not try a failed run again
         rest.add(Status.FAILED)
@@ -60,7 +60,7 @@ def command_for_the_rest(sweep: Sweep, statuses: Sequence[StatusRow]) -> list[st
 
 
 def count_statuses(statuses: Sequence[StatusRow]) -> str:
-    """Such as "2 running, 1 waiting"."""
+    """Format the number of rows of each status, such as "2 running, 1 waiting"."""
     counts = Counter(one.status for one in statuses)
     return ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
 
@@ -89,5 +89,5 @@ def _table(statuses: Sequence[StatusRow]) -> Table:
 
 
 def console_without_folding() -> Console:
-    """A console that folds nothing in a file or a pipe."""
+    """A console that does not wrap lines if stdout is a file or a pipe."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
