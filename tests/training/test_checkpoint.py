@@ -400,8 +400,15 @@ def test_in_the_same_world_it_goes_on_bit_for_bit(make: Maker) -> None:
     [begun] = (gptx.outputs / "source").iterdir()
     went = losses(gptx, "on", *base, f"resume_from='{begun}'")
     assert went == {step: whole_way[step] for step in went}
+    batches, after = (checksums(gptx, study) for study in ("undisturbed", "on"))
+    assert after == {step: batches[step] for step in after}
     ends = [next((gptx.outputs / study).glob("*/checkpoints/step-00000030")) for study in ("undisturbed", "on")]
     assert alike(*ends)
+
+
+def checksums(gptx: Gptx, study: str) -> dict[int, str]:
+    [folder] = (gptx.outputs / study).iterdir()
+    return {r["step"]: r["rows"] for r in records(folder, "metrics")}
 
 
 def losses(gptx: Gptx, study: str, *words: str) -> dict[int, float]:
