@@ -71,7 +71,7 @@ def once(*given: str) -> list[str]:
 
 def pausing(gptx: "Gptx", at: int) -> dict[str, str]:
     """Environment variables that make each process of the run wait in its step ``at``: until the file ``go`` exists, or
-    until the file ``go-when-told`` exists and a signal has arrived."""
+    until the file ``go-after-signal`` exists and a signal has arrived."""
     for left in (*gptx.cwd.glob("go*"), *gptx.cwd.glob("paused-*")):
         left.unlink()
     return {"PAUSE_AT": str(at), "PAUSE_IN": str(gptx.cwd), "SLOW": "0.01"}

@@ -39,7 +39,7 @@ class Declaration:
     """Attributes:
     id: names what the class computes, unique among all built-in classes.
     revision: 1 or more.
-    added_keys: by key, the value with which the class computes what it computed before it had the key.
+    added_keys: by key, the value with which the class computes the same as before the key was added.
     """
 
     id: str
@@ -53,7 +53,7 @@ def current_target(target: str) -> str:
 
 
 def declaration(target: str) -> Declaration | None:
-    """The declaration beside the class of a ``_target_``; None for a class that is not built in.
+    """The declaration above the class of a ``_target_``; None for a class that is not built in.
 
     Raises:
         ConfigError: gptx has no source file for a class of its own.
@@ -64,7 +64,7 @@ def declaration(target: str) -> Declaration | None:
 
 @cache
 def _declarations(module: str) -> dict[str, Declaration]:
-    """By name of a class or a function, the declaration above it."""
+    """{name of a class or function: the declaration above it}."""
     path = PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py")
     if not path.is_file() and not path.with_suffix("").is_dir():
         raise ConfigError(f"{module} is not a module of gptx ({path} is missing): use an existing class")

@@ -57,7 +57,7 @@ def identity(cfg: DictConfig, corpus: str, origin: str = "") -> str:
     """Ten hex digits that name what a config computes.
 
     Args:
-        corpus: fingerprint of the corpus; it counts instead of ``data.path``.
+        corpus: fingerprint of the corpus; hashed instead of ``data.path``.
         origin: identity and step of the checkpoint that ``resume_from`` names (``IDENTITY@STEP``); it counts instead
             of that path. Empty without ``resume_from``.
     """

@@ -32,7 +32,7 @@ NOT_RESULT_KEYS = (
 def identity_v1(cfg: DictConfig, corpus: str, origin: str = "") -> str | None:
     """The identity that scheme 1 gave to a config; None where the code of that time computed something else.
 
-    Args: as of `gptx.config.identity.identity`.
+    Args: the same as those of `gptx.config.identity.identity`.
     """
     if any(revision > 1 for revision in revisions(cfg).values()):
         return None

@@ -29,7 +29,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class TokenSpec:
-    """What decides the content of a token folder; its hash is the folder's name.
+    """Everything that decides the content of a token folder; its hash is the folder's name.
 
     Attributes:
         corpus_hash, tokenizer_spec: the fingerprints.

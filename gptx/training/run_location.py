@@ -1,4 +1,4 @@
-"""Where the run of a config is on disk. No torch, so that a finished run is found without it."""
+"""Find the folder of a config's run. Does not import torch, so that a finished run is found quickly."""
 
 from dataclasses import dataclass
 from pathlib import Path

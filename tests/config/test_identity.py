@@ -1,4 +1,4 @@
-"""The identity of a run: what counts, what does not, and runs that were named under the earlier scheme."""
+"""The identity of a run: which keys change it, which do not, and runs with an identity of scheme 1."""
 
 import functools
 import importlib
@@ -79,7 +79,7 @@ def ignored() -> set[str]:
     return {key for key in all_leaves() if key.partition(".")[0] in IGNORED or key in IGNORED_KEYS}
 
 
-# What counts
+# Keys that change the identity
 
 
 def test_identity_changes_with_every_key_that_decides_the_result() -> None:
@@ -127,7 +127,7 @@ def test_corpus_counts_by_its_fingerprint_not_by_its_path() -> None:
     assert identity(a, "same") != identity(default(), "same"), "another corpus class may split the text differently"
 
 
-def test_values_count_however_they_are_written() -> None:
+def test_equal_values_in_another_notation_do_not_change_the_identity() -> None:
     plain = api.compose(["attention=mha", "seed=1", "trainer.clip=1.0", "trainer.max_steps=1000"])
     other = api.compose(["trainer.max_steps=1e3", "trainer.clip=1", "++seed=1", "runtime.keep=9", "study=elsewhere"])
     assert identity(plain, "c") == identity(other, "c")
@@ -204,7 +204,7 @@ def test_users_class_counts_by_its_path() -> None:
     assert "attention.gqa" not in revisions(cfg)
 
 
-def test_place_of_a_built_in_class_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_module_of_a_built_in_class_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     before, cfg = identity(default(), "c"), default()
     monkeypatch.setitem(class_ids.FORMER_TARGETS, "gptx.attention.former.Place", "gptx.attention.gqa.GQA")
     cfg.attention._target_ = "gptx.attention.former.Place"
@@ -233,7 +233,7 @@ def test_raised_revision_changes_the_identity_and_ends_the_search_for_earlier_ru
         assert identity(default(), "c") != before
         assert revisions(default())["pos.rope"] == 2
         assert identity_v1.identity_v1(default(), "c") is None
-        assert result_keys(plain_dict(default()), {})["pos._target_"] == "pos.rope r1"  # of a run made before
+        assert result_keys(plain_dict(default()), {})["pos._target_"] == "pos.rope r1"  # the config of an earlier run
     monkeypatch.setattr(scheme_2, "CORE_REVISION", 2)
     assert identity(default(), "c") != before
     assert identity_v1.identity_v1(default(), "c") is None
@@ -275,7 +275,7 @@ window.sliding.Sliding window.sliding_sink.SlidingSink window.strided.Strided
 
 
 @pytest.mark.parametrize("target", [*(f"gptx.{name}" for name in FORMER.split()), "torch.optim.AdamW"])
-def test_every_former_target_is_a_class_of_today(target: str) -> None:
+def test_every_former_target_has_a_current_class(target: str) -> None:
     assert class_ids.declaration(target) is not None
     assert class_ids.current_target(target) in targets().values()
 
@@ -283,7 +283,7 @@ def test_every_former_target_is_a_class_of_today(target: str) -> None:
 SOTU = "8288e06935cbaa04b3f1f92eefa11150ef1c60c8d568be02a2cd812e0a0eecad"  # fingerprint of data=sotu
 SIZES = ["trainer.max_steps=20", "trainer.eval_every=10", "trainer.val_tokens=4096", "model.n_layer=2"]
 SIZES += ["model.context=64", "trainer.batch_size=8"]
-KNOWN = {  # identities that commit a71c028 gave
+KNOWN = {  # identities computed by commit a71c028
     "06c44fc982": "attention=mha pos=learned",
     "a5ef5404b6": "attention=gqa pos=rope window=sliding",
     "a6fa9f22ce": "attention=mla pos=rope_yarn ffn=swiglu norm=rmsnorm",
@@ -300,7 +300,7 @@ KNOWN = {  # identities that commit a71c028 gave
 
 
 @pytest.mark.parametrize(("known", "overrides"), KNOWN.items(), ids=KNOWN.values())
-def test_scheme_1_gives_the_identities_that_it_gave(known: str, overrides: str) -> None:
+def test_identities_of_scheme_1_are_unchanged(known: str, overrides: str) -> None:
     cfg = api.compose([*SIZES, *overrides.split()])
     assert identity_v1.identity_v1(cfg, SOTU) == known
     assert identity(cfg, SOTU) != known
@@ -315,7 +315,7 @@ runtime.brief=true runtime.log_every=1
 
 
 def unpack(place: Path) -> Path:
-    """The folder of a finished run that commit a71c028 made with `OVERRIDES`, and its text, in ``place``."""
+    """The folder of a finished run that commit a71c028 made with `OVERRIDES`, and its text, in the folder ``place``."""
     packed = Path(__file__).parent / "data" / "run_of_scheme_1.tar.xz"
     with lzma.open(packed) as file, tarfile.open(fileobj=file) as archive:
         archive.extractall(place, filter="data")
@@ -338,7 +338,7 @@ def test_command_shows_the_result_of_a_finished_run_of_scheme_1(gptx: Gptx) -> N
     assert gptx.folder == folder
 
 
-def test_unfinished_run_of_scheme_1_is_refused_by_name_and_force_trains_it_again(gptx: Gptx) -> None:
+def test_unfinished_run_of_scheme_1_is_rejected_and_force_trains_it_again(gptx: Gptx) -> None:
     folder = unpack(gptx.cwd)
     interrupt(folder)
     refused = gptx.run("gptx.run", *OVERRIDES.split())
@@ -352,7 +352,7 @@ def test_unfinished_run_of_scheme_1_is_refused_by_name_and_force_trains_it_again
     assert gptx.folder != folder and gptx.folder.name.endswith(start["identity"])
     [replaced] = (gptx.outputs / ".replaced" / "default").iterdir()
     before, after = (journal.computed(run) for run in (replaced, gptx.folder))
-    assert before == {place: value for place, value in after.items() if place in before}, "the losses are the same"
+    assert before == {key: value for key, value in after.items() if key in before}, "the losses are the same"
 
 
 def test_finished_run_of_scheme_1_without_result_json_is_not_refused(gptx: Gptx) -> None:

@@ -147,19 +147,19 @@ def test_run_resumes_after_a_signal_to_torchrun(
     run = gptx.start_as([*torchrun, "-m", "gptx.run"], *words("ddp"), **pausing(gptx, 17))
     assert until(lambda: all_ranks_paused(gptx), run), run.communicate()
     run.send_signal(number)
-    (gptx.cwd / "go-when-told").touch()
+    (gptx.cwd / "go-after-signal").touch()
     _, err = run.communicate(timeout=DEADLINE)
     assert run.returncode != 0 and "gptx: interrupted; the same command resumes" in err
     assert gptx.orphans() == []
     assert journal.status(gptx.folder) == "interrupted"
     done = gptx(*words("ddp"))
     assert done.code == 0, done.err
-    assert [record["step"] >= 17 for record in records(gptx.folder, "resume")] == [True]  # nothing was lost
+    assert [record["step"] >= 17 for record in records(gptx.folder, "resume")] == [True]  # no step was lost
     same(gptx.folder, reference("ddp"))
 
 
-def test_run_that_is_finished_on_the_first_machine_only(make: Maker, nodes: list[Node]) -> None:
-    """The machines do not share a folder: the second one is told, and neither waits."""
+def test_run_that_is_finished_on_the_first_machine_only_ends_with_a_message(make: Maker, nodes: list[Node]) -> None:
+    """The machines do not share a folder: the second one prints a message, and neither waits."""
     first, second = make("first machine"), make("second machine")
     assert first("strategy=ddp").code == 0
     where = [f"--master-addr={nodes[0].address}", f"--master-port={unused_port()}"]

@@ -35,7 +35,7 @@ def test_run_resumes_after_sigterm_with_equal_results(make: Maker) -> None:
     run = stopped.start(*words, PAUSE_AT="131", PAUSE_IN=str(stopped.cwd), SLOW="0.01")
     assert until((stopped.cwd / "paused-0").exists, run), run.communicate()  # the second stage waits for the first
     run.send_signal(signal.SIGTERM)
-    (stopped.cwd / "go-when-told").touch()
+    (stopped.cwd / "go-after-signal").touch()
     _, err = run.communicate()
     assert run.returncode == 75, err  # EX_TEMPFAIL: try again
     assert journal.status(stopped.folder) == "interrupted"

@@ -38,7 +38,7 @@ class Fragile(Reference):
     """The reference kernel with failures in training, controlled by environment variables. Calls count from 1.
 
     RAISE_AT: raise in this call (on rank RAISE_RANK only, if that is given). NAN_AT: return NaN in these calls.
-    PAUSE_AT: wait until the file PAUSE_IN/go exists, or until PAUSE_IN/go-when-told exists and a signal has arrived.
+    PAUSE_AT: wait until the file PAUSE_IN/go exists, or until PAUSE_IN/go-after-signal exists and a signal has arrived.
     EXIT_AT: exit without a message. SLOW: wait so many seconds in each call.
     """
 
@@ -117,7 +117,7 @@ def _pause(folder: Path) -> None:
     part = folder / f"part-{os.getpid()}"
     part.write_text(str(os.getpid()))
     part.rename(folder / f"paused-{_rank()}")
-    while not ((folder / "go").exists() or ((folder / "go-when-told").exists() and _signal_arrived())):
+    while not ((folder / "go").exists() or ((folder / "go-after-signal").exists() and _signal_arrived())):
         time.sleep(0.002)
 
 

@@ -1,4 +1,4 @@
-"""Successive halving: which arms are promoted, from which step they continue, and that a killed sweep decides the same.
+"""Successive halving: the promoted arms, the step from which they continue, and equal decisions after a kill.
 Training is simulated."""
 
 import io
@@ -58,7 +58,7 @@ class SimulatedSweep:
         self.trained: list[tuple[str, int, int]] = []  # title, from, to
 
     def command(self, found: list[Cell], ends: float = math.inf, factor: int = 2) -> HalvingSource:
-        """Run the sweep; it is killed after so many runs have ended."""
+        """Run the sweep; it is killed after this many runs have ended."""
         self.root.mkdir(exist_ok=True)
         with SweepJournal(self.root) as log:
             log.write(CommandStarted(force=any(cell.cfg.force for cell in found)))
@@ -152,7 +152,7 @@ def test_preview_shows_decided_and_coming_rungs(tmp_path: Path) -> None:
 
 @settings(max_examples=30)
 @given(st.integers(1, 7), st.integers(1, 2), st.integers(2, 4), st.lists(st.integers(0, 9), max_size=5), st.integers())
-def test_killed_sweep_decides_the_same(arms: int, seeds: int, factor: int, kills: list[int], luck: int) -> None:
+def test_killed_sweep_makes_the_same_decisions(arms: int, seeds: int, factor: int, kills: list[int], luck: int) -> None:
     def loss(folder: Path, step: int) -> float:
         return random.Random(f"{luck} {folder.name} {step}").choice([1.0, 2.0, 3.0, math.nan])
 
@@ -169,7 +169,7 @@ def test_killed_sweep_decides_the_same(arms: int, seeds: int, factor: int, kills
         assert len(killed.trained) == len(undisturbed.trained) and again.dropped() == one.dropped()
 
 
-def test_first_in_the_grid_wins_if_equal(tmp_path: Path) -> None:
+def test_first_arm_of_the_grid_wins_if_losses_are_equal(tmp_path: Path) -> None:
     sweep = SimulatedSweep(tmp_path, lambda folder, step: 1.0)
     sweep.command(cells(tmp_path, 4))
     assert sweep.decisions() == [(200, ["a0", "a1"]), (400, ["a0"])]
@@ -287,7 +287,7 @@ def test_decisions_before_force_do_not_count(tmp_path: Path) -> None:
     assert sweep.command(cells(tmp_path, 4)).remaining == ["a0"]
 
 
-def test_decisions_that_leave_nobody_are_read_twice(tmp_path: Path) -> None:
+def test_decisions_that_drop_every_arm_are_read_from_the_journal(tmp_path: Path) -> None:
     losses: dict[str, float | None] = {f"a{arm}": None for arm in range(4)}
     with SweepJournal(tmp_path) as log:
         for step in (200, 400):
@@ -312,7 +312,7 @@ def test_rungs_of_typical_grids() -> None:
     assert rung_steps(3, 30, 10, 2) == [10, 20] and rung_steps(2, 100, 100, 2) == []
 
 
-def test_what_cannot_be_compared(tmp_path: Path) -> None:
+def test_sweeps_that_halving_rejects(tmp_path: Path) -> None:
     def rejected(found: list[Cell], factor: int = 2) -> str:
         with SweepJournal(tmp_path) as log, pytest.raises(ConfigError) as caught:
             HalvingSource(found, [], factor, log, [])

@@ -142,15 +142,15 @@ def test_jobs_on_one_and_two_nodes_without_mlflow(gptx: Gptx, slurm: Cluster, tr
 
 
 def test_slurm_and_local_sweeps_give_the_same_table(make: Maker, slurm: Cluster) -> None:
-    here, there = make("here"), make("there")
+    local, remote = make("local"), make("slurm")
     grid = ["attention=mha,gqa", "pos=rope,learned"]
-    done = here("-m", *grid)
+    done = local("-m", *grid)
     assert done.code == 0, done.err
-    submit(there, slurm, *grid, *launcher())
-    assert until(lambda: finished(there) and len(there.folders()) == 4)
-    assert until(queue_is_empty(slurm, there))
-    equal_sweeps(there, here, 4)
-    assert "4 variants, 4 runs" in status(there, slurm, "collect")
+    submit(remote, slurm, *grid, *launcher())
+    assert until(lambda: finished(remote) and len(remote.folders()) == 4)
+    assert until(queue_is_empty(slurm, remote))
+    equal_sweeps(remote, local, 4)
+    assert "4 variants, 4 runs" in status(remote, slurm, "collect")
 
 
 def test_each_combination_of_nodes_and_processes_is_one_array(gptx: Gptx, slurm: Cluster) -> None:
@@ -174,7 +174,7 @@ def test_cancelled_job_is_resumed_by_the_same_command(
     assert jobs(gptx) == before  # the job is in the queue already
     assert list(gptx.outputs.glob(".sweeps/*/code/*/mine.py"))  # the copy of the kernel's module
     status(gptx, slurm, "cancel")
-    (gptx.cwd / "go-when-told").touch()
+    (gptx.cwd / "go-after-signal").touch()
     assert until(queue_is_empty(slurm, gptx))
     assert journal.status(gptx.folder) == "interrupted"
     shown = status(gptx, slurm)
@@ -238,7 +238,7 @@ def test_preempted_job_is_requeued_and_loses_no_step(
     assert until(lambda: paused(gptx) and (gptx.cwd / "paused-1").exists())
     slurm.call("sbatch", "-p", "high", "-N2", "--exclusive", "--output=/dev/null", "--wrap=true")
     assert until(lambda: slurm.job(gptx)["PreemptTime"] != "None")
-    (gptx.cwd / "go-when-told").touch()
+    (gptx.cwd / "go-after-signal").touch()
     assert until(lambda: records(gptx.folder, "resume"))
     (gptx.cwd / "go").touch()  # the requeued run pauses again
     assert until(lambda: finished(gptx))
@@ -252,11 +252,11 @@ def test_job_at_its_time_limit_is_requeued(gptx: Gptx, slurm: Cluster, reference
     """A minute is Slurm's shortest limit, and Slurm checks limits every half minute."""
     limit = {"minutes": 1, "signal_delay": 30}
     submit(gptx, slurm, *words("single"), *launcher(requeues=0, **limit), **pausing(gptx, 60))
-    (gptx.cwd / "go-when-told").touch()
+    (gptx.cwd / "go-after-signal").touch()
     assert until(queue_is_empty(slurm, gptx))
     assert "reached its time limit after hydra.launcher.requeues=0 requeues" in status(gptx, slurm)
     submit(gptx, slurm, *words("single"), *launcher(requeues=20, **limit), **pausing(gptx, 100))
-    (gptx.cwd / "go-when-told").touch()
+    (gptx.cwd / "go-after-signal").touch()
     assert until(queue_is_empty(slurm, gptx))
     assert any(report.get("requeued_at_limit") for report in reports(gptx))
     assert len(records(gptx.folder, "resume")) >= 2

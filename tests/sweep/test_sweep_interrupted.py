@@ -48,7 +48,7 @@ def test_cancelled_sweep_is_resumed_by_the_same_command(gptx: Gptx, capsys: pyte
     assert second.code == 2 and f"is already being swept, by process {sweep.pid}" in second.err
     assert main(["cancel", *at]) == 0
     assert f"ending the sweep command (process {sweep.pid})" in capsys.readouterr().out
-    (gptx.cwd / "go-when-told").touch()
+    (gptx.cwd / "go-after-signal").touch()
     _, err = sweep.communicate(timeout=DEADLINE)
     assert sweep.returncode == 75 and "[0/2] seed=0: stopped (checkpoint at step 15)" in err
     assert gptx.orphans() == [] and statuses(gptx) == ["interrupted"]  # the second run was not started
@@ -69,7 +69,7 @@ def test_ctrl_c_saves_checkpoints_and_leaves_nothing_running(gptx: Gptx) -> None
     sweep = start_paused(gptx, *TWO_RUNS)
     sweep.send_signal(signal.SIGINT)
     read_until(sweep, "stopping: ")
-    (gptx.cwd / "go-when-told").touch()
+    (gptx.cwd / "go-after-signal").touch()
     _, err = sweep.communicate(timeout=DEADLINE)
     assert sweep.returncode == 130, err
     assert "Traceback" not in err and "[0/2] seed=0: stopped (checkpoint at step 15)" in err
@@ -77,7 +77,7 @@ def test_ctrl_c_saves_checkpoints_and_leaves_nothing_running(gptx: Gptx) -> None
 
 
 @pytest.mark.full
-def test_ctrl_c_before_any_run_starts_is_one_line(gptx: Gptx) -> None:
+def test_ctrl_c_before_any_run_starts_is_reported_in_one_line(gptx: Gptx) -> None:
     terminal = Terminal(gptx, "gptx.run", *sweep_arguments(gptx, *GRID, "seed=0,1"))
     assert terminal.until(lambda: gptx.workers("forkserver")), terminal.shown
     terminal.press(b"\x03")
@@ -95,7 +95,7 @@ def test_runs_of_a_killed_sweep_save_a_checkpoint_and_the_next_command_waits_for
     first.wait(DEADLINE)
     second = gptx.popen("gptx.run", *sweep_arguments(gptx, *TWO_RUNS))
     read_until(second, "waiting until it ends")
-    (gptx.cwd / "go-when-told").touch()
+    (gptx.cwd / "go-after-signal").touch()
     _, err = second.communicate(timeout=DEADLINE)
     assert second.returncode == 0, err
     assert statuses(gptx) == ["finished"] * 2

@@ -41,9 +41,9 @@ class Cell:
         title: the overrides in which it differs from the other cells.
         arm: ``title`` without the seeds.
         cfg: composed and checked; empty if that failed.
-        folder: its run folder; None if the config has no folder because it is wrong.
+        folder: the run folder; None if the config has no folder because it is wrong.
         rejection: the reason why the cell cannot run, in one line; empty if it can.
-        facts: what preflight found; None if the cell is rejected, finished, or not checked yet.
+        facts: the facts that preflight found; None if the cell is rejected, finished, or not checked yet.
         modules: the user's own modules that the run loads, and their files.
         memory_bytes: estimated peak memory of each process, in bytes; None if unknown.
         note: a description of what `match` changed in the config; empty if nothing.
