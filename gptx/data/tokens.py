@@ -22,7 +22,9 @@ from gptx.errors import DataError, GptxError, NotTokenised
 from gptx.runs.digest import digest, file_hash
 from gptx.tokenizer.base import Tokenizer, load
 
-FORMAT = 1  # raise it when the same corpus and tokenizer would give other files
+# Raise it when the same corpus and tokenizer would give other files, and with it `CORE_REVISION` of
+# `gptx.config.identity`: the identity of a run does not contain it.
+FORMAT = 1
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ def run(cfg: DictConfig) -> int:
         cfg.force = False  # torchrun repeats the command after a lost worker; only the first start uses force=true
     location = locate(cfg)
     log.debug("identity %s, folder %s", location.identity, location.existing.path)
+    location.check(cfg.force)
     if _is_finished(cfg, location.existing):
         if _rank() == 0:
             _show_finished(cfg, location.existing)
