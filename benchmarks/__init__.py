@@ -1,1 +1,1 @@
-"""Measurements behind the figures of the documentation. Each module is a command: python -m benchmarks.NAME --help."""
+"""The measurements that the documentation reports. Each module is a command: python -m benchmarks.NAME --help."""

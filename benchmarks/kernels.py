@@ -2,7 +2,7 @@
 `gptx.kernel.predicted_cost` come from this table.
 
 On a CPU the table shows CPU milliseconds of one thread, which other load on the machine disturbs least; on a GPU, wall
-time. Each figure is the best of some rounds, for --tokens tokens (or one row, if it is longer). The mask is not
+time. Each time is the shortest of some rounds, for --tokens tokens (or one row, if it is longer). The mask is not
 included: a model creates it once per forward for all layers. Kernels that do not support a case, or that need more than
 --memory, are left out.
 """
@@ -64,7 +64,13 @@ def _parser() -> Parser:
     parser = Parser("python -m benchmarks.kernels", description=__doc__, epilog=EXAMPLES, formatter_class=raw)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="(default auto)")
     parser.add_argument("--context", nargs="+", type=int, metavar="T", help="(default 64..8192, on cuda 1024..16384)")
-    parser.add_argument("--window", nargs="+", type=int, metavar="SIZE", help="0: full (default 0 32 256; cuda 0 1024)")
+    parser.add_argument(
+        "--window",
+        nargs="+",
+        type=int,
+        metavar="SIZE",
+        help="tokens; 0: full attention (default 0 32 256; cuda 0 1024)",
+    )
     parser.add_argument("--dtype", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"], help="(default both)")
     parser.add_argument("--heads", nargs="+", choices=HEADS, help="(default 4x32 6x64, on cuda 16x64)")
     parser.add_argument("--kernel", nargs="+", choices=KERNELS, default=list(KERNELS), help="(default all)")

@@ -53,9 +53,9 @@ class Timing:
 def main(argv: Sequence[str] | None = None) -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser("python -m benchmarks.sweep", description=__doc__, epilog=EXAMPLES, formatter_class=raw)
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for all runs, e.g. tracking=off")
-    parser.add_argument("--steps", type=int, default=60, help="of each run (default %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of all runs, e.g. tracking=off")
+    parser.add_argument("--steps", type=int, default=60, help="training steps of each run (default %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results to this file")
     return exit_code(lambda: _compare(parser.parse_args(argv)))
 
 

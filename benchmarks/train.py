@@ -191,7 +191,7 @@ def _legend(timings: list[Timing]) -> list[str]:
 def _show(timings: list[Timing], conditions: str, args: argparse.Namespace) -> None:
     head, rows, legend = _head(args.peer), _rows(timings, args.peer), _legend(timings)
     if args.markdown:
-        print(f"{markdown_table(head, rows)}\n\n{'; '.join(legend)}. Medians of interleaved turns: {conditions}.")
+        print(f"{markdown_table(head, rows)}\n\n{'; '.join(legend)}. Medians of interleaved rounds: {conditions}.")
     else:
         terminal_table(head, rows, title="Training speed", caption="\n".join([*legend, conditions]))
 

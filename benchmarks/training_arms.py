@@ -58,8 +58,8 @@ class Gptx:
     """`gptx.training.trainer.Trainer.step`, as a run calls it, on a corpus of random characters.
 
     Args:
-        overrides: for `gptx.compose`, besides the sizes.
-        folder: for the corpus and its token files; arms of one shape share it.
+        overrides: overrides for `gptx.compose`, besides the sizes.
+        folder: folder for the corpus and its token files; arms of one shape share it.
     """
 
     def __init__(self, shape: Shape, device: str, overrides: Sequence[str], folder: Path) -> None:

@@ -1,8 +1,8 @@
 """A sliding window and full attention: time and memory per token, forward and backward, as the context grows.
 
 The benchmark measures attention of one layer with gptx's kernels, on all cores, with the same number of tokens in every
-case. The cases take turns for some rounds, each in a separate process; the table shows the median and the range over
-the rounds. Memory is the peak of the process (on CUDA: of torch) less its memory before the first step; it includes the
+case. Each round times every case once, in a separate process; the table shows the median and the range over the
+rounds. Memory is the peak of the process (on CUDA: of torch) less its memory before the first step; it includes the
 mask.
 """
 
@@ -62,14 +62,14 @@ def _parser() -> Parser:
         type=int,
         default=4096,
         metavar="T",
-        help="longest with a (T, T) mask; 0: none (default %(default)s)",
+        help="longest context with a (T, T) mask; 0: none (default %(default)s)",
     )
     parser.add_argument("--tokens", type=int, default=16384, help="minimum tokens in a batch (default %(default)s)")
     parser.add_argument("--dtype", default="auto", choices=["auto", "fp32", "bf16"], help="(default auto)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="(default auto)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each case is timed (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="minimum time in s (default %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures of every round")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results of every round to this file")
     return parser
 
 

@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         prog: the command, e.g. ``gptx compare``.
         description: text above the options.
         epilog: text below the options.
-        options: of `argparse.ArgumentParser`.
+        options: other arguments of `argparse.ArgumentParser`.
     """
 
     def __init__(self, prog: str, description: str | None = None, epilog: str = "", **options: Any) -> None:
@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("-q", "--quiet", action="store_true", help="show errors only, no warnings")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse, and set the level of logging that was asked for."""
+        """Parse the arguments, and set the log level that ``-v`` and ``-q`` request."""
         found = super().parse_args(args, namespace)
         configure_logging(-1 if found.quiet else found.verbose)
         return found

@@ -18,7 +18,7 @@ class DataError(GptxError):
 
 
 class NotTokenised(DataError):
-    """A corpus has not been tokenised yet, and the caller did not allow to tokenise it."""
+    """A corpus has not been tokenised yet, and the caller did not allow tokenising it."""
 
 
 class RunFailed(GptxError):
@@ -42,7 +42,7 @@ def reason(error: BaseException) -> str:
 
 
 def processes_as(count: int) -> str:
-    """How to ask for ``count`` processes: as an override, or as an argument of torchrun in its workers."""
+    """The setting for ``count`` processes, for messages: an override, or in workers of torchrun its argument."""
     return f"--nproc-per-node={count}" if "RANK" in os.environ else f"strategy.nproc={count}"
 
 

@@ -30,10 +30,14 @@ def _parser() -> Parser:
         description="Show all runs in MLflow: a sorted table of the variants, and configured charts.\n"
         "Runs that are missing in MLflow are sent first.",
     )
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="default: outputs")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="folder with the runs; default: outputs")
     parser.add_argument("--uri", default="", help="an MLflow server or database; default: OUTPUTS/.mlflow")
-    parser.add_argument("--port", type=int, default=5000, help="default: 5000, or the next free one")
-    parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
+    parser.add_argument(
+        "--port", type=int, default=5000, help="port of the server; default: 5000, or the next free one"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address of the server; default: 127.0.0.1, this machine only"
+    )
     parser.add_argument("--no-sync", action="store_true", help="do not send runs first")
     return parser
 

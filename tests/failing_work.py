@@ -1,4 +1,4 @@
-"""Work that fails in different ways, for isolated processes; those import this module."""
+"""A function that fails in different ways; isolated processes import this module."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Run folders like those of a training, written in milliseconds, and queries of MLflow's database."""
+"""Run folders without training, written in milliseconds, and queries of MLflow's database."""
 
 import fcntl
 import json
@@ -86,7 +86,7 @@ def write_steps(journal: Journal, first: int, last: int, bpb: float = 2.0) -> No
 
 @contextmanager
 def trained(run_dir: Path) -> Iterator[None]:
-    """Hold the lock of a run, as a process that trains it does."""
+    """Hold the lock of a run, as a training process does."""
     with open(run_dir / journal.LOCK, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

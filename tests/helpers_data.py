@@ -1,4 +1,4 @@
-"""What the tests of data and tokenizers share. They need no network: a download that must fail uses port 1."""
+"""Helpers of the tests of data and tokenizers. They need no network: a download that must fail uses port 1."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec

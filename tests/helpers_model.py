@@ -20,7 +20,8 @@ from gptx.geometry.model_shape import ModelShape
 from gptx.model.build import build
 from gptx.model.gpt import GPT
 
-CONTEXT, VOCAB, SIZE = 12, 11, 5  # SIZE: upper limit of windows' sizes here, so that windows hide something of a row
+CONTEXT, VOCAB = 12, 11
+SIZE = 5  # upper limit of the windows' sizes in the tests, so that windows hide part of a row
 GROUPS = ("attention", "pos", "window", "ffn", "norm", "placement", "kernel")
 TINY = (
     "model.n_layer=2",
@@ -31,7 +32,7 @@ TINY = (
     "precision=fp32",
 )
 
-# The first variants of the project: none of them may refuse another. Later ones may, and are then skipped.
+# The first variants of the project: none of them may reject another. Later ones may, and are then skipped.
 FIRST = {
     "attention": {"mha", "gqa", "mqa"},
     "pos": {"none", "learned", "sinusoidal", "rope", "alibi"},
@@ -74,7 +75,7 @@ def product(*groups: str) -> list[Arm]:
 
 def pairs(first: str, second: str, third: str) -> list[Arm]:
     """Combinations in which any two options of different groups occur together. All options of the first two groups
-    are combined; the third group's are dealt out in turn."""
+    are combined; the options of the third group are assigned in turn."""
     thirds = options(third)
     return [
         arm(**{first: a, second: b, third: thirds[(i + j) % len(thirds)]})
@@ -119,8 +120,8 @@ def kernels(window: str) -> list[str]:
     """The kernels that can compute a window on a CPU."""
     shape = ModelShape(n_layer=1, n_head=1, d_model=8, context=CONTEXT, vocab_size=VOCAB, dropout=0.0, bias=False)
     seen, pos = part(yaml("window", window)), part(yaml("pos", "none"), shape, 8, 1)
-    made = {option: part(yaml("kernel", option), shape, frozenset()) for option in options("kernel")}
-    return [option for option, kernel in made.items() if kernel.refuses(seen, pos, "cpu") is None]
+    kernels_by_option = {option: part(yaml("kernel", option), shape, frozenset()) for option in options("kernel")}
+    return [option for option, kernel in kernels_by_option.items() if kernel.refuses(seen, pos, "cpu") is None]
 
 
 def randomise(module: nn.Module, seed: int = 0, std: float = 0.4) -> None:
@@ -132,7 +133,7 @@ def randomise(module: nn.Module, seed: int = 0, std: float = 0.4) -> None:
 
 
 def random_model(cfg: DictConfig, seed: int = 0) -> GPT:
-    """A model in float64 and eval mode with random weights. If its variants refuse one another, the test is skipped."""
+    """A model in float64 and eval mode with random weights. If its variants reject one another, the test is skipped."""
     try:
         model = build(cfg, VOCAB)
     except ConfigError as error:
@@ -157,7 +158,7 @@ def rows(batch: int, length: int, seed: int = 0) -> Tensor:
 
 
 def refused(build_it: Any, *args: Any) -> str:
-    """The message with which a part refuses, one line."""
+    """The one-line message of the rejection."""
     with pytest.raises(ConfigError) as caught:
         build_it(*args)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Weights of Hugging Face's models under our names, and the comparison of logits."""
+"""Conversion of Hugging Face's weights to the names of gptx, and the comparison of logits."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from gptx.model.gpt import GPT
 
 GPT2_ARM = arm(attention="mha", pos="learned", window="full", ffn="gelu", norm="layernorm")
 LLAMA_ARM = arm(attention="gqa", pos="rope", window="full", ffn="swiglu", norm="rmsnorm")
-TINY_LLAMA: dict[str, Any] = {  # of the configs of Llama's relatives: what our tiny models have
+TINY_LLAMA: dict[str, Any] = {  # keys of the configs of Llama and similar models, with the sizes of the tiny models
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -36,7 +36,7 @@ def linear(name: str, ours: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_gpt2(state: dict[str, Tensor], n_layer: int) -> dict[str, Tensor]:
-    """GPT2LMHeadModel's weights under our names: its Conv1D is a transposed Linear, its c_attn is q, k and v in one."""
+    """GPT2LMHeadModel's weights by the names of gptx: Conv1D is a transposed Linear, c_attn is q, k and v in one."""
     t = {key.removeprefix("transformer."): value for key, value in state.items()}
     t = {k: v.T if v.dim() == 2 and k.startswith("h.") else v for k, v in t.items()}
     out = {"embed.weight": t["wte.weight"], "pos.embedding.weight": t["wpe.weight"]} | linear("ln_f", "norm", t)
@@ -52,7 +52,7 @@ def from_gpt2(state: dict[str, Tensor], n_layer: int) -> dict[str, Tensor]:
 
 
 def from_llama(state: dict[str, Tensor], n_layer: int, tie: bool) -> dict[str, Tensor]:
-    """LlamaForCausalLM's (and Mistral's) weights under our names, as they are."""
+    """LlamaForCausalLM's (and Mistral's) weights by the names of gptx; the tensors are unchanged."""
     t = {key.removeprefix("model."): value for key, value in state.items()}
     out = {"embed.weight": t["embed_tokens.weight"], "norm.weight": t["norm.weight"]}
     if not tie:

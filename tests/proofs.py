@@ -1,6 +1,6 @@
 """Proofs that every combination of variants must pass, in float64. A proof is a function of a random tiny model.
 
-The declared properties of a variant (its window's reach, that an encoding is relative, what a kernel refuses) are
+The declared properties of a variant (its window's reach, that an encoding is relative, what a kernel rejects) are
 compared with its behaviour.
 """
 
@@ -128,7 +128,8 @@ def decoding_sizes(model: GPT) -> tuple[int, int]:
 def packed_documents_equal_separate_rows(model: GPT, tokens: Tensor) -> None:
     row, ends = tokens[:, :CONTEXT], [0, 1, 7, CONTEXT]
     documents = torch.cat([torch.full((2, b - a), n % 2) for n, (a, b) in enumerate(pairwise(ends))], 1)
-    documents[1] = documents[1].flip(0)  # the second row has other borders; ids are used again by other documents
+    # The documents of the second row start elsewhere; other documents reuse the ids.
+    documents[1] = documents[1].flip(0)
     cuts = [ends, [CONTEXT - end for end in reversed(ends)]]
     with torch.no_grad():
         packed = model(row, documents=documents)
@@ -160,9 +161,15 @@ def every_kernel_equals_the_reference(model: GPT, tokens: Tensor) -> None:
 
 def kernels(model: GPT) -> dict[str, Kernel]:
     """The kernels that can compute a model on a CPU."""
-    made = {o: part(yaml("kernel", o), model.shape, attention_of(model).demands) for o in options("kernel")}
+    kernels_by_option = {
+        o: part(yaml("kernel", o), model.shape, attention_of(model).demands) for o in options("kernel")
+    }
     layers = list(zip(model.windows, model.layer_pos, strict=True))
-    return {o: kernel for o, kernel in made.items() if not any(kernel.refuses(*layer, "cpu") for layer in layers)}
+    return {
+        o: kernel
+        for o, kernel in kernels_by_option.items()
+        if not any(kernel.refuses(*layer, "cpu") for layer in layers)
+    }
 
 
 def state_dict_restores_the_model(model: GPT, tokens: Tensor) -> None:
@@ -177,7 +184,7 @@ def state_dict_restores_the_model(model: GPT, tokens: Tensor) -> None:
 
 
 def the_order_of_earlier_tokens_changes_the_logits(model: GPT, tokens: Tensor) -> None:
-    """This holds without an encoding, too: after the first layer, tokens differ by the tokens that they have seen."""
+    """True without an encoding too: after the first layer, tokens differ by the tokens that are visible to them."""
     row = tokens[:1, :CONTEXT]
     swapped = row.clone()
     swapped[0, [-2, -3]] = row[0, [-3, -2]]

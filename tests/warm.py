@@ -33,7 +33,7 @@ MODULES = ("gptx.sweep.execute.preload", "gptx.training.run_lifecycle", "gptx.tr
 
 
 class WarmProcess:
-    """A command in a fork; the part of `subprocess.Popen` that the tests use. It leads a session of its own."""
+    """A command in a fork; the part of `subprocess.Popen` that the tests use. It leads a new session."""
 
     def __init__(self, status: int, out: IO[str], err: IO[str]) -> None:
         self._status, self._out, self._err = os.fdopen(status), out, err
@@ -84,14 +84,14 @@ class WarmParent:
     """
 
     def __init__(self, env: dict[str, str], modules: tuple[str, ...] = MODULES) -> None:
-        self._socket, theirs = socket.socketpair()
-        script = [sys.executable, __file__, str(theirs.fileno()), *modules]
+        self._socket, child_socket = socket.socketpair()
+        script = [sys.executable, __file__, str(child_socket.fileno()), *modules]
         # Threads that a library starts while it loads would not survive the fork.
-        self._process = subprocess.Popen(script, pass_fds=[theirs.fileno()], env=env | {"OMP_NUM_THREADS": "1"})
-        theirs.close()
+        self._process = subprocess.Popen(script, pass_fds=[child_socket.fileno()], env=env | {"OMP_NUM_THREADS": "1"})
+        child_socket.close()
 
     def start(self, words: list[str], cwd: Path, env: dict[str, str]) -> WarmProcess:
-        """Start ``python -m WORDS`` in a fork."""
+        """Start ``python -m ARGUMENTS`` in a fork."""
         out, err = TemporaryFile("w+"), TemporaryFile("w+")  # noqa: SIM115 - closed by the process
         reader, writer = os.pipe()
         request = json.dumps({"words": words, "cwd": str(cwd), "env": env}) + "\n"
@@ -107,7 +107,7 @@ class WarmParent:
 
 
 def _serve(connection: socket.socket) -> list[str]:
-    """Fork for each request. Returns in the children, with the words of their command; the parent exits at the end."""
+    """Fork for each request. Return in each child with the arguments of its command; the parent exits at the end."""
     data, files = b"", []
     while True:
         received, new, *_ = socket.recv_fds(connection, 1 << 16, 4)
@@ -188,7 +188,7 @@ def _forget_parent(descriptors: set[int]) -> None:
 
 
 def _at_exit(status: int) -> int:
-    """What an interpreter does at its end; the parent's frames, which are still below, must not be unwound."""
+    """Do what an interpreter does at exit, without unwinding the stack frames of the parent."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()

@@ -12,7 +12,8 @@ from gptx.geometry.attention_view import Keep, View
 
 
 class Attention(nn.Module, ABC):
-    """Base class. The last layer is named ``out``: it joins the residual stream and gets a smaller initialisation.
+    """Base class. The last layer is named ``out`` and has a smaller initialisation: its output is added to the residual
+    stream.
 
     Attributes:
         tp: how tensor parallelism splits each child module. "col": by its outputs, which are heads. "row": by its
@@ -20,7 +21,7 @@ class Attention(nn.Module, ABC):
             not at all; its weights have the size of one head and all heads use them. A child without an entry is
             computed identically on every rank.
         kv_heads: number of key/value heads that tensor parallelism can distribute.
-        head_group: number of neighbouring key/value heads that must stay on one rank.
+        head_group: number of adjacent key/value heads that must stay on one rank.
         rotary_dim: R, number of dims of each head that go through `view.rotate`.
         rotary_heads: G, number of key heads that go through `view.rotate`.
         macs_per_pair: multiply-adds for one (query, visible key) pair, all heads together.

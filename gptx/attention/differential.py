@@ -1,4 +1,4 @@
-"""Differential attention (Ye et al. 2024): the difference of two softmaxes, which cancels what both attend to.
+"""Differential attention (Ye et al. 2024): the difference of two softmaxes, which cancels what they have in common.
 
 Letters: B batch, T time, Tk keys, H query heads, G key/value heads, D head dim.
 """
@@ -23,7 +23,7 @@ class Differential(GQA):
         y = (1 - lambda_init) RMSNorm((softmax(q1 k1) - lambda softmax(q2 k2)) v)
         lambda = exp(lambda_q1.lambda_k1) - exp(lambda_q2.lambda_k2) + lambda_init
 
-    The heads of a pair are neighbours, so that tensor parallelism can distribute pairs; DiffLlama pairs head h with
+    The heads of a pair are adjacent, so that tensor parallelism can distribute pairs; DiffLlama pairs head h with
     head h + H/2 instead.
 
     Args:

@@ -1,1 +1,1 @@
-"""The comparison room: run folders in, a table of variants with error bars out (terminal, CSV, JSON, SVG)."""
+"""The comparison: reads run folders and writes a table of variants with error bars (terminal, CSV, JSON, SVG)."""

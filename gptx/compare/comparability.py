@@ -119,5 +119,5 @@ def _loss(row: RunRow) -> float:
 
 
 def _excess(low: RunRow, high: RunRow) -> float:
-    """By how much the higher loss exceeds the lower one, relative."""
+    """The relative difference of two losses: high / low - 1."""
     return _loss(high) / _loss(low) - 1

@@ -70,7 +70,7 @@ class FittedLaw:
         return float(low), float(high)
 
     def extrapolates(self, size: float, tokens: float) -> bool:
-        """Whether a point lies outside the measured sizes or lengths."""
+        """Whether a point lies outside the measured sizes or token counts."""
         inside = self.sizes.min() <= size <= self.sizes.max() and self.tokens.min() <= tokens <= self.tokens.max()
         return not inside
 

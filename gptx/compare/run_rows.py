@@ -1,4 +1,4 @@
-"""One row for each run folder: its status, its config and its figures, from result.json or from the journal."""
+"""One row for each run folder: its status, its config and its metrics, from result.json or from the journal."""
 
 import json
 import math
@@ -25,7 +25,7 @@ class RunRow:
 
     Attributes:
         run: the run folder.
-        problem: what was wrong with its files; empty if nothing was.
+        problem: what is wrong with its files; empty if they are intact.
         written: modification time of result.json or the journal, in seconds.
         variant: {axis: option}.
         config: {dotted key: value} of all keys that decide the result, without the seeds.
@@ -126,7 +126,7 @@ def _result(folder: Path) -> tuple[RowStatus, Result, str]:
     if not problem:
         return status, result, ""
     if status == RunStatus.FINISHED:
-        return status, result, f"{problem}: its figures are taken from the journal"
+        return status, result, f"{problem}: its metrics are read from the journal"
     return "damaged", result, f"{problem}: skipped"
 
 
@@ -151,7 +151,7 @@ def _from_journal(folder: Path) -> tuple[RowStatus, Result]:
 
 
 def selected(rows: Iterable[RunRow], *, include_unfinished: bool = False) -> list[RunRow]:
-    """The rows that count: finished runs, and of several runs of one variant and seed the newest."""
+    """The rows that are compared: finished runs, and of several runs of one variant and seed the newest."""
     newest: dict[tuple[str, str, int | str], RunRow] = {}
     for row in sorted(rows, key=lambda row: (row.written, row.run)):
         readable = row.status not in ("damaged", "missing")

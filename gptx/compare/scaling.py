@@ -107,7 +107,7 @@ def _rows(path: Path) -> tuple[list[RunRow], str]:
 
 
 def _best_rates(rows: list[RunRow]) -> list[RunRow]:
-    """For each size and length the runs at the learning rate with the lowest mean loss."""
+    """The runs at the learning rate with the lowest mean loss, for each size and length."""
     losses: dict[tuple[float, float], dict[str, list[float]]] = {}
     for row in rows:
         arms = losses.setdefault((row.metrics["n_params"], row.tokens), {})

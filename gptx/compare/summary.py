@@ -1,4 +1,4 @@
-"""One row for each variant: mean and standard deviation of its runs' figures.
+"""One row for each variant: mean and standard deviation of its runs' metrics.
 
 A variant is everything that decides a result except the seeds: its runs differ in seed and data_seed only. Values
 have the units of `gptx.runs.metrics`; `gptx.compare.render` formats them.
@@ -92,7 +92,7 @@ def _differs(rows: list[RunRow], name: str) -> bool:
 
 
 def is_finished(summary: pd.DataFrame) -> list[bool]:
-    """For each row of a summary whether its runs finished."""
+    """A boolean for each row of a summary: whether its runs finished."""
     return [s == RunStatus.FINISHED for s in summary["status"]] if "status" in summary else [True] * len(summary)
 
 

@@ -1,1 +1,1 @@
-"""Compose and check a config, name what it computes, build its objects. No torch in here."""
+"""Compose and check a config, name what it computes, build its objects. Does not import torch."""

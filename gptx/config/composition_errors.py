@@ -49,7 +49,7 @@ def _missing_file(error: MissingConfigException, overrides: Sequence[str]) -> st
 
 
 def _rejected_key(error: ConfigCompositionException) -> str | None:
-    """The key that the config does not have, or None where something else is wrong."""
+    """The key that the config does not have, or None if the error has another cause."""
     text, cause = str(error), str(error.__cause__ or "")
     named = re.search(r"Could not (?:override|append to config|delete from config)\W+'?([\w./@-]+)'?", text)
     found = re.search(r"full_key: ([\w.\[\]]+)", cause + text) or named

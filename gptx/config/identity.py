@@ -49,12 +49,15 @@ NOT_RESULT_KEYS = (
     "activation_checkpointing",
 )
 
+# Keys that tell Hydra how to build a class, not what the class computes.
+HYDRA_KEYS = ("_partial_", "_recursive_", "_convert_")
+
 
 def identity(cfg: DictConfig, corpus: str, origin: str = "") -> str:
     """Ten hex digits that name what a config computes.
 
     Args:
-        corpus: fingerprint of the corpus; it counts instead of ``data.path``.
+        corpus: fingerprint of the corpus; hashed instead of ``data.path``.
         origin: identity and step of the checkpoint that ``resume_from`` names (``IDENTITY@STEP``); it counts instead
             of that path. Empty without ``resume_from``.
     """
@@ -77,11 +80,11 @@ def result_keys(plain: Mapping[str, Any], made_with: Mapping[str, int] | None = 
     for key, value in result_leaves(plain).items():
         group, _, name = key.rpartition(".")
         built_in = declaration(str(plain_value(plain, group, "_target_")))
-        if name.startswith("_") and built_in:
-            if name == "_target_":
-                revision = built_in.revision if made_with is None else made_with.get(built_in.id, 1)
-                found[key] = f"{built_in.id} r{revision}"
-            continue  # _partial_ and the like: how Hydra builds it
+        if built_in and name in HYDRA_KEYS:
+            continue
+        if built_in and name == "_target_":
+            revision = built_in.revision if made_with is None else made_with.get(built_in.id, 1)
+            value = f"{built_in.id} r{revision}"
         added = built_in.added_keys if built_in else {}
         if (name in added and added[name] == value) or (key in ADDED_KEYS and ADDED_KEYS[key] == value):
             continue

@@ -64,6 +64,6 @@ def check_ranges(cfg: DictConfig) -> None:
         ConfigError: one is out of range.
     """
     for key, allowed in RANGES.items():
-        value = OmegaConf.select(cfg, key)  # an optimiser of a user's own may have no lr
+        value = OmegaConf.select(cfg, key)  # a user's own optimiser may have no lr
         if value is not None and (expected := allowed.expected(value)):
             raise ConfigError(f"{key}={value}: expected {expected}")

@@ -23,7 +23,7 @@ def checked(value: Any, schema: Any, path: str = "") -> Any:
     """Return ``value`` with every leaf converted to the type of that leaf in ``schema`` (1 -> 1.0, 1e3 -> 1000).
 
     Args:
-        path: dotted key of the value, "" for a whole config.
+        path: dotted key of the value, "" for a full config.
 
     Raises:
         ConfigError: an unknown or missing key, or a value of the wrong type.

@@ -1,1 +1,1 @@
-"""From text to batches: corpora, token files, and the rows of each step. numpy only, without torch."""
+"""Turn text into batches: corpora, token files, and the rows of each step. numpy only, without torch."""

@@ -12,7 +12,7 @@ class Corpus(ABC):
 
     Args:
         val_fraction: fraction of the text held out for validation, above 0 and at most 0.5.
-        max_tokens: limit on the tokens of both splits together; 0: the whole corpus.
+        max_tokens: limit on the tokens of both splits together; 0: no limit.
     """
 
     name: str
@@ -21,7 +21,7 @@ class Corpus(ABC):
         if not 0 < val_fraction <= 0.5:
             raise DataError(f"data.val_fraction={val_fraction}: expected above 0 and at most 0.5, e.g. 0.1")
         if max_tokens < 0:
-            raise DataError(f"data.max_tokens={max_tokens}: expected 0 (the whole corpus) or a positive number")
+            raise DataError(f"data.max_tokens={max_tokens}: expected 0 (no limit) or a positive number")
         self.val_fraction = val_fraction
         self.max_tokens = max_tokens
 

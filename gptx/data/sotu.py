@@ -36,5 +36,5 @@ class Sotu(Corpus):
         chosen = [path for path in files if int(path.name[:4]) <= self.until]
         if not chosen:
             first = files[0].name[:4] if files else "none"
-            raise DataError(f"data.until={self.until}: no address is that old, the first one is of {first}")
+            raise DataError(f"data.until={self.until}: the first address is of {first}; use that year or a later one")
         return chosen

@@ -1,4 +1,4 @@
-"""Which text is for training and which for validation, and where max_tokens ends both."""
+"""Split the text of a corpus into training and validation, and limit both by max_tokens."""
 
 import sys
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def split_documents(documents: Iterator[str], val_fraction: float) -> Iterator[t
 
 
 class LimitedCorpus:
-    """The (split, text) pairs of a corpus until ``max_tokens`` tokens of it are used; `take` counts them.
+    """The (split, text) pairs of a corpus until ``max_tokens`` tokens of it are used, which `take` adds up.
 
     Each split has its own part of max_tokens, and the iteration ends when both are used up: a small limit leaves some
     validation text, however late its first document comes.

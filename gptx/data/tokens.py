@@ -23,12 +23,14 @@ from gptx.errors import DataError, GptxError, NotTokenised
 from gptx.runs.digest import digest, file_hash
 from gptx.tokenizer.base import Tokenizer, load
 
-FORMAT = 1  # raise it when the same corpus and tokenizer would give other files
+# Raise it when the same corpus and tokenizer would give other files, and with it `CORE_REVISION` of
+# `gptx.config.identity`: the identity of a run does not contain it.
+FORMAT = 1
 
 
 @dataclass(frozen=True)
 class TokenSpec:
-    """What decides the content of a token folder; its hash is the folder's name.
+    """Everything that decides the content of a token folder; its hash is the folder's name.
 
     Attributes:
         corpus_hash, tokenizer_spec: the fingerprints.

@@ -14,11 +14,12 @@ from gptx.geometry.side_losses import SideLosses
 
 
 class FFN(nn.Module, ABC):
-    """Base class. The last layer is named ``out``: it joins the residual stream and gets a smaller initialisation.
+    """Base class. The last layer is named ``out`` and has a smaller initialisation: its output is added to the residual
+    stream.
 
     Attributes:
         tp: how tensor parallelism splits each child module: "col", by its outputs; "row", by its inputs, and the
-            partial results are summed. Empty: every rank computes the whole network identically.
+            partial results are summed. Empty: every rank computes the full network identically.
         macs_per_token: multiply-adds that one token costs in matrix products outside of Linear layers.
         tokens_compete: whether, in training, the tokens of a row influence each other's output; packed documents in
             one row would, too.

@@ -1,1 +1,1 @@
-"""What the axes and the model share: model sizes, visibility of keys, the interface between attention and model."""
+"""Shared by the axes and the model: model sizes, visibility of keys, the interface between attention and model."""

@@ -33,7 +33,7 @@ class Score:
 
 
 class View(Protocol):
-    """What one layer's attention may use: positions through `rotate`, other tokens through `attend`.
+    """The interface that the attention of one layer may use: positions through `rotate`, other tokens through `attend`.
 
     These two functions apply the layer's encoding, window, document mask and kernel (see `gptx.model.layer_view`).
     """

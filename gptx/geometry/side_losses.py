@@ -5,9 +5,9 @@ from torch import Tensor
 
 
 class SideLosses:
-    """Collects what the layers contribute to one forward beside their output.
+    """Collects the additional losses and metrics of the layers in one forward pass.
 
-    `GPT.forward` creates one collector and hands it to every block; nothing else carries side losses.
+    `GPT.forward` creates one collector and passes it to every block; side losses are returned in no other way.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class SideLosses:
         self.metrics.setdefault(name, []).append(value.detach())
 
     def extend(self, losses: list[Tensor], metrics: dict[str, list[Tensor]]) -> None:
-        """Add what another collector holds."""
+        """Add the losses and metrics of another collector."""
         self.losses += losses
         for name, values in metrics.items():
             self.metrics.setdefault(name, []).extend(values)

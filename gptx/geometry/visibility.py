@@ -39,7 +39,7 @@ class Where:
 
     @staticmethod
     def packed(documents: Tensor) -> "Where":
-        """Rows of several documents. ``documents`` (B, T) are ids; neighbouring documents have different ids."""
+        """Rows of several documents. ``documents`` (B, T) are ids; adjacent documents have different ids."""
         index = torch.arange(documents.shape[1], device=documents.device)[None]  # (1, T)
         starts = torch.ones_like(documents, dtype=torch.bool)
         starts[:, 1:] = documents[:, 1:] != documents[:, :-1]

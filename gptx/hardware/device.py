@@ -66,7 +66,7 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def _has_native_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":  # the GPU of another machine cannot be asked: assume that it has
+    if device.type == "cuda":  # the GPU of another machine cannot be queried: assume that it has
         return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
         flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
@@ -82,12 +82,12 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """A context without autocast: operations use the dtypes of their tensors, for what must not be rounded to bf16."""
+    """A context without autocast: operations use the dtypes of their tensors and do not round to bf16."""
     return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def use_deterministic_sums() -> None:
-    """Make compiled code add up the gradient of an embedding in a fixed order, for the whole process.
+    """Make compiled code add up the gradient of an embedding in a fixed order; this affects all code of the process.
 
     With several CPU threads the compiler otherwise uses atomic additions, and two runs differ in the last digits.
     """

@@ -64,7 +64,7 @@ class Auto(Kernel):
 
 
 def preferred(fits: list[str], causal: bool) -> str:
-    """Return the first entry of `PREFERENCE` that fits; sdpa counts as "causal" where it needs no mask."""
+    """Return the first entry of `PREFERENCE` that fits; sdpa without a mask is listed there as "causal"."""
     available = ["causal", *fits] if causal and "sdpa" in fits else fits
     first = next(name for name in PREFERENCE if name in available)
     return "sdpa" if first == "causal" else first

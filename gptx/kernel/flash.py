@@ -23,7 +23,7 @@ from gptx.window.base import Window
 
 @dataclass(frozen=True, eq=False)
 class FlashMask:
-    """What the package needs to know of the mask.
+    """The properties of the mask that the package needs.
 
     Attributes:
         past: number of earlier tokens that a query sees; -1: all.

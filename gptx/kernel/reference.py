@@ -1,4 +1,4 @@
-"""Attention as the papers write it: product, softmax, product. Computes every combination.
+"""Attention as in the papers: product, softmax, product. Supports every window, encoding and feature.
 
 On a CPU in bf16 it is also the fastest kernel for short rows, because the backward of sdpa is slow there (see `auto`).
 

@@ -32,7 +32,7 @@ from gptx.strategy.footprint import Footprint
 CPU = torch.device("cpu")
 
 # Measured on a CPU (torch 2.13) with 25 runs of 20 thousand to 43 million parameters: the memory of the process itself,
-# alone or as one of several workers, and the factor that fragmentation adds to a heap that keeps freed memory
+# alone or as one of several workers, and the factor that fragmentation adds to a heap that does not return freed memory
 # (`gptx.hardware.cpu.keep_freed_memory`). On a GPU, not yet measured: the driver, and torch's allocator.
 BASE, BASE_OF_WORKER, BASE_ON_GPU = 330 * 2**20, 345 * 2**20, 500 * 2**20
 FRAGMENTATION, FRAGMENTATION_ON_GPU = 1.6, 1.1

@@ -1,4 +1,4 @@
-"""How much memory is available on this machine, within the limits of its cgroups."""
+"""The memory that is available on this machine, within the limits of its cgroups."""
 
 import os
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def machine_memory(device: str) -> int:
 
 def _free_in_cgroups() -> Iterator[int]:
     """Yield the bytes left under the limit of each cgroup (version 2 or 1) that this process belongs to. The page cache
-    of inactive files counts as free."""
+    of inactive files is counted as free."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, group = line.split(":", 2)
         if controllers not in ("", "memory"):

@@ -24,7 +24,7 @@ def build(cfg: DictConfig, vocab_size: int, device: str | torch.device | None = 
         device: the device, or its type, on which the model will run; None: ``cfg.device``.
 
     Raises:
-        ConfigError: the parts do not fit together; the message says which, and what would work.
+        ConfigError: the parts do not fit together; the message names them and what would work.
     """
     shape = _shape(cfg, vocab_size)
     with torch.random.fork_rng(devices=[]):

@@ -59,7 +59,7 @@ class KVCache:
 
     Attributes:
         length: number of tokens processed so far.
-        rings: for each layer its ring buffers (B, slots, ...).
+        rings: the ring buffers of each layer (B, slots, ...).
     """
 
     size: int

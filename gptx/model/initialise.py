@@ -10,8 +10,8 @@ from gptx.model.gpt import GPT
 
 
 def initialise(model: GPT, seed: int) -> None:
-    """Initialise as GPT-2 does: matrices with standard deviation 0.02, or 0.02/sqrt(2 n_layer) where a branch joins the
-    residual stream; biases of linear layers with 0. Other vectors stay as their module created them.
+    """Initialise as GPT-2 does: matrices with standard deviation 0.02, or 0.02/sqrt(2 n_layer) for the last layer of
+    a residual branch; biases of linear layers with 0. Other vectors stay as their module created them.
 
     Each matrix is drawn from its own random stream, seeded with its name. Two variants with the same seed therefore
     start with equal weights wherever they have the same parameters, and a comparison between them is paired.

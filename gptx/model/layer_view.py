@@ -17,8 +17,8 @@ class LayerView:
     """Implements `gptx.geometry.attention_view.View`. Layers with the same window and encoding share one view.
 
     Attributes:
-        table: what the encoding's `rotate` needs, computed once per forward.
-        mask: what the kernel needs, computed once per forward.
+        table: the values that the encoding's `rotate` needs, computed once per forward.
+        mask: the mask that the kernel needs, computed once per forward.
     """
 
     pos: PositionalEncoding

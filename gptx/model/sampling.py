@@ -28,7 +28,7 @@ def pick(logits: Tensor, temperature: float, top_k: int, top_p: float, stream: t
     probs = logits.softmax(-1)
     if top_p < 1:
         ranked, order = probs.sort(dim=-1, descending=True)
-        ranked[ranked.cumsum(-1) - ranked >= top_p] = 0  # keeps the token that reaches top_p
+        ranked[ranked.cumsum(-1) - ranked >= top_p] = 0  # the token that reaches top_p is not removed
         probs = torch.zeros_like(probs).scatter(-1, order, ranked)
     return torch.multinomial(probs, 1, generator=stream)
 
@@ -55,7 +55,7 @@ def tokens(
     Args:
         prompt: token ids, at least one.
         temperature, top_k, top_p: see `pick`.
-        seed: of the random stream.
+        seed: seed of the random stream.
         cached: use a KV cache.
         n_vocab: size of the tokenizer's vocabulary, if the model's is larger; None: equal.
         autocast: creates the context manager for the forward.

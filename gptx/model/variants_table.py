@@ -35,7 +35,7 @@ class VariantRow:
 
     Attributes:
         description: the first comment of its YAML file.
-        cost: of the model with this option; None for kernels, which do not change it, and if the model is refused.
+        cost: cost of the model with this option; None for kernels, which do not change it, and if the model is refused.
         refuses: the options and sizes that the option refuses, or why it refuses the model.
     """
 

@@ -18,7 +18,7 @@ def adamw(
         lr: peak of the schedule.
         betas: decay rates of the first and the second moment, each at least 0 and below 1.
         eps: added to the square root of the second moment.
-        weight_decay: for the parameter groups without a value of their own.
-        fused: use one kernel for the whole update.
+        weight_decay: for the parameter groups that do not set it.
+        fused: use one fused kernel for the update.
     """
     return AdamW(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class ParameterGroup(TypedDict):
-    """What torch's optimisers take for some of the parameters."""
+    """A parameter group of torch's optimisers."""
 
     params: list[nn.Parameter]
     weight_decay: float
@@ -28,8 +28,8 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[ParameterGroup]:
 
 
 def update(optimizer: torch.optim.Optimizer, grad_norm: Tensor, learning_rate: float) -> Tensor:
-    """Update the weights and delete the gradients. If the norm of the gradient is not finite, weights and moments stay
-    as they are.
+    """Update the weights and delete the gradients. If the norm of the gradient is not finite, weights and moments do
+    not change.
 
     A fused optimiser decides this on the device, as it does for a GradScaler: the host does not wait for the device.
 

@@ -15,8 +15,8 @@ REVISION = 1
 
 class RoPEYaRN(RoPELinear):
     """Pairs with more than ``beta_fast`` rotations within the original context keep their frequency; the frequency of
-    pairs with less than ``beta_slow`` rotations is divided by ``factor``; between, it is interpolated linearly in the
-    pair's index i, as in the authors' code.
+    pairs with less than ``beta_slow`` rotations is divided by ``factor``; for pairs in between, it is interpolated
+    linearly in the pair's index i, as in the authors' code.
 
     The logits are multiplied by 1/t = (0.1 ln(factor) + 1)^2 of section 3.4; the authors' code multiplies q and k by
     its square root.

@@ -36,7 +36,7 @@ class T5(PositionalEncoding):
         return self.embedding.weight[self.bucket((q_pos - k_pos).clamp(min=0)), head]
 
     def bucket(self, distance: Tensor) -> Tensor:
-        """Return the bucket of each distance, computed in fp32 as in T5's code: so distances at an edge round alike."""
+        """Return the bucket of each distance. It is computed in fp32, so that edges are rounded as in T5's code."""
         single = self.buckets // 2
         octaves = torch.log(distance.clamp(min=single).float() / single) / math.log(self.max_distance / single)
         wide = single + (octaves * (self.buckets - single)).long()

@@ -37,7 +37,7 @@ def record_stop_signals() -> Iterator[list[int]]:
     SIGINT or SIGTERM raises KeyboardInterrupt at once, and further ones have no effect.
 
     A worker receives the same signal from the scheduler, the terminal and the launcher. Therefore it only records them,
-    until the process ends: after the block its work is done, and a late signal must not make it count as lost.
+    until the process ends: after the block its work is done, and a late signal must not make it appear lost.
     """
     received: list[int] = []
     is_worker = "RANK" in os.environ

@@ -1,1 +1,1 @@
-"""What a run leaves on disk: its folder, journal, checkpoint files, and where it came from. Does not import torch."""
+"""The files of a run: its folder, journal, checkpoint files, and the provenance of its code. Does not import torch."""

@@ -30,7 +30,7 @@ class CheckpointMeta:
         best: ``step``, ``stale`` and the values of the best validation.
         peak_memory: bytes, of the largest rank since the run started.
         tokens: trained on so far.
-        batch_checksum: of the batches since the last metrics record.
+        batch_checksum: checksum of the batches since the last metrics record.
         torch: the version that wrote the checkpoint.
     """
 
@@ -67,8 +67,8 @@ def meta(path: Path) -> CheckpointMeta:
     """Read the meta.json of a checkpoint.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is damaged.
+        OSError: the file cannot be read.
+        ValueError: the file is damaged.
     """
     return from_json(CheckpointMeta, _read(path))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def digest(items: Iterable[str | bytes]) -> str:
-    """SHA-256 in hex of a sequence of texts; it also depends on where each of them ends."""
+    """SHA-256 in hex of a sequence of texts; it also depends on the boundaries between them."""
     total = hashlib.sha256()
     for item in items:
         data = item.encode("utf-8", "surrogatepass") if isinstance(item, str) else item

@@ -36,7 +36,7 @@ class DataFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class GitState:
-    """The commit of gptx's checkout, "" where there is none, and whether tracked files had changes."""
+    """The commit of gptx's checkout ("" without a checkout), and whether tracked files had changes."""
 
     commit: str = ""
     dirty: bool = False
@@ -65,10 +65,10 @@ class RunSetup:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts(RunSetup):
-    """What preflight finds before a run starts.
+    """The facts that preflight finds before a run starts.
 
     Attributes:
-        tokenizer: as tokenizer.json holds it.
+        tokenizer: the content of tokenizer.json.
         remarks: warnings for the journal.
         resume_source: the checkpoint of another run to start from; None: the weights are new.
         code: hashes of the user's own modules, by name.

@@ -109,7 +109,7 @@ def held(folder: Path, doing: str) -> Iterator[None]:
     """Create a folder and hold its lock. The kernel releases the lock when this process ends, however it ends.
 
     Args:
-        doing: what the lock is for, such as "trained", for the error message.
+        doing: the purpose of the lock as a participle, such as "trained", for the error message.
 
     Raises:
         ConfigError: another living process holds the lock.

@@ -84,7 +84,7 @@ def metrics(run_dir: Path) -> Iterator[MetricsRecord]:
 
 
 def computed(run_dir: Path) -> dict[tuple[int, str], float | str]:
-    """What training computed, by step and key: losses and the like, and the checksum of the batches; no speeds."""
+    """What training computed, by step and key: losses, norms and the checksum of the batches, but no speeds."""
     found: dict[tuple[int, str], float | str] = {}
     for record in metrics(run_dir):
         found |= {(record.step, key): value for key, value in record.values.items() if not key.startswith("perf/")}

@@ -43,7 +43,7 @@ def from_json(cls: type[T], data: Any) -> T:
 
 @cache
 def _fields(cls: type) -> list[tuple[str, str, Convert, bool]]:
-    """For each field of a dataclass: its name, its key in the file, its converter, and whether it is required."""
+    """The fields of a dataclass: name, key in the file, converter, and whether the field is required."""
     hints = get_type_hints(cls)
     fields = dataclasses.fields(cls)
     missing = dataclasses.MISSING

@@ -9,17 +9,17 @@ from gptx.runs.records import Result
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A figure of a run.
+    """A metric of a run.
 
     Attributes:
         key: the field of `gptx.runs.records.Result`, and the key in result.json.
         title: heading of its column in tables.
-        unit: of the value times ``scale``.
+        unit: unit of the value times ``scale``.
         scale: MLflow and summaries show the value times this.
         digits: decimals that they show.
         higher_is_better: else lower is better.
         prefix: tables show it with a decimal prefix, such as 1.23M; else with four decimals.
-        symbol: what follows the prefix, such as B.
+        symbol: unit that follows the prefix, such as B.
         in_table: whether comparisons show it; else it is in their files only.
         curve: its key in the journal's metrics records; "": it has one value only.
         charted: whether the saved view of MLflow shows a chart of the curve.

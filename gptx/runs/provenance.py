@@ -1,4 +1,4 @@
-"""What code a run was made with: the commit of gptx, the versions of packages, and hashes of the user's own modules."""
+"""The code of a run: the commit of gptx, the versions of packages, and hashes of the user's own modules."""
 
 import hashlib
 import json

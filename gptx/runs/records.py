@@ -48,7 +48,7 @@ class RunDescription(RunSetup):
     """The facts about a run that its start record and its result share.
 
     Attributes:
-        uid: a random id, new for each start from step 0.
+        uid: a random id, new for each start and unchanged by a resume.
         identity: a hash of the config; a repeated run has the same one.
         identity_scheme: version of the rules of that hash.
         revisions: id -> revision of each built-in class that the config names.
@@ -112,7 +112,7 @@ class JournalRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class StartRecord(RunDescription, JournalRecord):
-    """The first record of a run. ``replaces``: the uid of the earlier run, whose files force=true moved."""
+    """The first record of a run. ``replaces``: the uid of the earlier run, if force=true replaced one."""
 
     kind: ClassVar[str] = "start"
     data: DataFacts = field(default_factory=DataFacts)

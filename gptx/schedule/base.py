@@ -1,4 +1,4 @@
-"""What all schedules share: the linear warm-up, and the check of their arguments."""
+"""Code that all schedules share: the linear warm-up, and the check of their arguments."""
 
 from gptx.errors import ConfigError
 

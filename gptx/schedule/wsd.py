@@ -10,7 +10,7 @@ REVISION = 1
 
 def wsd(step: int, max_steps: int, *, warmup: float, decay: float, final: float) -> float:
     """Return the factor on the peak learning rate at ``step``: a linear warm-up to 1, constant, then a decay of the
-    form 1 - sqrt(x) to ``final`` (Hagele et al. 2024).
+    form 1 - sqrt(x) to ``final``, where x grows from 0 to 1 (Hagele et al. 2024).
 
     Args:
         warmup, decay: lengths of the first and the last phase, as fractions of max_steps.

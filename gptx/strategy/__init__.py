@@ -1,1 +1,1 @@
-"""Strategies: how a run is spread over processes, which never changes what it computes. Collectives live only here."""
+"""Strategies: how a run is split over processes; its results do not depend on it. Only strategies use collectives."""

@@ -40,7 +40,7 @@ class Batch:
 
 
 class Strategy:
-    """How a run is spread over processes. A context manager: the process group and the device are set up inside it.
+    """How a run is split over processes. A context manager: the process group and the device are set up inside it.
 
     Attributes:
         in_process: whether the run trains in the process of the command; otherwise the command starts workers.
@@ -52,7 +52,7 @@ class Strategy:
         dropout_stream: seeds dropout; ranks that compute the same activations have the same number.
         cpu_group: a process group of all ranks for tensors on the CPU; None: there is one process.
         checkpoint_group: a second group of all ranks, for writing checkpoints while training uses the first.
-        device: where the model is placed.
+        device: the device on which the model is placed.
     """
 
     in_process: bool = True

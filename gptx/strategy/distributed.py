@@ -176,7 +176,7 @@ def group_size(key: str, given: int, processes: int) -> int:
     """Return the number of processes in a group, ``strategy.<key>``: as given, or all of them if that is 0.
 
     Raises:
-        ConfigError: it does not divide the number of processes.
+        ConfigError: the size does not divide the number of processes.
     """
     if given < 0:
         raise ConfigError(f"strategy.{key}={given}: expected 1 or more processes, or 0 for all of them")

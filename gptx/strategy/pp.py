@@ -31,7 +31,7 @@ class ModelStage(nn.Module):
     next one.
 
     Args:
-        dtype: of the residual stream between two stages.
+        dtype: dtype of the residual stream between two stages.
     """
 
     autocast: Autocast = nullcontext

@@ -49,7 +49,7 @@ def close(
 
 
 def list_reasons(status: str, reasons: Mapping[str, str], total: int) -> None:
-    """Print to stderr every title with its reason; nothing if there are none."""
+    """Print to stderr every title with its reason; print nothing if there are none."""
     if reasons:
         lines = (f"  {title}\n    {reason}" for title, reason in reasons.items())
         print(f"\n{len(reasons)} of {total} {status}:", *lines, sep="\n", file=sys.stderr)

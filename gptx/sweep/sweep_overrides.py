@@ -14,7 +14,7 @@ def check_given_once(parsed: Sequence[Override]) -> None:
     """Check that a key with several values may have several values, and is given only once.
 
     Raises:
-        ConfigError: it may not, or it is given twice.
+        ConfigError: the key may not be used, or it is given twice.
     """
     given: dict[str, Override] = {}
     for one in parsed:
@@ -38,7 +38,7 @@ def single_values(one: Override) -> list[str]:
     """An override of a grid as one override for each of its values.
 
     Raises:
-        ConfigError: its values cannot be listed.
+        ConfigError: the values of the override cannot be listed.
     """
     key, override = one.get_key_element(), one.input_line
     if not one.is_sweep_override():

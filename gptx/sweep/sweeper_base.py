@@ -51,10 +51,10 @@ class SweeperBase(Sweeper):
 
     @abstractmethod
     def _run(self, overrides: list[str], of_sweep: list[str]) -> int:
-        """Sweep; returns the exit code.
+        """Run the sweep; returns the exit code.
 
         Args:
-            overrides: of the runs; some have several values.
+            overrides: the overrides of the runs; some have several values.
             of_sweep: overrides that are options of the sweep.
         """
 

@@ -1,4 +1,4 @@
-"""What gpt2 and bpe share: merge ranks, encoded by tiktoken."""
+"""The base of gpt2 and bpe: merge ranks, encoded by tiktoken."""
 
 import base64
 from abc import abstractmethod

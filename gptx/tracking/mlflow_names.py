@@ -43,7 +43,7 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 def tags(start: StartRecord) -> dict[str, str]:
     """The tags of a run that are set once and never change."""
     return {
-        "gptx.config.identity": start.identity,
+        "gptx.identity": start.identity,
         "gptx.study": start.study,
         "gptx.variant": "·".join(str(value) for value in start.variant.values()),
         "mlflow.source.name": "gptx.run",

@@ -17,7 +17,7 @@ def save_best(folder: Path, step: int, weights: dict[str, Tensor], values: dict[
     """Replace ``folder/best/model.safetensors``.
 
     Args:
-        values: of the validation; its header has them, the step and a checksum, and so has meta.json beside it.
+        values: metrics of the validation; its header has them, the step and a checksum, and so has meta.json beside it.
 
     Raises:
         CheckpointError: the disk is full or cannot be written.

@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, with checksums. A run has only its last few ones on the disk.
+"""Checkpoints: written atomically, with checksums. Only the last few checkpoints of a run stay on the disk.
 
 A checkpoint is a folder in the format of torch.distributed.checkpoint: every rank writes its shards, in the background,
 and any number of ranks under any strategy can read them.
@@ -65,7 +65,7 @@ class Saver:
         """Wait until the last checkpoint is on the disk, with the shards of all ranks.
 
         Raises:
-            CheckpointError: it could not be written.
+            CheckpointError: the checkpoint could not be written.
         """
         pending, self.pending = self.pending, None
         if pending is not None:
@@ -156,7 +156,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """All full tensors of a checkpoint, assembled from the shards of all ranks, under the names of `tensors`.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: the checkpoint cannot be read.
     """
     _ignore_single_process_warning()
     reader = FileSystemReader(path)

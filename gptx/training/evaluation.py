@@ -17,7 +17,7 @@ class Validation:
 
     Args:
         tokens: the validation split, a memory-mapped array.
-        token_bytes: (V,) bytes of text that each token stands for.
+        token_bytes: (V,) number of bytes of each token's text.
         context: tokens in a row.
         max_tokens: how many tokens to use, spread over the validation split; 0: all.
         batch_size: rows that each rank evaluates at once.
@@ -63,7 +63,7 @@ class Validation:
     def _batch(self, model: nn.Module, starts: Ids, strategy: Strategy, autocast: Autocast) -> Tensor:
         """(4,): nats, correct predictions, bytes and tokens of the rows at ``starts``.
 
-        The last batch is padded with other rows, so that a compiled model sees one shape only; they do not count.
+        The last batch is padded with other rows, so that a compiled model sees one shape only; they are not counted.
         """
         padded = np.resize(starts if len(starts) else self.starts, self.batch_size)
         rows = torch.from_numpy(read_rows(self.tokens, padded, self.context)).to(strategy.device)

@@ -1,4 +1,4 @@
-"""What is shown during training: a progress bar on a terminal, one line for each validation elsewhere."""
+"""The display during training: a progress bar on a terminal, one line for each validation elsewhere."""
 
 import sys
 import time

@@ -32,9 +32,10 @@ def run(cfg: DictConfig) -> int:
         Interrupted: a signal arrived before training started.
     """
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
-        cfg.force = False  # torchrun repeats the command after a lost worker; the first time started afresh
+        cfg.force = False  # torchrun repeats the command after a lost worker; only the first start uses force=true
     location = locate(cfg)
     log.debug("identity %s, folder %s", location.identity, location.existing.path)
+    location.check(cfg.force)
     if _is_finished(cfg, location.existing):
         if _rank() == 0:
             _show_finished(cfg, location.existing)

@@ -11,7 +11,7 @@ from gptx.runs.records import Result
 
 
 def show(result: Result, folder: Path, status: str) -> None:
-    """Print the figures, the sample and the folder of a run, and commands to use next."""
+    """Print the metrics, the sample and the folder of a run, and commands to use next."""
     console = Console(highlight=False)
     if result.sample:
         console.print(

@@ -1,4 +1,4 @@
-"""The training loop. It does not know the variants: the model computes, the strategy distributes.
+"""The training loop. It is the same for all variants: the model computes, the strategy distributes.
 
 To follow one step, read `Trainer.step`, `gptx.model.gpt.GPT.forward`, and one attention file.
 """
@@ -115,7 +115,7 @@ class Trainer:
         """Train to step ``end``, to an early stop or to a signal; log, validate and save on the way.
 
         Args:
-            signals: filled by a signal handler; not empty: stop.
+            signals: filled by a signal handler; training stops when it is not empty.
 
         Raises:
             Interrupted: a signal came; a checkpoint is saved.
@@ -142,7 +142,7 @@ class Trainer:
         return bool(0 < self.cfg.trainer.patience <= self.state.best.stale)
 
     def _log(self, bar: ProgressBar, validate: bool) -> None:
-        """Write a metrics record, with a validation where it is due."""
+        """Write a metrics record, with a validation if one is due."""
         values = self._read_meter(bar)
         if validate:
             values |= self._validate(bar)
@@ -197,6 +197,6 @@ class Trainer:
         self.meter.start_clock(self.state.step)
 
     def close(self) -> None:
-        """End the threads; a checkpoint that is being written is waited for."""
+        """End the threads, after a checkpoint that is being written is complete."""
         self.rows.close()
         self.saver.close()

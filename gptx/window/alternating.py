@@ -35,7 +35,7 @@ class Alternating(Window):
 
     @property
     def widest(self) -> Window:
-        """The window of the layer that sees most."""
+        """The window of the layer that sees the most tokens."""
         return Full() if "G" in self.pattern else Sliding(self.size)
 
     @property

@@ -103,7 +103,7 @@ def test_tracking_off_writes_no_mlflow_store(trained: Trained) -> None:
     assert not (trained.gptx.cwd / "mlruns").exists()
 
 
-# ---------------------------------------------------------------------------------- the same again
+# ---------------------------------------------------------------------------------- the same command again
 
 
 @pytest.fixture(scope="session")
@@ -155,7 +155,7 @@ def test_force_trains_again_and_keeps_the_earlier_run(gptx: Gptx) -> None:
 
 
 def test_force_is_ignored_when_torchrun_restarts_its_workers(gptx: Gptx) -> None:
-    """torchrun repeats the command with force=true; what was trained since the first time must not be discarded."""
+    """torchrun repeats the command with force=true; the steps trained since the first start must not be discarded."""
     assert gptx().code == 0
     done = gptx("force=true", TORCHELASTIC_RESTART_COUNT="1")
     assert done.code == 0 and "finished already" in done.out
@@ -243,7 +243,7 @@ def test_torchrun_rejects_a_strategy_for_one_process(gptx: Gptx) -> None:
 
 # ---------------------------------------------------------------------------------------- mistakes
 
-# what is typed, what the line must name
+# the command, and the text that the error line must contain
 MISTAKES = [
     (["attention=mqq"], ["attention=mqq", "Did you mean 'mqa'?", "gqa, mha"]),
     (["model=gpt3"], ["model=gpt3", "'gpt2'", "nano"]),
@@ -383,7 +383,7 @@ def test_rejected_config_creates_no_folder(words: list[str], parts: list[str], g
 
 @pytest.mark.parametrize(("words", "parts"), named(UNFIT))
 def test_preflight_rejects_in_one_line(words: list[str], parts: list[str], trained: Trained, tmp_path: Path) -> None:
-    """The rejections of preflight, in this process."""
+    """The rejections of preflight, called in the test process."""
     tiny = [word for word in trained.gptx.tiny if word.partition("=")[0] not in [w.partition("=")[0] for w in words]]
     with pytest.raises(GptxError) as refused:
         preflight(compose([*tiny, *words, f"paths.outputs={tmp_path}/outputs"], SCHEMAS))
@@ -424,10 +424,10 @@ def test_warning_when_source_of_a_users_variant_has_changed(gptx: Gptx) -> None:
     preview = gptx("-m", *words, "seed=0,1,2", "dry_run=true")
     assert "2 runs used an earlier version of your code (edited): force=true starts them again" in preview.out
     on = gptx(*words, "seed=1")
-    told = "source hash changed since the run started (edited): force=true starts it again from step 0"
-    assert f"gptx: {told}\n" in on.err
-    [begun] = [folder for folder in gptx.folders() if "·s1-" in folder.name]
-    assert [record["text"] for record in records(begun, "event")] == [told]
+    message = "source hash changed since the run started (edited): force=true starts it again from step 0"
+    assert f"gptx: {message}\n" in on.err
+    [restarted] = [folder for folder in gptx.folders() if "·s1-" in folder.name]
+    assert [record["text"] for record in records(restarted, "event")] == [message]
     forced = gptx(*words, "seed=0", "force=true")
     assert forced.code == 0 and "other code" not in forced.err
     assert gptx(*words, "seed=0").err == ""
@@ -436,7 +436,7 @@ def test_warning_when_source_of_a_users_variant_has_changed(gptx: Gptx) -> None:
 # ---------------------------------------------------------------------------------------- failures
 
 
-def test_worker_exception_is_one_line_and_the_fixed_command_resumes(gptx: Gptx) -> None:
+def test_worker_exception_is_reported_in_one_line_and_the_fixed_command_resumes(gptx: Gptx) -> None:
     words = [*OWN_CONF, "kernel=fragile", "strategy=ddp"]
     broken = gptx(*words, RAISE_AT="25", RAISE_RANK="1")
     assert broken.code == 1
@@ -494,7 +494,9 @@ def test_unwritable_outputs_are_reported_in_one_line(gptx: Gptx) -> None:
     assert line.startswith("gptx: ") and "outputs" in line
 
 
-def test_full_disk_is_one_line_and_the_run_resumes_when_there_is_space(gptx: Gptx, trained: Trained) -> None:
+def test_full_disk_is_reported_in_one_line_and_the_run_resumes_when_there_is_space(
+    gptx: Gptx, trained: Trained
+) -> None:
     """A limit on the size of every file simulates the full disk."""
     size = 60_000
     code = "import os, resource, sys; n = int(sys.argv[1]); resource.setrlimit(resource.RLIMIT_FSIZE, (n, n)); "
@@ -555,37 +557,37 @@ def test_default_command_learns_english(gptx: Gptx) -> None:
     assert all(part in out for part in ("sample after 800 steps", "gptx generate", "gptx compare"))
 
 
-# ---------------------------------------------------------------------- what is done with the runs
+# ---------------------------------------------------------------------- commands that read finished runs
 
 
-def said(trained: Trained, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def generated(trained: Trained, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert generate([str(trained.folder), "--tokens", "60", *words]) == 0
     return capsys.readouterr().out
 
 
 def test_generate_depends_on_seed_only(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
     prompt = ("--prompt", "The state")
-    first = said(trained, capsys, *prompt, "--seed", "1")
+    first = generated(trained, capsys, *prompt, "--seed", "1")
     assert first.startswith("The state") and len(first) > 40
-    assert said(trained, capsys, *prompt, "--seed", "1") == first
-    assert said(trained, capsys, *prompt, "--seed", "2") != first
-    greedy = said(trained, capsys, *prompt, "--temperature", "0")
-    assert said(trained, capsys, *prompt, "--temperature", "0", "--seed", "5") == greedy
-    assert said(trained, capsys, *prompt, "--temperature", "1e-50", "--seed", "5") == greedy
-    assert said(trained, capsys, *prompt, "--top-k", "1", "--seed", "5") == greedy
-    assert said(trained, capsys, *prompt, "--top-p", "1e-9", "--seed", "5") == greedy
+    assert generated(trained, capsys, *prompt, "--seed", "1") == first
+    assert generated(trained, capsys, *prompt, "--seed", "2") != first
+    greedy = generated(trained, capsys, *prompt, "--temperature", "0")
+    assert generated(trained, capsys, *prompt, "--temperature", "0", "--seed", "5") == greedy
+    assert generated(trained, capsys, *prompt, "--temperature", "1e-50", "--seed", "5") == greedy
+    assert generated(trained, capsys, *prompt, "--top-k", "1", "--seed", "5") == greedy
+    assert generated(trained, capsys, *prompt, "--top-p", "1e-9", "--seed", "5") == greedy
 
 
 def test_generate_is_equal_with_and_without_cache(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
     prompt = ("--prompt", "The state of the union is", "--seed", "3")  # longer than the context, too
-    assert said(trained, capsys, *prompt) == said(trained, capsys, *prompt, "--no-cache")
+    assert generated(trained, capsys, *prompt) == generated(trained, capsys, *prompt, "--no-cache")
 
 
 def test_generate_stops_at_a_token(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
-    whole = said(trained, capsys, "--prompt", "x", "--seed", "4").removesuffix("\n")
-    letter = next(c for c in whole[5:] if c.isascii() and c.isprintable() and c != whole[0])
-    cut = said(trained, capsys, "--prompt", "x", "--seed", "4", "--stop", letter).removesuffix("\n")
-    assert cut == whole[: whole.index(letter, 1)]
+    complete = generated(trained, capsys, "--prompt", "x", "--seed", "4").removesuffix("\n")
+    letter = next(c for c in complete[5:] if c.isascii() and c.isprintable() and c != complete[0])
+    cut = generated(trained, capsys, "--prompt", "x", "--seed", "4", "--stop", letter).removesuffix("\n")
+    assert cut == complete[: complete.index(letter, 1)]
 
 
 def test_generate_streams_tokens(trained: Trained) -> None:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """``gptx ARGUMENTS`` in a process of its own."""
+    """``gptx ARGUMENTS`` in a new process."""
     command = [sys.executable, "-m", "gptx", *arguments]
     env = os.environ | {"PYTHONPATH": str(ROOT)} | environment
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "gptx").rglob("*.py"))
 YAMLS = sorted(p for folder in ("conf", "experiments") for p in (ROOT / folder).rglob("*.yaml"))
 
-# Who may use what from outside. Everything else may not.
+# The packages whose import is restricted, and the modules of gptx that may import them.
 ONLY_USERS = {
     "torch.distributed": {"gptx/strategy", "gptx/processes/workers.py", "gptx/training/checkpoint.py"},
     "mlflow": {"gptx/tracking", "gptx/compare"},
@@ -82,7 +82,7 @@ def test_package_is_imported_only_by_its_users(package: str) -> None:
         for path in SOURCES
         if any(name == package or name.startswith(package + ".") for name in imports(path))
     }
-    assert users, f"nobody uses {package}: is the rule out of date?"
+    assert users, f"no module imports {package}: is the rule out of date?"
     strangers = {u for u in users if not any(u == home or u.startswith(home + "/") for home in ONLY_USERS[package])}
     assert not strangers
 
@@ -95,7 +95,7 @@ def test_config_imports_no_torch() -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_length_of_files(path: Path) -> None:
-    limit = 60 if path.name == "base.py" and path.parent.name in ("attention", "window") else 260
+    limit = 60 if path.name == "base.py" and path.parent.name in ("attention", "window") else 250
     assert len(path.read_text().splitlines()) <= limit
 
 

@@ -1,4 +1,4 @@
-"""Limits on the size of files and functions, and on names that mean two things."""
+"""Limits on the size of files and functions, and unique class names."""
 
 import ast
 import statistics
@@ -24,13 +24,13 @@ def length(function: ast.FunctionDef) -> int:
     return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
-def test_top_level_holds_only_what_a_user_types_or_imports() -> None:
+def test_top_level_has_only_commands_and_public_modules() -> None:
     names = {path.stem for path in (ROOT / "gptx").glob("*.py")}
     assert names <= COMMANDS and len(names) <= 20
 
 
 @pytest.mark.parametrize("name", ["run", "ui", "generate", "variants", "certify", "sync"])
-def test_a_command_is_thin(name: str) -> None:
+def test_command_modules_have_at_most_60_lines(name: str) -> None:
     assert len((ROOT / "gptx" / f"{name}.py").read_text().splitlines()) <= 60
 
 
@@ -44,19 +44,19 @@ def test_median_function_has_at_most_ten_lines() -> None:
     assert statistics.median(length(function) for path in SOURCES for function in functions(path)) <= 10
 
 
-def test_every_package_says_what_it_is_for() -> None:
+def test_every_package_has_a_docstring() -> None:
     for path in SOURCES:
         if path.name == "__init__.py":
             assert ast.get_docstring(ast.parse(path.read_text())), path
 
 
-def test_no_two_classes_have_one_name() -> None:
-    homes: dict[str, list[str]] = defaultdict(list)
+def test_class_names_are_unique() -> None:
+    locations: dict[str, list[str]] = defaultdict(list)
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
-                homes[node.name].append(str(path.relative_to(ROOT)))
-    assert {name: files for name, files in homes.items() if len(files) > 1} == {}
+                locations[node.name].append(str(path.relative_to(ROOT)))
+    assert {name: files for name, files in locations.items() if len(files) > 1} == {}
 
 
 def test_no_signature_passes_an_untyped_dict() -> None:

@@ -231,7 +231,7 @@ def test_result_is_taken_from_the_journal_and_damage_is_named(tmp_path: Path) ->
     assert done.returncode == 0 and output["variants"][0]["seeds"] == [1, 2]
     assert output["variants"][0]["val_bpb_mean"] == statistics.mean([1.5, 1.7])
     assert f"{gone / 'result.json'} is damaged" in done.stdout and "not in the table: 1 damaged" in done.stdout
-    assert f"{torn / 'result.json'} is damaged" in done.stdout and "taken from the journal" in done.stdout
+    assert f"{torn / 'result.json'} is damaged" in done.stdout and "read from the journal" in done.stdout
 
 
 def test_study_and_sort(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""The identity of a run: what counts, what does not, and runs that were named under the earlier scheme."""
+"""The identity of a run: which keys change it, which do not, and runs with an identity of scheme 1."""
 
 import functools
+import importlib
 import json
 import lzma
 import tarfile
@@ -21,14 +22,17 @@ from omegaconf import DictConfig, OmegaConf
 import gptx as api
 from gptx.compare.run_rows import read_rows
 from gptx.compare.summary import summarise
-from gptx.config import axes, class_ids, identity_v1
+from gptx.config import axes, class_ids, identity_v1, instantiate
 from gptx.config import identity as scheme_2
 from gptx.config.identity import identity, result_keys, revisions
 from gptx.config.overrides import conf_dir
 from gptx.config.plain_dict import plain_dict
+from gptx.config.saved_config import load_config
+from gptx.errors import ConfigError
 from gptx.runs import journal
+from gptx.sweep.plan.cells import compose_cells
 
-# Written out here, not taken from the package: a key that drops out of the identity by mistake fails a test.
+# A copy of the list in the package: a key that drops out of the identity by mistake fails a test.
 IGNORED = {"tracking", "runtime", "sweep", "paths", "study", "about", "force", "dry_run", "match", "variant"}
 IGNORED_KEYS = {"data.path", "tokenizer.path", "resume_from", "strategy.nproc", "strategy.timeout", "strategy.restarts"}
 IGNORED_KEYS |= {"strategy.reshard", "strategy.prefetch", "strategy.offload", "activation_checkpointing"}
@@ -75,7 +79,7 @@ def ignored() -> set[str]:
     return {key for key in all_leaves() if key.partition(".")[0] in IGNORED or key in IGNORED_KEYS}
 
 
-# What counts
+# Keys that change the identity
 
 
 def test_identity_changes_with_every_key_that_decides_the_result() -> None:
@@ -123,7 +127,7 @@ def test_corpus_counts_by_its_fingerprint_not_by_its_path() -> None:
     assert identity(a, "same") != identity(default(), "same"), "another corpus class may split the text differently"
 
 
-def test_values_count_however_they_are_written() -> None:
+def test_equal_values_in_another_notation_do_not_change_the_identity() -> None:
     plain = api.compose(["attention=mha", "seed=1", "trainer.clip=1.0", "trainer.max_steps=1000"])
     other = api.compose(["trainer.max_steps=1e3", "trainer.clip=1", "++seed=1", "runtime.keep=9", "study=elsewhere"])
     assert identity(plain, "c") == identity(other, "c")
@@ -144,6 +148,17 @@ def test_another_spelling_of_a_config_finds_the_run(gptx: Gptx) -> None:
     assert gptx.folder.name.startswith("mha·")
 
 
+def test_only_hydras_keys_of_building_are_ignored() -> None:
+    def name(**keys: Any) -> str:
+        cfg = default()
+        for key, value in keys.items():
+            OmegaConf.update(cfg, f"pos.{key}", value, force_add=True)
+        return identity(cfg, "c")
+
+    assert name(_convert_="all", _recursive_=False, _partial_=False) == name()
+    assert len({name(), name(_args_=[1]), name(_args_=[2])}) == 3
+
+
 # Declarations beside the classes
 
 
@@ -158,7 +173,7 @@ def targets() -> dict[Path, str]:
     return found
 
 
-def test_every_built_in_class_declares_an_id_of_its_own() -> None:
+def test_every_built_in_class_declares_a_unique_id() -> None:
     declarations = {target: class_ids.declaration(target) for target in targets().values()}
     assert len(declarations) > 60
     assert [target for target, found in declarations.items() if found is None] == []
@@ -168,6 +183,13 @@ def test_every_built_in_class_declares_an_id_of_its_own() -> None:
         found = declarations[target]
         assert found and found.id.partition(".")[0] == path.parent.name and found.revision >= 1
         assert found.added_keys.keys() <= yaml.safe_load(path.read_text()).keys()
+
+
+def test_missing_source_file_of_a_built_in_class_is_an_error() -> None:
+    cfg = default()
+    cfg.attention._target_ = "gptx.attention.nothing.Nothing"
+    with pytest.raises(ConfigError, match=r"gptx\.attention\.nothing is not a module of gptx"):
+        identity(cfg, "c")
 
 
 def test_options_of_one_class_share_its_id() -> None:
@@ -182,7 +204,7 @@ def test_users_class_counts_by_its_path() -> None:
     assert "attention.gqa" not in revisions(cfg)
 
 
-def test_place_of_a_built_in_class_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_module_of_a_built_in_class_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     before, cfg = identity(default(), "c"), default()
     monkeypatch.setitem(class_ids.FORMER_TARGETS, "gptx.attention.former.Place", "gptx.attention.gqa.GQA")
     cfg.attention._target_ = "gptx.attention.former.Place"
@@ -211,7 +233,7 @@ def test_raised_revision_changes_the_identity_and_ends_the_search_for_earlier_ru
         assert identity(default(), "c") != before
         assert revisions(default())["pos.rope"] == 2
         assert identity_v1.identity_v1(default(), "c") is None
-        assert result_keys(plain_dict(default()), {})["pos._target_"] == "pos.rope r1"  # of a run made before
+        assert result_keys(plain_dict(default()), {})["pos._target_"] == "pos.rope r1"  # the config of an earlier run
     monkeypatch.setattr(scheme_2, "CORE_REVISION", 2)
     assert identity(default(), "c") != before
     assert identity_v1.identity_v1(default(), "c") is None
@@ -253,7 +275,7 @@ window.sliding.Sliding window.sliding_sink.SlidingSink window.strided.Strided
 
 
 @pytest.mark.parametrize("target", [*(f"gptx.{name}" for name in FORMER.split()), "torch.optim.AdamW"])
-def test_every_former_target_is_a_class_of_today(target: str) -> None:
+def test_every_former_target_has_a_current_class(target: str) -> None:
     assert class_ids.declaration(target) is not None
     assert class_ids.current_target(target) in targets().values()
 
@@ -261,7 +283,7 @@ def test_every_former_target_is_a_class_of_today(target: str) -> None:
 SOTU = "8288e06935cbaa04b3f1f92eefa11150ef1c60c8d568be02a2cd812e0a0eecad"  # fingerprint of data=sotu
 SIZES = ["trainer.max_steps=20", "trainer.eval_every=10", "trainer.val_tokens=4096", "model.n_layer=2"]
 SIZES += ["model.context=64", "trainer.batch_size=8"]
-KNOWN = {  # identities that commit a71c028 gave
+KNOWN = {  # identities computed by commit a71c028
     "06c44fc982": "attention=mha pos=learned",
     "a5ef5404b6": "attention=gqa pos=rope window=sliding",
     "a6fa9f22ce": "attention=mla pos=rope_yarn ffn=swiglu norm=rmsnorm",
@@ -278,7 +300,7 @@ KNOWN = {  # identities that commit a71c028 gave
 
 
 @pytest.mark.parametrize(("known", "overrides"), KNOWN.items(), ids=KNOWN.values())
-def test_scheme_1_gives_the_identities_that_it_gave(known: str, overrides: str) -> None:
+def test_identities_of_scheme_1_are_unchanged(known: str, overrides: str) -> None:
     cfg = api.compose([*SIZES, *overrides.split()])
     assert identity_v1.identity_v1(cfg, SOTU) == known
     assert identity(cfg, SOTU) != known
@@ -293,7 +315,7 @@ runtime.brief=true runtime.log_every=1
 
 
 def unpack(place: Path) -> Path:
-    """The folder of a finished run that commit a71c028 made with `OVERRIDES`, and its text, in ``place``."""
+    """The folder of a finished run that commit a71c028 made with `OVERRIDES`, and its text, in the folder ``place``."""
     packed = Path(__file__).parent / "data" / "run_of_scheme_1.tar.xz"
     with lzma.open(packed) as file, tarfile.open(fileobj=file) as archive:
         archive.extractall(place, filter="data")
@@ -316,7 +338,7 @@ def test_command_shows_the_result_of_a_finished_run_of_scheme_1(gptx: Gptx) -> N
     assert gptx.folder == folder
 
 
-def test_unfinished_run_of_scheme_1_is_refused_by_name_and_force_trains_it_again(gptx: Gptx) -> None:
+def test_unfinished_run_of_scheme_1_is_rejected_and_force_trains_it_again(gptx: Gptx) -> None:
     folder = unpack(gptx.cwd)
     interrupt(folder)
     refused = gptx.run("gptx.run", *OVERRIDES.split())
@@ -330,7 +352,67 @@ def test_unfinished_run_of_scheme_1_is_refused_by_name_and_force_trains_it_again
     assert gptx.folder != folder and gptx.folder.name.endswith(start["identity"])
     [replaced] = (gptx.outputs / ".replaced" / "default").iterdir()
     before, after = (journal.computed(run) for run in (replaced, gptx.folder))
-    assert before == {place: value for place, value in after.items() if place in before}, "the losses are the same"
+    assert before == {key: value for key, value in after.items() if key in before}, "the losses are the same"
+
+
+def test_finished_run_of_scheme_1_without_result_json_is_not_refused(gptx: Gptx) -> None:
+    """It was killed after the journal's end record, before result.json was written."""
+    folder = unpack(gptx.cwd)
+    (folder / "result.json").unlink()
+    done = gptx.run("gptx.run", *OVERRIDES.split())
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("finished already: val loss 5.5245") and gptx.folder == folder
+
+
+def test_interrupted_run_of_scheme_1_is_certified(gptx: Gptx) -> None:
+    folder = unpack(gptx.cwd)
+    interrupt(folder)
+    done = gptx.run("gptx.certify", str(folder))
+    assert done.code == 0, done.err
+
+
+def test_cells_of_a_sweep_over_runs_of_scheme_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cell(*more: str) -> Any:
+        [cell] = compose_cells([[*OVERRIDES.split(), *more]])
+        return cell
+
+    monkeypatch.chdir(tmp_path)
+    folder = unpack(tmp_path).relative_to(tmp_path)
+    hidden = folder.rename(folder.with_name("hidden"))
+    name = cell().name
+    hidden.rename(folder)
+    assert cell().done and cell().folder.path == folder
+    assert cell().name == name, "the name of a sweep depends on which runs exist"
+    forced = cell("force=true")
+    assert not forced.done and not forced.rejection and forced.folder.path.name == name
+    interrupt(folder)
+    assert "force=true" in cell().rejection and cell().name == name
+
+
+def test_sweep_has_one_cell_for_two_spellings_of_a_computation() -> None:
+    cells = compose_cells([[f"attention={option}", "model.n_head=1"] for option in ("mha", "mqa")])
+    assert [cell.title for cell in cells] == ["attention=mha"]
+
+
+def test_former_targets_are_translated_in_nested_groups(tmp_path: Path) -> None:
+    former = {"_target_": "gptx.schedule.cosine", "_partial_": True, "warmup": 0.1, "final": 0.1}
+    OmegaConf.save({"outer": {"inner": former}}, tmp_path / "config.yaml")
+    assert load_config(tmp_path).outer.inner._target_ == "gptx.schedule.cosine.cosine"
+    schedule = instantiate.part(OmegaConf.create(former))
+    assert schedule(10, 10) == pytest.approx(0.1)
+
+
+def test_former_targets_of_launchers_are_translated() -> None:
+    for name in ("local.Local", "slurm.Slurm"):
+        module, _, launcher = class_ids.current_target(f"gptx.sweep.{name}").rpartition(".")
+        assert hasattr(importlib.import_module(module), launcher)
+
+
+def test_target_that_is_not_callable_is_one_line() -> None:
+    cfg = OmegaConf.create({"schedule": {"_target_": "gptx.schedule"}})
+    with pytest.raises(ConfigError, match=r"^schedule\._target_=gptx\.schedule: Expected a callable target") as error:
+        instantiate.part(cfg.schedule)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.full

@@ -45,7 +45,7 @@ def test_compose_rejects_in_one_line(wrong: str) -> None:
         api.compose([wrong])
     assert isinstance(refused.value, GptxError) and not isinstance(refused.value, ValueError)
     assert "\n" not in str(refused.value)
-    assert api.compose(["attention=gqa"]).attention.n_kv_head == 2  # the error leaves no state behind
+    assert api.compose(["attention=gqa"]).attention.n_kv_head == 2  # after an error, compose works again
 
 
 def test_built_model_maps_tokens_to_logits() -> None:
@@ -116,8 +116,8 @@ def test_loaded_model_has_the_validation_loss_of_the_result(trained: Trained) ->
     assert sum(p.numel() for p in model.parameters()) == result["n_params"]
 
 
-def test_load_needs_nothing_but_the_run_folder(trained: Trained, tmp_path: Path) -> None:
-    elsewhere = Path(shutil.copytree(trained.folder, tmp_path / "moved to another place"))
+def test_load_needs_only_the_run_folder(trained: Trained, tmp_path: Path) -> None:
+    elsewhere = Path(shutil.copytree(trained.folder, tmp_path / "moved to another folder"))
     model, _ = api.load(str(elsewhere), device="cpu")
     assert load_best(elsewhere / "checkpoints")[1]["step"] == "30"
     assert torch.equal(model.embed.weight, api.load(trained.folder, device="cpu")[0].embed.weight)
@@ -126,7 +126,7 @@ def test_load_needs_nothing_but_the_run_folder(trained: Trained, tmp_path: Path)
         api.load(elsewhere)
 
 
-def test_users_own_variant_trains(gptx: Gptx) -> None:
+def test_variant_of_a_user_trains(gptx: Gptx) -> None:
     """A module on the path and a YAML in --config-dir are enough, and the keys of that YAML are checked too."""
     words = ["--config-dir", str(OWN / "conf"), "attention=scaled", "attention.gain=0.5"]
     wrong = gptx(*words, "attention.gian=1")
@@ -138,8 +138,8 @@ def test_users_own_variant_trains(gptx: Gptx) -> None:
     result = json.loads((gptx.folder / "result.json").read_text())
     assert result["variant"]["attention"] == "scaled"
     assert result["config"]["attention"] == {"_target_": "mine.Scaled", "gain": 0.5}
-    said = gptx.run("gptx.generate", str(gptx.folder), "--prompt", "The", "--tokens", "20")
-    assert said.code == 0 and said.out.startswith("The")
+    generated = gptx.run("gptx.generate", str(gptx.folder), "--prompt", "The", "--tokens", "20")
+    assert generated.code == 0 and generated.out.startswith("The")
     missing = gptx.run("gptx.run", *gptx.tiny, *words, PYTHONPATH=str(OWN.parents[1]))
     assert missing.code == 0  # a finished run is shown without its code
     missing = gptx.run("gptx.run", *gptx.tiny, *words, "seed=1", PYTHONPATH=str(OWN.parents[1]))
@@ -147,7 +147,7 @@ def test_users_own_variant_trains(gptx: Gptx) -> None:
     assert "mine.Scaled" in missing.err and len(missing.err.splitlines()) == 1
 
 
-def test_users_option_with_the_name_of_a_built_in_is_rejected(gptx: Gptx) -> None:
+def test_user_option_with_the_name_of_a_built_in_is_rejected(gptx: Gptx) -> None:
     """Hydra would use gptx's file without a warning."""
     (gptx.cwd / "own" / "window").mkdir(parents=True)
     (gptx.cwd / "own" / "window" / "sliding.yaml").write_text("_target_: gptx.window.full.Full\n")

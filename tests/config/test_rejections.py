@@ -1,4 +1,4 @@
-"""What each part of a config rejects: the message names what was given, and what works."""
+"""Rejected values of each part of a config: the message names the given value and what works."""
 
 import functools
 from typing import Any
@@ -19,13 +19,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-import gptx
+from gptx.config.compose import compose as compose_with_schemas
 from gptx.config.instantiate import part
 from gptx.config.overrides import conf_dir
 from gptx.errors import ConfigError
 from gptx.model.build import build, remarks
 
-compose = functools.partial(gptx.compose, schemas={})
+compose = functools.partial(compose_with_schemas, schemas={})
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_rejects_hidden_layer_without_width(key: str, value: float) -> None:
 
 def test_rejects_missing_device() -> None:
     if torch.cuda.is_available():
-        pytest.skip("it is there")
+        pytest.skip("the device exists")
     cfg = tiny()
     cfg.device.type = "cuda"
     assert refused(build, cfg, VOCAB) == "device=cuda is not available: this machine has cpu"
@@ -199,14 +199,15 @@ def test_rejects_expert_capacity_with_document_mask() -> None:
 
 
 def test_remarks_name_options_without_effect() -> None:
-    def said(window: str, pos: str = "rope", **keys: Any) -> list[str]:
+    def remarks_of(window: str, pos: str = "rope", **keys: Any) -> list[str]:
         cfg = tiny(arm(window=window, pos=pos))
         for key, value in keys.items():
             cfg.window[key] = value
         return remarks(cfg, build(cfg, VOCAB))
 
-    assert said("full") == said("sliding") == said("alternating", "irope") == said("chunked") == []
-    assert "hides nothing" in said("sliding", size=CONTEXT)[0]
-    assert "hides nothing" in said("alternating", pattern="GG")[0]
-    assert "all layers are local" in said("sliding", "rope_dual")[0]
-    assert "all layers are global" in said("full", "irope")[0]
+    assert remarks_of("full") == remarks_of("sliding") == remarks_of("chunked") == []
+    assert remarks_of("alternating", "irope") == []
+    assert "hides nothing" in remarks_of("sliding", size=CONTEXT)[0]
+    assert "hides nothing" in remarks_of("alternating", pattern="GG")[0]
+    assert "all layers are local" in remarks_of("sliding", "rope_dual")[0]
+    assert "all layers are global" in remarks_of("full", "irope")[0]

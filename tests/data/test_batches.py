@@ -1,4 +1,4 @@
-"""The rows of a batch: a pure function of (seed, step), read ahead, and by each rank for itself."""
+"""The rows of a batch: a pure function of (seed, step), read ahead by each rank separately."""
 
 import threading
 import time
@@ -107,7 +107,7 @@ def test_rows_hold_inputs_and_their_next_tokens() -> None:
     assert rows.dtype == np.int64
 
 
-def test_context_longer_than_the_corpus(tmp_path: Path) -> None:
+def test_context_longer_than_the_corpus_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("x" * 100)
     corpus = Text(path=[str(tmp_path / "x.txt")], text_key="text", val_fraction=0.1, max_tokens=0)
     tokens = prepare(corpus, Byte(), tmp_path / "cache", quiet=True)

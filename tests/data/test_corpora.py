@@ -195,7 +195,7 @@ def hub(path: Path | str, **overrides: Any) -> HubCorpus:
 
 
 def test_hub_streams_a_dataset(tmp_path: Path) -> None:
-    folder = tmp_path / "set"  # a folder is a dataset to the library, so the whole way but the network is walked
+    folder = tmp_path / "set"  # the library accepts a folder as a dataset, so everything except the network is tested
     (folder / "data").mkdir(parents=True)
     rows = [f"web page {i}. " * 20 for i in range(500)]
     (folder / "data" / "train-0.jsonl").write_text("".join(json.dumps({"text": r}) + "\n" for r in rows))

@@ -109,7 +109,7 @@ def test_gpt2_from_a_tiktoken_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert make("tokenizer", "gpt2").encode("Hello world").tolist() == [15496, 995]
 
 
-def test_gpt2_files_that_are_missing_or_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_or_wrong_gpt2_files_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(gpt2, "URL", NOWHERE)

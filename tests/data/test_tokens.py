@@ -1,4 +1,4 @@
-"""Token files: the split, the limit, the cache, and what is left after an error."""
+"""Token files: the split, the limit, the cache, and the files after an error."""
 
 import io
 import re
@@ -90,7 +90,9 @@ def test_a_large_vocabulary_uses_uint32(tmp_path: Path) -> None:
     assert prepare(Listed([TEXT]), make_tokenizer("gpt2"), tmp_path, quiet=True).train.dtype == np.uint16
 
 
-def test_token_folders_are_named_by_all_that_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_folder_name_depends_on_everything_that_changes_the_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     variants = [
         (Listed([TEXT]), Byte()),
         (Listed([TEXT + "."]), Byte()),
@@ -176,7 +178,7 @@ def test_an_error_while_tokenising_leaves_no_files(tmp_path: Path) -> None:
     assert no_partial_files(tmp_path) and not any(path.is_dir() for path in tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_unwritable_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name, keys in {"": "paths.data=", ".data": "paths.outputs= or paths.data="}.items():
         with pytest.raises(DataError, match=rf"cannot write token files to [^;]*; set {keys}$"):

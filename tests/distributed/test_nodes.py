@@ -51,11 +51,11 @@ def nodes() -> Iterator[list[Node]]:
     """Two machines, as separate as this system permits."""
     name = f"gptx{os.getpid()}n"
     try:
-        made = os.geteuid() == 0 and not subprocess.run(["sh", "-c", BRIDGE.format(name=name)]).returncode
-        if made:
-            here = [["ip", "netns", "exec", f"{name}{i}", "unshare", "--uts", "sh", "-c"] for i in (0, 1)]
+        has_namespaces = os.geteuid() == 0 and not subprocess.run(["sh", "-c", BRIDGE.format(name=name)]).returncode
+        if has_namespaces:
+            prefixes = [["ip", "netns", "exec", f"{name}{i}", "unshare", "--uts", "sh", "-c"] for i in (0, 1)]
             names = [f'hostname {name}{i}; exec "$0" "$@"' for i in (0, 1)]
-            yield [Node(f"10.213.77.{i + 1}", [*here[i], names[i]]) for i in (0, 1)]
+            yield [Node(f"10.213.77.{i + 1}", [*prefixes[i], names[i]]) for i in (0, 1)]
         else:
             yield [Node("127.0.0.1", [])] * 2
     finally:
@@ -154,12 +154,12 @@ def test_run_resumes_after_a_signal_to_torchrun(
     assert journal.status(gptx.folder) == "interrupted"
     done = gptx(*words("ddp"))
     assert done.code == 0, done.err
-    assert [record["step"] >= 17 for record in records(gptx.folder, "resume")] == [True]  # nothing was lost
+    assert [record["step"] >= 17 for record in records(gptx.folder, "resume")] == [True]  # no step was lost
     same(gptx.folder, reference("ddp"))
 
 
-def test_run_that_is_finished_on_the_first_machine_only(make: Maker, nodes: list[Node]) -> None:
-    """The machines do not share a folder: the second one is told, and neither waits."""
+def test_run_that_is_finished_on_the_first_machine_only_ends_with_a_message(make: Maker, nodes: list[Node]) -> None:
+    """The machines do not share a folder: the second one prints a message, and neither waits."""
     first, second = make("first machine"), make("second machine")
     assert first("strategy=ddp").code == 0
     where = [f"--master-addr={nodes[0].address}", f"--master-port={unused_port()}"]

@@ -35,7 +35,7 @@ def train(strategy: str, *overrides: str) -> str:
 
 
 def of_each_attention(strategy: str, *others: Sequence[str]) -> Iterator[str]:
-    """Each attention once; of each of the other sequences the next override, starting again at its end."""
+    """One config for each attention; the overrides of the other sequences are assigned in turn."""
     for attention, *overrides in zip(options("attention"), *map(cycle, others), strict=False):
         yield train(strategy, f"attention={attention}", OF_ATTENTION.get(attention, ""), *overrides)
 
@@ -215,10 +215,10 @@ def test_command_trains_as_one_process(gptx: Gptx, trained_by_one: Gptx, strateg
         [record["values"] for record in records(one.folder, "metrics")] for one in (gptx, trained_by_one)
     )
     assert len(found) == len(expected) == 30
-    for ours, theirs in zip(found, expected, strict=True):
-        assert set(ours) == set(theirs)
-        for name in set(theirs) - {"perf/tokens_per_s"}:
-            assert ours[name] == pytest.approx(theirs[name], rel=1e-5), name
+    for values, reference in zip(found, expected, strict=True):
+        assert set(values) == set(reference)
+        for name in set(reference) - {"perf/tokens_per_s"}:
+            assert values[name] == pytest.approx(reference[name], rel=1e-5), name
     weights = [load(one.folder)[0].state_dict() for one in (gptx, trained_by_one)]
     for name in weights[1]:
         torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-3, atol=1e-5)

@@ -1,5 +1,5 @@
-"""Attention variants: equal to Hugging Face's models or to the paper's equations, the limits in
-which they are multi-head attention again, what they refuse, what they cost, and how they may be cut."""
+"""Attention variants: equality with Hugging Face's models or the paper's equations, the limits in
+which they equal multi-head attention, rejected options, cost, and tensor parallelism."""
 
 import copy
 import math
@@ -38,7 +38,7 @@ from gptx.model.cost import cost
 from gptx.model.gpt import GPT
 
 NEW = ("sink", "gated", "forgetting", "differential", "mla")
-LAYERS, HEADS, GROUPS, DIM, EPS = 2, 4, 2, 4, 1e-5  # of the tiny models below; DIM: of a head
+LAYERS, HEADS, GROUPS, DIM, EPS = 2, 4, 2, 4, 1e-5  # of the tiny models below; DIM is the size of a head
 PRECISIONS = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 2e-6)])
 GROUPED = pytest.mark.parametrize("groups", [HEADS, GROUPS])
 
@@ -55,7 +55,7 @@ def config_of(attention: str, model: dict[str, Any] | None = None, more: Arm = (
 
 
 def hugging_face(kind: str, dtype: torch.dtype, **more: Any) -> nn.Module:
-    """A tiny random model of that kind; ``more`` adds to the keys that all have, or replaces them."""
+    """A tiny random model of this kind; ``more`` adds or replaces keys of its config."""
     import transformers
 
     keys = {
@@ -77,7 +77,7 @@ def hugging_face(kind: str, dtype: torch.dtype, **more: Any) -> nn.Module:
     return with_random_weights(getattr(transformers, f"{kind}ForCausalLM")(config), dtype)
 
 
-def ours(cfg: DictConfig, weights: dict[str, Tensor], dtype: torch.dtype) -> GPT:
+def model_with(cfg: DictConfig, weights: dict[str, Tensor], dtype: torch.dtype) -> GPT:
     cfg.model.tie, cfg.pos.theta = False, 500.0
     model = build(cfg, VOCAB).to(dtype).eval()
     model.load_state_dict(weights)
@@ -85,11 +85,11 @@ def ours(cfg: DictConfig, weights: dict[str, Tensor], dtype: torch.dtype) -> GPT
 
 
 def renamed(state: dict[str, Tensor], **names: str) -> dict[str, Tensor]:
-    """All layers' weights under our names: Llama's, and those of ``self_attn`` that are named here."""
+    """All layers' weights by the names of gptx: Llama's, and those of ``self_attn`` in ``names``."""
     out = from_llama(state, LAYERS, tie=False)
     for layer in range(LAYERS):
-        for theirs, its in names.items():
-            out |= linear(f"model.layers.{layer}.self_attn.{theirs}", f"blocks.{layer}.attention.{its}", state)
+        for hf_name, name in names.items():
+            out |= linear(f"model.layers.{layer}.self_attn.{hf_name}", f"blocks.{layer}.attention.{name}", state)
     return out
 
 
@@ -103,7 +103,7 @@ def test_biases_equal_those_of_llama(dtype: torch.dtype, tolerance: float) -> No
     hf = hugging_face("Llama", dtype, attention_bias=True)
     weights = renamed(hf.state_dict())
     assert weights["blocks.1.attention.k.bias"].abs().min() > 0
-    same_logits(ours(config_of("gqa", bias=True), weights, dtype), hf, tolerance)
+    same_logits(model_with(config_of("gqa", bias=True), weights, dtype), hf, tolerance)
 
 
 @PRECISIONS
@@ -112,13 +112,13 @@ def test_qk_norm_equals_qwen3(dtype: torch.dtype, tolerance: float) -> None:
     cfg = config_of("gqa", qk_norm=True)
     cfg.norm.eps = 1e-6
     weights = renamed(hf.state_dict(), q_norm="q_norm", k_norm="k_norm")
-    same_logits(ours(cfg, weights, dtype), hf, tolerance)
+    same_logits(model_with(cfg, weights, dtype), hf, tolerance)
 
 
 @PRECISIONS
 @pytest.mark.parametrize("softcap", [0.5, 50.0])
 def test_softcap_equals_gemma2(dtype: torch.dtype, tolerance: float, softcap: float) -> None:
-    """One layer's attention: the rest of Gemma 2 differs in more than this."""
+    """Only one layer's attention, because the rest of Gemma 2 differs in other ways too."""
     from transformers import Gemma2Config
     from transformers.models.gemma2.modeling_gemma2 import Gemma2Attention
 
@@ -126,10 +126,10 @@ def test_softcap_equals_gemma2(dtype: torch.dtype, tolerance: float, softcap: fl
         hidden_size=16, num_attention_heads=HEADS, num_key_value_heads=GROUPS, head_dim=DIM, query_pre_attn_scalar=DIM
     )
     config.attn_logit_softcapping, config._attn_implementation = softcap, "eager"
-    theirs = with_random_weights(Gemma2Attention(config, 1), dtype)
+    reference = with_random_weights(Gemma2Attention(config, 1), dtype)
     model = build(config_of("gqa", softcap=softcap), VOCAB).to(dtype)
-    its = {name: {"o_proj": "out"}.get(name, name[0]) for name in ("q_proj", "k_proj", "v_proj", "o_proj")}
-    weights = {f"{its[key.partition('.')[0]]}.weight": value for key, value in theirs.state_dict().items()}
+    names = {name: {"o_proj": "out"}.get(name, name[0]) for name in ("q_proj", "k_proj", "v_proj", "o_proj")}
+    weights = {f"{names[key.partition('.')[0]]}.weight": value for key, value in reference.state_dict().items()}
     attention = model.blocks[0].attention
     attention.load_state_dict(weights)
     x = torch.randn(2, CONTEXT, 16, dtype=dtype, generator=torch.Generator().manual_seed(0))
@@ -137,21 +137,21 @@ def test_softcap_equals_gemma2(dtype: torch.dtype, tolerance: float, softcap: fl
     angle = torch.cat((angle, angle), dim=-1)
     hidden = torch.full((CONTEXT, CONTEXT), float("-inf"), dtype=dtype).triu(1)
     with torch.no_grad():
-        expected = theirs(x, (angle.cos().to(dtype), angle.sin().to(dtype)), hidden)[0]
-        torch.testing.assert_close(alone(model, x), expected, rtol=tolerance, atol=tolerance)
+        expected = reference(x, (angle.cos().to(dtype), angle.sin().to(dtype)), hidden)[0]
+        torch.testing.assert_close(first_attention(model, x), expected, rtol=tolerance, atol=tolerance)
         attention.softcap = 0.0
-        assert not torch.allclose(alone(model, x), expected, rtol=0, atol=1e-3 / softcap)
+        assert not torch.allclose(first_attention(model, x), expected, rtol=0, atol=1e-3 / softcap)
 
 
-def alone(model: GPT, x: Tensor, attention: Attention | None = None) -> Tensor:
-    """The first layer's attention by itself, on rows (B, T, D)."""
+def first_attention(model: GPT, x: Tensor, attention: Attention | None = None) -> Tensor:
+    """The output of the first layer's attention for rows (B, T, D)."""
     view = model.views(dict.fromkeys(model.windows, Where.rows(x.shape[1])))[0]
     y: Tensor = (attention or model.blocks[0].attention)(x, view, keep_nothing)
     return y
 
 
 def split_halves(weight: Tensor, dim: int) -> Tensor:
-    """(heads * dim, ...) rows of rotary pairs (0, 1), (2, 3), ... in our order: (0, dim/2), (1, dim/2 + 1), ..."""
+    """(heads * dim, ...) rows of rotary pairs (0, 1), (2, 3), ... in gptx's order: (0, dim/2), (1, dim/2 + 1), ..."""
     return weight.unflatten(0, (-1, dim // 2, 2)).transpose(1, 2).flatten(0, 2)
 
 
@@ -185,7 +185,7 @@ def test_mla_equals_deepseek(kind: str, q_rank: int, bias: bool, dtype: torch.dt
         for at, both in each_layer(state, f"kv_a_proj_with_mqa.{key}"):
             weights[f"{at}.kv_down.{key}"] = both[:rank]
             weights[f"{at}.k.{key}"] = split_halves(both[rank:], rope)
-    model = ours(config_of("mla", kv_rank=rank, q_rank=q_rank, rope_dim=rope, bias=bias), weights, dtype)
+    model = model_with(config_of("mla", kv_rank=rank, q_rank=q_rank, rope_dim=rope, bias=bias), weights, dtype)
     same_logits(model, hf, tolerance)
 
 
@@ -200,9 +200,10 @@ def test_differential_equals_diffllama(dtype: torch.dtype, tolerance: float, gro
         weights |= {f"{at}.{name}": value for at, value in each_layer(state, name)}
     for key in [key for key in weights if ".attention." in key and key.rpartition(".")[0][-1] in "qkv"]:
         per_key = HEADS // groups if ".q." in key else 1
-        pairs = weights[key].unflatten(0, (2, groups // 2, per_key * DIM))  # theirs: the first and the second of pairs
+        # Hugging Face stores the first heads of all pairs, then the second ones.
+        pairs = weights[key].unflatten(0, (2, groups // 2, per_key * DIM))
         weights[key] = pairs.transpose(0, 1).flatten(0, 2)
-    model = ours(config_of("differential", n_kv_head=groups, bias=True), weights, dtype)
+    model = model_with(config_of("differential", n_kv_head=groups, bias=True), weights, dtype)
     for layer, block in enumerate(model.blocks):
         block.attention.lambda_init = 0.8 - 0.6 * math.exp(-0.3 * layer)
     same_logits(model, hf, tolerance)
@@ -220,7 +221,8 @@ def test_gated_equals_qwen3_next(dtype: torch.dtype, tolerance: float) -> None:
         mlp_only_layers=list(range(LAYERS)),
         rope_parameters={"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 1.0},
     )
-    state = {key: value + 1 if "norm" in key else value for key, value in hf.state_dict().items()}  # theirs is 1 + w
+    # Hugging Face's norm multiplies by 1 + w.
+    state = {key: value + 1 if "norm" in key else value for key, value in hf.state_dict().items()}
     weights = renamed(state, q_norm="q_norm", k_norm="k_norm")
     for key in ("weight", "bias"):
         for at, both in each_layer(state, f"q_proj.{key}"):
@@ -228,7 +230,7 @@ def test_gated_equals_qwen3_next(dtype: torch.dtype, tolerance: float) -> None:
             weights |= {f"{at}.q.{key}": q.flatten(0, 1), f"{at}.gate.{key}": gate.flatten(0, 1)}
     cfg = config_of("gated", n_kv_head=GROUPS, qk_norm=True, bias=True)
     cfg.norm.eps = 1e-6
-    same_logits(ours(cfg, weights, dtype), hf, tolerance)
+    same_logits(model_with(cfg, weights, dtype), hf, tolerance)
 
 
 @PRECISIONS
@@ -256,9 +258,9 @@ def test_sink_equals_gpt_oss(dtype: torch.dtype, tolerance: float, window: str) 
             if kind == "weight":
                 both, down = both.T, down.T
             weights |= {f"{at}.gate.{kind}": both[0::2], f"{at}.up.{kind}": both[1::2], f"{at}.out.{kind}": down}
-        weights[f"{at}.up.bias"] = weights[f"{at}.up.bias"] + 1  # theirs is gate * (up + 1)
+        weights[f"{at}.up.bias"] = weights[f"{at}.up.bias"] + 1  # Hugging Face computes gate * (up + 1)
     cfg = config_of("sink", {"bias": True}, arm(window=window), n_kv_head=GROUPS)
-    same_logits(ours(cfg, weights, dtype), hf, tolerance)
+    same_logits(model_with(cfg, weights, dtype), hf, tolerance)
 
 
 # The papers' equations in plain loops
@@ -284,7 +286,7 @@ def test_forgetting_equals_the_equation_of_the_paper(groups: int) -> None:
             weights = [f[j + 1 : i + 1, g].prod() * (q[i, h] @ k[j, g] / DIM**0.5).exp() for j in range(i + 1)]
             y[i, h] = sum(w * v[j, g] for j, w in enumerate(weights)) / sum(weights)
     expected = y.flatten(1) @ attention.out.weight.T + attention.out.bias
-    torch.testing.assert_close(alone(model, x)[0], expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(first_attention(model, x)[0], expected, rtol=0, atol=1e-12)
 
 
 @GROUPED
@@ -298,8 +300,8 @@ def test_gated_equals_the_equation_of_the_paper(groups: int, per_head: bool) -> 
     plain.blocks[0].attention.load_state_dict(before)
     plain.blocks[0].attention.out = nn.Identity()
     gate = 1 / (1 + (-(x @ attention.gate.weight.T + attention.gate.bias)).exp())
-    y = alone(plain, x) * (gate.repeat_interleave(DIM, dim=-1) if per_head else gate)
-    torch.testing.assert_close(alone(model, x), attention.out(y), rtol=0, atol=1e-12)
+    y = first_attention(plain, x) * (gate.repeat_interleave(DIM, dim=-1) if per_head else gate)
+    torch.testing.assert_close(first_attention(model, x), attention.out(y), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("per_head", [True, False])
@@ -344,7 +346,7 @@ def test_output_is_zero_for_infinite_sinks_and_closed_gates() -> None:
         layer = model.blocks[0].attention
         with torch.no_grad():
             layer.get_parameter(parameter).fill_(value)
-            torch.testing.assert_close(alone(model, x), layer.out.bias.expand_as(x), rtol=0, atol=1e-12)
+            torch.testing.assert_close(first_attention(model, x), layer.out.bias.expand_as(x), rtol=0, atol=1e-12)
 
 
 def test_initial_sink_is_softmax_off_by_one() -> None:
@@ -354,7 +356,7 @@ def test_initial_sink_is_softmax_off_by_one() -> None:
     q, k, v = ((x[0] @ layer.weight.T).unflatten(-1, (HEADS, DIM)) for layer in (attention.q, attention.k, attention.v))
     exp = (torch.einsum("qhd,khd->hqk", q, k) / DIM**0.5).exp().tril()
     y = torch.einsum("hqk,khd->qhd", exp / (1 + exp.sum(-1, keepdim=True)), v)
-    torch.testing.assert_close(alone(model, x)[0], y.flatten(1) @ attention.out.weight.T, rtol=0, atol=1e-12)
+    torch.testing.assert_close(first_attention(model, x)[0], y.flatten(1) @ attention.out.weight.T, rtol=0, atol=1e-12)
 
 
 @GROUPED
@@ -366,13 +368,13 @@ def test_differential_cancels_equal_heads(groups: int) -> None:
         attention.lambda_k1.fill_(1)
         attention.lambda_q2.zero_()
         assert attention.factor().item() == pytest.approx(1)
-        assert not torch.allclose(alone(model, x), attention.out.bias.expand_as(x))
+        assert not torch.allclose(first_attention(model, x), attention.out.bias.expand_as(x))
         for layer in (attention.q, attention.k):
             for parameter in (layer.weight, layer.bias):
                 per_key = HEADS // groups if layer is attention.q else 1
                 first = parameter.unflatten(0, (groups // 2, 2, per_key * DIM))
                 first[:, 1] = first[:, 0]
-        torch.testing.assert_close(alone(model, x), attention.out.bias.expand_as(x), rtol=0, atol=1e-9)
+        torch.testing.assert_close(first_attention(model, x), attention.out.bias.expand_as(x), rtol=0, atol=1e-9)
 
 
 def test_initial_lambda_is_near_lambda_init() -> None:
@@ -439,17 +441,17 @@ def test_mla_cache_size(n_head: int) -> None:
     ("attention", "numbers"), [("sink", 0), ("gated", 0), ("differential", 0), ("forgetting", GROUPS)]
 )
 def test_cache_size_of_gqa_variants(attention: str, numbers: int) -> None:
-    held, plain = (
+    variant, plain = (
         cost(build(config_of(name, n_kv_head=GROUPS), VOCAB), torch.float32).kv_bytes_per_token
         for name in (attention, "gqa")
     )
-    assert held - plain == 4 * LAYERS * numbers, "one gate a key/value head"
+    assert variant - plain == 4 * LAYERS * numbers, "one gate a key/value head"
 
 
 # Options, precision, compiler
 
 
-def drawn(data: st.DataObject) -> DictConfig:
+def random_variant(data: st.DataObject) -> DictConfig:
     """A random variant with random sizes and options."""
     name, dim = data.draw(st.sampled_from(NEW)), data.draw(st.sampled_from([2, 4, 6]))
     groups = data.draw(st.sampled_from([2, 4] if name == "differential" else [1, 2, 3]))
@@ -466,7 +468,7 @@ def drawn(data: st.DataObject) -> DictConfig:
 @settings(max_examples=13)
 @given(data=st.data())
 def test_decoding_equals_forward_for_random_options(data: st.DataObject) -> None:
-    model, tokens = random_model(drawn(data)), rows(2, CONTEXT)
+    model, tokens = random_model(random_variant(data)), rows(2, CONTEXT)
     cuts = data.draw(st.sets(st.integers(1, CONTEXT - 1), max_size=5))
     chunks = [b - a for a, b in pairwise([0, *sorted(cuts), CONTEXT])]
     cache = KVCache(CONTEXT)
@@ -572,7 +574,7 @@ def test_attention_compiles_to_one_graph(attention: str) -> None:
         ("mla", {}, {"softcap": -1.0}, ["softcap=-1", "0 (none)"]),
     ],
 )
-def test_advice_of_refusals_works(
+def test_advice_of_rejections_works(
     attention: str, model: dict[str, Any], keys: dict[str, Any], words: list[str]
 ) -> None:
     cfg = config_of(attention, model, **keys)
@@ -634,6 +636,6 @@ def test_heads_can_be_split_over_processes(attention: str, groups: int) -> None:
     model, x = random_model(cfg), torch.randn(2, CONTEXT, 32, dtype=torch.float64)
     complete = model.blocks[0].attention
     with torch.no_grad():
-        parts = [alone(model, x, part_of(complete, rank, 2)) for rank in range(2)]
-        torch.testing.assert_close(sum(parts), alone(model, x), rtol=0, atol=1e-12)
+        parts = [first_attention(model, x, part_of(complete, rank, 2)) for rank in range(2)]
+        torch.testing.assert_close(sum(parts), first_attention(model, x), rtol=0, atol=1e-12)
         assert not torch.allclose(parts[0], parts[1])

@@ -31,11 +31,11 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 def pair(group: str, option: str) -> tuple[GPT, GPT]:
     """The model on the GPU in fp32, and on the CPU in float64 with equal weights and the reference kernel."""
     overrides = [f"{group}={option}", *([ALSO[option]] if option in ALSO else []), *SIZES]
-    here = build(gptx.compose([*overrides, f"device={DEVICE.type}", "precision=fp32"]), VOCAB)
-    randomise(here, std=0.1)
+    fast = build(gptx.compose([*overrides, f"device={DEVICE.type}", "precision=fp32"]), VOCAB)
+    randomise(fast, std=0.1)
     slow = build(gptx.compose([*overrides, "kernel=reference", "device=cpu", "precision=fp32"]), VOCAB)
-    slow.load_state_dict(copy.deepcopy(here.state_dict()))
-    return here.to(DEVICE), slow.double()
+    slow.load_state_dict(copy.deepcopy(fast.state_dict()))
+    return fast.to(DEVICE), slow.double()
 
 
 def rows() -> tuple[Tensor, Tensor]:
@@ -58,10 +58,10 @@ def trained(model: GPT, packed: bool) -> dict[str, Tensor]:
 @pytest.mark.parametrize("packed", [False, True], ids=["row", "packed"])
 @pytest.mark.parametrize(("group", "option"), ARMS, ids=NAMES)
 def test_losses_and_gradients_equal_those_on_the_cpu(group: str, option: str, packed: bool) -> None:
-    here, slow = pair(group, option)
-    if packed and any(ffn.shares_rows for ffn in here.ffns):
+    fast, slow = pair(group, option)
+    if packed and any(ffn.shares_rows for ffn in fast.ffns):
         pytest.skip("the experts have a capacity per row")
-    found, expected = trained(here, packed), trained(slow, packed)
+    found, expected = trained(fast, packed), trained(slow, packed)
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         if not key.endswith("attention.k.bias"):  # rounding only: the softmax cancels it
@@ -70,19 +70,19 @@ def test_losses_and_gradients_equal_those_on_the_cpu(group: str, option: str, pa
 
 @pytest.mark.parametrize(("group", "option"), ARMS, ids=NAMES)
 def test_bf16_loss_is_close(group: str, option: str) -> None:
-    here, slow = pair(group, option)
+    fast, slow = pair(group, option)
     tokens, _ = rows()
     with torch.no_grad():
         with autocast(DEVICE, torch.bfloat16):
-            low = here(*(x.to(DEVICE) for x in (tokens[:, :-1], tokens[:, 1:])))
+            low = fast(*(x.to(DEVICE) for x in (tokens[:, :-1], tokens[:, 1:])))
         assert low.item() == pytest.approx(slow(tokens[:, :-1], tokens[:, 1:]).item(), rel=2e-2)
 
 
 @pytest.mark.parametrize(("group", "option"), ARMS, ids=NAMES)
 def test_decoding_with_a_cache_equals_the_full_forward(group: str, option: str) -> None:
-    here, _ = pair(group, option)
-    here.eval()
+    fast, _ = pair(group, option)
+    fast.eval()
     tokens, cache = rows()[0][:, :CONTEXT].to(DEVICE), KVCache(CONTEXT)
     with torch.no_grad():
-        parts = [here(part, memory=cache) for part in tokens.split([CONTEXT - 30, 1, 1, 28], dim=1)]
-        torch.testing.assert_close(torch.cat(parts, 1), here(tokens), rtol=1e-3, atol=1e-3)
+        parts = [fast(part, memory=cache) for part in tokens.split([CONTEXT - 30, 1, 1, 28], dim=1)]
+        torch.testing.assert_close(torch.cat(parts, 1), fast(tokens), rtol=1e-3, atol=1e-3)

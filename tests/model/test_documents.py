@@ -29,7 +29,7 @@ from gptx.training.evaluation import Validation
 @settings(max_examples=33)
 @given(text=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=20), min_size=1, max_size=3))
 def test_documents_and_positions_start_at_separators(text: list[list[int]]) -> None:
-    """Token 0 separates. The same in plain Python, token by token."""
+    """Token 0 is the separator. The expected ids are computed in plain Python, token by token."""
     length = max(map(len, text))
     tokens = [row + [1] * (length - len(row)) for row in text]
     expected_docs, expected_pos = [], []
@@ -60,8 +60,8 @@ def test_validation_hides_other_documents(masked: bool) -> None:
     single = part(tiny().strategy)
     separator = 3 if masked else None
     with single.open("cpu"):
-        made = Validation(tokens, np.ones(VOCAB, dtype=np.int64), CONTEXT, 0, 2, separator)
-        found = made.run(model, single, contextlib.nullcontext)["val/loss"]
+        validation = Validation(tokens, np.ones(VOCAB, dtype=np.int64), CONTEXT, 0, 2, separator)
+        found = validation.run(model, single, contextlib.nullcontext)["val/loss"]
     nats = 0.0
     for start in range(0, 4 * CONTEXT, CONTEXT):
         window = tokens[start : start + CONTEXT + 1].astype(np.int64)
@@ -98,7 +98,7 @@ def test_document_mask_changes_the_loss_and_ddp_equals_single(gptx: Gptx, notes:
     assert math.isclose(masked, spread, rel_tol=1e-5)
 
 
-def test_document_mask_refuses_tokenizers_without_end_of_text(gptx: Gptx, notes: str) -> None:
+def test_document_mask_rejects_tokenizers_without_end_of_text(gptx: Gptx, notes: str) -> None:
     done = gptx(notes, "tokenizer=char", "data.document_mask=true")
     assert done.code == 2 and not gptx.outputs.exists()
     assert done.err == (

@@ -46,7 +46,7 @@ def yaml(option: str) -> DictConfig:
 
 
 def ffn(option: str, **keys: Any) -> FFN:
-    """With random weights, in float64 and in evaluation."""
+    """A network with random weights, in float64 and eval mode."""
     cfg = yaml(option).copy()
     assert set(keys) <= set(cfg)
     cfg.update(keys)
@@ -56,13 +56,13 @@ def ffn(option: str, **keys: Any) -> FFN:
 
 
 def run(net: FFN, x: Tensor) -> Tensor:
-    """The output alone."""
+    """The output without the side losses."""
     y: Tensor = net(x, SideLosses())
     return y
 
 
 def train(net: FFN, x: Tensor) -> tuple[Tensor, SideLosses]:
-    """The output in training, and what was collected."""
+    """The output in training mode, and the collected side losses and metrics."""
     side = SideLosses()
     return net.train()(x, side), side
 
@@ -104,8 +104,8 @@ groups = st.lists(st.integers(0, 5), min_size=1, max_size=5)
 
 def operands(counts: list[int], *sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
     stream = torch.Generator().manual_seed(sum(counts))
-    made = [torch.randn(*size, dtype=torch.float64, generator=stream, requires_grad=True) for size in sizes]
-    return (*made, torch.tensor(counts))
+    tensors = [torch.randn(*size, dtype=torch.float64, generator=stream, requires_grad=True) for size in sizes]
+    return (*tensors, torch.tensor(counts))
 
 
 @settings(max_examples=10)
@@ -295,12 +295,12 @@ def mixtral_config(**extra: Any) -> Any:
     )
 
 
-def experts_of(state: dict[str, Tensor], theirs: str, ours: str) -> dict[str, Tensor]:
-    """Theirs are (E, out, in), with gate and up in one."""
-    gate, up = state[f"{theirs}.experts.gate_up_proj"].mT.chunk(2, -1)
-    out = state[f"{theirs}.experts.down_proj"].mT
-    router = state[f"{theirs}.gate.weight"]
-    return {f"{ours}router.weight": router, f"{ours}gate": gate, f"{ours}up": up, f"{ours}out": out}
+def experts_of(state: dict[str, Tensor], hf_name: str, prefix: str) -> dict[str, Tensor]:
+    """Rename Hugging Face's weights, which are (E, out, in) with gate and up in one tensor."""
+    gate, up = state[f"{hf_name}.experts.gate_up_proj"].mT.chunk(2, -1)
+    out = state[f"{hf_name}.experts.down_proj"].mT
+    router = state[f"{hf_name}.gate.weight"]
+    return {f"{prefix}router.weight": router, f"{prefix}gate": gate, f"{prefix}up": up, f"{prefix}out": out}
 
 
 # Hugging Face computes the router's softmax, rotations and norms in fp32, so float64 is as close as fp32 lets it.
@@ -311,15 +311,16 @@ both_dtypes = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1
 def test_experts_and_balance_loss_equal_mixtral(dtype: torch.dtype, tolerance: float) -> None:
     from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock, load_balancing_loss_func
 
-    theirs = with_random_weights(MixtralSparseMoeBlock(mixtral_config()), dtype).train()
-    ours = ffn("moe", ratio=2.5).to(dtype)
-    ours.load_state_dict(experts_of({f"x.{key}": value for key, value in theirs.state_dict().items()}, "x", ""))
+    reference = with_random_weights(MixtralSparseMoeBlock(mixtral_config()), dtype).train()
+    model = ffn("moe", ratio=2.5).to(dtype)
+    model.load_state_dict(experts_of({f"x.{key}": value for key, value in reference.state_dict().items()}, "x", ""))
     x = inputs().to(dtype)
-    y, side = train(ours, x)
-    torch.testing.assert_close(y, theirs(x), rtol=tolerance, atol=tolerance)
-    logits, _, _ = theirs.gate(x)
-    torch.testing.assert_close(ours.router(x).flatten(0, 1), logits, rtol=tolerance, atol=tolerance)
-    losses = [load_balancing_loss_func((row,), 8, 2) for row in logits.unflatten(0, x.shape[:2])]  # theirs: of a batch
+    y, side = train(model, x)
+    torch.testing.assert_close(y, reference(x), rtol=tolerance, atol=tolerance)
+    logits, _, _ = reference.gate(x)
+    torch.testing.assert_close(model.router(x).flatten(0, 1), logits, rtol=tolerance, atol=tolerance)
+    # Hugging Face's function computes the loss of a batch, gptx that of each row.
+    losses = [load_balancing_loss_func((row,), 8, 2) for row in logits.unflatten(0, x.shape[:2])]
     loss = torch.stack(losses).mean()
     torch.testing.assert_close(side.metrics["balance_loss"][0], loss, rtol=tolerance, atol=0, check_dtype=False)
 
@@ -332,13 +333,13 @@ def test_mixtral_equals_transformers(dtype: torch.dtype, tolerance: float) -> No
     state = hf.state_dict()
     cfg = tiny((*(a for a in LLAMA_ARM if a[0] != "ffn"), ("ffn", "moe")), bias=False, tie=False)
     cfg.ffn.ratio, cfg.norm.eps = 2.5, 1e-5
-    ours = build(cfg, VOCAB).to(dtype).eval()
+    model = build(cfg, VOCAB).to(dtype).eval()
     weights = from_llama(state, 2, tie=False)
     for layer in range(2):
         weights |= experts_of(state, f"model.layers.{layer}.mlp", f"blocks.{layer}.ffn.")
-    ours.load_state_dict(weights)
-    same_logits(ours, hf, tolerance)
-    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in hf.parameters())
+    model.load_state_dict(weights)
+    same_logits(model, hf, tolerance)
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in hf.parameters())
 
 
 # Compiler, autocast, cost
@@ -404,7 +405,7 @@ def test_experts_are_initialised_like_other_layers() -> None:
     for key, std in {"gate": 0.02, "up": 0.02, "out": 0.02 / 6**0.5, "router.weight": 0.02}.items():
         experts = named[f"blocks.1.ffn.{key}"]
         assert abs(experts.std().item() / std - 1) < 4 / (2 * experts.numel()) ** 0.5, key
-        assert not torch.equal(experts[0], experts[1]), "no two are alike"
+        assert not torch.equal(experts[0], experts[1]), "experts start with different weights"
 
 
 # Refusals

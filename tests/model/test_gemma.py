@@ -41,16 +41,16 @@ both_dtypes = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1
 
 
 def from_gemma(state: dict[str, Tensor], n_layer: int) -> dict[str, Tensor]:
-    """Gemma's weights under our names. Its norms multiply by 1 + w. It ties the output layer to the embedding, but
-    scales what it embeds by sqrt(D), rounded as the embedding is: so ours has two matrices."""
+    """Gemma's weights by the names of gptx. Its norms multiply by 1 + w. It ties the output layer to the embedding, but
+    scales embeddings by sqrt(D), rounded to their dtype: so the model of gptx has two matrices."""
     t = {key.removeprefix("model."): value for key, value in state.items()}
     t = {key: 1 + value if "norm" in key else value for key, value in t.items()}
     head = t["embed_tokens.weight"]
     out = {"embed.weight": head * torch.tensor(WIDTH**0.5, dtype=head.dtype), "head.weight": head}
     out |= linear("norm", "norm", t)
     for layer in range(n_layer):
-        for theirs, ours in NAMES.items():
-            out |= linear(f"layers.{layer}.{theirs}", f"blocks.{layer}.{ours}", t)
+        for hf_name, name in NAMES.items():
+            out |= linear(f"layers.{layer}.{hf_name}", f"blocks.{layer}.{name}", t)
     return out
 
 
@@ -89,11 +89,11 @@ def gemma_config(n_layer: int, pos: str) -> DictConfig:
     return cfg
 
 
-def ours_with(cfg: DictConfig, hf: nn.Module) -> GPT:
+def model_with_weights_of(cfg: DictConfig, hf: nn.Module) -> GPT:
     dtype = next(hf.parameters()).dtype
-    ours = build(cfg, VOCAB).to(dtype).eval()
-    ours.load_state_dict(from_gemma(hf.state_dict(), cfg.model.n_layer))
-    return ours
+    model = build(cfg, VOCAB).to(dtype).eval()
+    model.load_state_dict(from_gemma(hf.state_dict(), cfg.model.n_layer))
+    return model
 
 
 @both_dtypes
@@ -102,9 +102,9 @@ def test_gemma_2_equals_transformers(dtype: torch.dtype, tolerance: float) -> No
     hf = gemma("Gemma2", dtype, 3, attn_logit_softcapping=2.0)
     cfg = gemma_config(3, "rope")
     cfg.attention.softcap = 2.0
-    ours = ours_with(cfg, hf)
-    assert [window.reach for window in ours.windows] == [SIZE, None, SIZE]
-    same_logits(ours, hf, tolerance)
+    model = model_with_weights_of(cfg, hf)
+    assert [window.reach for window in model.windows] == [SIZE, None, SIZE]
+    same_logits(model, hf, tolerance)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_each_part_of_gemma_2_changes_the_logits(group: str, key: str, value: An
     cfg.attention.softcap = 2.0
     cfg[group][key] = value
     with pytest.raises(AssertionError, match="not close"):
-        same_logits(ours_with(cfg, hf), hf, 5e-5)
+        same_logits(model_with_weights_of(cfg, hf), hf, 5e-5)
 
 
 def gemma_3_config() -> DictConfig:
@@ -137,9 +137,9 @@ def gemma_3(dtype: torch.dtype) -> nn.Module:
 def test_gemma_3_equals_transformers(dtype: torch.dtype, tolerance: float) -> None:
     """Five local layers per global one, two rotary bases, and norms of queries and keys."""
     hf = gemma_3(dtype)
-    ours = ours_with(gemma_3_config(), hf)
-    assert [window.reach for window in ours.windows] == [SIZE] * 5 + [None]
-    same_logits(ours, hf, tolerance)
+    model = model_with_weights_of(gemma_3_config(), hf)
+    assert [window.reach for window in model.windows] == [SIZE] * 5 + [None]
+    same_logits(model, hf, tolerance)
 
 
 @pytest.mark.parametrize(
@@ -150,4 +150,4 @@ def test_each_part_of_gemma_3_changes_the_logits(group: str, key: str, value: An
     hf, cfg = gemma_3(torch.float64), gemma_3_config()
     cfg[group][key] = value
     with pytest.raises(AssertionError, match="not close"):
-        same_logits(ours_with(cfg, hf), hf, 5e-5)
+        same_logits(model_with_weights_of(cfg, hf), hf, 5e-5)

@@ -1,5 +1,4 @@
-"""Single kernels: each computes what the reference computes, on any machine; what kernels refuse; and what
-`auto` chooses."""
+"""Single kernels: equality with the reference kernel, rejected inputs, and the choice of `auto`."""
 
 import functools
 import importlib.machinery
@@ -112,7 +111,7 @@ class Problem:
     softcap: float
 
     def run(self, kernel: Kernel, window: Window, pos: PositionalEncoding, gradient: bool = True) -> dict[str, Tensor]:
-        """The output, and the gradients of everything that has one."""
+        """The output, and the gradients of all inputs that have one."""
         leaves = {key: x.clone().requires_grad_(gradient) for key, x in self.inputs.items()}
         score = Score(self.scale, self.softcap, leaves.get("sink"), leaves.get("decay"))
         y = kernel(leaves["q"], leaves["k"], leaves["v"], kernel.mask(self.where, window, pos), score)
@@ -135,7 +134,7 @@ def problem(
     seed: int = 0,
     offset: int = 0,
 ) -> Problem:
-    """``heads`` (H, G), ``tokens`` (Tq, Tk), ``dims`` (D, Dv); ``cuts``: where new documents begin; None: one each."""
+    """``heads`` (H, G), ``tokens`` (Tq, Tk), ``dims`` (D, Dv); ``cuts``: where new documents start; None: one each."""
     (n_head, groups), (queries, keys), (dim, width) = heads, tokens, dims
     stream = torch.Generator().manual_seed(seed)
     sizes = {"q": (batch, queries, n_head, dim), "k": (batch, keys, groups, dim), "v": (batch, keys, groups, width)}
@@ -204,7 +203,7 @@ def test_banded_equals_the_reference(given_: Problem, window: Window, pos: str) 
 
 
 class Sizes(TorchDispatchMode):
-    """Records the largest tensor that any operation gives."""
+    """Records the size of the largest tensor that any operation returns."""
 
     largest = 0
 
@@ -306,7 +305,7 @@ def test_flex_with_a_cache_equals_the_reference(queries: int) -> None:
     same(fast, slow)
 
 
-def test_flex_refusals() -> None:
+def test_flex_rejections() -> None:
     full, plain = window("full"), Plain()
 
     def why(*args: Any, dropout: float = 0.0, demands: frozenset[str] = frozenset()) -> str | None:
@@ -326,7 +325,7 @@ def test_flex_refusals() -> None:
     assert all("kernel=auto" in str(text) and "\n" not in str(text) for text in refused_)
 
 
-# flash: the arguments for the package mean what the reference computes
+# flash: the arguments for the package give the result of the reference
 
 
 def slow_flash(
@@ -367,7 +366,7 @@ def slow_flash(
 
 @pytest.fixture
 def flash_attn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A module that stands in for the package flash_attn."""
+    """A module that replaces the package flash_attn."""
     package = types.ModuleType("flash_attn")
     package.__spec__ = importlib.machinery.ModuleSpec("flash_attn", None)
     package.flash_attn_func = slow_flash  # type: ignore[attr-defined]
@@ -380,7 +379,7 @@ def flash_attn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("softcap", [0.0, 2.0])
 @pytest.mark.parametrize("pos", ["none", "alibi"])
 @pytest.mark.parametrize("sees", [window("full"), window("sliding", size=1), window("sliding", size=6)], ids=str)
-def test_flash_arguments_mean_what_the_reference_computes(
+def test_flash_arguments_give_the_result_of_the_reference(
     sees: Window, pos: str, softcap: float, tokens: tuple[int, int]
 ) -> None:
     given_ = problem((4, 2), tokens, (8, 6), softcap=softcap)
@@ -391,11 +390,11 @@ def test_flash_arguments_mean_what_the_reference_computes(
     with torch.no_grad():
         y = low.run(flash, sees, bias, False)["y"].double()
         expected = high.run(kernel("reference", shape()), sees, bias, False)["y"]
-    torch.testing.assert_close(y, expected, rtol=2**-8, atol=1e-6)  # the stand-in's only rounding is its output's
+    torch.testing.assert_close(y, expected, rtol=2**-8, atol=1e-6)  # the stand-in rounds only its output
 
 
 @pytest.mark.usefixtures("flash_attn")
-def test_flash_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flash_rejections(monkeypatch: pytest.MonkeyPatch) -> None:
     flash, full, plain = kernel("flash", shape()), window("full"), Plain()
     demanding = kernel("flash", shape(), frozenset({"decay", "sink"}))
     reason = {
@@ -475,8 +474,9 @@ CHOICES = [
     ("sdpa", call(Where.rows(64), window("full"))),
     ("reference", call(Where.rows(64), window("full"), low=True)),
     ("reference", call(Where.rows(1024), window("full"), low=True, heads=(4, 32))),
-    ("sdpa", call(Where.rows(2048), window("full"), low=True)),  # memory decides
-    ("reference", call(Where.rows(2048), window("full"), low=True, demands=frozenset({"sink"}))),  # alone serves it
+    ("sdpa", call(Where.rows(2048), window("full"), low=True)),  # the reference kernel would need more memory
+    # The only kernel that can compute it.
+    ("reference", call(Where.rows(2048), window("full"), low=True, demands=frozenset({"sink"}))),
     ("sdpa", call(Where.rows(64), window("sliding", size=32))),
     ("reference", call(Where.rows(64), window("sliding", size=32), low=True)),
     ("banded", call(Where.rows(512), window("sliding", size=32))),
@@ -487,7 +487,7 @@ CHOICES = [
     ("reference", call(Where.rows(1024), window("full"), "alibi", low=True)),
     ("sdpa", call(PACKED, window("full"), low=True)),
     ("banded", call(PACKED, window("sliding", size=64), low=True)),
-    ("sdpa", call(behind(500, 1), window("full"))),  # a single token behind a cache
+    ("sdpa", call(behind(500, 1), window("full"))),  # a single token after a cache
     ("reference", call(behind(500, 1), window("full"), low=True)),
     ("sdpa", call(behind(31, 1), window("sliding", size=32))),
     ("reference", call(behind(31, 1), window("sliding", size=32), low=True)),
@@ -536,7 +536,7 @@ def worst(a: Tensor, b: Tensor) -> float:
 @pytest.mark.parametrize("pos", ["none", "alibi"])
 @pytest.mark.parametrize("sees", [window("full"), window("sliding", size=100)], ids=str)
 @pytest.mark.parametrize("name", ["reference", "sdpa", "banded", "flex", "flash", "auto"])
-def test_on_cuda_equals_the_reference(
+def test_kernels_on_cuda_equal_the_reference(
     name: str, sees: Window, pos: str, dtype: torch.dtype, bound: float, compiled: bool
 ) -> None:
     """Forward and gradients; bounds in units of each tensor's root mean square: bf16 has 8 bits, and TF32 is off."""
@@ -550,11 +550,11 @@ def test_on_cuda_equals_the_reference(
     expected = Problem(given_.where, {key: x.double() for key, x in low.items()}, 0.125, 0.0).run(
         kernel("reference", shape(4, 64)), sees, encoding(pos, 4)
     )
-    there = Problem(Where.rows(300, "cuda"), {key: x.cuda() for key, x in low.items()}, 0.125, 0.0)
+    on_gpu = Problem(Where.rows(300, "cuda"), {key: x.cuda() for key, x in low.items()}, 0.125, 0.0)
     if compiled:
         torch._dynamo.reset()
         fast.forward = torch.compile(fast.forward, fullgraph=True)  # type: ignore[method-assign]
-    found = there.run(fast, sees, encoding(pos, 4).cuda())
+    found = on_gpu.run(fast, sees, encoding(pos, 4).cuda())
     for key in expected:
         assert worst(found[key], expected[key]) < bound, key
 
@@ -590,7 +590,7 @@ def test_benchmarks_reject_wrong_flags_in_one_line(
         ("window", "--longest 512 --tokens 512 --rounds 1 --seconds 0 --device cpu", 3),
     ],
 )
-def test_the_benchmarks_run(module: str, arguments: str, cells: int, tmp_path: Path) -> None:
+def test_kernel_benchmarks_run(module: str, arguments: str, cells: int, tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     command = [sys.executable, "-m", f"benchmarks.{module}", *arguments.split(), "--json", str(path)]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300)

@@ -127,12 +127,12 @@ def test_loss_is_the_cross_entropy_of_the_logits(tie: bool) -> None:
 def test_rows_of_a_batch_are_independent() -> None:
     model, row = random_model(tiny(arm(pos="alibi", attention="gqa"))), rows(4, CONTEXT)
     with torch.no_grad():
-        alone = torch.cat([model(r[None]) for r in row])
-        torch.testing.assert_close(model(row), alone, rtol=0, atol=1e-12)
+        separate = torch.cat([model(r[None]) for r in row])
+        torch.testing.assert_close(model(row), separate, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kernel", kernels("full"))
-def test_learned_positions_refuse_a_longer_input(kernel: str) -> None:
+def test_learned_positions_reject_a_longer_input(kernel: str) -> None:
     model = tiny_model(arm(pos="learned", kernel=kernel))
     with pytest.raises(ValueError, match=rf"supports {CONTEXT} tokens, given {CONTEXT + 1}.*(rope|alibi)"):
         model(rows(1, CONTEXT + 1))
@@ -328,14 +328,14 @@ def test_flops_of_sliding_windows_exclude_hidden_pairs() -> None:
 # Dropout
 
 
-def silence(model: GPT, but: str) -> Iterator[nn.Module]:
-    """Turn dropout off everywhere but in one place."""
+def only_dropout_in(model: GPT, location: str) -> Iterator[nn.Module]:
+    """Turn dropout off in all modules except those of one kind."""
     places = {"embedding": [model.drop], "residual": [b.drop for b in model.blocks], "attention": []}
     for place, modules in places.items():
         for module in modules:
-            module.p = module.p if place == but else 0.0
+            module.p = module.p if place == location else 0.0
     for module in model.kernel.modules():
-        if but != "attention":
+        if location != "attention":
             module.p = 0.0
     yield model
 
@@ -346,7 +346,7 @@ def test_dropout_only_in_training(kernel: str, place: str) -> None:
     cfg = tiny(arm(kernel=kernel, window="sliding"), dropout=0.5)
     model, row = random_model(cfg), rows(2, CONTEXT)
     plain = random_model(tiny(arm(kernel=kernel, window="sliding")))
-    for _ in silence(model, but=place):
+    for _ in only_dropout_in(model, location=place):
         with torch.no_grad():
             model.train()
             torch.manual_seed(0)
@@ -391,5 +391,5 @@ def test_bf16_autocast_is_close_to_fp32(kernel: str, pos: str) -> None:
     for (key, p), q in zip(model.named_parameters(), low.parameters(), strict=True):
         assert q.grad is not None and q.grad.dtype == torch.float32, key
         if not key.endswith("attention.k.bias"):  # whose gradient is zero in theory, and noise in bf16
-            # What is almost cancelled, such as the gradient of one frequency for all, keeps the noise of its parts.
+            # Sums that almost cancel, such as the gradient of a shared frequency, have the terms' rounding errors.
             assert (q.grad - p.grad).norm() < 0.15 * p.grad.norm() + 1e-4 * total_norm, key

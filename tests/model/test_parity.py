@@ -32,10 +32,10 @@ def test_gpt2_equals_transformers(kernel: str, dtype: torch.dtype, tolerance: fl
         n_layer=2, n_head=4, n_embd=16, n_positions=CONTEXT, vocab_size=VOCAB, bos_token_id=0, eos_token_id=0
     )
     hf = with_random_weights(GPT2LMHeadModel(config), dtype)
-    ours = build(tiny((*GPT2_ARM, ("kernel", kernel)), bias=True), VOCAB).to(dtype).eval()
-    ours.load_state_dict(from_gpt2(hf.state_dict(), 2))
-    same_logits(ours, hf, tolerance)
-    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in hf.parameters())
+    model = build(tiny((*GPT2_ARM, ("kernel", kernel)), bias=True), VOCAB).to(dtype).eval()
+    model.load_state_dict(from_gpt2(hf.state_dict(), 2))
+    same_logits(model, hf, tolerance)
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in hf.parameters())
 
 
 def llama_pair(kind: str, dtype: torch.dtype, tie: bool, window: str, theta: float) -> tuple[GPT, nn.Module]:
@@ -51,9 +51,9 @@ def llama_pair(kind: str, dtype: torch.dtype, tie: bool, window: str, theta: flo
     hf = with_random_weights(getattr(transformers, f"{kind}ForCausalLM")(config), dtype)
     cfg = tiny((*(a for a in LLAMA_ARM if a[0] != "window"), ("window", window)), bias=False, tie=tie)
     cfg.ffn.ratio, cfg.pos.theta = 40 / 16, theta
-    ours = build(cfg, VOCAB).to(dtype).eval()
-    ours.load_state_dict(from_llama(hf.state_dict(), 2, tie))
-    return ours, hf
+    model = build(cfg, VOCAB).to(dtype).eval()
+    model.load_state_dict(from_llama(hf.state_dict(), 2, tie))
+    return model, hf
 
 
 # Hugging Face computes rotations and RMS norms in fp32 whatever the dtype, so float64 is as close as fp32 lets it.
@@ -66,9 +66,9 @@ def test_llama_equals_transformers(dtype: torch.dtype, tolerance: float, theta: 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 2e-6)])
 def test_mistral_sliding_window_equals_transformers(dtype: torch.dtype, tolerance: float) -> None:
-    ours, hf = llama_pair("Mistral", dtype, False, "sliding", 10000.0)
-    assert ours.windows[0].reach == SIZE < CONTEXT
-    same_logits(ours, hf, tolerance)
+    model, hf = llama_pair("Mistral", dtype, False, "sliding", 10000.0)
+    assert model.windows[0].reach == SIZE < CONTEXT
+    same_logits(model, hf, tolerance)
     wide, _ = llama_pair("Mistral", dtype, False, "full", 10000.0)
     with pytest.raises(AssertionError, match="not close"):
         same_logits(wide, hf, 1e-3)
@@ -87,8 +87,8 @@ def test_rope_equals_llama(dtype: torch.dtype, tolerance: float, theta: float, h
     q, k = torch.randn(2, 1, 99, 2, dim, dtype=dtype, generator=torch.Generator().manual_seed(seed))
     angle = at[..., None] / theta ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim)
     angle = torch.cat((angle, angle), -1)  # Llama's layout
-    theirs = apply_rotary_pos_emb(q, k, angle.cos().to(dtype), angle.sin().to(dtype), unsqueeze_dim=2)
-    for found, expected in zip(pos.rotate(q, k, pos.table(at)), theirs, strict=True):
+    rotated = apply_rotary_pos_emb(q, k, angle.cos().to(dtype), angle.sin().to(dtype), unsqueeze_dim=2)
+    for found, expected in zip(pos.rotate(q, k, pos.table(at)), rotated, strict=True):
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
@@ -97,8 +97,8 @@ def test_alibi_slopes_equal_bloom_and_mpt(n_head: int) -> None:
     from transformers.models.bloom.modeling_bloom import build_alibi_tensor
     from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 
-    ours = torch.tensor(slopes(n_head))
+    found = torch.tensor(slopes(n_head))
     bloom = build_alibi_tensor(torch.ones(1, 2), n_head, torch.float32)[:, 0, 1]
-    torch.testing.assert_close(ours, bloom, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found, bloom, rtol=1e-5, atol=0)
     mpt = build_mpt_alibi_tensor(n_head, 3)  # (H, 1, 3): -slope * distance from the last key
-    torch.testing.assert_close(-ours[:, None] * torch.tensor([2.0, 1.0, 0.0]), mpt[:, 0], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(-found[:, None] * torch.tensor([2.0, 1.0, 0.0]), mpt[:, 0], rtol=1e-5, atol=1e-7)

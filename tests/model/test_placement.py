@@ -28,19 +28,19 @@ def model_with(placement: str, norm: str = "layernorm") -> GPT:
     return random_model(tiny(parts, n_layer=3, bias=True))
 
 
-def torchs(ours: GPT, norm_first: bool) -> nn.TransformerEncoder:
-    """The same weights in torch's modules, which support pre-norm and post-norm."""
-    state = ours.state_dict()
-    final = isinstance(ours.norm, nn.Identity)
+def torch_encoder(model: GPT, norm_first: bool) -> nn.TransformerEncoder:
+    """A torch.nn.TransformerEncoder with the same weights; it supports pre-norm and post-norm."""
+    state = model.state_dict()
+    final = isinstance(model.norm, nn.Identity)
     layer = nn.TransformerEncoderLayer(
-        16, 4, ours.blocks[0].ffn.up.out_features, dropout=0.0, batch_first=True, norm_first=norm_first
+        16, 4, model.blocks[0].ffn.up.out_features, dropout=0.0, batch_first=True, norm_first=norm_first
     )
     stack = nn.TransformerEncoder(layer, 3, None if final else nn.LayerNorm(16), enable_nested_tensor=False)
     weights = {} if final else {f"norm.{kind}": state[f"norm.{kind}"] for kind in ("weight", "bias")}
     for i in range(3):
         for kind in ("weight", "bias"):
-            for name, here in NAMES.items():
-                weights[f"layers.{i}.{name}.{kind}"] = state[f"blocks.{i}.{here}.{kind}"]
+            for name, gptx_name in NAMES.items():
+                weights[f"layers.{i}.{name}.{kind}"] = state[f"blocks.{i}.{gptx_name}.{kind}"]
             qkv = [state[f"blocks.{i}.attention.{x}.{kind}"] for x in "qkv"]
             weights[f"layers.{i}.self_attn.in_proj_{kind}"] = torch.cat(qkv)
             weights[f"layers.{i}.self_attn.out_proj.{kind}"] = state[f"blocks.{i}.attention.out.{kind}"]
@@ -50,12 +50,13 @@ def torchs(ours: GPT, norm_first: bool) -> nn.TransformerEncoder:
 
 @pytest.mark.parametrize(("placement", "norm_first"), [("pre", True), ("post", False)])
 def test_placements_equal_torch(placement: str, norm_first: bool) -> None:
-    ours, tokens = model_with(placement), rows(3, CONTEXT)
-    theirs = torchs(ours, norm_first)  # in training mode, for its inference path is another program; it drops nothing
+    model, tokens = model_with(placement), rows(3, CONTEXT)
+    # In training mode, because eval mode uses another code path; dropout is 0.
+    reference = torch_encoder(model, norm_first)
     causal = torch.ones(CONTEXT, CONTEXT, dtype=torch.bool).triu(1)
-    expected = F.linear(theirs(ours.embed(tokens), causal, is_causal=True), ours.embed.weight)
-    torch.testing.assert_close(ours(tokens), expected, rtol=0, atol=1e-10)
-    assert isinstance(ours.norm, nn.Identity) == (placement == "post"), "post-norm has just normalised its stream"
+    expected = F.linear(reference(model.embed(tokens), causal, is_causal=True), model.embed.weight)
+    torch.testing.assert_close(model(tokens), expected, rtol=0, atol=1e-10)
+    assert isinstance(model.norm, nn.Identity) == (placement == "post"), "post-norm has just normalised its stream"
 
 
 def equations(placement: str, block: Block, view: View, x: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def small(model_arm: Any, pos: dict[str, Any], **model: Any) -> GPT:
-    """A model with heads of 8 dims, so that there are four frequencies to tell apart."""
+    """A model with heads of 8 dims, so that there are four different frequencies."""
     cfg = tiny(model_arm, **{"d_model": 32, **model})
     cfg.pos.update(pos)
     if "ratio" in cfg.ffn:
@@ -92,14 +92,14 @@ PARAMETERS = {
 
 
 def scaled(option: str, theta: float, factor: float, original: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Keys of gptx and the equivalent parameters of Hugging Face."""
-    theirs = {**PARAMETERS[option], "rope_theta": theta, "factor": factor}
-    ours = {key: value for key, value in theirs.items() if not key.startswith("rope_")} | {"theta": theta}
+    """The keys of gptx and the equivalent parameters of Hugging Face."""
+    hf_keys = {**PARAMETERS[option], "rope_theta": theta, "factor": factor}
+    gptx_keys = {key: value for key, value in hf_keys.items() if not key.startswith("rope_")} | {"theta": theta}
     if option in ("rope_yarn", "rope_llama3"):
-        return ours | {"original": original}, theirs | {"original_max_position_embeddings": original}
+        return gptx_keys | {"original": original}, hf_keys | {"original_max_position_embeddings": original}
     if option == "rope_ntk":
-        theirs["factor"] = factor - 1  # dynamic NTK at twice the length: factor * 2 - (factor - 1)
-    return ours, theirs
+        hf_keys["factor"] = factor - 1  # dynamic NTK at twice the length: factor * 2 - (factor - 1)
+    return gptx_keys, hf_keys
 
 
 @pytest.mark.parametrize("option", PARAMETERS)
@@ -116,10 +116,10 @@ def test_scaled_frequencies_equal_transformers(
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    ours, theirs = scaled(option, theta, factor, original)
-    config = LlamaConfig(head_dim=2 * half, max_position_embeddings=original, rope_parameters=theirs)
-    expected, attention = ROPE_INIT_FUNCTIONS[theirs["rope_type"]](config, seq_len=2 * original)
-    pos = encoding(option, head_dim=2 * half, **ours)
+    gptx_keys, hf_keys = scaled(option, theta, factor, original)
+    config = LlamaConfig(head_dim=2 * half, max_position_embeddings=original, rope_parameters=hf_keys)
+    expected, attention = ROPE_INIT_FUNCTIONS[hf_keys["rope_type"]](config, seq_len=2 * original)
+    pos = encoding(option, head_dim=2 * half, **gptx_keys)
     torch.testing.assert_close(frequencies(pos, 2 * half).float(), expected, rtol=2e-5, atol=0)
     assert math.isclose(pos.logit_scale, attention**2, rel_tol=1e-12)
     assert (pos.logit_scale > 1) == (option == "rope_yarn")
@@ -133,7 +133,7 @@ def test_default_original_context_is_context_divided_by_factor(option: str) -> N
     assert not torch.allclose(frequencies(given_, 64), frequencies(other, 64))
 
 
-def llama(theirs: dict[str, Any], dtype: torch.dtype, kind: str = "Llama", **extra: Any) -> nn.Module:
+def llama(hf_keys: dict[str, Any], dtype: torch.dtype, kind: str = "Llama", **extra: Any) -> nn.Module:
     import transformers
 
     config = getattr(transformers, f"{kind}Config")(
@@ -144,7 +144,7 @@ def llama(theirs: dict[str, Any], dtype: torch.dtype, kind: str = "Llama", **ext
         intermediate_size=64,
         vocab_size=VOCAB,
         rms_norm_eps=1e-5,
-        rope_parameters=theirs,
+        rope_parameters=hf_keys,
         tie_word_embeddings=True,
         bos_token_id=0,
         eos_token_id=0,
@@ -157,9 +157,9 @@ def llama(theirs: dict[str, Any], dtype: torch.dtype, kind: str = "Llama", **ext
 @both_dtypes
 @pytest.mark.parametrize("option", PARAMETERS)
 def test_llama_with_scaled_positions_equals_transformers(option: str, dtype: torch.dtype, tolerance: float) -> None:
-    ours, theirs = scaled(option, 100.0, 4.0, CONTEXT // 2)
-    hf = llama(theirs, dtype, max_position_embeddings=CONTEXT // 2)
-    for pos, keys in ((option, ours), ("rope", {"theta": 100.0})):
+    gptx_keys, hf_keys = scaled(option, 100.0, 4.0, CONTEXT // 2)
+    hf = llama(hf_keys, dtype, max_position_embeddings=CONTEXT // 2)
+    for pos, keys in ((option, gptx_keys), ("rope", {"theta": 100.0})):
         model = small(arm(**{**dict(LLAMA_ARM), "pos": pos}), keys).to(dtype).eval()
         model.load_state_dict(from_llama(hf.state_dict(), 2, True))
         if pos == option:
@@ -173,7 +173,7 @@ def test_llama_with_scaled_positions_equals_transformers(option: str, dtype: tor
 
 
 def from_neox(state: dict[str, Tensor], n_layer: int, n_head: int) -> dict[str, Tensor]:
-    """GPTNeoXForCausalLM's weights under our names: q, k and v of each head lie together."""
+    """GPTNeoXForCausalLM's weights by the names of gptx: q, k and v of each head are adjacent."""
     t = {key.removeprefix("gpt_neox."): value for key, value in state.items()}
     out = {"embed.weight": t["embed_in.weight"], "head.weight": state["lm_head.weight"]}
     out |= linear("final_layer_norm", "norm", t)
@@ -217,11 +217,11 @@ def test_gpt_neox_equals_transformers(fraction: float, dtype: torch.dtype, toler
     parts = arm(attention="mha", pos="rope_partial", window="full", ffn="gelu", norm="layernorm")
     cfg = tiny(parts, d_model=32, bias=True, tie=False)
     cfg.ffn.update({"ratio": 2.0, "tanh": False})
-    for ours in (fraction, 0.75):
-        cfg.pos.update({"theta": 100.0, "fraction": ours})
+    for used in (fraction, 0.75):
+        cfg.pos.update({"theta": 100.0, "fraction": used})
         model = build(cfg, VOCAB).to(dtype).eval()
         model.load_state_dict(from_neox(hf.state_dict(), 2, 4))
-        if ours == fraction:
+        if used == fraction:
             same_logits(model, hf, tolerance)
         else:
             with pytest.raises(AssertionError, match="not close"):
@@ -269,9 +269,9 @@ def alternating(pos: str, keys: dict[str, Any], pattern: type[Window] = Alternat
     return build(cfg, VOCAB)
 
 
-def test_window_is_local_if_distance_alone_hides() -> None:
+def test_window_is_local_only_if_it_hides_by_distance() -> None:
     class Sinks(Full):
-        """Hides distant tokens, yet has no reach: the first ones are always seen."""
+        """Hides distant tokens but has no reach, because the first tokens are always visible."""
 
         @property
         def local(self) -> bool:
@@ -296,23 +296,23 @@ def test_smollm3_without_positions_on_global_layers_equals_transformers(dtype: t
         attn_implementation="eager",
     )
     for option in ("irope", "rope"):
-        ours = alternating(option, {"theta": 100.0}).to(dtype).eval()
-        ours.load_state_dict(from_llama(hf.state_dict(), 2, True))
+        model = alternating(option, {"theta": 100.0}).to(dtype).eval()
+        model.load_state_dict(from_llama(hf.state_dict(), 2, True))
         if option == "irope":
-            same_logits(ours, hf, tolerance)
+            same_logits(model, hf, tolerance)
         else:
             with pytest.raises(AssertionError, match="not close"):
-                same_logits(ours, hf, 1e-3)
+                same_logits(model, hf, 1e-3)
 
 
 def test_two_bases_equal_gemma_3() -> None:
     from transformers import Gemma3TextConfig
     from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 
-    theirs = Gemma3RotaryEmbedding(Gemma3TextConfig(head_dim=8, num_hidden_layers=6))
+    reference = Gemma3RotaryEmbedding(Gemma3TextConfig(head_dim=8, num_hidden_layers=6))
     pos = encoding("rope_dual")
     for window, kind in ((Sliding(5), "sliding_attention"), (Full(), "full_attention")):
-        expected = getattr(theirs, f"{kind}_inv_freq")
+        expected = getattr(reference, f"{kind}_inv_freq")
         torch.testing.assert_close(frequencies(pos.at(0, window), 8).float(), expected, rtol=1e-6, atol=0)
 
 
@@ -351,19 +351,19 @@ def test_rope_alpha_equals_its_formula(n_head: int, heads: int, shared: bool) ->
 
 
 def test_rope_alpha_starts_equal_to_rope_and_learns() -> None:
-    plain, ours = (random_model(tiny(arm(attention="gqa", pos=pos))) for pos in ("rope", "rope_alpha"))
-    ours.load_state_dict(plain.state_dict() | {"pos.alpha": torch.ones(2)})
+    plain, learned = (random_model(tiny(arm(attention="gqa", pos=pos))) for pos in ("rope", "rope_alpha"))
+    learned.load_state_dict(plain.state_dict() | {"pos.alpha": torch.ones(2)})
     tokens = rows(2, CONTEXT + 1)
-    torch.testing.assert_close(ours(tokens), plain(tokens), rtol=0, atol=1e-13)
-    loss = ours(tokens[:, :-1], tokens[:, 1:])
-    (gradient,) = torch.autograd.grad(loss, [ours.pos.alpha])
-    for g in range(2):  # of each head's own, by finite differences
+    torch.testing.assert_close(learned(tokens), plain(tokens), rtol=0, atol=1e-13)
+    loss = learned(tokens[:, :-1], tokens[:, 1:])
+    (gradient,) = torch.autograd.grad(loss, [learned.pos.alpha])
+    for g in range(2):  # gradient of each head's alpha, by finite differences
         step = torch.zeros(2, dtype=torch.float64)
         step[g] = 1e-6
         with torch.no_grad():
-            ours.pos.alpha += step
-            slope = (ours(tokens[:, :-1], tokens[:, 1:]) - loss) / 1e-6
-            ours.pos.alpha -= step
+            learned.pos.alpha += step
+            slope = (learned(tokens[:, :-1], tokens[:, 1:]) - loss) / 1e-6
+            learned.pos.alpha -= step
         assert abs(slope - gradient[g]) < 1e-4 * gradient.abs().max()
 
 
@@ -371,7 +371,7 @@ def test_rope_alpha_starts_equal_to_rope_and_learns() -> None:
 
 
 def torchscale(x: Tensor, downscale: bool, theta: float, scale_base: float, gamma: float) -> Tensor:
-    """torchscale's XPOS.forward for (T, R), whose pairs are neighbours; positions begin at -T/2 there."""
+    """torchscale's XPOS.forward for (T, R), whose pairs are neighbours; positions start at -T/2 there."""
     length, dim = x.shape
     scale = (torch.arange(0, dim, 2, dtype=x.dtype) + gamma * dim) / ((1 + gamma) * dim)
     scale = scale ** (torch.arange(length) - length // 2).to(x.dtype).div(scale_base)[:, None]
@@ -389,8 +389,8 @@ def test_xpos_equals_torchscale(half: int, scale_base: float, gamma: float, seed
     q, k = normal(2, 1, 40, 1, 2 * half, seed=seed)
     at = torch.arange(40)[None]
     pairs = torch.arange(2 * half).view(2, half).T.flatten()  # halves -> neighbours
-    theirs = [torchscale(x[0, :, 0, pairs], down, 10000.0, scale_base, gamma) for x, down in ((q, False), (k, True))]
-    torch.testing.assert_close(logits(pos, q, k, at, at)[0], theirs[0] @ theirs[1].T, rtol=1e-9, atol=1e-9)
+    expected = [torchscale(x[0, :, 0, pairs], down, 10000.0, scale_base, gamma) for x, down in ((q, False), (k, True))]
+    torch.testing.assert_close(logits(pos, q, k, at, at)[0], expected[0] @ expected[1].T, rtol=1e-9, atol=1e-9)
 
 
 def test_xpos_does_not_overflow_up_to_its_last_position() -> None:
@@ -436,11 +436,11 @@ def test_t5_bias_equals_transformers() -> None:
     config = T5Config(
         d_model=32, num_heads=4, is_decoder=True, relative_attention_num_buckets=12, relative_attention_max_distance=30
     )
-    theirs = T5Attention(config, has_relative_attention_bias=True, layer_idx=0).double()
-    randomise(theirs)
+    reference = T5Attention(config, has_relative_attention_bias=True, layer_idx=0).double()
+    randomise(reference)
     pos = encoding("t5", buckets=12, max_distance=30)
-    pos.embedding.load_state_dict(theirs.relative_attention_bias.state_dict())
-    assert torch.equal(bias_of(pos, 50).tril(), theirs.compute_bias(50, 50)[0].tril())
+    pos.embedding.load_state_dict(reference.relative_attention_bias.state_dict())
+    assert torch.equal(bias_of(pos, 50).tril(), reference.compute_bias(50, 50)[0].tril())
 
 
 def bias_of(pos: PositionalEncoding, length: int) -> Tensor:
@@ -556,7 +556,7 @@ def test_mpt_equals_transformers(dtype: torch.dtype, tolerance: float) -> None:
         state |= linear(f"{hf_layer}.attn.out_proj", f"{our}.attention.out", t)
         state |= linear(f"{hf_layer}.ffn.up_proj", f"{our}.ffn.up", t)
         state |= linear(f"{hf_layer}.ffn.down_proj", f"{our}.ffn.out", t)
-    same_as_alibi(hf, state, False, False, tolerance)
+    assert_equal_to_alibi(hf, state, False, False, tolerance)
 
 
 @both_dtypes
@@ -565,7 +565,7 @@ def test_bloom_equals_transformers(dtype: torch.dtype, tolerance: float) -> None
 
     config = BloomConfig(vocab_size=VOCAB, hidden_size=32, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0)
     hf = with_random_weights(BloomForCausalLM(config), dtype)
-    hf.transformer.word_embeddings_layernorm = nn.Identity()  # the one part that has no place in ours
+    hf.transformer.word_embeddings_layernorm = nn.Identity()  # the only part that gptx does not have
     t = {key.removeprefix("transformer."): value for key, value in hf.state_dict().items()}
     state = {"embed.weight": t["word_embeddings.weight"]} | linear("ln_f", "norm", t)
     for layer in range(2):
@@ -576,20 +576,20 @@ def test_bloom_equals_transformers(dtype: torch.dtype, tolerance: float) -> None
         state |= linear(f"{hf_layer}.self_attention.dense", f"{our}.attention.out", t)
         state |= linear(f"{hf_layer}.mlp.dense_h_to_4h", f"{our}.ffn.up", t)
         state |= linear(f"{hf_layer}.mlp.dense_4h_to_h", f"{our}.ffn.out", t)
-    same_as_alibi(hf, state, True, True, tolerance)
+    assert_equal_to_alibi(hf, state, True, True, tolerance)
 
 
-def same_as_alibi(hf: nn.Module, state: dict[str, Tensor], bias: bool, tanh: bool, tolerance: float) -> None:
+def assert_equal_to_alibi(hf: nn.Module, state: dict[str, Tensor], bias: bool, tanh: bool, tolerance: float) -> None:
     for option in ("alibi", "none"):
         cfg = tiny(arm(attention="mha", pos=option, window="full", ffn="gelu", norm="layernorm"), d_model=32, bias=bias)
         cfg.ffn.update({"ratio": state["blocks.0.ffn.up.weight"].shape[0] / 32, "tanh": tanh})
-        ours = build(cfg, VOCAB).to(state["embed.weight"].dtype).eval()
-        ours.load_state_dict(state)
+        model = build(cfg, VOCAB).to(state["embed.weight"].dtype).eval()
+        model.load_state_dict(state)
         if option == "alibi":
-            same_logits(ours, hf, tolerance)
+            same_logits(model, hf, tolerance)
         else:
             with pytest.raises(AssertionError, match="not close"):
-                same_logits(ours, hf, 1e-3)
+                same_logits(model, hf, 1e-3)
 
 
 @pytest.mark.parametrize("option", [o for o in options("pos") if encoding(o).biased])
@@ -611,7 +611,7 @@ def test_sinusoids_are_exact_at_large_positions(dtype: torch.dtype) -> None:
     torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
 
 
-# Declared properties and refusals
+# Declared properties and rejections
 
 
 @pytest.mark.parametrize("option", [*ROPES, *BIASES])
@@ -621,14 +621,14 @@ def test_relative_encodings_ignore_absolute_positions(option: str, far: int, to:
     pos = encoding(option, heads=2)
     randomise(pos, seed)
     q, k = normal(1, 1, 4, 8, seed=seed), normal(1, 1, 2, 8, seed=seed + 1)
-    at, there = torch.tensor([[to + far]]), torch.tensor([[to]])
-    here = logits(pos, q, k, at, there)
-    moved = (logits(pos, q, k, at + shift, there + shift) - here).abs().max()
+    query_at, key_at = torch.tensor([[to + far]]), torch.tensor([[to]])
+    expected = logits(pos, q, k, query_at, key_at)
+    moved = (logits(pos, q, k, query_at + shift, key_at + shift) - expected).abs().max()
     if pos.relative:
         assert moved < 1e-7
     else:
         assert option == "fire" and moved > 1e-11
-    assert (logits(pos, q, k, at, at) - here).abs().max() > 1e-9, "and the distance is known"
+    assert (logits(pos, q, k, query_at, query_at) - expected).abs().max() > 1e-9, "logits depend on the distance"
 
 
 @pytest.mark.parametrize(
@@ -655,7 +655,7 @@ def test_relative_encodings_ignore_absolute_positions(option: str, far: int, to:
         ("fire", {"threshold": 0.0}, "pos.threshold=0: expected more than 0", "pos.threshold=0.25"),
     ],
 )
-def test_refuses_out_of_bounds_numbers(option: str, keys: dict[str, Any], wrong: str, right: str) -> None:
+def test_numbers_out_of_bounds_are_rejected(option: str, keys: dict[str, Any], wrong: str, right: str) -> None:
     message = refused(lambda: encoding(option, **keys))
     assert wrong in message and message.endswith(f"such as {right.rpartition('=')[2]}")
     (key,) = keys

@@ -62,8 +62,8 @@ def test_top_k_and_top_p_keep_the_likeliest_tokens(
     chosen = pick(logits, temperature, 0, top_p, stream(draw))
     probs = (logits / temperature).double().softmax(-1)
     likelier = torch.where(probs > probs.gather(1, chosen), probs, 0.0).sum(1)
-    assert (likelier < top_p + 1e-6).all(), "the smallest set that sums to top_p has no place for it"
-    assert torch.equal(logits, before), "the caller's logits are left alone"
+    assert (likelier < top_p + 1e-6).all(), "the token is not in the smallest set that sums to top_p"
+    assert torch.equal(logits, before), "the caller's logits are unchanged"
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_top_k_and_top_p_keep_the_likeliest_tokens(
         (1.0, 0, 0.75, [4 / 9, 3 / 9, 2 / 9, 0]),
         (1.0, 0, 0.65, [4 / 7, 3 / 7, 0, 0]),
         (1.0, 9, 1.0, [0.4, 0.3, 0.2, 0.1]),
-        (1.0, 3, 0.75, [4 / 7, 3 / 7, 0, 0]),  # top_p is of what top_k left: 4/9 + 3/9 is more than that
+        (1.0, 3, 0.75, [4 / 7, 3 / 7, 0, 0]),  # top_p applies after top_k: 4/9 + 3/9 > 0.75
     ],
 )
 def test_tokens_are_drawn_with_their_probabilities(
@@ -152,7 +152,7 @@ def test_padding_of_the_vocabulary_is_never_drawn() -> None:
 
 def test_text_is_streamed_in_complete_characters() -> None:
     model = build(tiny(), Byte.n_vocab).double()
-    pieces = list(text(model, Byte(), "né", 60, seed=3, temperature=1.0))
+    texts = list(text(model, Byte(), "né", 60, seed=3, temperature=1.0))
     ids = list(tokens(model, list("né".encode()), 60, seed=3, temperature=1.0, stop=[Byte.eot]))
-    assert "".join(pieces) == bytes(ids).decode("utf-8", "replace")
+    assert "".join(texts) == bytes(ids).decode("utf-8", "replace")
     assert list(text(model, Byte(), "", 5, temperature=0)), "no prompt: it begins a document"

@@ -56,7 +56,7 @@ def test_first_variants_exist() -> None:
         assert names <= set(options(group)), group
 
 
-def test_windows_hide_something_of_a_row_here() -> None:
+def test_windows_hide_part_of_a_row() -> None:
     for option in set(options("window")) - {"full"}:
         assert not all(window.covers(CONTEXT) for window in model_of(arm(window=option)).windows), option
 
@@ -89,7 +89,7 @@ def test_proofs_of_all_other_combinations(arm: Arm, record_property: Callable[[s
 @settings(max_examples=10)
 @given(data=st.data())
 def test_kernels_cache_and_packing_for_random_sizes_and_options(data: st.DataObject) -> None:
-    """Widths, heads, groups, layers, window sizes and options are drawn together."""
+    """Widths, heads, groups, layers, window sizes and options are drawn at random."""
     draw = data.draw
     groups = [group for group in GROUPS if group != "kernel"]
     chosen = tuple((group, draw(st.sampled_from(options(group)), label=group)) for group in groups)
@@ -148,10 +148,10 @@ def test_pairs_compile_to_one_graph(arm: Arm) -> None:
     compiles_to_one_graph(arm)
 
 
-# Behaviour of some variants only
+# Behaviour of some variants
 
 
-def test_cache_refuses_more_tokens_than_its_size() -> None:
+def test_cache_rejects_more_tokens_than_its_size() -> None:
     for window in ("full", "sliding"):  # a ring buffer shorter than the window's reach would overwrite visible tokens
         model = model_of(arm(pos="rope", window=window))
         size = SIZE - 1
@@ -194,7 +194,7 @@ def windows_of(option: str) -> list[Window]:
 @pytest.mark.parametrize("option", options("window"))
 @settings(max_examples=20)
 @given(q=st.integers(0, 2000), k=st.integers(0, 2000))
-def test_window_hides_future_padding_and_what_is_beyond_its_reach(option: str, q: int, k: int) -> None:
+def test_window_hides_future_padding_and_tokens_beyond_its_reach(option: str, q: int, k: int) -> None:
     for window in windows_of(option):
         see = visible(Where(torch.tensor([[q]]), torch.tensor([[k, q, -1]])), window.allows)[0, 0]
         assert see.dtype == torch.bool
@@ -217,7 +217,7 @@ def test_window_that_covers_a_row_equals_causal_attention(option: str, length: i
         if window.covers(length):
             assert torch.equal(seen, causal)
     again = windows_of(option)
-    assert again == windows_of(option), "layers that agree share one mask: windows compare by value"
+    assert again == windows_of(option), "layers with equal windows share one mask"
     assert [hash(window) for window in again] == [hash(window) for window in windows_of(option)]
 
 
@@ -253,10 +253,10 @@ def test_cache_returns_the_newest_tokens_in_order(size: int, reach: int | None, 
             with pytest.raises(ValueError, match=f"holds {size} tokens"):
                 cache.keeper(0, window)(torch.zeros(1, count))
             return
-        held = torch.arange(cache.length - cache.cached(window), cache.length)[None]
+        cached = torch.arange(cache.length - cache.cached(window), cache.length)[None]
         new = torch.arange(cache.length, cache.length + count)[None]
         (both,) = cache.keeper(0, window)(new)
-        assert torch.equal(both, torch.cat((held, new), 1))
+        assert torch.equal(both, torch.cat((cached, new), 1))
         cache.length += count
         assert cache.cached(window) == min(cache.length, slots)
     assert cache.nbytes() == (8 * slots if chunks else 0)
@@ -270,14 +270,16 @@ def encoding(option: str, n_head: int = 4, head_dim: int = 8) -> PositionalEncod
         n_layer=1, n_head=n_head, d_model=n_head * head_dim, context=CONTEXT, vocab_size=VOCAB, dropout=0.0, bias=False
     )
     found: PositionalEncoding = part(tiny(arm(pos=option)).pos, shape, head_dim, n_head)
-    return found.at(0, part(tiny(arm(window="sliding")).window))  # of a local layer, where every encoding has an effect
+    return found.at(
+        0, part(tiny(arm(window="sliding")).window)
+    )  # the encoding of a local layer, where every encoding has an effect
 
 
 def logit(pos: PositionalEncoding, q: Tensor, k: Tensor, at: int, to: int) -> Tensor:
     """(H,) logits of one query at position ``at`` for one key at position ``to``; q, k (1, 1, H, R)."""
-    there, here = torch.tensor([[to]]), torch.tensor([[at]])
-    product = (pos.rotate(q, k, pos.table(here))[0] * pos.rotate(q, k, pos.table(there))[1]).sum(-1)[0, 0]
-    return product + pos.bias(torch.arange(q.shape[2]), here[0], there[0]) if pos.biased else product
+    key_at, query_at = torch.tensor([[to]]), torch.tensor([[at]])
+    product = (pos.rotate(q, k, pos.table(query_at))[0] * pos.rotate(q, k, pos.table(key_at))[1]).sum(-1)[0, 0]
+    return product + pos.bias(torch.arange(q.shape[2]), query_at[0], key_at[0]) if pos.biased else product
 
 
 @pytest.mark.parametrize("option", [option for option in options("pos") if encoding(option).relative])
@@ -287,8 +289,8 @@ def test_relative_encodings_depend_on_the_distance_only(option: str, far: int, t
     pos = encoding(option)
     assume(pos.max_length is None or to + far + shift < pos.max_length)
     q, k = torch.randn(2, 1, 1, 4, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    here = logit(pos, q, k, to + far, to)
-    torch.testing.assert_close(logit(pos, q, k, to + far + shift, to + shift), here, rtol=0, atol=1e-8)
+    expected = logit(pos, q, k, to + far, to)
+    torch.testing.assert_close(logit(pos, q, k, to + far + shift, to + shift), expected, rtol=0, atol=1e-8)
     if option != "none":
         one, two = logit(pos, q, k, to + 1, to), logit(pos, q, k, to + 2, to)
         assert (one - two).abs().max() > 1e-6, "logits differ between distances"

@@ -50,8 +50,8 @@ def test_yaml_files_start_with_the_description(rows: list[VariantRow]) -> None:
         assert text.startswith(f"# {row.description}\n") and yaml.safe_load(text)["_target_"]
 
 
-def test_parameters_and_refusals_equal_those_of_composed_configs(rows: list[VariantRow]) -> None:
-    """`gptx.compose` checks what the table puts together by itself."""
+def test_parameters_and_rejections_equal_those_of_composed_configs(rows: list[VariantRow]) -> None:
+    """The table builds its configs without the checks of `gptx.compose`, so both must agree."""
     for row in rows:
         overrides = [f"{row.axis}={row.option}", "device=cpu", "tokenizer=byte"]
         if row.axis == "kernel":
@@ -67,8 +67,9 @@ def test_parameters_and_refusals_equal_those_of_composed_configs(rows: list[Vari
                         gptx.build(gptx.compose([*overrides, f"{axis}={name}"]))
 
 
+@pytest.mark.full
 def test_command_prints_the_table_of_another_model(rows: list[VariantRow]) -> None:
-    """With one layer, alternating windows are refused: their row has the reason instead of figures."""
+    """With one layer, alternating windows are rejected: their row shows the reason instead of figures."""
     command = [sys.executable, "-m", "gptx.variants", "model.n_layer=1", "--markdown"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()

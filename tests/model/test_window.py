@@ -47,7 +47,7 @@ def sink_keys(q: int, size: int, sinks: int) -> set[int]:
 
 
 def dilated_keys(q: int, size: int, step: int) -> set[int]:
-    """Longformer, section 3.1: a window of so many tokens, with gaps between them."""
+    """Longformer, section 3.1: a window of this many tokens, with gaps between them."""
     return set(takewhile(lambda k: k >= 0, (q - i * step for i in range(size))))
 
 
@@ -101,13 +101,15 @@ def test_windows_show_the_keys_of_their_papers(option: str, data: st.DataObject,
 @settings(max_examples=20)
 @given(data=st.data())
 def test_reach_is_tight(option: str, data: st.DataObject) -> None:
-    """A ring buffer has as many slots: fewer would lose visible tokens, more would waste memory."""
+    """The ring buffer has `reach` slots: fewer would lose visible tokens, more would waste memory."""
     see = window(option, **data.draw(PAPERS[option][1]))
     assert see.reach is None if option in ("sliding_sink", "strided") else see.reach is not None
     length = 2 * (see.reach or 60)
     distance = torch.arange(length)[:, None] - torch.arange(length)
     farthest = distance[visible(Where.rows(length), see.allows)[0]].max() + 1
-    assert farthest == see.reach if see.reach else farthest > length - 9, "and without one, there is no end"
+    assert farthest == see.reach if see.reach else farthest > length - 9, (
+        "without a reach, the first tokens are visible too"
+    )
     assert see.local == (option != "strided")
 
 
@@ -147,9 +149,11 @@ def test_gemma_patterns(n_layer: int) -> None:
 
     kinds = {"sliding_attention": window("sliding"), "full_attention": window("full")}
     for config, pattern in ((Gemma2Config, "LG"), (Gemma3TextConfig, "LLLLLG")):
-        ours = window("alternating", pattern=pattern)
-        theirs = config(num_hidden_layers=n_layer).layer_types
-        assert [ours.at(layer, n_layer) for layer in range(n_layer)] == [kinds[kind] for kind in theirs]
+        pattern_window = window("alternating", pattern=pattern)
+        kinds_of_layers = config(num_hidden_layers=n_layer).layer_types
+        assert [pattern_window.at(layer, n_layer) for layer in range(n_layer)] == [
+            kinds[kind] for kind in kinds_of_layers
+        ]
 
 
 def test_pattern_gives_each_layer_its_cache_size() -> None:
@@ -159,13 +163,13 @@ def test_pattern_gives_each_layer_its_cache_size() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["", "LlG", "L G", "SG"])
-def test_pattern_refuses_other_letters(pattern: str) -> None:
+def test_other_letters_of_a_pattern_are_rejected(pattern: str) -> None:
     message = refused(lambda: window("alternating", pattern=pattern))
     assert repr(pattern) in message and "L (sliding)" in message and "LLLLLG" in message
     assert window("alternating", pattern="LLLLLG")
 
 
-def test_pattern_refuses_to_be_longer_than_the_model() -> None:
+def test_pattern_longer_than_the_model_is_rejected() -> None:
     cfg = tiny(arm(window="alternating"))
     cfg.window.pattern = "LLLLLG"
     message = refused(build, cfg, VOCAB)
@@ -185,11 +189,11 @@ def test_chunks_equal_llama_4(size: int) -> None:
     from transformers.masking_utils import chunked_causal_mask_function
 
     at, zero = torch.arange(CONTEXT), torch.tensor(0)
-    theirs = chunked_causal_mask_function(size, torch.zeros(1, dtype=torch.long))(zero, zero, at[:, None], at)
-    assert torch.equal(visible(Where.rows(CONTEXT), window("chunked", size=size).allows)[0], theirs)
+    expected = chunked_causal_mask_function(size, torch.zeros(1, dtype=torch.long))(zero, zero, at[:, None], at)
+    assert torch.equal(visible(Where.rows(CONTEXT), window("chunked", size=size).allows)[0], expected)
 
 
-# Refusals
+# Rejections
 
 
 @pytest.mark.parametrize(
@@ -198,13 +202,13 @@ def test_chunks_equal_llama_4(size: int) -> None:
     + [("dilated", "step"), ("strided", "stride")],
 )
 @pytest.mark.parametrize("given", [0, -3])
-def test_refuses_windows_that_hide_a_token_from_itself(option: str, key: str, given: int) -> None:
+def test_window_that_hides_a_token_from_itself_is_rejected(option: str, key: str, given: int) -> None:
     message = refused(lambda: window(option, **{key: given}))
     assert message == f"window.{key}={given}: expected at least 1, and at most 2147483648"
     assert window(option, **{key: 1}).allows(torch.tensor(7), torch.tensor(7))
 
 
-def test_sliding_sink_refuses_zero_sinks() -> None:
+def test_sliding_sink_rejects_zero_sinks() -> None:
     message = refused(lambda: window("sliding_sink", sinks=0))
     assert "window.sinks=0" in message and "at least 1" in message and "window=sliding" in message
     assert "sliding" in options("window")

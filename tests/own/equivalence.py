@@ -3,7 +3,7 @@
 ``python -m equivalence PROCESSES FOLDER`` reads a list of checks from FOLDER/checks.json and runs them one after the
 other in one group of worker processes. Rank r writes FOLDER/r.json: the result of each check.
 
-A check is "KIND STRATEGY,OVERRIDE,OVERRIDE,...": the name of a function of `KINDS`, and a config. Four words are
+A check is "KIND STRATEGY,OVERRIDE,OVERRIDE,...": the name of a function of `KINDS`, and a config. Four keywords are
 options of the check: pack (several documents in a row), micro=N (rows of a micro-batch), steps=N, compile. The result
 of a config that the strategy rejects is the message.
 """
@@ -83,7 +83,7 @@ class Case:
 
 
 def text() -> np.ndarray:
-    """4000 tokens of which a model can learn something: on random tokens it would only learn rounding errors."""
+    """4000 tokens with a structure that a model can learn: random tokens would only amplify rounding errors."""
     random, tokens = np.random.default_rng(0).integers(0, 2, 4000), [0]
     for bit in random[1:]:
         tokens.append((3 * tokens[-1] + int(bit)) % VOCAB)
@@ -175,11 +175,11 @@ def checkpoints(case: Case, strategy: Strategy, folder: Path) -> Differences:
         dist.barrier()
         reader = Training(case, target, seed=1)
         checkpoint.load(checkpoint_files.steps(path)[-1], reader.model, reader.optim)
-        theirs, ours = (checkpoint.tensors(t.model, t.optim) for t in (writer, reader))
-        both = sorted(theirs.keys() & ours.keys())  # a pipeline stage holds a part of them
-        assert len(both) == min(len(theirs), len(ours))
+        written, read = (checkpoint.tensors(t.model, t.optim) for t in (writer, reader))
+        both = sorted(written.keys() & read.keys())  # a pipeline stage has only some of them
+        assert len(both) == min(len(written), len(read))
         name = f"read by {type(target).__name__}"
-        found[f"tensors {name}"] = max(difference(full_tensor(ours[key]), full_tensor(theirs[key])) for key in both)
+        found[f"tensors {name}"] = max(difference(full_tensor(read[key]), full_tensor(written[key])) for key in both)
         for training in (writer, reader):
             training.step(case.rows[1])
         found[f"next step {name}"] = difference(reader.history, writer.history[2:])
@@ -207,7 +207,7 @@ def _local(tensor: Tensor) -> Tensor:
 
 
 def largest_difference(found: Mapping[str, Tensor | float], expected: Mapping[str, Tensor | float]) -> float:
-    """Over all names that were found."""
+    """The largest difference over all names."""
     return max((difference(found[name], expected[name]) for name in found), default=0.0)
 
 
@@ -220,10 +220,10 @@ def difference(found: Tensor | float | list[float], expected: Tensor | float | l
 
 
 def work(folder: str) -> None:
-    """Run all checks in one process group, and write what this rank has found."""
+    """Run all checks in one process group, and write the results of this rank."""
     torch.set_num_threads(1)
     torch.compile.__kwdefaults__["backend"] = "aot_eager"  # a strategy affects tracing, not code generation
-    banded_chunks.SMALLEST = 2  # so that the banded kernel needs several chunks for these short rows
+    banded_chunks.SMALLEST = 2  # the banded kernel then needs several chunks for these short rows
     dist.init_process_group("gloo")
     found: dict[str, Differences | str] = {}
     for i, check in enumerate(json.loads(Path(folder, "checks.json").read_text())):

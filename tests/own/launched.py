@@ -35,11 +35,11 @@ def hangs_when_its_peer_dies(folder: str) -> None:
 def enters_and_exits_ddp_repeatedly(folder: str) -> None:
     """Create 40 process groups in turn, and leave each while its replica still exists."""
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-    here = {"rank": int(os.environ["RANK"]), "world_size": 2}
+    arguments = {"rank": int(os.environ["RANK"]), "world_size": 2}
     init = dist.init_process_group
     for attempt in range(40):
         keys = dist.PrefixStore(str(attempt), store)
-        with patch.object(dist, "init_process_group", partial(init, store=keys, **here)):
+        with patch.object(dist, "init_process_group", partial(init, store=keys, **arguments)):
             _one_step()
 
 

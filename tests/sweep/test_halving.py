@@ -1,4 +1,4 @@
-"""Successive halving: which arms are promoted, from which step they continue, and that a killed sweep decides the same.
+"""Successive halving: the promoted arms, the step from which they continue, and equal decisions after a kill.
 Training is simulated."""
 
 import io
@@ -58,7 +58,7 @@ class SimulatedSweep:
         self.trained: list[tuple[str, int, int]] = []  # title, from, to
 
     def command(self, found: list[Cell], ends: float = math.inf, factor: int = 2) -> HalvingSource:
-        """Run the sweep; it is killed after so many runs have ended."""
+        """Run the sweep; it is killed after this many runs have ended."""
         self.root.mkdir(exist_ok=True)
         with SweepJournal(self.root) as log:
             log.write(CommandStarted(force=any(cell.cfg.force for cell in found)))
@@ -110,11 +110,11 @@ def test_better_half_continues_from_its_checkpoints(tmp_path: Path) -> None:
     later = [(first, last) for _, first, last in sweep.trained if last > 100]
     assert all(first in (0, last // 2, last) for first, last in later), "not from its checkpoint"
     assert sum(last - first for _, first, last in sweep.trained) == 2 * (8 * 100 + 4 * 100 + 2 * 200 + 400)
-    left = source.dropped()
-    assert left["a3 seed=1"] == "dropped at step 100: place 5 of 8"
-    assert left["a0 seed=0"] == "dropped at step 100: place 8 of 8"
-    assert left["a6 seed=0"] == "dropped at step 400: place 2 of 2"
-    assert len(left) == 14 and "a7 seed=0" not in left
+    dropped = source.dropped()
+    assert dropped["a3 seed=1"] == "dropped at step 100: place 5 of 8"
+    assert dropped["a0 seed=0"] == "dropped at step 100: place 8 of 8"
+    assert dropped["a6 seed=0"] == "dropped at step 400: place 2 of 2"
+    assert len(dropped) == 14 and "a7 seed=0" not in dropped
 
 
 class ConstantTime:
@@ -152,7 +152,7 @@ def test_preview_shows_decided_and_coming_rungs(tmp_path: Path) -> None:
 
 @settings(max_examples=30)
 @given(st.integers(1, 7), st.integers(1, 2), st.integers(2, 4), st.lists(st.integers(0, 9), max_size=5), st.integers())
-def test_killed_sweep_decides_the_same(arms: int, seeds: int, factor: int, kills: list[int], luck: int) -> None:
+def test_killed_sweep_makes_the_same_decisions(arms: int, seeds: int, factor: int, kills: list[int], luck: int) -> None:
     def loss(folder: Path, step: int) -> float:
         return random.Random(f"{luck} {folder.name} {step}").choice([1.0, 2.0, 3.0, math.nan])
 
@@ -169,7 +169,7 @@ def test_killed_sweep_decides_the_same(arms: int, seeds: int, factor: int, kills
         assert len(killed.trained) == len(undisturbed.trained) and again.dropped() == one.dropped()
 
 
-def test_first_in_the_grid_wins_if_equal(tmp_path: Path) -> None:
+def test_first_arm_of_the_grid_wins_if_losses_are_equal(tmp_path: Path) -> None:
     sweep = SimulatedSweep(tmp_path, lambda folder, step: 1.0)
     sweep.command(cells(tmp_path, 4))
     assert sweep.decisions() == [(200, ["a0", "a1"]), (400, ["a0"])]
@@ -184,7 +184,7 @@ def test_arm_with_a_failed_run_is_dropped(tmp_path: Path) -> None:
     assert "a3" not in sweep.spans()[400] | sweep.spans()[800]
 
 
-def test_failed_run_is_tried_again_and_the_rung_decided_anew(tmp_path: Path) -> None:
+def test_failed_run_is_retried_and_its_rung_is_decided_again(tmp_path: Path) -> None:
     sweep = SimulatedSweep(tmp_path)
     sweep.failing = {"a3 seed=0"}
     sweep.command(cells(tmp_path, 4, seeds=2))
@@ -220,7 +220,7 @@ def test_diverged_arm_is_last(tmp_path: Path) -> None:
     assert sweep.decisions() == [(400, ["a1"])]
 
 
-def test_interrupted_runs_decide_nothing(tmp_path: Path) -> None:
+def test_no_rung_is_decided_while_runs_are_interrupted(tmp_path: Path) -> None:
     """After a signal the loop asks for no more tasks; an interrupted run has not failed."""
     found = cells(tmp_path, 4)
     with SweepJournal(tmp_path) as log:
@@ -233,7 +233,7 @@ def test_interrupted_runs_decide_nothing(tmp_path: Path) -> None:
     assert sweep.decisions() == [(200, ["a2", "a3"]), (400, ["a3"])]
 
 
-def test_single_arm_trains_to_the_end_at_once(tmp_path: Path) -> None:
+def test_single_arm_trains_to_the_end_without_rungs(tmp_path: Path) -> None:
     sweep = SimulatedSweep(tmp_path)
     sweep.command(cells(tmp_path, 1, seeds=2))
     assert sweep.decisions() == [] and set(sweep.trained) == {("a0 seed=0", 0, 800), ("a0 seed=1", 0, 800)}
@@ -260,7 +260,7 @@ def test_run_that_ended_early_counts_with_its_last_validation(tmp_path: Path) ->
     assert sweep.decisions() == [(400, ["a0"])]
 
 
-def test_force_starts_afresh_once(tmp_path: Path) -> None:
+def test_force_restarts_every_run_once(tmp_path: Path) -> None:
     sweep = SimulatedSweep(tmp_path)
     sweep.command(cells(tmp_path, 2))
     given: list[tuple[bool, int]] = []
@@ -287,7 +287,7 @@ def test_decisions_before_force_do_not_count(tmp_path: Path) -> None:
     assert sweep.command(cells(tmp_path, 4)).remaining == ["a0"]
 
 
-def test_decisions_that_leave_nobody_are_read_twice(tmp_path: Path) -> None:
+def test_decisions_that_drop_every_arm_are_read_from_the_journal(tmp_path: Path) -> None:
     losses: dict[str, float | None] = {f"a{arm}": None for arm in range(4)}
     with SweepJournal(tmp_path) as log:
         for step in (200, 400):
@@ -312,7 +312,7 @@ def test_rungs_of_typical_grids() -> None:
     assert rung_steps(3, 30, 10, 2) == [10, 20] and rung_steps(2, 100, 100, 2) == []
 
 
-def test_what_cannot_be_compared(tmp_path: Path) -> None:
+def test_sweeps_that_halving_rejects(tmp_path: Path) -> None:
     def rejected(found: list[Cell], factor: int = 2) -> str:
         with SweepJournal(tmp_path) as log, pytest.raises(ConfigError) as caught:
             HalvingSource(found, [], factor, log, [])

@@ -223,7 +223,7 @@ def test_width_is_divisible_for_tp_on_another_machine() -> None:
     assert round(float(found.overrides[0].partition("=")[2]) * 128) % 4 == 0
 
 
-def test_arm_that_cannot_be_built_is_rejected_alone() -> None:
+def test_only_the_arm_that_cannot_be_built_is_rejected() -> None:
     good, bad = config("match=params"), config("match=params", "model.n_head=3")
     fits = solved(good, bad)
     assert isinstance(fits[0], Matched) and isinstance(fits[1], Unmatched) and "n_head=3" in fits[1].reason

@@ -92,7 +92,7 @@ SIZE = (
 
 @pytest.mark.full
 @pytest.mark.parametrize("case", MEASURED)
-def test_memory_estimate_is_near_what_is_measured(gptx: Gptx, case: str) -> None:
+def test_memory_estimate_is_close_to_the_measurement(gptx: Gptx, case: str) -> None:
     done = gptx(*SIZE, *MEASURED[case])
     assert done.code == 0, done.err
     result = RunFolder(gptx.folder).result()
@@ -152,7 +152,7 @@ def test_too_large_run_is_rejected_with_settings_that_fit(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("small_machine")
-def test_nothing_is_rejected_for_another_machine(tmp_path: Path) -> None:
+def test_memory_is_not_checked_for_another_machine(tmp_path: Path) -> None:
     large = fake_cell(tmp_path, "trainer.batch_size=64")
     assert check_memory([large], 16, here=False) == JobLimit(16)
     assert large.memory_bytes == 3200 * MB
@@ -165,4 +165,4 @@ def test_fewer_runs_at_once_if_memory_is_short(tmp_path: Path) -> None:
     assert check_memory(cells, 4) == JobLimit(
         2, "only 2 of 4 runs at once: the largest needs about 400 MB of 1.0 GB free memory"
     )
-    assert check_memory(cells[:2], 4) == JobLimit(4)  # there are no more
+    assert check_memory(cells[:2], 4) == JobLimit(4)  # only two cells

@@ -1,4 +1,4 @@
-"""Searches by optuna: a kill loses nothing, nothing is trained twice, worse runs are pruned."""
+"""Searches by optuna: no trial is lost by a kill or trained twice, and worse runs are pruned."""
 
 import json
 import os
@@ -118,11 +118,11 @@ def test_wrong_search_options(keys: dict[str, object], expected: str) -> None:
     assert expected in str(rejected.value) and "\n" not in str(rejected.value)
 
 
-# ------------------------------------------------------------------------------------- without any training
+# ------------------------------------------------------------------------------------- with simulated training
 
 
 class Killed(BaseException):
-    """Like kill -9: no handler runs."""
+    """Simulates SIGKILL: no handler runs."""
 
 
 Curve = Callable[[dict[str, str], int], float]
@@ -255,12 +255,12 @@ def test_trials_run_in_all_slots(search: Search) -> None:
     assert set(importances(search.study)) == {"attention", "optim.lr"}
 
 
-@pytest.mark.parametrize(("here", "most"), [(True, 2), (False, 3)])
-def test_memory_limits_trials_at_once(search: Search, monkeypatch: pytest.MonkeyPatch, here: bool, most: int) -> None:
+@pytest.mark.parametrize(("local", "most"), [(True, 2), (False, 3)])
+def test_memory_limits_trials_at_once(search: Search, monkeypatch: pytest.MonkeyPatch, local: bool, most: int) -> None:
     """A point waits until it fits beside the running ones; for another machine the memory is not known."""
 
     def estimated(cells: list[Cell], jobs: int, _: bool, rooms: dict[str, int]) -> None:
-        rooms |= {"cpu": 10 * GB} if here else {}
+        rooms |= {"cpu": 10 * GB} if local else {}
         cells[0].memory_bytes = 4 * GB
 
     monkeypatch.setattr(module, "check_memory", estimated)
@@ -280,7 +280,7 @@ def test_earlier_trials_and_searches_are_shown(search: Search, capsys: pytest.Ca
     new = "this search is new, because its space or its metrics differ; study=study also has study-0"
     assert capsys.readouterr().out.splitlines()[-1] == new
     show_search(KEYS, where, search.sweep, "study")
-    assert "this is a new search" not in capsys.readouterr().out
+    assert "this search is new" not in capsys.readouterr().out
 
 
 def test_more_trials_extend_a_search(search: Search) -> None:
@@ -313,13 +313,13 @@ def test_killed_search_tries_the_same_points(
             with open(killed.sweep.path / STORE, "ab") as store:
                 store.write(b'{"op_code": 5, "wor')  # the line that was being written
             (killed.sweep.path / f"{STORE}.lock").unlink(missing_ok=True)
-            (killed.sweep.path / f"{STORE}.lock").symlink_to(STORE)  # what optuna's own lock would have left
+            (killed.sweep.path / f"{STORE}.lock").symlink_to(STORE)  # the lock file that optuna leaves after a kill
     assert killed.states() == ["COMPLETE"] * 12
     if slots == 1 or sampler == "random":
         assert [t.user_attrs[OVERRIDES] for t in killed.trials] == [t.user_attrs[OVERRIDES] for t in undisturbed.trials]
     for folder in {trial.user_attrs["run"] for trial in killed.trials}:
         steps = [record["step"] for record in records(killed.sweep.outputs / folder, "metrics")]
-        assert steps == list(range(EVERY, STEPS + 1, EVERY))  # each resumed, and none started again
+        assert steps == list(range(EVERY, STEPS + 1, EVERY))  # each was resumed, and none restarted
 
 
 def test_store_truncated_at_any_line_is_completed(search: Search) -> None:
@@ -332,7 +332,7 @@ def test_store_truncated_at_any_line_is_completed(search: Search) -> None:
         store.write_bytes(b"".join(lines[:cut]))
         before, launcher = search.trials, SimulatedLauncher(loss_of)
         search(launcher, keys, where)
-        assert len(launcher.started) <= 1  # what had only half its values when the line was cut
+        assert len(launcher.started) <= 1  # at most the trial whose values were truncated
         assert all(old.params.items() <= new.params.items() for old, new in zip(before, search.trials, strict=False))
         assert search.states().count("COMPLETE") == 3
         assert set(search.states()) <= {"COMPLETE", "PRUNED"}
@@ -344,14 +344,14 @@ def test_interrupted_search_resumes_its_trials(search: Search) -> None:
         search(launcher)
     started = dict(zip(launcher.started, search.states(), strict=True))
     assert list(started.values()) == ["COMPLETE"] * (len(started) - 2) + ["RUNNING"] * 2
-    left = SimulatedLauncher(loss_of, slots=2)
-    search(left)
-    assert left.started[:2] == launcher.started[-2:]
+    resumed = SimulatedLauncher(loss_of, slots=2)
+    search(resumed)
+    assert resumed.started[:2] == launcher.started[-2:]
     assert search.states() == ["COMPLETE"] * 12
 
 
 def test_same_point_is_trained_once(search: Search) -> None:
-    """It is proposed again while it runs, and after it has ended."""
+    """The sampler proposes the point again while it runs, and after it has ended."""
     launcher = SimulatedLauncher(loss_of, slots=4)
     search(launcher, where=space("attention=mha,gqa"))
     assert sorted(launcher.started) == ["attention=gqa", "attention=mha"]
@@ -430,15 +430,15 @@ def test_resumed_run_is_not_pruned_by_old_validations(search: Search) -> None:
     again = SimulatedLauncher(lambda values, step: 100.0)
     search(again, keys)
     assert again.started == worse.started
-    assert again.waits >= 2  # it had a step to make, and then to stop
+    assert again.waits >= 2  # at least one wait to train a step, and one to stop
     assert search.states()[-1] == "PRUNED"
 
 
 def test_pareto_front_of_two_metrics(search: Search) -> None:
-    def dear(values: dict[str, str], step: int) -> float:  # what has fewer parameters is worse
+    def smaller_is_worse(values: dict[str, str], step: int) -> float:  # the smaller model has the higher loss
         return float(values["optim.lr"]) + (values["attention"] == "gqa")
 
-    search(SimulatedLauncher(dear, slots=2), replace(KEYS, metrics=("val_loss", "n_params")))
+    search(SimulatedLauncher(smaller_is_worse, slots=2), replace(KEYS, metrics=("val_loss", "n_params")))
     front = search.study.best_trials
     assert {trial.params["attention"] for trial in front} == {"mha", "gqa"}
     assert len(front) == 2
@@ -511,13 +511,13 @@ def test_search_killed_with_its_runs_resumes(gptx: Gptx) -> None:
     lines = done.out.splitlines()
     best = shlex.split(lines[lines.index("best trial:") + 2])
     assert best[:3] == ["python", "-m", "gptx.run"]
-    alone = gptx.run("gptx.run", *best[3:])
-    assert alone.code == 0 and "finished already" in alone.out, alone.err
+    single = gptx.run("gptx.run", *best[3:])
+    assert single.code == 0 and "finished already" in single.out, single.err
     result = min(json.loads((folder / "result.json").read_text())["val_loss"] for folder in gptx.folders())
     assert f"val_loss {result:.6g}" in done.out and min(trial.values for trial in stored(gptx)) == [result]
 
 
-def test_wrong_search_option_is_one_line(gptx: Gptx) -> None:
+def test_wrong_search_option_is_reported_in_one_line(gptx: Gptx) -> None:
     done = gptx.run("gptx.run", *command(gptx, "attention=mha,gqa", "hydra.sweeper.n_trial=3"))
     assert done.code == 2
     assert done.err.count("\n") == 1 and "Did you mean 'hydra.sweeper.n_trials'?" in done.err, done.err
@@ -534,7 +534,7 @@ def test_interval_of_real_numbers_for_an_integer_is_rejected() -> None:
     [
         (["match=params"], "attention=mha,gqa", "match is an option of a grid, not of a search"),
         (["sweep.lr=[1e-3,3e-3]"], "attention=mha,gqa", "sweep.lr is an option of a grid, not of a search"),
-        (["force=true"], "attention=mha,gqa", "force=true: a search uses finished runs as they are"),
+        (["force=true"], "attention=mha,gqa", "force=true: a search does not repeat finished runs"),
         (["runtime.until=10"], "attention=mha,gqa", "the runs of a search train to the end"),
         ([], "trainer.max_steps=10,20", "trainer.max_steps cannot be searched"),
     ],
@@ -547,7 +547,7 @@ def test_options_that_a_search_rejects(overrides: list[str], searched: str, expe
 
 @pytest.mark.full
 def test_real_runs_are_pruned(make: Maker) -> None:
-    """Runs with rates that are too small are pruned; their checkpoints are kept."""
+    """Runs with rates that are too small are pruned; their checkpoints remain."""
     gptx = make("pruned")
     overrides = ["optim.lr=tag(log,interval(1e-7,1e-2))", "hydra.sweeper.n_trials=5", "hydra.sweeper.pruner=median"]
     pace = ["hydra.sweeper.startup=1", "hydra.sweeper.sampler=random", "trainer.max_steps=400", "kernel=fragile"]

@@ -68,7 +68,7 @@ def launcher_of(*overrides: str) -> Launcher:
         (["hydra/launcher=slurm", "+hydra.launcher.minuts=5"], "Did you mean 'hydra.launcher.minutes'?"),
     ],
 )
-def test_misspelled_launcher_or_key_is_one_line(gptx: Gptx, overrides: list[str], message: str) -> None:
+def test_misspelled_launcher_or_key_is_reported_in_one_line(gptx: Gptx, overrides: list[str], message: str) -> None:
     done = run_here(gptx, "-m", *gptx.tiny, *overrides, "seed=0")
     assert done.code == 2
     assert message in done.err and len(done.err.splitlines()) == 1

@@ -142,15 +142,15 @@ def test_jobs_on_one_and_two_nodes_without_mlflow(gptx: Gptx, slurm: Cluster, tr
 
 
 def test_slurm_and_local_sweeps_give_the_same_table(make: Maker, slurm: Cluster) -> None:
-    here, there = make("here"), make("there")
+    local, remote = make("local"), make("slurm")
     grid = ["attention=mha,gqa", "pos=rope,learned"]
-    done = here("-m", *grid)
+    done = local("-m", *grid)
     assert done.code == 0, done.err
-    submit(there, slurm, *grid, *launcher())
-    assert until(lambda: finished(there) and len(there.folders()) == 4)
-    assert until(queue_is_empty(slurm, there))
-    equal_sweeps(there, here, 4)
-    assert "4 variants, 4 runs" in status(there, slurm, "collect")
+    submit(remote, slurm, *grid, *launcher())
+    assert until(lambda: finished(remote) and len(remote.folders()) == 4)
+    assert until(queue_is_empty(slurm, remote))
+    equal_sweeps(remote, local, 4)
+    assert "4 variants, 4 runs" in status(remote, slurm, "collect")
 
 
 def test_each_combination_of_nodes_and_processes_is_one_array(gptx: Gptx, slurm: Cluster) -> None:

@@ -191,7 +191,7 @@ def test_list_never_folds_a_command_into_a_column(tmp_path: Path, monkeypatch: p
     assert out.getvalue().endswith(f"\nit: {command}\n")
 
 
-def test_piped_list_is_one_line_for_each_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_piped_list_has_one_line_for_each_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fake_sweep(
         tmp_path, [planned(fake_run(tmp_path, STEPS, "finished"), "a")], command="python -m gptx.run -m " + "x" * 300
     )
@@ -224,7 +224,7 @@ def test_collect_compares_the_best_learning_rate_of_each_arm(
     assert compared == [[two, three]]
 
 
-def test_unknown_sweep_or_action_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_sweep_or_action_is_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     at = ["--outputs", str(tmp_path)]
     assert main(["status", *at]) == 2
     assert f"no sweep in {tmp_path}; `gptx sweep seed=0,1` starts one" in capsys.readouterr().err

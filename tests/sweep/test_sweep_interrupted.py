@@ -77,7 +77,7 @@ def test_ctrl_c_saves_checkpoints_and_leaves_nothing_running(gptx: Gptx) -> None
 
 
 @pytest.mark.full
-def test_ctrl_c_before_any_run_starts_is_one_line(gptx: Gptx) -> None:
+def test_ctrl_c_before_any_run_starts_is_reported_in_one_line(gptx: Gptx) -> None:
     terminal = Terminal(gptx, "gptx.run", *sweep_arguments(gptx, *GRID, "seed=0,1"))
     assert terminal.until(lambda: gptx.workers("forkserver")), terminal.shown
     terminal.press(b"\x03")

@@ -38,7 +38,8 @@ def test_each_text_is_tokenised_once_and_an_unreadable_one_is_rejected(gptx: Gpt
     overrides = [f"data.path={paths}", "pos=rope,none", f"paths.data={gptx.cwd}/fresh", "dry_run=true"]
     done = sweep_here(gptx, *overrides)
     assert done.code == 2, done.err
-    assert done.err.splitlines() == ["tokenising text with byte"] * 3  # the good one, and the bad one for each cell
+    # The readable text once, and the unreadable one for each cell.
+    assert done.err.splitlines() == ["tokenising text with byte"] * 3
     assert "bad.txt" in done.out and "2 to run" in done.out
     assert sweep_here(gptx, *overrides).err.splitlines() == ["tokenising text with byte"] * 2
 
@@ -80,7 +81,7 @@ def test_cells_that_crash_while_they_are_checked_are_rejected(gptx: Gptx) -> Non
         (["seed=0,1", "trainer.max_step=3"], "unknown key 'trainer.max_step'"),
     ],
 )
-def test_mistake_in_a_sweep_is_one_line(gptx: Gptx, overrides: list[str], expected: str) -> None:
+def test_mistake_in_a_sweep_is_reported_in_one_line(gptx: Gptx, overrides: list[str], expected: str) -> None:
     done = sweep_here(gptx, *overrides)
     assert done.code == 2
     assert done.err.count("\n") == 1 and expected in done.err, done.err
@@ -101,7 +102,7 @@ def parsed(*overrides: str) -> list[Override]:
         (["attention=mha,gqa", "seed=range(3,1)"], "seed=range(3,1) has no values"),
     ],
 )
-def test_override_that_a_grid_cannot_have(overrides: list[str], expected: str) -> None:
+def test_override_that_a_grid_rejects(overrides: list[str], expected: str) -> None:
     with pytest.raises(ConfigError) as rejected:
         check_given_once(parsed(*overrides))
         list(map(single_values, parsed(*overrides)))

@@ -1,4 +1,4 @@
-"""MLflow is a view of the journals: whatever is killed, cut off, repeated or away, its rows are the same."""
+"""MLflow gets each row of a journal once, also after kills, interrupted uploads, repetitions and server failures."""
 
 import importlib
 import json
@@ -42,7 +42,7 @@ from gptx.tracking.mlflow_store import Store, store_uri
 from gptx.tracking.mlflow_writer import Replay
 from gptx.tracking.ui_server import free_port, serve
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")  # mlflow's own
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")  # from mlflow
 TRACKING = {"enabled": True, "uri": "", "follow": True, "wait": 200.0, "experiment": "study", "weights": True}
 ROOT = Path(__file__).parents[2]
 
@@ -58,37 +58,37 @@ def store(outputs: Path) -> Store:
 
 
 def push(store: Store, outputs: Path, run_dir: Path) -> dict[str, Any]:
-    """Replay a run with nothing remembered, and return what the database then says of it."""
+    """Replay a run from the start of its journal, and return what the database then holds of it."""
     Replay(store, outputs, run_dir).push()
     return contents(database(outputs), uid_of(run_dir))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def mlflow_is_imported() -> None:
-    """Here and at once, not in the middle of a test that has threads and processes of its own."""
+    """Import mlflow before the tests: an import during a test with threads and processes would disturb it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         importlib.import_module("mlflow")
 
 
 @pytest.fixture(autouse=True)
-def nobody_follows_any_more(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A test that fails ends what it has started."""
+def followers_are_ended(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """End the followers that a failed test has started."""
     processes: list[subprocess.Popen[bytes]] = []
-    made = Follower.__init__
+    original = Follower.__init__
 
-    def noted(follower: Follower, process: "subprocess.Popen[bytes]", *others: Any) -> None:
+    def record(follower: Follower, process: "subprocess.Popen[bytes]", *others: Any) -> None:
         processes.append(process)
-        made(follower, process, *others)
+        original(follower, process, *others)
 
-    monkeypatch.setattr(Follower, "__init__", noted)
+    monkeypatch.setattr(Follower, "__init__", record)
     yield
     for process in processes:
-        with process:  # its pipe is closed, and its end waited for
+        with process:  # closes its pipe and waits for its end
             process.kill()
 
 
-def test_all_of_a_run_is_there(store: Store, outputs: Path) -> None:
+def test_mlflow_has_everything_of_a_run(store: Store, outputs: Path) -> None:
     run_dir = make_run(outputs, bpb=1.23456, seed=7)
     found = push(store, outputs, run_dir)
     assert (found["status"], found["name"]) == ("FINISHED", "gqa·rope·full·single·s7")
@@ -115,22 +115,22 @@ def test_best_weights_are_one_logged_model(store: Store, outputs: Path) -> None:
     push(store, outputs, run_dir)
     experiment = store.experiment("weights")
     (model,) = store.client.search_logged_models([experiment])
-    place = Path(model.artifact_location.removeprefix("file://"))
-    names = {path.name for path in place.iterdir()}
+    location = Path(model.artifact_location.removeprefix("file://"))
+    names = {path.name for path in location.iterdir()}
     assert {"model.safetensors", "meta.json", "config.yaml", "tokenizer.json"} <= names
     assert str(model.status) == "READY" and model.params["attention"] == "gqa"
     (run,) = store.client.search_runs([experiment])
     assert [out.model_id for out in run.outputs.model_outputs] == [model.model_id]
 
 
-def test_an_upload_that_was_cut_off_is_completed(store: Store, outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_upload_is_completed(store: Store, outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_dir = make_run(outputs, study="cut")
     finalize = store.client.finalize_logged_model
 
-    def die(*_: Any) -> None:
+    def fail(*_: Any) -> None:
         raise OSError("killed here")
 
-    monkeypatch.setattr(store.client, "finalize_logged_model", die)
+    monkeypatch.setattr(store.client, "finalize_logged_model", fail)
     with pytest.raises(OSError, match="killed here"):
         push(store, outputs, run_dir)
     monkeypatch.setattr(store.client, "finalize_logged_model", finalize)
@@ -139,27 +139,27 @@ def test_an_upload_that_was_cut_off_is_completed(store: Store, outputs: Path, mo
     assert str(model.status) == "READY"
 
 
-def test_no_weights_when_the_config_says_so(store: Store, outputs: Path) -> None:
+def test_weights_are_not_sent_if_disabled(store: Store, outputs: Path) -> None:
     run_dir = make_run(outputs)
     Replay(store, outputs, run_dir, weights=False).push()
     assert contents(database(outputs), uid_of(run_dir))["models"] == [(0,)]
 
 
-def test_nan_and_infinity_arrive_once(store: Store, outputs: Path) -> None:
+def test_nan_and_infinity_are_written_once(store: Store, outputs: Path) -> None:
     run_dir = folder(outputs, uid := "nan" + "0" * 13)
-    with Journal(run_dir) as book:
-        book.write(start(uid))
+    with Journal(run_dir) as writer:
+        writer.write(start(uid))
         for step, value in enumerate((float("nan"), float("inf"), float("-inf"), 1.0)):
-            book.write(MetricsRecord(step=step, values={"train/loss": value}))
+            writer.write(MetricsRecord(step=step, values={"train/loss": value}))
     push(store, outputs, run_dir)
-    forget(store, outputs, uid)
+    reset_cursor(store, outputs, uid)
     found = push(store, outputs, run_dir)
     assert [bool(is_nan) for _, _, is_nan, _, _ in found["metrics"]] == [True, False, False, False]
     assert len(found["metrics"]) == 4
 
 
-def forget(store: Store, outputs: Path, uid: str) -> None:
-    """As if killed between the last row and the note that it has arrived."""
+def reset_cursor(store: Store, outputs: Path, uid: str) -> None:
+    """Reset the cursor, as after a kill between the last row and the update of the cursor."""
     (run_id,) = ask(database(outputs), "select run_uuid from tags where key = 'gptx.uid' and value = ?", uid)[0]
     store.client.set_tag(run_id, "gptx.synced", "0")
 
@@ -174,73 +174,73 @@ RECORD = st.sampled_from(["metrics", "metrics", "metrics", "sample", "event", "s
     finished=st.booleans(),
 )
 @example(kinds=["metrics", "stop", *5 * ["metrics"], "stop"], cuts=[(0.3125, False)], finished=False)
-def test_prefix_after_prefix_equals_the_whole(
+def test_pushing_a_journal_in_parts_equals_pushing_it_at_once(
     store: Store, outputs: Path, kinds: list[str], cuts: list[tuple[float, bool]], finished: bool
 ) -> None:
-    """However a journal was cut into pushes, killed before the cursor was written or not, MLflow says the same."""
-    whole = folder(outputs, whole_uid := os.urandom(16).hex())
-    with Journal(whole) as book:
-        book.write(start(whole_uid))
+    """For any division of a journal into pushes, with or without kills before the cursor is written."""
+    complete = folder(outputs, complete_uid := os.urandom(16).hex())
+    with Journal(complete) as writer:
+        writer.write(start(complete_uid))
         for step, kind in enumerate(kinds):
             if kind == "metrics":
-                book.write(MetricsRecord(step=step, values={"train/loss": 1.0 / (step + 1), "val/bpb": 2.0}))
+                writer.write(MetricsRecord(step=step, values={"train/loss": 1.0 / (step + 1), "val/bpb": 2.0}))
             elif kind == "stop":
-                book.write(end_record("interrupted", step, result(3.0)))
-                book.write(ResumeRecord(step=step))
+                writer.write(end_record("interrupted", step, result(3.0)))
+                writer.write(ResumeRecord(step=step))
             else:
                 text = "The state"
-                book.write(
+                writer.write(
                     SampleRecord(step=step, text=text) if kind == "sample" else EventRecord(step=step, text=text)
                 )
         if finished:
-            book.write(end_record("finished", len(kinds), result(2.0)))
-    expected = push(store, outputs, whole)
+            writer.write(end_record("finished", len(kinds), result(2.0)))
+    expected = push(store, outputs, complete)
 
     parts = folder(outputs, uid := os.urandom(16).hex())
-    data = (whole / journal.NAME).read_bytes().replace(whole_uid.encode(), uid.encode())
-    data = data.replace(whole_uid[:8].encode(), uid[:8].encode())
+    data = (complete / journal.NAME).read_bytes().replace(complete_uid.encode(), uid.encode())
+    data = data.replace(complete_uid[:8].encode(), uid[:8].encode())
     first = data.index(b"\n") + 1
     for fraction, killed in sorted(cuts):
-        cut = first + int(fraction * (len(data) - first))  # within a line, too
+        cut = first + int(fraction * (len(data) - first))  # may be within a line
         (parts / journal.NAME).write_bytes(data[:cut])
         push(store, outputs, parts)
         if killed:
-            forget(store, outputs, uid)
+            reset_cursor(store, outputs, uid)
     (parts / journal.NAME).write_bytes(data)
     found = push(store, outputs, parts)
     again = push(store, outputs, parts)
 
     assert again == found
-    assert json.loads(json.dumps(found).replace(uid, whole_uid).replace(uid[:8], whole_uid[:8])) == json.loads(
+    assert json.loads(json.dumps(found).replace(uid, complete_uid).replace(uid[:8], complete_uid[:8])) == json.loads(
         json.dumps(expected)
     )
 
 
 def test_status_follows_the_run(store: Store, outputs: Path) -> None:
     run_dir = folder(outputs, uid := os.urandom(16).hex())
-    with Journal(run_dir) as book:
+    with Journal(run_dir) as writer:
         with trained(run_dir):
-            book.write(start(uid))
-            write_steps(book, 1, 3)
+            writer.write(start(uid))
+            write_steps(writer, 1, 3)
             found = push(store, outputs, run_dir)
             assert (found["status"], found["end"] or None) == ("RUNNING", None)
         last = list(journal.read(run_dir))[-1].t
-        found = push(store, outputs, run_dir)  # kill -9: nobody wrote an end
+        found = push(store, outputs, run_dir)  # after SIGKILL there is no end record
         assert (found["status"], found["end"]) == ("KILLED", last)
         with trained(run_dir):
-            book.write(ResumeRecord(step=3))
+            writer.write(ResumeRecord(step=3))
             found = push(store, outputs, run_dir)
             assert (found["status"], found["end"] or None) == ("RUNNING", None)
-            book.write(end_record("interrupted", 3, result(9.0)))
+            writer.write(end_record("interrupted", 3, result(9.0)))
         assert push(store, outputs, run_dir)["status"] == "KILLED"
-        book.write(ResumeRecord(step=3))
-        book.write(end_record("failed", 3, error="loss is not finite"))
+        writer.write(ResumeRecord(step=3))
+        writer.write(end_record("failed", 3, error="loss is not finite"))
         found = push(store, outputs, run_dir)
         assert found["status"] == "FAILED"
         assert "loss is not finite" in dict(found["tags"])["mlflow.note.content"]
         assert not any(key.startswith("final/") for key, *_ in found["metrics"])
-        book.write(ResumeRecord(step=3))
-        book.write(end_record("finished", 4, result(2.0)))
+        writer.write(ResumeRecord(step=3))
+        writer.write(end_record("finished", 4, result(2.0)))
     found = push(store, outputs, run_dir)
     assert found["status"] == "FINISHED"
     assert [value for key, value, *_ in found["metrics"] if key == "final/val_bpb"] == [2.0]
@@ -253,23 +253,23 @@ def test_a_replaced_run_is_deleted(store: Store, outputs: Path) -> None:
     push(store, outputs, new)
     (run,) = store.client.search_runs([store.experiment("replaced")])
     assert run.data.tags["gptx.uid"] == uid_of(new)
-    push(store, outputs, old)  # its side process may be late: what was replaced stays away
+    push(store, outputs, old)  # a late push does not create the replaced run again
     assert len(store.client.search_runs([store.experiment("replaced")])) == 1
 
 
-def test_another_run_in_the_same_folder_is_not_mixed_in(store: Store, outputs: Path) -> None:
+def test_push_fails_if_the_folder_holds_another_run(store: Store, outputs: Path) -> None:
     run_dir = make_run(outputs, end=None)
     replay = Replay(store, outputs, run_dir)
     replay.push()
-    (run_dir / journal.NAME).rename(run_dir / "aside")
-    with Journal(run_dir) as book:
-        book.write(start(os.urandom(16).hex()))
+    (run_dir / journal.NAME).rename(run_dir / "renamed")
+    with Journal(run_dir) as writer:
+        writer.write(start(os.urandom(16).hex()))
     with pytest.raises(GptxError, match="holds another run now"):
         replay.push()
 
 
 @pytest.mark.parametrize("text", ["", "garbage\n", "[]\n", "{}\n", '{"t": 1, "kind": "metrics"}\n', '{"kind": 1}\n'])
-def test_a_file_that_is_no_journal_is_refused(store: Store, outputs: Path, text: str, tmp_path: Path) -> None:
+def test_file_that_is_no_journal_is_rejected(store: Store, outputs: Path, text: str, tmp_path: Path) -> None:
     run_dir = outputs / "garbage" / tmp_path.name
     run_dir.mkdir(parents=True)
     (run_dir / journal.NAME).write_text(text)
@@ -277,7 +277,7 @@ def test_a_file_that_is_no_journal_is_refused(store: Store, outputs: Path, text:
         Replay(store, outputs, run_dir).push()
 
 
-def test_sync_sends_each_row_once_and_names_what_is_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sync_sends_each_row_once_and_names_broken_journals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outputs = tmp_path / "outputs"
     runs = [make_run(outputs, seed=seed) for seed in range(3)]
     rows = sum(len(rows_of(run_dir)) for run_dir in runs)
@@ -291,7 +291,7 @@ def test_sync_sends_each_row_once_and_names_what_is_broken(tmp_path: Path, capsy
     text = capsys.readouterr()
     assert f"3 of 4 runs, {rows} rows, 0 new" in text.out and "bad/journal.jsonl is no journal" in text.err
     assert [contents(database(outputs), uid_of(run_dir)) for run_dir in runs] == before
-    assert sync_main([str(runs[0])]) == 0  # a run, and a study, find the same store
+    assert sync_main([str(runs[0])]) == 0  # the store is found from a run and from a study
     assert sync_main([str(outputs / "study")]) == 1
     assert not list(outputs.glob("study/.mlflow")) and not (tmp_path / ".mlflow").exists()
 
@@ -305,7 +305,7 @@ def test_sync_sends_each_row_once_and_names_what_is_broken(tmp_path: Path, capsy
         (["outputs", "--uri", "file:///tmp/x"], "is not an MLflow store"),
     ],
 )
-def test_mistakes_get_one_line(
+def test_mistake_is_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], text: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -316,51 +316,51 @@ def test_mistakes_get_one_line(
     assert text in error and error.count("\n") == 1
 
 
-def test_following_off_starts_nothing(tmp_path: Path) -> None:
+def test_no_follower_is_started_if_disabled(tmp_path: Path) -> None:
     for key in ("enabled", "follow"):
         assert Follower.start([tmp_path], {**TRACKING, key: False}, tmp_path) is None
     assert not list(tmp_path.iterdir())
 
 
-def test_the_trainer_imports_no_mlflow() -> None:
+def test_follower_module_imports_neither_mlflow_nor_torch() -> None:
     code = "import sys, gptx.tracking.follower; sys.exit(bool({'mlflow', 'torch'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def test_a_run_is_followed_while_it_trains(tmp_path: Path) -> None:
+def test_follower_sends_rows_during_training(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     run_dir = folder(outputs, uid := os.urandom(16).hex())
-    with trained(run_dir), Journal(run_dir) as book:
-        book.write(start(uid))
+    with trained(run_dir), Journal(run_dir) as writer:
+        writer.write(start(uid))
         follower = Follower.start([run_dir], TRACKING, outputs)
         assert follower is not None
-        write_steps(book, 1, 5)
+        write_steps(writer, 1, 5)
         until(lambda: database(outputs).exists() and bool(ask(database(outputs), "select 1 from metrics")))
-        write_steps(book, 6, 9)
+        write_steps(writer, 6, 9)
         assert contents(database(outputs), uid)["status"] == "RUNNING"
-        book.write(end_record("finished", 9, result(2.0)))
+        writer.write(end_record("finished", 9, result(2.0)))
         assert follower.finish() is None
     found = contents(database(outputs), uid)
     assert found["status"] == "FINISHED"
     assert {(key, step, t) for key, _, _, t, step in found["metrics"] if "final" not in key} == rows_of(run_dir)
-    assert not list((outputs / ".logs").iterdir())  # an empty log is not kept
+    assert not list((outputs / ".logs").iterdir())  # an empty log is removed
 
 
-def test_runs_can_be_added_to_those_that_are_followed(tmp_path: Path) -> None:
-    """As a search does it; each of them twice."""
-    there, outputs = "select 1 from tags where value = ?", tmp_path / "outputs"
+def test_runs_can_be_added_to_a_follower(tmp_path: Path) -> None:
+    """As a search does; each run is added twice."""
+    query, outputs = "select 1 from tags where value = ?", tmp_path / "outputs"
     uids = [os.urandom(16).hex() for _ in range(3)]
     follower = Follower.start([], TRACKING, outputs)
     assert follower is not None
     for uid in uids:
         run_dir = folder(outputs, uid)
-        with Journal(run_dir) as book:
-            book.write(start(uid))
+        with Journal(run_dir) as writer:
+            writer.write(start(uid))
             follower.add(run_dir)
             follower.add(run_dir)
-            write_steps(book, 1, 5)
-            until(lambda uid=uid: database(outputs).exists() and bool(ask(database(outputs), there, uid)))
-            book.write(end_record("finished", 5, result(2.0)))
+            write_steps(writer, 1, 5)
+            until(lambda uid=uid: database(outputs).exists() and bool(ask(database(outputs), query, uid)))
+            writer.write(end_record("finished", 5, result(2.0)))
     assert follower.finish() is None
     assert [contents(database(outputs), uid)["status"] for uid in uids] == ["FINISHED"] * 3
 
@@ -373,18 +373,18 @@ from fake_runs import start, trained, write_steps
 from gptx.runs.journal import Journal
 from gptx.tracking.follower import Follower
 outputs, run_dir, uid = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-with trained(run_dir), Journal(run_dir) as book:
-    book.write(start(uid))
+with trained(run_dir), Journal(run_dir) as writer:
+    writer.write(start(uid))
     tracking = {"enabled": True, "uri": "", "follow": True, "wait": 200, "experiment": "study", "weights": True}
     follower = Follower.start([run_dir], tracking, outputs)
-    write_steps(book, 1, 50)
+    write_steps(writer, 1, 50)
     print(follower._process.pid, flush=True)
     time.sleep(600)
 """
 
 
 @pytest.mark.full
-def test_kill_9_of_the_trainer_leaves_no_orphan_and_no_lie(tmp_path: Path) -> None:
+def test_follower_ends_after_sigkill_of_the_trainer_with_status_killed(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     run_dir = folder(outputs, uid := os.urandom(16).hex())
     paths = [str(ROOT), str(ROOT / "tests")]
@@ -394,7 +394,7 @@ def test_kill_9_of_the_trainer_leaves_no_orphan_and_no_lie(tmp_path: Path) -> No
         try:
             follower = int(trainer.stdout.readline())
             until(lambda: database(outputs).exists())
-            os.kill(follower, signal.SIGINT)  # Ctrl-C, and a cluster's SIGTERM to everyone, are not for it
+            os.kill(follower, signal.SIGINT)  # it ignores Ctrl-C, and a cluster's SIGTERM to all processes
             os.kill(follower, signal.SIGTERM)
         finally:
             trainer.kill()
@@ -405,7 +405,7 @@ def test_kill_9_of_the_trainer_leaves_no_orphan_and_no_lie(tmp_path: Path) -> No
 
 
 def alive(pid: int) -> bool:
-    """Whether the process runs; one that has ended and waits to be reaped does not."""
+    """Whether the process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -416,7 +416,7 @@ OPENER = """
 import sys
 from pathlib import Path
 import mlflow.store.tracking.sqlalchemy_store
-from gptx.store import Store
+from gptx.tracking.mlflow_store import Store
 print("ready", flush=True)
 sys.stdin.readline()
 print(Store(Path(sys.argv[1])).experiment("study"))
@@ -424,11 +424,11 @@ print(Store(Path(sys.argv[1])).experiment("study"))
 
 
 @pytest.mark.full
-def test_eight_processes_open_a_fresh_store_at_the_same_moment(tmp_path: Path) -> None:
-    """MLflow's own migrations, raced, leave a database that is broken for ever."""
+def test_eight_processes_open_a_new_store_at_the_same_time(tmp_path: Path) -> None:
+    """Concurrent migrations of MLflow would leave a database that cannot be repaired."""
     outputs = tmp_path / "outputs"
     (outputs / ".mlflow").mkdir(parents=True)
-    (outputs / ".mlflow" / "mlflow.new").write_bytes(b"what a kill in the middle of migrations leaves")
+    (outputs / ".mlflow" / "mlflow.new").write_bytes(b"incomplete, as after a kill during the migrations")
     command = [sys.executable, "-c", OPENER, str(outputs)]
     pipe = subprocess.PIPE
     openers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) for _ in range(8)]
@@ -458,30 +458,30 @@ def test_eight_followers_on_an_empty_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-def test_a_server_that_dies_and_comes_back_has_every_row(tmp_path: Path) -> None:
+def test_restarted_server_gets_every_row(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     served = tmp_path / "server"
     uri = store_uri(served, "")
-    Store(served)  # makes its database
+    Store(served)  # creates its database
     port = free_port("127.0.0.1", 5400)
     run_dir = folder(outputs, uid := os.urandom(16).hex())
 
     def rows() -> int:
         return int(ask(database(served), "select count(*) from metrics")[0][0])
 
-    with trained(run_dir), Journal(run_dir) as book:
-        book.write(start(uid))
+    with trained(run_dir), Journal(run_dir) as writer:
+        writer.write(start(uid))
         with serve(served, uri, "127.0.0.1", port) as (base, _):
             follower = Follower.start([run_dir], {**TRACKING, "uri": base}, outputs)
             assert follower is not None
-            write_steps(book, 1, 20)
+            write_steps(writer, 1, 20)
             until(lambda: rows() > 0)
-        write_steps(book, 21, 60)
+        write_steps(writer, 21, 60)
         log = outputs / ".logs" / f"tracking-{os.getpid()}-{run_dir.name}.log"
         until(lambda: "retrying after" in log.read_text())
         with serve(served, uri, "127.0.0.1", port):
-            write_steps(book, 61, 80)
-            book.write(end_record("finished", 80, result(2.0)))
+            write_steps(writer, 61, 80)
+            writer.write(end_record("finished", 80, result(2.0)))
             assert follower.finish() is None
             found = contents(database(served), uid)
             assert found["status"] == "FINISHED" and found["models"] == [(1,)]
@@ -494,15 +494,17 @@ def test_a_server_that_dies_and_comes_back_has_every_row(tmp_path: Path) -> None
 
 
 @pytest.mark.full
-def test_a_server_that_stays_away_costs_the_wait_and_no_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreachable_server_is_reported_after_the_wait_and_sync_sends_the_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     outputs = tmp_path / "outputs"
     run_dir = make_run(outputs)
     uri = f"http://127.0.0.1:{free_port('127.0.0.1', 5500)}"
     follower = Follower.start([run_dir], {**TRACKING, "uri": uri, "wait": 6.0}, outputs)
     assert follower is not None
-    began = time.monotonic()
+    started = time.monotonic()
     warning = follower.finish()
-    assert time.monotonic() - began < 60.0
+    assert time.monotonic() - started < 60.0
     assert warning is not None and warning.count("\n") == 0
     assert warning.endswith(f"gptx sync {outputs} --uri {uri}")
     assert sync_main([str(outputs), "--uri", uri]) == 1

@@ -1,4 +1,4 @@
-"""``python -m gptx.ui`` for real: the command, the server it starts, and a browser at the links it prints."""
+"""``python -m gptx.ui`` in a real process: the command, its server, and a browser that opens the printed links."""
 
 import re
 import shutil
@@ -27,7 +27,7 @@ BPB = {("gqa", "rope"): 1.5, ("gqa", "alibi"): 2.0, ("mha", "rope"): 1.7, ("mha"
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """What the command prints for eight runs; at the end Ctrl-C must end it and all that it started."""
+    """The output of the command for eight runs; at the end Ctrl-C must end it and its child processes."""
     outputs = tmp_path_factory.mktemp("ui") / "outputs"
     for (attention, pos), bpb in BPB.items():
         for seed in range(2):
@@ -44,14 +44,14 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             line = ui.stdout.readline()
             assert line, f"it ended: {text}"
             text += line
-        assert f":{port}/" not in text  # the next free one
+        assert f":{port}/" not in text  # the port is in use, so the next free one is chosen
         yield text
-    started = psutil.Process(ui.pid).children(recursive=True)
-    assert len(started) == 2
+    children = psutil.Process(ui.pid).children(recursive=True)
+    assert len(children) == 2
     ui.send_signal(signal.SIGINT)
     assert ui.wait(DEADLINE) == 0
     ui.stdout.close()
-    assert psutil.wait_procs(started, timeout=30)[1] == []
+    assert psutil.wait_procs(children, timeout=30)[1] == []
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def shows(browser: Any, url: str, script: str, expected: Any) -> None:
 
 
 @pytest.mark.full
-def test_the_table_is_sorted_and_has_the_columns(printed: str, browser: Any) -> None:
+def test_table_is_sorted_and_has_the_columns(printed: str, browser: Any) -> None:
     url = link(printed, "table")
     by_row = "(a, b) => a.closest('.ag-row').getAttribute('row-index') - b.closest('.ag-row').getAttribute('row-index')"
 
@@ -107,7 +107,7 @@ def test_the_table_is_sorted_and_has_the_columns(printed: str, browser: Any) -> 
 
 
 @pytest.mark.full
-def test_the_charts_are_filled(printed: str, browser: Any) -> None:
+def test_charts_show_all_runs(printed: str, browser: Any) -> None:
     url = link(printed, "charts")
     titles = ["Parallel Coordinates", "final/tok_s vs. final/val_bpb", "final/val_bpb", "final/tok_s"]
     titles += ["val/bpb", "val/loss", "train/loss"]
@@ -120,7 +120,7 @@ def test_the_charts_are_filled(printed: str, browser: Any) -> None:
 def test_command_sends_runs_and_prints_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without the server, which takes long to start."""
+    """The server is replaced, because it takes long to start."""
 
     class Interrupted:
         def wait(self) -> int:
@@ -139,13 +139,15 @@ def test_command_sends_runs_and_prints_links(
         assert link(printed, kind).startswith("http://127.0.0.1:5000/#/experiments/")
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_no_run_gets_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], there: bool) -> None:
+@pytest.mark.parametrize("folder_exists", [True, False])
+def test_missing_runs_are_reported_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], folder_exists: bool
+) -> None:
     outputs = tmp_path / "outputs"
-    if there:
+    if folder_exists:
         outputs.mkdir()
     for arguments in (["--outputs", str(outputs)], ["--outputs", str(outputs), "--uri", "nonsense"]):
         assert ui_main(arguments) == 2
         error = capsys.readouterr().err
         assert "gptx run makes one" in error and error.count("\n") == 1
-    assert outputs.exists() == there
+    assert outputs.exists() == folder_exists

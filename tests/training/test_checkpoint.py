@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, whatever happens while one is written or to it afterwards."""
+"""Checkpoints are written completely or not at all, and damaged ones are detected."""
 
 import gc
 import json
@@ -31,124 +31,124 @@ from gptx.training.run_location import locate
 from gptx.training.trainer import Trainer
 
 
-def alike(one: Path, other: Path) -> bool:
-    """Two checkpoints hold the same, bit for bit."""
+def equal_tensors(one: Path, other: Path) -> bool:
+    """Whether two checkpoints are bitwise equal."""
     a, b = load_tensors(one), load_tensors(other)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def history(folder: Path) -> list[tuple[Any, ...]]:
-    """What the journal says of each step, but for the speed."""
+    """The metrics of each step in the journal, without the speed."""
     return [
         (r["step"], r["rows"], *((k, v) for k, v in r["values"].items() if not k.startswith("perf/")))
         for r in records(folder, "metrics")
     ]
 
 
-def same_end(gptx: Gptx, trained: Trained) -> None:
+def assert_same_end(gptx: Gptx, trained: Trained) -> None:
     assert history(gptx.folder) == history(trained.folder)
     last = checkpoint_files.steps(trained.folder / "checkpoints")[-1].name
-    assert alike(gptx.folder / "checkpoints" / last, trained.folder / "checkpoints" / last)
+    assert equal_tensors(gptx.folder / "checkpoints" / last, trained.folder / "checkpoints" / last)
 
 
-def killed(gptx: Gptx, trained: Trained) -> Path:
-    """The trained run as a kill after its last checkpoint would have left it; returns its checkpoints."""
+def copy_of_killed_run(gptx: Gptx, trained: Trained) -> Path:
+    """Copy the trained run as if killed just after its last checkpoint; return the folder of checkpoints."""
     shutil.copytree(trained.gptx.outputs, gptx.outputs)
     (gptx.folder / "result.json").unlink()
-    book = gptx.folder / "journal.jsonl"
-    lines = [line for line in book.read_text().splitlines(True) if json.loads(line)["kind"] not in ("sample", "end")]
-    book.write_text("".join(lines))
+    path = gptx.folder / "journal.jsonl"
+    lines = [line for line in path.read_text().splitlines(True) if json.loads(line)["kind"] not in ("sample", "end")]
+    path.write_text("".join(lines))
     return gptx.folder / "checkpoints"
 
 
-# ------------------------------------------------------------------------------------ in the background
+# ------------------------------------------------------------------------------------ writing in the background
 
 
-class Held(FileSystemWriter):
-    """Writes when it is let."""
+class BlockedWriter(FileSystemWriter):
+    """Waits for the event `proceed` before it writes."""
 
-    let = threading.Event()
-    begun = threading.Event()
+    proceed = threading.Event()
+    started = threading.Event()
     staged: "weakref.ref[torch.Tensor]"
 
     def stage(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        found = super().stage(state_dict)
-        Held.staged = weakref.ref(next(iter(found.values())))
-        return found
+        staged = super().stage(state_dict)
+        BlockedWriter.staged = weakref.ref(next(iter(staged.values())))
+        return staged
 
     def write_data(self, plan: Any, planner: Any) -> Any:
-        Held.begun.set()
-        assert Held.let.wait(DEADLINE)
+        BlockedWriter.started.set()
+        assert BlockedWriter.proceed.wait(DEADLINE)
         return super().write_data(plan, planner)
 
 
 @pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Held]]:
-    Held.let.clear()
-    Held.begun.clear()
-    monkeypatch.setattr(checkpoint, "FileSystemWriter", Held)
-    yield Held
-    Held.let.set()
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[BlockedWriter]]:
+    BlockedWriter.proceed.clear()
+    BlockedWriter.started.clear()
+    monkeypatch.setattr(checkpoint, "FileSystemWriter", BlockedWriter)
+    yield BlockedWriter
+    BlockedWriter.proceed.set()
 
 
 def composed(corpus: Path, tmp_path: Path, *words: str) -> Any:
     return package.compose([*TINY, "data=text", f"data.path={corpus}", f"paths.outputs={tmp_path}", *words])
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(
-    held: type[Held], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_training_continues_while_a_checkpoint_is_written(
+    held: type[BlockedWriter], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is written when five more steps are done, and holds what was true when it was asked for."""
+    """The file is written five steps later and holds the state of the step in which it was saved."""
     cfg = composed(corpus, tmp_path)
     run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     for folder in (run, undisturbed):
         folder.mkdir()
-    step, then = Trainer.step, run / "checkpoints/step-00000010"
+    step, delayed = Trainer.step, run / "checkpoints/step-00000010"
 
     def watched(trainer: Trainer) -> None:
         if trainer.state.step == 15:
-            assert held.begun.wait(DEADLINE) and not then.exists()
-            held.let.set()
+            assert held.started.wait(DEADLINE) and not delayed.exists()
+            held.proceed.set()
         step(trainer)
 
     monkeypatch.setattr(Trainer, "step", watched)
     fit(cfg, str(run), 20)
     fit(cfg, str(undisturbed), 10)
-    assert alike(then, undisturbed / "checkpoints/step-00000010")
-    # None of its threads stays, so that an interpreter does not wait for them at its end.
+    assert equal_tensors(delayed, undisturbed / "checkpoints/step-00000010")
+    # The threads of the writer have ended: otherwise the interpreter would wait for them at exit.
     assert until(lambda: not [thread for thread in threading.enumerate() if "heckpoint" in thread.name])
 
 
-def test_what_was_copied_is_given_free(held: type[Held], tmp_path: Path) -> None:
+def test_copied_tensors_are_freed_after_writing(held: type[BlockedWriter], tmp_path: Path) -> None:
     saver = Saver(tmp_path, 2, None, True)
     tensors = {"model.a": torch.ones(1000)}
     saver.save(tensors, checkpoint_files.CheckpointMeta(step=1))
     tensors["model.a"].zero_()  # as training would
     assert held.staged() is not None
-    held.let.set()
+    held.proceed.set()
     saver.wait()
     saver.close()
 
-    def free() -> bool:  # soon: the thread that wrote it lets go of it after it has said that it is written
+    def is_freed() -> bool:  # the writing thread drops its reference shortly after it reports the end
         gc.collect()
         return held.staged() is None
 
-    assert until(free)
+    assert until(is_freed)
     assert load_tensors(tmp_path / "step-00000001")["model.a"].sum() == 1000
 
 
-def test_an_error_in_the_background_comes_out_at_the_next_save_or_the_end(tmp_path: Path) -> None:
+def test_background_error_is_raised_by_the_next_save_or_wait(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for next_one in (lambda s: s.save({"model.a": torch.ones(1)}, checkpoint_files.CheckpointMeta(step=2)), Saver.wait):
+    for call in (lambda s: s.save({"model.a": torch.ones(1)}, checkpoint_files.CheckpointMeta(step=2)), Saver.wait):
         saver = Saver(tmp_path / "file" / "checkpoints", 2, None, True)
         saver.save({"model.a": torch.ones(1)}, checkpoint_files.CheckpointMeta(step=1))
         with pytest.raises(CheckpointError, match=r"could not save the checkpoint step-00000001 in .*Not a directory"):
-            next_one(saver)
+            call(saver)
         saver.close()
 
 
-def test_files_that_other_machines_keep_for_themselves_are_missed(tmp_path: Path) -> None:
-    """Else a checkpoint that nobody can read would pass for whole, and the one before it would go."""
+def test_checkpoint_with_a_missing_file_of_another_machine_is_rejected(tmp_path: Path) -> None:
+    """Otherwise an unreadable checkpoint would count as complete, and the previous one would be removed."""
     saver = Saver(tmp_path, 2, None, True)
     saver.save({"model.a": torch.ones(1)}, checkpoint_files.CheckpointMeta(step=1))
     saver.wait()
@@ -162,7 +162,9 @@ def test_files_that_other_machines_keep_for_themselves_are_missed(tmp_path: Path
     saver.close()
 
 
-def test_only_the_last_are_kept_and_none_is_half_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_newest_checkpoints_remain_after_a_kill_during_removal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     saver = Saver(tmp_path, 2, None, True)
 
     def save(step: int) -> None:
@@ -174,7 +176,7 @@ def test_only_the_last_are_kept_and_none_is_half_removed(tmp_path: Path, monkeyp
     assert [checkpoint_files.step_of(path) for path in checkpoint_files.steps(tmp_path)] == [2, 3]
     monkeypatch.setattr(
         checkpoint_files.shutil, "rmtree", lambda path, **_: path.joinpath("meta.json").unlink()
-    )  # killed
+    )  # killed during removal
     save(4)
     monkeypatch.undo()
     assert [checkpoint_files.damage(path) for path in checkpoint_files.steps(tmp_path)] == [None, None]
@@ -186,7 +188,7 @@ def test_only_the_last_are_kept_and_none_is_half_removed(tmp_path: Path, monkeyp
 # --------------------------------------------------------------------------------------------- damage
 
 
-def test_every_flipped_bit_of_a_small_file_is_seen(trained: Trained, tmp_path: Path) -> None:
+def test_flipped_bits_of_every_file_are_detected(trained: Trained, tmp_path: Path) -> None:
     path = Path(shutil.copytree(checkpoint_files.steps(trained.folder / "checkpoints")[-1], tmp_path / "step-00000030"))
     assert checkpoint_files.damage(path) is None
     names = sorted(file.name for file in path.iterdir())
@@ -200,16 +202,16 @@ def test_every_flipped_bit_of_a_small_file_is_seen(trained: Trained, tmp_path: P
     assert checkpoint_files.damage(path) is None
 
 
-def test_a_run_goes_back_to_what_is_whole(gptx: Gptx, trained: Trained) -> None:
-    """The newest is an empty folder, the one before it lacks its end; a kill left halves. Then it begins anew."""
-    folder = killed(gptx, trained)
+def test_run_restarts_at_step_0_if_all_checkpoints_are_damaged(gptx: Gptx, trained: Trained) -> None:
+    """The newest is an empty folder, the data of the one before is truncated, and a kill left temporary folders."""
+    folder = copy_of_killed_run(gptx, trained)
     before, newest = checkpoint_files.steps(folder)
     data = before / "__0_0.distcp"
     data.write_bytes(data.read_bytes()[:-9])
     shutil.rmtree(newest)
     newest.mkdir()
-    for half in (".step-00000040.part", ".step-00000010.old"):
-        (folder / half).mkdir()
+    for name in (".step-00000040.part", ".step-00000010.old"):
+        (folder / name).mkdir()
     done = gptx()
     assert done.code == 0, done.err
     assert "Traceback" not in done.err
@@ -217,36 +219,36 @@ def test_a_run_goes_back_to_what_is_whole(gptx: Gptx, trained: Trained) -> None:
     assert f"step-00000020 is damaged (__0_0.distcp has {data_size(folder)} bytes, expected" in done.err
     assert list(folder.glob(".step-*")) == []
     assert [record["step"] for record in records(gptx.folder, "resume")] == [0]
-    same_end(gptx, trained)
+    assert_same_end(gptx, trained)
 
 
 def data_size(folder: Path) -> int:
     return (folder / "damaged-step-00000020" / "__0_0.distcp").stat().st_size
 
 
-def test_a_checkpoint_of_another_torch_is_told(gptx: Gptx, trained: Trained) -> None:
-    before, newest = checkpoint_files.steps(killed(gptx, trained))
+def test_resume_from_a_checkpoint_of_another_torch_version_is_reported(gptx: Gptx, trained: Trained) -> None:
+    before, newest = checkpoint_files.steps(copy_of_killed_run(gptx, trained))
     flip(newest / ".metadata")
     facts = {**json.loads((before / "meta.json").read_text()), "torch": "1.0"}
     (before / "meta.json").write_text(json.dumps({**facts, "seal": checkpoint_files.seal(facts)}))
     done = gptx()
     assert done.code == 0, done.err
     assert "step-00000030 is damaged (the checksum of .metadata is wrong)" in done.err
-    told = f"was written by torch 1.0, this is {torch.__version__}: not bitwise reproducible"
-    assert told in done.err
-    assert told in records(gptx.folder, "event")[-1]["text"]
+    message = f"was written by torch 1.0, this is {torch.__version__}: not bitwise reproducible"
+    assert message in done.err
+    assert message in records(gptx.folder, "event")[-1]["text"]
     assert [record["step"] for record in records(gptx.folder, "resume")] == [20]
-    same_end(gptx, trained)
+    assert_same_end(gptx, trained)
 
 
-# ----------------------------------------------------------------------------- what cannot be written
+# ----------------------------------------------------------------------------- failures of writing
 
 
 def paused(gptx: Gptx, strategy: str, at: int) -> "tuple[Started, list[psutil.Process]]":
-    """A run that waits in a step, and its processes that train."""
+    """Start a run, and return it with its training processes when all of them pause in a step."""
     (gptx.cwd / "go").unlink(missing_ok=True)
-    for left in gptx.cwd.glob("paused-*"):
-        left.unlink()
+    for marker in gptx.cwd.glob("paused-*"):
+        marker.unlink()
     run = gptx.start(*fragile(strategy), PAUSE_AT=str(at), PAUSE_IN=str(gptx.cwd))
     count = 1 if strategy == "single" else 2
     assert until(lambda: len(list(gptx.cwd.glob("paused-*"))) == count, run), run.communicate()
@@ -257,7 +259,7 @@ def fragile(strategy: str) -> list[str]:
     return ["--config-dir", str(OWN / "conf"), "kernel=fragile", f"strategy={strategy}"]
 
 
-def goes_on(gptx: Gptx, run: Started) -> Done:
+def end_of_paused(gptx: Gptx, run: Started) -> Done:
     (gptx.cwd / "go").touch()
     out, err = run.communicate(timeout=DEADLINE)
     assert "Traceback" not in err, err
@@ -267,13 +269,13 @@ def goes_on(gptx: Gptx, run: Started) -> Done:
 
 @pytest.mark.full
 @pytest.mark.parametrize("strategy", ["single", "ddp", "fsdp"])
-def test_one_process_cannot_write_its_part(gptx: Gptx, strategy: str) -> None:
-    """All of them end, nothing that was saved is harmed, and the same command goes on from it."""
+def test_run_fails_and_resumes_if_one_process_cannot_write(gptx: Gptx, strategy: str) -> None:
+    """All processes end, the saved checkpoint is intact, and the same command resumes from it."""
     run, trainers = paused(gptx, strategy, 15)
     saved = the_first(gptx)
-    most = (gptx.folder / "journal.jsonl").stat().st_size + 8000  # enough for the journal
-    trainers[-1].rlimit(resource.RLIMIT_FSIZE, (most, most))  # type: ignore[attr-defined]
-    done = goes_on(gptx, run)
+    limit = (gptx.folder / "journal.jsonl").stat().st_size + 8000  # enough for the journal
+    trainers[-1].rlimit(resource.RLIMIT_FSIZE, (limit, limit))  # type: ignore[attr-defined]
+    done = end_of_paused(gptx, run)
     assert done.code == 1
     last = done.err.splitlines()[-1]
     assert "could not save the " in last and "File too large" in last, done.err
@@ -285,7 +287,7 @@ def test_one_process_cannot_write_its_part(gptx: Gptx, strategy: str) -> None:
 
 @pytest.fixture
 def mounted() -> Iterator[Callable[..., None]]:
-    """Mounts a small file system of its own on a folder."""
+    """A function that mounts a small file system on a folder."""
     mounts: list[Path] = []
 
     def mount(path: Path, options: str) -> None:
@@ -301,7 +303,9 @@ def mounted() -> Iterator[Callable[..., None]]:
 
 
 @pytest.mark.parametrize("strategy", some(["single", "fsdp"], "single"))
-def test_a_disk_that_is_full(gptx: Gptx, mounted: Callable[..., None], strategy: str) -> None:
+def test_run_fails_on_a_full_disk_and_resumes_when_there_is_space(
+    gptx: Gptx, mounted: Callable[..., None], strategy: str
+) -> None:
     mounted(gptx.outputs, "size=1m")
     run, _ = paused(gptx, strategy, 15)
     saved = the_first(gptx)
@@ -309,9 +313,9 @@ def test_a_disk_that_is_full(gptx: Gptx, mounted: Callable[..., None], strategy:
     with pytest.raises(OSError), open(filler, "wb", buffering=0) as file:
         while file.write(bytes(4096)):
             pass
-    with open(filler, "r+b") as file:  # the journal and half a checkpoint have room
+    with open(filler, "r+b") as file:  # space for the journal and half a checkpoint
         file.truncate(filler.stat().st_size - 40_000)
-    done = goes_on(gptx, run)
+    done = end_of_paused(gptx, run)
     assert done.code == 1
     assert "could not save the " in done.err.splitlines()[-1] and "No space left on device" in done.err, done.err
     assert checkpoint_files.steps(gptx.folder / "checkpoints") == [saved] and checkpoint_files.damage(saved) is None
@@ -321,7 +325,7 @@ def test_a_disk_that_is_full(gptx: Gptx, mounted: Callable[..., None], strategy:
     assert [record["step"] for record in records(gptx.folder, "resume")] == [10]
 
 
-def test_a_folder_that_cannot_be_written(gptx: Gptx, mounted: Callable[..., None]) -> None:
+def test_read_only_outputs_are_reported_in_one_line(gptx: Gptx, mounted: Callable[..., None]) -> None:
     mounted(gptx.outputs, "ro")
     done = gptx()
     assert done.code == 1
@@ -336,7 +340,7 @@ STEP_30 = "checkpoints/step-00000030"
 
 
 @pytest.mark.parametrize(
-    "given, what",
+    "given, message",
     [
         ("nowhere", "there is no run in nowhere"),
         ("{run}/checkpoints/step-00000025", "step-00000025 does not exist: .*has step-00000020, step-00000030"),
@@ -346,25 +350,25 @@ STEP_30 = "checkpoints/step-00000030"
         (f"{{damaged}}/{STEP_30}", r"step-00000030 is damaged \(the checksum of __0_0.distcp is wrong\)"),
     ],
 )
-def test_what_cannot_be_begun_from_is_refused(
-    trained: Trained, corpus: Path, tmp_path: Path, given: str, what: str
+def test_unusable_resume_from_is_rejected(
+    trained: Trained, corpus: Path, tmp_path: Path, given: str, message: str
 ) -> None:
     (tmp_path / "run").symlink_to(trained.folder)
     flip(Path(shutil.copytree(trained.folder, tmp_path / "damaged")) / STEP_30 / "__0_0.distcp")
-    place, *more = given.format(run=tmp_path / "run", damaged=tmp_path / "damaged").split()
-    with pytest.raises(ConfigError, match=what):
-        preflight(composed(corpus, tmp_path, "trainer.max_steps=60", f"resume_from={place}", *more))
+    source, *more = given.format(run=tmp_path / "run", damaged=tmp_path / "damaged").split()
+    with pytest.raises(ConfigError, match=message):
+        preflight(composed(corpus, tmp_path, "trainer.max_steps=60", f"resume_from={source}", *more))
 
 
-def test_a_damaged_one_is_passed_over_and_its_identity_is_of_the_other(
+def test_identity_depends_on_the_intact_checkpoint_that_resume_from_uses(
     trained: Trained, corpus: Path, tmp_path: Path
 ) -> None:
     damaged = Path(shutil.copytree(trained.folder, tmp_path / "damaged"))
     flip(damaged / "checkpoints/step-00000030/meta.json")
     runs = [damaged, trained.folder / "checkpoints/step-00000020", trained.folder]
     cfgs = [composed(corpus, tmp_path, "trainer.max_steps=60", f"resume_from='{run}'") for run in runs]
-    names = [locate(cfg).identity for cfg in cfgs]
-    assert names[0] == names[1] != names[2], "where it lies is no part of it; the step is"
+    identities = [locate(cfg).identity for cfg in cfgs]
+    assert identities[0] == identities[1] != identities[2], "the step counts, the path does not"
     facts = preflight(cfgs[0]).facts
     assert facts.resume_source and facts.resume_source.step == 20
     assert any("using the checkpoint before it" in remark for remark in facts.remarks)
@@ -374,34 +378,41 @@ CONSTANT = ("schedule=constant", "schedule.warmup=0")
 
 
 @pytest.mark.full
-def test_a_run_goes_on_in_another_world(make: Maker) -> None:
-    """What 4 processes saved under fsdp goes on in 1 and in 2, with the losses of one that was never stopped."""
-    gptx = make("worlds")
+def test_resume_from_with_another_number_of_processes_gives_close_losses(make: Maker) -> None:
+    """1 or 2 processes continue a checkpoint of 4 processes under fsdp with the losses of an uninterrupted run."""
+    gptx = make("process counts")
     source = gptx(*CONSTANT, "strategy=fsdp", "strategy.nproc=4", "trainer.max_steps=20", "study=source")
     assert source.code == 0, source.err
-    [begun] = (gptx.outputs / "source").iterdir()
-    goes = [*CONSTANT, f"resume_from='{begun}'"]
+    [source_folder] = (gptx.outputs / "source").iterdir()
+    resumed = [*CONSTANT, f"resume_from='{source_folder}'"]
     undisturbed = losses(gptx, "undisturbed", *CONSTANT)
     for strategy in ("single", "ddp", "fsdp"):
-        went = losses(gptx, strategy, *goes, f"strategy={strategy}")
-        assert sorted(went) == list(range(21, 31))
-        assert went == pytest.approx({step: undisturbed[step] for step in went}, rel=1e-5)
+        found = losses(gptx, strategy, *resumed, f"strategy={strategy}")
+        assert sorted(found) == list(range(21, 31))
+        assert found == pytest.approx({step: undisturbed[step] for step in found}, rel=1e-5)
         result = json.loads(next((gptx.outputs / strategy).glob("*/result.json")).read_text())
         assert (result["steps"], result["tokens"]) == (30, 30 * 8 * 16)
         assert result["origin"]["step"] == 20
 
 
 @pytest.mark.full
-def test_in_the_same_world_it_goes_on_bit_for_bit(make: Maker) -> None:
-    gptx = make("one world")
+def test_resume_from_with_the_same_number_of_processes_is_bitwise_equal(make: Maker) -> None:
+    gptx = make("one process count")
     base = [*CONSTANT, "strategy=fsdp", "runtime.log_every=7"]
-    whole_way = losses(gptx, "undisturbed", *base)
+    undisturbed = losses(gptx, "undisturbed", *base)
     assert gptx(*base, "trainer.max_steps=20", "study=source").code == 0
-    [begun] = (gptx.outputs / "source").iterdir()
-    went = losses(gptx, "on", *base, f"resume_from='{begun}'")
-    assert went == {step: whole_way[step] for step in went}
-    ends = [next((gptx.outputs / study).glob("*/checkpoints/step-00000030")) for study in ("undisturbed", "on")]
-    assert alike(*ends)
+    [source_folder] = (gptx.outputs / "source").iterdir()
+    found = losses(gptx, "resumed", *base, f"resume_from='{source_folder}'")
+    assert found == {step: undisturbed[step] for step in found}
+    batches, after = (checksums(gptx, study) for study in ("undisturbed", "resumed"))
+    assert after == {step: batches[step] for step in after}
+    ends = [next((gptx.outputs / study).glob("*/checkpoints/step-00000030")) for study in ("undisturbed", "resumed")]
+    assert equal_tensors(*ends)
+
+
+def checksums(gptx: Gptx, study: str) -> dict[int, str]:
+    [folder] = (gptx.outputs / study).iterdir()
+    return {r["step"]: r["rows"] for r in records(folder, "metrics")}
 
 
 def losses(gptx: Gptx, study: str, *words: str) -> dict[int, float]:

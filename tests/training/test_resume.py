@@ -1,4 +1,4 @@
-"""Whatever stops a run, the same command goes on, and ends with what an undisturbed run ends with."""
+"""A run that was killed, interrupted or failed resumes with the same command and ends like an undisturbed run."""
 
 import contextlib
 import json
@@ -39,34 +39,34 @@ from gptx.tracking.mlflow_store import Store, store_uri
 from gptx.tracking.ui_server import free_port, serve
 from gptx.training.best_weights import load_best
 
-ENDED_BY_CTRL_C = (130, -signal.SIGINT)  # the last of many may meet an interpreter that is closing
+ENDED_BY_CTRL_C = (130, -signal.SIGINT)  # the last of several Ctrl-C may arrive while the interpreter exits
 
 
-# ------------------------------------------------------------------------- stopped, one way after the other
+# ------------------------------------------------------------------------- signals and lost workers
 
 
-class Life:
-    """A run that is started again and again; each time it is held up at a step, and there something happens to it."""
+class RestartedRun:
+    """A run that a test starts several times. Each attempt pauses in a step, and is stopped there."""
 
     def __init__(self, gptx: Gptx, strategy: str) -> None:
         self.gptx, self.strategy = gptx, strategy
         self.err = ""
 
-    def until(self, call: int) -> Started:
-        """The command again, up to its so manieth step."""
-        run = self.gptx.start(*words(self.strategy), **pausing(self.gptx, call))
-        everybody = range(1 if self.strategy == "single" else 2)
-        assert until(lambda: all(self.pid(rank) for rank in everybody), run), run.communicate()
+    def start_and_pause(self, step: int) -> Started:
+        """Start the same command and wait until all its processes pause in their n-th step."""
+        run = self.gptx.start(*words(self.strategy), **pausing(self.gptx, step))
+        ranks = range(1 if self.strategy == "single" else 2)
+        assert until(lambda: all(self.paused_pid(rank) for rank in ranks), run), run.communicate()
         assert journal.status(self.gptx.folder) == "running"
         return run
 
-    def pid(self, rank: int) -> int:
-        """Of a process that waits; 0: it does not yet."""
+    def paused_pid(self, rank: int) -> int:
+        """The process id of a paused rank, or 0 if it has not paused yet."""
         note = self.gptx.cwd / f"paused-{rank}"
         return int(note.read_text()) if note.exists() else 0
 
-    def ends(self, run: Started, code: int, status: str) -> None:
-        """What everybody waits for is there: the run ends, like this, and leaves no process."""
+    def check_end(self, run: Started, code: int, status: str) -> None:
+        """Let the paused processes continue; the run ends with this exit code and status and leaves no process."""
         (self.gptx.cwd / ("go-after-signal" if status == "interrupted" else "go")).touch()
         _, self.err = run.communicate(timeout=DEADLINE)
         assert run.returncode == code, self.err
@@ -74,54 +74,56 @@ class Life:
         assert self.gptx.orphans() == []
         assert journal.status(self.gptx.folder) == status
 
-    def resumed(self) -> list[int]:
+    def resumed_steps(self) -> list[int]:
         return [record["step"] for record in records(self.gptx.folder, "resume")]
 
-    def steps(self) -> int:
+    def result_steps(self) -> int:
         return int(json.loads((self.gptx.folder / "result.json").read_text())["steps"])
 
 
 @pytest.mark.parametrize("strategy", some(["single", "ddp", "fsdp"], "single", "ddp"))
-def test_a_run_goes_on_whatever_stops_it(gptx: Gptx, reference: Callable[..., Path], strategy: str) -> None:
-    life = Life(gptx, strategy)
+def test_run_resumes_after_kills_signals_a_lost_worker_and_a_damaged_checkpoint(
+    gptx: Gptx, reference: Callable[..., Path], strategy: str
+) -> None:
+    attempts = RestartedRun(gptx, strategy)
 
-    run = life.until(5)  # before the first checkpoint
+    run = attempts.start_and_pause(5)  # before the first checkpoint
     run.kill()
-    life.ends(run, -signal.SIGKILL, "killed")
-    with open(gptx.folder / "journal.jsonl", "ab") as book:
-        book.write(b'{"t":1,"kind":"metr')  # a kill may leave half a line
+    attempts.check_end(run, -signal.SIGKILL, "killed")
+    with open(gptx.folder / "journal.jsonl", "ab") as file:
+        file.write(b'{"t":1,"kind":"metr')  # a kill may leave an incomplete line
 
-    run = life.until(17)
+    run = attempts.start_and_pause(17)
     run.send_signal(signal.SIGINT)
-    life.ends(run, 130, "interrupted")
-    assert life.err.splitlines()[-1].startswith("gptx: interrupted; the same command resumes")
-    assert life.resumed() == [0]
-    interrupted = life.steps()
-    assert interrupted == 17 or (strategy != "single" and 17 < interrupted < STEPS)  # the step in hand was finished
+    attempts.check_end(run, 130, "interrupted")
+    assert attempts.err.splitlines()[-1].startswith("gptx: interrupted; the same command resumes")
+    assert attempts.resumed_steps() == [0]
+    interrupted = attempts.result_steps()
+    assert interrupted == 17 or (strategy != "single" and 17 < interrupted < STEPS)  # the current step was finished
 
-    run = life.until(13)
+    run = attempts.start_and_pause(13)
     run.send_signal(signal.SIGTERM)
-    life.ends(run, EXIT_RESUMABLE, "interrupted")
-    assert life.resumed() == [0, interrupted]  # nothing was lost
-    interrupted = life.steps()
+    attempts.check_end(run, EXIT_RESUMABLE, "interrupted")
+    assert attempts.resumed_steps() == [0, interrupted]  # no step was lost
+    interrupted = attempts.result_steps()
 
-    run = life.until(5)
-    send(gptx.processes(), signal.SIGUSR2)  # a scheduler warns all of a job
-    life.ends(run, EXIT_RESUMABLE, "interrupted")
-    assert life.resumed()[2:] == [interrupted]
-    interrupted = life.steps()
+    run = attempts.start_and_pause(5)
+    send(gptx.processes(), signal.SIGUSR2)  # a scheduler sends its warning to all processes of a job
+    attempts.check_end(run, EXIT_RESUMABLE, "interrupted")
+    assert attempts.resumed_steps()[2:] == [interrupted]
+    interrupted = attempts.result_steps()
 
     if strategy != "single":
-        run = life.until(1)
-        psutil.Process(life.pid(1)).kill()
-        life.ends(run, 1, "failed")
-        assert "worker 1 (of 0..1) died (SIGKILL)" in life.err.splitlines()[-1]
-        assert str(gptx.folder.name + "/logs/rank-0001.log") in life.err.splitlines()[-1]
-        assert life.resumed()[3:] == [interrupted]
+        run = attempts.start_and_pause(1)
+        psutil.Process(attempts.paused_pid(1)).kill()
+        attempts.check_end(run, 1, "failed")
+        assert "worker 1 (of 0..1) died (SIGKILL)" in attempts.err.splitlines()[-1]
+        assert str(gptx.folder.name + "/logs/rank-0001.log") in attempts.err.splitlines()[-1]
+        assert attempts.resumed_steps()[3:] == [interrupted]
 
-    run = life.until(25)
+    run = attempts.start_and_pause(25)
     run.kill()
-    life.ends(run, -signal.SIGKILL, "killed")
+    attempts.check_end(run, -signal.SIGKILL, "killed")
     before, newest = [int(path.name[5:]) for path in steps(gptx.folder / "checkpoints")[-2:]]
     flip(gptx.folder / f"checkpoints/step-{newest:08d}/__0_0.distcp")
 
@@ -129,26 +131,26 @@ def test_a_run_goes_on_whatever_stops_it(gptx: Gptx, reference: Callable[..., Pa
     assert done.code == 0, done.err
     assert done.err.count(f"checkpoint step-{newest:08d} is damaged") == 1
     assert f"step-{newest:08d} is damaged" in records(gptx.folder, "event")[-1]["text"]
-    assert life.resumed()[-1] == before
+    assert attempts.resumed_steps()[-1] == before
     same(gptx.folder, reference(strategy))
 
 
-def deaf(process: psutil.Process) -> bool:
-    """Whether a scheduler's warning has to wait until the process listens."""
+def blocks_warning(process: psutil.Process) -> bool:
+    """Whether the process blocks SIGUSR2, the warning of a scheduler."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
     return bool(int(status["SigBlk"], 16) >> (signal.SIGUSR2 - 1) & 1)
 
 
-@pytest.mark.skipif(not Path("/proc").exists(), reason="only Linux tells what a process blocks")
+@pytest.mark.skipif(not Path("/proc").exists(), reason="only Linux shows which signals a process blocks")
 @pytest.mark.parametrize("strategy", some(["single", "ddp"], "single"))
-def test_a_warning_before_the_first_step_kills_nobody(gptx: Gptx, strategy: str) -> None:
-    """Of the command, before torch is loaded; and of workers that are only starting."""
+def test_sigusr2_before_the_first_step_interrupts_the_run(gptx: Gptx, strategy: str) -> None:
+    """The signal arrives before the command has loaded torch, or while the workers start."""
     run = gptx.start_cold(*words(strategy), **pausing(gptx, 1))
 
     def ready() -> bool:
         if strategy == "ddp":
             return len(gptx.workers()) == 2
-        return deaf(psutil.Process(run.pid)) or (gptx.cwd / "paused-0").exists()
+        return blocks_warning(psutil.Process(run.pid)) or (gptx.cwd / "paused-0").exists()
 
     assert until(ready, run), run.communicate()
     send(gptx.processes(), signal.SIGUSR2)
@@ -165,7 +167,7 @@ LOST = [("ddp", signal.SIGKILL), ("fsdp", signal.SIGSEGV)]
 
 
 @pytest.mark.parametrize(("strategy", "number"), some(LOST, LOST[0]))
-def test_a_lost_worker_is_started_again(
+def test_lost_worker_is_restarted(
     gptx: Gptx, reference: Callable[..., Path], strategy: str, number: signal.Signals
 ) -> None:
     run = gptx.start(*words(strategy), "strategy.restarts=2", **pausing(gptx, 17))
@@ -185,7 +187,7 @@ def test_a_lost_worker_is_started_again(
     same(gptx.folder, reference(strategy))
 
 
-def test_restarts_are_for_lost_workers_and_not_for_ever(gptx: Gptx) -> None:
+def test_restarts_are_limited_and_not_used_for_errors_of_gptx(gptx: Gptx) -> None:
     fragile = [*OWN_CONF, "kernel=fragile", "strategy=ddp", "strategy.restarts=1"]
     done = gptx(*fragile, RAISE_AT="5", RAISE_RANK="1")
     assert done.code == 1
@@ -197,7 +199,7 @@ def test_restarts_are_for_lost_workers_and_not_for_ever(gptx: Gptx) -> None:
     assert len(records(gptx.folder, "resume")) == 1
     assert "the kernel broke" in str(records(gptx.folder, "end")[-1]["error"])
 
-    done = gptx(*fragile, "trainer.max_skips=0", "seed=1", NAN_AT="3")  # what gptx knows comes again
+    done = gptx(*fragile, "trainer.max_skips=0", "seed=1", NAN_AT="3")  # an error of gptx itself would be raised again
     assert done.code == 1 and "the gradient was not finite" in done.err.splitlines()[-1]
     assert "strategy.restarts" not in done.err and "Traceback" not in done.err
 
@@ -221,16 +223,16 @@ def test_ctrl_c_on_a_terminal(gptx: Gptx, moment: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", some(["single", "ddp"], "single"))
-def test_ctrl_c_again_and_again_does_not_wait_for_the_step_in_hand(gptx: Gptx, strategy: str) -> None:
+def test_repeated_ctrl_c_does_not_wait_for_the_current_step(gptx: Gptx, strategy: str) -> None:
     terminal = Terminal(gptx, "gptx.run", *gptx.tiny, *words(strategy), **pausing(gptx, 17))
-    waiting = range(1 if strategy == "single" else 2)
-    assert terminal.until(lambda: all((gptx.cwd / f"paused-{rank}").exists() for rank in waiting)), terminal.shown
+    ranks = range(1 if strategy == "single" else 2)
+    assert terminal.until(lambda: all((gptx.cwd / f"paused-{rank}").exists() for rank in ranks)), terminal.shown
 
-    def insist() -> bool:
+    def press_again() -> bool:
         terminal.press(b"\x03")
         return "the same command resumes" in terminal.shown
 
-    assert terminal.until(insist), terminal.shown
+    assert terminal.until(press_again), terminal.shown
     assert terminal.end() in ENDED_BY_CTRL_C, terminal.shown
     assert "Traceback" not in terminal.shown, terminal.shown
     assert gptx.orphans() == []
@@ -239,20 +241,20 @@ def test_ctrl_c_again_and_again_does_not_wait_for_the_step_in_hand(gptx: Gptx, s
 
 @pytest.mark.full
 @pytest.mark.parametrize("work", ["signalled_at_the_end", "enters_and_exits_ddp_repeatedly"])
-def test_a_worker_ends_well(gptx: Gptx, work: str) -> None:
-    """Though a signal comes when its work is done; though one of gloo's threads is dropping a tensor."""
+def test_worker_exits_without_error_at_shutdown(gptx: Gptx, work: str) -> None:
+    """A signal arrives after the work is done, or a thread of gloo still releases a tensor."""
     done = gptx.run("launched", work, str(gptx.cwd))
     assert (done.code, done.out) == (0, "0\n"), done.err
 
 
-def test_a_worker_that_hangs_does_not_outlive_its_peer(gptx: Gptx) -> None:
+def test_hanging_worker_is_killed_after_its_peer_died(gptx: Gptx) -> None:
     done = gptx.run("launched", "hangs_when_its_peer_dies", str(gptx.cwd))
     assert done.code == 1
     assert "WorkerLost: worker 1 (of 0..1) died (SIGKILL)" in done.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("strategy", some(["single", "ddp"], "single"))
-def test_nohup_outlives_the_terminal(gptx: Gptx, reference: Callable[..., Path], strategy: str) -> None:
+def test_run_under_nohup_ignores_sighup(gptx: Gptx, reference: Callable[..., Path], strategy: str) -> None:
     run = gptx.start_under("nohup", *words(strategy), **pausing(gptx, 17))
     assert until(lambda: (gptx.cwd / "paused-0").exists(), run), run.communicate()
     send(gptx.processes(), signal.SIGHUP)
@@ -262,12 +264,12 @@ def test_nohup_outlives_the_terminal(gptx: Gptx, reference: Callable[..., Path],
 
 
 @pytest.mark.full
-def test_an_interrupted_run_does_not_make_one_wait_for_mlflow(gptx: Gptx) -> None:
-    """A third Ctrl-C, when all is written down, leaves the rest to a sync."""
-    away = ["tracking=mlflow", "tracking.uri=http://127.0.0.1:9", "tracking.wait=1e6"]
-    run = gptx.start(*words("single"), *away, **pausing(gptx, 17))
+def test_another_ctrl_c_ends_the_wait_for_mlflow(gptx: Gptx) -> None:
+    """After the end record is written, another Ctrl-C ends the upload; `gptx.sync` can complete it."""
+    unreachable = ["tracking=mlflow", "tracking.uri=http://127.0.0.1:9", "tracking.wait=1e6"]
+    run = gptx.start(*words("single"), *unreachable, **pausing(gptx, 17))
     assert until(lambda: (gptx.cwd / "paused-0").exists(), run), run.communicate()
-    for number in (signal.SIGTERM, signal.SIGINT):  # two alike might be taken as one
+    for number in (signal.SIGTERM, signal.SIGINT):  # two equal signals might be merged into one
         run.send_signal(number)
     assert until(lambda: journal.status(gptx.folder) == "interrupted", run)
 
@@ -282,8 +284,8 @@ def test_an_interrupted_run_does_not_make_one_wait_for_mlflow(gptx: Gptx) -> Non
     assert "Traceback" not in err
 
 
-def test_machines_that_share_no_folder_are_told_so(make: Maker) -> None:
-    """Each would go on from another step, with other weights, and nobody would see it."""
+def test_machines_without_a_shared_folder_are_rejected(make: Maker) -> None:
+    """Otherwise each machine would resume from a different step with different weights, without a message."""
     first, second = make("first machine"), make("second machine")
     run = first.start(*words("ddp", 0.0), "strategy.nproc=1", **pausing(first, 17))
     assert until(lambda: (first.cwd / "paused-0").exists(), run), run.communicate()
@@ -294,17 +296,17 @@ def test_machines_that_share_no_folder_are_told_so(make: Maker) -> None:
 
     world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(unused_port()), "WORLD_SIZE": "2"}
     both = [one.start(*words("ddp", 0.0), **world, RANK=str(rank)) for rank, one in enumerate((first, second))]
-    said = [one.communicate(timeout=DEADLINE)[1] for one in both]
+    errors = [one.communicate(timeout=DEADLINE)[1] for one in both]
     assert [one.returncode for one in both] == [1, 1]
-    assert all("different checkpoints" in err and "all machines share" in err for err in said), said
+    assert all("different checkpoints" in err and "all machines share" in err for err in errors), errors
     assert first.orphans() == second.orphans() == []
 
-    done = first(*words("ddp", 0.0))  # on one machine again; the other number of processes is told
+    done = first(*words("ddp", 0.0))  # on one machine, with a message about the changed number of processes
     assert done.code == 0, done.err
     assert "processes 1 -> 2" in done.err and "not bitwise reproducible" in done.err
 
 
-def test_two_of_the_same_command_at_once(gptx: Gptx, reference: Callable[..., Path]) -> None:
+def test_second_start_of_a_running_command_is_rejected(gptx: Gptx, reference: Callable[..., Path]) -> None:
     first = gptx.start(*words("single"), **pausing(gptx, 57))
     assert until(lambda: (gptx.cwd / "paused-0").exists(), first), first.communicate()
     before = (gptx.folder / "journal.jsonl").read_bytes()
@@ -320,21 +322,23 @@ def test_two_of_the_same_command_at_once(gptx: Gptx, reference: Callable[..., Pa
     same(gptx.folder, reference("single"))
 
 
-def test_killed_between_the_end_and_its_result(gptx: Gptx) -> None:
-    """The journal is the truth: result.json can be had from it."""
+def test_missing_result_json_is_rewritten_from_the_journal(gptx: Gptx) -> None:
+    """As after a kill between the end record and result.json."""
     assert gptx().code == 0
     result = gptx.folder / "result.json"
-    written, book = result.read_text(), (gptx.folder / "journal.jsonl").read_bytes()
+    written, journal_bytes = result.read_text(), (gptx.folder / "journal.jsonl").read_bytes()
     result.unlink()
     again = gptx()
     assert (again.code, again.err) == (0, "")
     assert result.read_text() == written
-    assert (gptx.folder / "journal.jsonl").read_bytes() == book
+    assert (gptx.folder / "journal.jsonl").read_bytes() == journal_bytes
 
 
 @pytest.mark.parametrize("how", ["a bit", "the end", "the checksum", "all"])
-def test_damage_is_seen(reference: Callable[..., Path], tmp_path: Path, how: str) -> None:
-    """Of a checkpoint, and of the best model."""
+def test_damaged_checkpoint_and_best_weights_are_detected(
+    reference: Callable[..., Path], tmp_path: Path, how: str
+) -> None:
+    """A bit is flipped, the end of the files or the checksum is missing, or the files are missing."""
     folder = Path(shutil.copytree(reference("single") / "checkpoints", tmp_path / "checkpoints"))
     before, newest = steps(folder)
     for path in (newest / "__0_0.distcp", folder / "best" / "model.safetensors"):
@@ -346,9 +350,9 @@ def test_damage_is_seen(reference: Callable[..., Path], tmp_path: Path, how: str
     if how == "all":
         (newest / "__0_0.distcp").unlink()
         (folder / "best" / "model.safetensors").unlink()
-    told: list[str] = []
-    clear(folder, told.append)
-    assert len(told) == 1 and newest.name in told[0]
+    messages: list[str] = []
+    clear(folder, messages.append)
+    assert len(messages) == 1 and newest.name in messages[0]
     assert [path.name for path in steps(folder)] == [before.name]
     assert meta(before).step == int(before.name[5:])
     if how != "the checksum":
@@ -356,32 +360,34 @@ def test_damage_is_seen(reference: Callable[..., Path], tmp_path: Path, how: str
             load_best(folder)
 
 
-# ------------------------------------------------------------------------------ random moments
+# ------------------------------------------------------------------------------ kills at random times
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("strategy", ["single", "ddp", "fsdp"])
-def test_twenty_kills_at_random_moments(gptx: Gptx, reference: Callable[..., Path], strategy: str) -> None:
-    """Kill -9 of the command, or of a worker, some records on, or while a checkpoint or the result is written.
+def test_run_equals_undisturbed_run_after_twenty_kills_at_random_times(
+    gptx: Gptx, reference: Callable[..., Path], strategy: str
+) -> None:
+    """SIGKILL of the command or of a worker, after some journal records or while a checkpoint or sample is written.
 
-    A run that was faster than its killer is finished and has to be right; the kills go on with another.
+    If a run finishes before it is killed, its result is checked too, and the kills continue with another run.
     """
     rng = random.Random(f"kills of {strategy}")
-    kills, lives = 0, 1
+    kills, n_runs = 0, 1
     while kills < 20:
-        life = Struck(gptx, strategy, lives)
-        if life.strike(rng, tracked=kills % 6 == 5):
+        run = KilledRun(gptx, strategy, n_runs)
+        if run.start_and_kill(rng, tracked=kills % 6 == 5):
             kills += 1
         else:
-            lives += 1
-    for number in range(1, lives + 1):
-        done = gptx(*Struck(gptx, strategy, number).words(tracked=number == lives))
+            n_runs += 1
+    for number in range(1, n_runs + 1):
+        done = gptx(*KilledRun(gptx, strategy, number).overrides(tracked=number == n_runs))
         assert done.code == 0, done.err
-    assert gptx.orphans() == []  # the MLflow followers of killed runs, too, end by themselves
+    assert gptx.orphans() == []  # the MLflow followers of killed runs end by themselves too
     synced = gptx.run("gptx.sync", "outputs")
     assert synced.code == 0, synced.err
-    for number in range(1, lives + 1):
-        folder = Struck(gptx, strategy, number).folder
+    for number in range(1, n_runs + 1):
+        folder = KilledRun(gptx, strategy, number).folder
         same(folder, reference(strategy, 0.0))
         found = contents(database(gptx.outputs), uid_of(folder))
         rows = [(key, step, t) for key, _, _, t, step in found["metrics"] if not key.startswith("final/")]
@@ -390,13 +396,13 @@ def test_twenty_kills_at_random_moments(gptx: Gptx, reference: Callable[..., Pat
         assert found["models"] == [(1,)]
 
 
-class Struck:
-    """One life of the run: the study names it, which is no part of what it computes."""
+class KilledRun:
+    """A run that is killed at random times. Runs differ only in their study, which does not change the results."""
 
     def __init__(self, gptx: Gptx, strategy: str, number: int) -> None:
-        self.gptx, self.strategy, self.study = gptx, strategy, f"life{number}"
+        self.gptx, self.strategy, self.study = gptx, strategy, f"run{number}"
 
-    def words(self, tracked: bool) -> list[str]:
+    def overrides(self, tracked: bool) -> list[str]:
         tracking = ["tracking=mlflow", f"tracking.follow={str(tracked).lower()}"]
         return [*words(self.strategy, 0.0), f"study={self.study}", *tracking]
 
@@ -405,21 +411,21 @@ class Struck:
         [folder] = journal.runs(self.gptx.outputs / self.study)
         return folder
 
-    def strike(self, rng: random.Random, tracked: bool) -> bool:
-        """One attempt and a kill; False: it was finished before that."""
-        begun = self.size()
-        on = rng.randint(1, 30)
-        moment = rng.choice(
+    def start_and_kill(self, rng: random.Random, tracked: bool) -> bool:
+        """Start the run and kill it. Return False if it finished first."""
+        lines_before = self.journal_lines()
+        more = rng.randint(1, 30)
+        condition = rng.choice(
             [
-                lambda: self.size() > begun,
-                lambda: self.size() >= begun + on,
-                lambda: self.size() >= begun + on,
-                lambda: self.size() > begun and self.there("checkpoints/.step-*.part"),
-                lambda: self.size() > begun and self.there("samples"),
+                lambda: self.journal_lines() > lines_before,
+                lambda: self.journal_lines() >= lines_before + more,
+                lambda: self.journal_lines() >= lines_before + more,
+                lambda: self.journal_lines() > lines_before and self.has_file("checkpoints/.step-*.part"),
+                lambda: self.journal_lines() > lines_before and self.has_file("samples"),
             ]
         )
-        run = self.gptx.start(*self.words(tracked))
-        reached = until(moment, run)
+        run = self.gptx.start(*self.overrides(tracked))
+        reached = until(condition, run)
         workers = self.gptx.workers() if self.strategy != "single" else []
         victim = rng.choice([psutil.Process(run.pid), *workers]) if reached and run.poll() is None else None
         if victim is not None:
@@ -433,20 +439,19 @@ class Struck:
         assert run.returncode == (-signal.SIGKILL if victim.pid == run.pid else 1), err
         return True
 
-    def there(self, pattern: str) -> bool:
+    def has_file(self, pattern: str) -> bool:
         return any((self.gptx.outputs / self.study).glob(f"*/{pattern}"))
 
-    def size(self) -> int:
-        """Lines of the journal."""
+    def journal_lines(self) -> int:
         return sum(path.read_bytes().count(b"\n") for path in (self.gptx.outputs / self.study).glob("*/journal.jsonl"))
 
 
 @pytest.mark.full
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")  # mlflow's own
-def test_a_server_that_dies_while_a_run_trains(gptx: Gptx, reference: Callable[..., Path]) -> None:
-    """The run does not wait for it: between its death and its return it trains to the end."""
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")  # from mlflow
+def test_run_finishes_training_while_its_mlflow_server_is_down(gptx: Gptx, reference: Callable[..., Path]) -> None:
+    """The run does not wait for the server, which is stopped during training and started again after it."""
     served = gptx.cwd / "server"
-    Store(served)  # makes its database
+    Store(served)  # creates its database
     port = free_port("127.0.0.1", 5600)
 
     def rows() -> int:
@@ -459,7 +464,7 @@ def test_a_server_that_dies_while_a_run_trains(gptx: Gptx, reference: Callable[.
         assert until(lambda: (gptx.cwd / "paused-0").exists(), run), run.communicate()
     (gptx.cwd / "go").touch()
     assert until(lambda: journal.status(gptx.folder) == "finished", run), run.communicate()
-    assert run.poll() is None  # it is the follower that is waited for
+    assert run.poll() is None  # it waits for the follower
     with serve(served, store_uri(served, ""), "127.0.0.1", port):
         _, err = run.communicate(timeout=DEADLINE)
     assert run.returncode == 0 and "gptx:" not in err, err
@@ -470,8 +475,8 @@ def test_a_server_that_dies_while_a_run_trains(gptx: Gptx, reference: Callable[.
 
 
 @pytest.mark.full
-def test_eight_runs_that_start_at_the_same_moment(gptx: Gptx) -> None:
-    """On an empty outputs/: they share the making of token files and of the MLflow store, and lose nothing."""
+def test_eight_runs_started_at_the_same_time(gptx: Gptx) -> None:
+    """In an empty outputs/: the token files and the MLflow store are created once, and no row is lost."""
     more = ["paths.data=outputs/.data", "tracking=mlflow", "tracking.wait=200"]
     runs = [gptx.start(*more, f"seed={seed}") for seed in range(8)]
     for run in runs:

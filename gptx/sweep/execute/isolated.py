@@ -54,7 +54,7 @@ def map_isolated(
 
 @dataclass(frozen=True)
 class _Answer:
-    """What the isolated process sends for one item: the value, or why the call raised."""
+    """The answer of the isolated process for one item: the value, or the reason why the call raised."""
 
     value: Any = None
     error: str | None = None
@@ -98,7 +98,7 @@ class _Worker:
 
 
 def call_each(function: Callable[[Any], Any], items: Sequence[Any], answers: Connection) -> None:
-    """In the isolated process: send an answer for each item."""
+    """Send an answer for each item. This function runs in the isolated process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the sweep, which ends this process
     prewarm.end_with_parent()
     with suppress(BrokenPipeError):  # the sweep has died

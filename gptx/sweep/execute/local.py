@@ -123,7 +123,7 @@ class Local(Launcher):
 
 
 def _train(overrides: list[str], log: Path, environment: Mapping[str, str]) -> None:
-    """In the new process: ``python -m gptx.run *overrides``, with its output in a log file."""
+    """Do the same as ``python -m gptx.run *overrides`` in the new process, with its output in a log file."""
     os.setsid()  # a terminal's Ctrl-C reaches the sweep only, which stops this process
     prewarm.end_with_parent()
     if Path("/proc/self/oom_score_adj").exists():

@@ -1,4 +1,4 @@
-"""Imported by the fork server (see `gptx.sweep.execute.prewarm`) and by nothing else: loads what every run needs.
+"""Imported by the fork server (see `gptx.sweep.execute.prewarm`) and by nothing else: loads the modules of every run.
 
 It starts no thread and uses no device, because neither would survive the fork.
 """

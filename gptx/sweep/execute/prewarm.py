@@ -33,7 +33,7 @@ def start_server() -> None:
 
 
 def stop_server() -> None:
-    """Kill the fork server. While it loads it keeps the output of this command open, and a reader would wait for it."""
+    """Kill the fork server. While it loads, it holds this command's output open, and a reader would wait for it."""
     pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
     if pid is not None:
         with suppress(ProcessLookupError):

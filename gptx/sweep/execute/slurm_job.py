@@ -35,7 +35,7 @@ class Job:
         reports: the folder of the reports.
         nodes: number of nodes; if there are several, each starts a torchrun.
         requeues: how often the job may be requeued at its time limit.
-        retry: how often a failed run is tried again within the job.
+        retry: how often a failed run is retried within the job.
         replaces: uid of the run that was in the folder when the job was submitted; force=true replaces only that one.
     """
 
@@ -106,7 +106,7 @@ class Job:
         return force_once(self.overrides, self.task.folder, self.replaces)
 
     def _after_signal(self, end: End) -> None:
-        """On the first node, after Slurm asked the run to stop: requeue the job, unless it was cancelled or has used up
+        """On the first node, after a stop signal of Slurm, requeue the job, unless it was cancelled or has used up
         its requeues."""
         state = slurm_cluster.show(job_id())
         if state.get("JobState") != "RUNNING":  # cancelled, or Slurm requeues it

@@ -13,14 +13,14 @@ _PASSED_ON = ("partition", "account", "qos", "constraint", "array_parallelism") 
 
 @dataclass(frozen=True)
 class ArrayShape:
-    """What the jobs of one array have in common."""
+    """The properties that all jobs of one array share."""
 
     nodes: int
     processes_per_node: int
     device: str
 
     def describe(self, runs: int) -> str:
-        """Such as "3 runs, each on 2 nodes with 4 processes per node"."""
+        """A text such as "3 runs, each on 2 nodes with 4 processes per node"."""
         nodes, each = _count(self.nodes, "node"), _count(self.processes_per_node, "process", "processes")
         return f"{_count(runs, 'run')}, each on {nodes} with {each}{' per node' if self.nodes > 1 else ''}"
 

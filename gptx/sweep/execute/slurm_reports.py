@@ -1,4 +1,4 @@
-"""How a job of Slurm has ended: from the reports of its nodes, the run folder, and Slurm's own state of the job."""
+"""Find out how a Slurm job ended, from the reports of its nodes, the run folder, and the state that Slurm reports."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from gptx.sweep.state.records import EndKind
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What a job reports on one node about one attempt.
+    """The report of a job on one node about one attempt.
 
     Attributes:
         kind: how the attempt ended; None while it trains, and if the job is requeued or was cancelled.
@@ -84,7 +84,7 @@ def job_end(task: Task, job: str, state: JobState, folder: Path) -> End | None:
 
 
 def _end_by_state(task: Task, state: JobState, reports: list[NodeReport]) -> End:
-    """How a job ended that has not reported it itself."""
+    """How a job without a report of its own has ended, from Slurm's state."""
     if state.name == "CANCELLED":
         return End(task, EndKind.CANCELLED, (reports[0].reason if reports else "") or "cancelled")
     where = f" on {reports[0].node}" if reports else ""

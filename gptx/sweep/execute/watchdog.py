@@ -69,7 +69,7 @@ class Watchdog:
         self._oom_kills = _oom_kills()
 
     def check(self) -> None:
-        """Stop the process if it exceeds a limit; kill it if it was asked to end and the grace period is over."""
+        """Stop the process if it exceeds a limit; kill it if a stop was requested and the grace period is over."""
         now = time.time()
         if self._stop_requested is not None:
             if now - self._stop_requested > self._limits.grace:
@@ -101,7 +101,7 @@ class Watchdog:
     def end(self, code: int) -> End:
         """Kill remaining workers; return how the attempt ended. ``code``: of the process (-n: ended by signal n)."""
         folder = RunFolder(self.task.folder)
-        with contextlib.suppress(ProcessLookupError):  # workers that it left behind
+        with contextlib.suppress(ProcessLookupError):  # workers that still run
             os.killpg(self.pid, signal.SIGKILL)
         if not self._replaces or run_uid(folder.path) != self._replaces:
             if folder.finished():

@@ -1,1 +1,1 @@
-"""What a sweep will run: its cells, their budgets, memory and time."""
+"""The plan of a sweep: its cells, their budgets, memory and time."""

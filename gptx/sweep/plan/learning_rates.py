@@ -1,8 +1,8 @@
 """`sweep.lr=[1e-3,3e-3]`: train every arm with each of these learning rates and compare the arms at their best rates.
 
 A comparison at a single rate favours the arm that this rate suits. The best rate is chosen by the mean validation loss
-at the end of the runs, which the comparison uses as well. Choosing the best of several therefore makes each arm look a
-little better than it is; all arms get the same number of tries.
+at the end of the runs, which the comparison uses as well. Choosing the best of several therefore makes each arm's loss
+a little too low; all arms get the same number of tries.
 """
 
 import math
@@ -141,7 +141,7 @@ def _losses(runs: Iterator[Path]) -> dict[Path, float]:
 
 
 def warnings(choices: Sequence[RateChoice]) -> Iterator[str]:
-    """What makes a choice uncertain: missing runs, and a best rate that is the smallest or the largest one tried."""
+    """Warnings about uncertain choices: missing runs, and a best rate that is the smallest or the largest one tried."""
     for choice in choices:
         name, best, rates = choice.arm or "the only arm", choice.best, list(choice.losses)
         if choice.dropped == set(rates):

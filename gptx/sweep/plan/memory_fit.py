@@ -31,7 +31,7 @@ FreeMemory = dict[str, int]  # bytes, by device type: what this machine had befo
 
 @dataclass(frozen=True)
 class JobLimit:
-    """How many runs may run at once, and a line for the user if memory allows fewer than wanted."""
+    """The number of runs that may train at once, and a line for the user if memory allows fewer than requested."""
 
     jobs: int
     note: str = ""
@@ -41,9 +41,9 @@ def check_memory(cells: Sequence[Cell], jobs: int, here: bool = True, free: Free
     """Estimate ``memory_bytes`` of the cells that are to run, and reject those too large for this machine.
 
     Args:
-        jobs: how many are to run at once.
+        jobs: the requested number of runs at the same time.
         here: whether they will run on this machine; for another machine nothing is rejected.
-        free: what is known of this machine's free memory; devices that are missing are added.
+        free: free memory of this machine by device, as far as known; missing devices are added.
     """
     to_run = [cell for cell in cells if not cell.rejection and not cell.done]
     _estimate(to_run)
@@ -57,7 +57,7 @@ def check_memory(cells: Sequence[Cell], jobs: int, here: bool = True, free: Free
 
 
 def _estimate(cells: Sequence[Cell]) -> None:
-    """Store the estimate in the cells; those that differ in nothing that memory depends on are estimated once."""
+    """Store the estimate in the cells; those with the same memory-related keys are estimated once."""
     alike = {_memory_key(cell): cell for cell in cells}
     work = [(plain_dict(cell.cfg), cell.checked) for cell in alike.values()]
     warnings = [warn_no_estimate(f"the memory of {cell.title}") for cell in alike.values()]
@@ -143,7 +143,8 @@ def _bytes_of_cell(cell: Cell) -> int:
 
 
 def _bytes_of_run(of_process: int, setup: RunSetup) -> int:
-    """On a CPU all processes of a run share the memory, its main process among them; a GPU belongs to one process."""
+    """Bytes that a run needs on a device: a CPU is shared by all processes of a run and the main process; a GPU belongs
+    to one process."""
     alone = setup.hardware.device == "cuda" or setup.processes == 1
     return of_process if alone else setup.processes * of_process + BASE
 
@@ -188,7 +189,7 @@ def smaller_settings(run: TooLarge) -> list[str]:
 
 
 def _changes(run: TooLarge) -> list[Change]:
-    """What could make a run smaller: micro-batches, recomputed activations, smaller validation batches, fsdp."""
+    """Settings that need less memory: micro-batches, recomputed activations, smaller validation batches, fsdp."""
     trainer = run.config["trainer"]
     rows = trainer["micro_batch"] or trainer["batch_size"]
     divisors = [n for n in range(1, rows) if rows % n == 0]

@@ -23,7 +23,7 @@ MAX_TITLES = 3  # of the cells that are rejected for the same reason
 
 
 def preview(cells: Sequence[Cell], launcher: Launcher, options: DictConfig, sweep: Sweep | None = None) -> float:
-    """Print what will run, what it needs and what is rejected. Lowers the launcher's slots to what memory allows.
+    """Print what will run, what it needs and what is rejected. Reduces the launcher's slots if memory is too small.
 
     Args:
         sweep: the sweep, whose journal has the decisions of a halving.
@@ -65,7 +65,7 @@ def show(
     """Print the preview.
 
     Args:
-        jobs: the number of runs that train at the same time.
+        jobs: the maximum number of runs that train at the same time.
         about: texts about the study: its question, the expected answer, and the paper.
         notes: lines about the full sweep.
 

@@ -20,7 +20,7 @@ UNLIMITED = 10_000  # columns; console width used to measure the natural width o
 
 
 class CellStatus(StrEnum):
-    """What will happen with a cell, in the order in which a preview counts them."""
+    """The planned status of a cell, in the order of the preview's summary."""
 
     TO_RUN = "to run"
     FINISHED = "finished"

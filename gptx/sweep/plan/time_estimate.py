@@ -32,7 +32,7 @@ NEIGHBOURS = 3  # finished runs whose median speed is taken
 
 @dataclass(frozen=True)
 class Setting:
-    """Speeds are comparable if their settings are equal. ``name``: the device; empty if the machine is unknown."""
+    """Speeds are comparable if their settings are equal. ``name``: device name; empty if the machine is unknown."""
 
     device: str
     name: str
@@ -99,9 +99,9 @@ class TimeEstimator:
 
     Args:
         outputs: the folder with finished runs.
-        jobs: how many runs share the cores.
+        jobs: the number of runs that share the cores.
         here: whether the runs are for this machine, so that a step can be timed.
-        runs: how many runs will follow; 0 for a dry run, which may time steps for as long as `TIMING`.
+        runs: the number of runs that will follow; 0 for a dry run, which may time steps for as long as `TIMING`.
     """
 
     outputs: Path

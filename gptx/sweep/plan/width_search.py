@@ -70,7 +70,7 @@ class Candidate:
 
     Attributes:
         values: the keys that it sets.
-        size: its parameters or FLOPs per token.
+        size: number of parameters, or FLOPs per token.
         problem: why it does not meet the budget; empty if it does.
     """
 
@@ -153,7 +153,7 @@ def nearest_first(size: Callable[[int], float], start: int, target: float) -> It
 
     Args:
         size: a rising function, -inf at 0. It is expensive, so it is called as rarely as possible.
-        start: where the search starts.
+        start: the number at which the search starts.
     """
     low, high = 0, start
     while size(high) < target:

@@ -103,8 +103,8 @@ class Stage:
     """Training between two rungs.
 
     Attributes:
-        steps: as a fraction of all steps that are still to come.
-        arms: as a fraction of the arms that are not dropped yet.
+        steps: its steps, as a fraction of all remaining steps.
+        arms: its arms, as a fraction of the arms that are not dropped yet.
     """
 
     steps: float

@@ -93,7 +93,7 @@ def _check_choices(key: str, given: Sequence[str], known: Sequence[str]) -> None
 
 
 class _NoLock(JournalFileSymlinkLock):
-    """No lock, because the sweep's own lock protects the store. A lock of optuna's that a killed command left behind
+    """No lock, because the sweep's own lock protects the store. A lock of optuna that a killed command did not release
     would block the next command for 30 s."""
 
     def acquire(self) -> bool:
@@ -141,7 +141,7 @@ def pruner_of(options: SearchOptions, eval_every: int) -> BasePruner:
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """How much each key decides whether a trial is among the best (PED-ANOVA, Watanabe et al. 2023); empty while there
+    """The importance of each key for being among the best trials (PED-ANOVA, Watanabe et al. 2023); empty while there
     are too few trials."""
     import warnings
 
@@ -150,6 +150,6 @@ def importances(study: optuna.Study) -> dict[str, float]:
     if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < MIN_TRIALS:
         return {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the figure is uncertain is shown beside it
+        warnings.simplefilter("ignore")  # the report also shows that the value is uncertain
         found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
     return {key: value for key, value in found.items() if math.isfinite(value)}

@@ -102,7 +102,7 @@ class TrialSource:
         self._unfinished = deque(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
         self._count = sum(not rejection(trial) for trial in study.get_trials(deepcopy=False))
         self._runs: dict[Path, _Run] = {}
-        self._rejections = 0  # in a row
+        self._rejections = 0  # consecutive rejections
         self.abandoned = ""
 
     @property

@@ -31,7 +31,7 @@ class RunProgress:
     def __init__(self, folder: Path) -> None:
         self.folder, self.started = folder, time.monotonic()
         self.step, self.loss = 0, ""
-        self._inode, self._offset = 0, 0  # inode of the journal that was read; force=true creates a new journal
+        self._inode, self._offset = 0, 0  # of the journal: its inode (force=true creates a new file) and the bytes read
 
     def read(self) -> None:
         """Read the new records. A missing or damaged journal is ignored, because the progress is only displayed."""

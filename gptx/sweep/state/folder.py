@@ -34,7 +34,7 @@ SomeRecord = TypeVar("SomeRecord", bound=SweepRecord)
 
 
 class SweepKind(StrEnum):
-    """What decides the cells of a sweep: a grid of values, or a search by optuna."""
+    """The method that chooses the cells of a sweep: a grid of values, or a search by optuna."""
 
     GRID = "grid"
     OPTUNA = "optuna"
@@ -70,7 +70,7 @@ class SweepPlan:
     """The plan of the last command of a sweep.
 
     Attributes:
-        command: the whole command line.
+        command: the full command line.
         launcher: option of hydra/launcher.
         lr: several learning rates are tried for every arm, and arms are compared at their best one (sweep.lr).
         factor: the factor of the halving; 0: no halving.

@@ -19,7 +19,7 @@ class EndKind(StrEnum):
     """How an attempt to train a run ended."""
 
     FINISHED = "finished"
-    PAUSED = "paused"  # at the step that runtime.until or the sweep asked for
+    PAUSED = "paused"  # at the step of runtime.until or of a rung
     STOPPED = "stopped"  # with the sweep
     CANCELLED = "cancelled"  # in Slurm
     LIMIT_EXCEEDED = "limit_exceeded"  # sweep.timeout, sweep.memory, or the time limit of the job
@@ -166,7 +166,7 @@ def read_records(folder: Path) -> Iterator[SweepRecord]:
 
 
 def _outcome_before_it_was_recorded(reason: str) -> EndKind:
-    """For journals of older versions, which recorded nothing but the message."""
+    """Infer the outcome from the message, for journals of older versions, which recorded only that."""
     if not reason:
         return EndKind.FINISHED
     return EndKind.STOPPED if reason.startswith("stopped (") else EndKind.FAILED
