@@ -62,25 +62,35 @@ def exit_code_table() -> str:
     return "\n".join(["exit codes:", *(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())])
 
 
-def exit_code(work: Callable[[], object]) -> int:
+def exit_code(work: Callable[[], object], broken_pipe: int = 0) -> int:
     """Run a command. Return the exit code that ``work`` returns (0 if it returns no int) or that its error has.
 
     An error that is meant for the user is one line on stderr. Ctrl-C, a full disk and a closed pipe print no traceback.
+
+    Args:
+        broken_pipe: the exit code if the reader of the output ends early, as in ``gptx compare | head``.
     """
     configure_logging()
+    code = 0
     try:
-        code = work()
+        result = work()
+        code = result if isinstance(result, int) else 0
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        return code
     except GptxError as error:
         return _fail(error, str(error), error.exit_code)
-    except BrokenPipeError:  # the reader of a pipe has ended, as in `gptx compare | head`
-        _discard_stdout()
-        return 0
+    except BrokenPipeError:
+        return code or broken_pipe
     except OSError as error:
         return _fail(error, str(error), FAILED)
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # rich ends the process instead of raising it
+            return broken_pipe
+        raise
     except (KeyboardInterrupt, Interrupted) as stop:
         return _fail(stop, "interrupted", stop_exit_code(next(iter(stop.args), signal.SIGINT)))
+    finally:
+        _discard_unread_output()
 
 
 def stop_exit_code(number: int) -> int:
@@ -95,10 +105,17 @@ def _fail(error: BaseException, text: str, code: int) -> int:
     return code
 
 
-def _discard_stdout() -> None:
-    """Discard buffered output: otherwise the interpreter would report the closed pipe again when it exits."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _discard_unread_output() -> None:
+    """Discard output that nobody reads: otherwise the interpreter would report the closed pipe again when it exits, and
+    change the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        except (OSError, ValueError):
+            pass
 
 
 def default_sigint() -> None:

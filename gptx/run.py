@@ -19,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     verbosity, sys.argv[1:] = split_verbosity(sys.argv[1:] if argv is None else argv)
     configure_logging(verbosity)
-    code = exit_code(_run)
+    is_sweep = not {"-m", "--multirun"}.isdisjoint(sys.argv)
+    code = exit_code(_run, broken_pipe=int(is_sweep))  # a run that is not finished raises RunFailed instead
     if code and "RANK" in os.environ:  # at a normal exit, a worker of torchrun would wait for its peers, or abort
         sys.stdout.flush()
         sys.stderr.flush()

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -198,7 +198,8 @@ def _progress(label: str, total: int, quiet: bool) -> Iterator[Callable[[int], N
     advances the bar by a number of tokens."""
     if quiet or not sys.stderr.isatty():
         if not quiet:
-            print(label, file=sys.stderr, flush=True)
+            with suppress(BrokenPipeError):
+                print(label, file=sys.stderr, flush=True)
         yield lambda taken: None
         return
     from rich.console import Console

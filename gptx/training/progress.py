@@ -8,6 +8,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gptx.errors import RunFailed
+
 REFRESH = 0.1  # seconds between two redraws
 
 
@@ -55,6 +57,13 @@ class ProgressBar:
             self.bar.update(self.task, completed=step, loss=f"{loss:.4f}", speed=f"{speed:,.0f}", refresh=True)
 
     def print(self, line: str) -> None:
-        """Print a line above the bar."""
+        """Print a line above the bar.
+
+        Raises:
+            RunFailed: stderr is a pipe whose reader has ended.
+        """
         if self.enabled:
-            self.console.print(line, soft_wrap=True, markup=False)
+            try:
+                self.console.print(line, soft_wrap=True, markup=False)
+            except SystemExit as end:  # rich raises it for a broken pipe
+                raise RunFailed("the reader of the output ended; the same command resumes the run") from end

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from gptx.cli import log, stop_exit_code
 from gptx.config.plain_dict import plain_dict
-from gptx.errors import GptxError, Interrupted, reason
+from gptx.errors import GptxError, Interrupted, RunFailed, reason
 from gptx.runs import checkpoint_files
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
@@ -106,6 +106,8 @@ def _train(cfg: DictConfig, folder: RunFolder, ready: Preflight) -> int:
             return 0
         with contextlib.suppress(GptxError, OSError):  # a full disk: the journal has no end record, so the run counts
             folder.end(EndReason.ERROR, error=str(error).splitlines()[-1])  # as killed. A worker's error is a traceback
+        if isinstance(error, BrokenPipeError):
+            raise RunFailed(f"{error}; the same command resumes from the last checkpoint") from error
         raise
     except Exception as error:
         folder.end(EndReason.ERROR, error=reason(error))

@@ -1,7 +1,9 @@
 """What all commands share: one name, one prefix, exit codes, verbosity, pipes, shell completion."""
 
 import errno
+import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import pytest
 from command import Gptx
 from conftest import Trained
 
-from gptx import cli
+from gptx import cli, ui
 from gptx.__main__ import COMMANDS
 from gptx.__main__ import main as gptx_main
 from gptx.errors import ConfigError, GptxError, Interrupted, RunFailed
@@ -99,13 +101,47 @@ def test_gptx_run_is_the_same_command_as_python_m(trained: Trained) -> None:
 def test_error_is_one_line_and_an_exit_code(
     error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "_discard_stdout", lambda: None)
 
     def fail() -> None:
         raise error
 
     assert cli.exit_code(fail) == code
     assert capsys.readouterr().err == line
+
+
+def test_closed_pipe_of_rich_is_no_failure() -> None:
+    def show() -> None:
+        try:
+            raise BrokenPipeError
+        except BrokenPipeError:
+            sys.exit(1)  # as rich does
+
+    assert (cli.exit_code(show), cli.exit_code(show, broken_pipe=1)) == (0, 1)
+
+
+@pytest.mark.parametrize("strategy", ["single", "ddp"])
+def test_run_whose_output_is_not_read_fails_and_the_next_one_finishes(strategy: str, gptx: Gptx) -> None:
+    run = shlex.join([sys.executable, "-m", "gptx", "run", *gptx.tiny, f"strategy={strategy}"])
+
+    def start(redirection: str, lines: int) -> int:
+        command = f"{run} {redirection} | head -n {lines}; exit ${{PIPESTATUS[0]}}"
+        return subprocess.run(["bash", "-c", command], cwd=gptx.cwd, env=gptx.env, check=False).returncode
+
+    assert start("2>&1", 0) == 1
+    result = json.loads((gptx.folder / "result.json").read_text())
+    assert (result["status"], result["end_reason"]) == ("failed", "error") and result["steps"] < 30
+    assert start("2>/dev/null", 0) == 0
+    assert json.loads((gptx.folder / "result.json").read_text())["status"] == "finished"
+
+
+def test_ui_returns_0_after_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(ui, "show_ui", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    try:
+        assert ui.main([]) == 0
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def test_errors_are_no_value_errors() -> None:
