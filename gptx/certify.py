@@ -1,5 +1,4 @@
-"""``gptx certify RUN_DIR``: repeat some steps of a run and compare the results with the run. The comparison is
-its resume certificate."""
+"""``gptx certify RUN_DIR``: repeat some steps of a run and compare the results: the run's resume certificate."""
 
 import argparse
 import json
@@ -18,9 +17,8 @@ Train from one checkpoint of a run to a later one again, in a temporary folder, 
 losses, gradient norms and a checksum of the batches step by step, and all weights and moments at the end. The checksum
 covers where each row of a batch starts in the text and the hash of the token files, not the tokens themselves.
 
-The config, the strategy and the number of processes are those of the run. The certificate is written to
-RUN_DIR/certificate.json. Exit code 0: bitwise equal, or within 1e-5 on different hardware, with another torch or
-another number of processes. 1: different, or not trained to the end. 2: the steps cannot be repeated.
+Config, strategy and processes are those of the run. The result is written to RUN_DIR/certificate.json. Exit code 0:
+equal, or within 1e-5 on other hardware, torch or processes. 1: different or not finished. 2: cannot be repeated.
 """
 
 
@@ -37,8 +35,8 @@ def _parser() -> Parser:
         dest="start",
         type=int,
         metavar="STEP",
-        help="train from the checkpoint of this step (0: the start of the run) to the next one "
-        "(default: from the oldest checkpoint to the newest; if there is only one, from the start to it)",
+        help="train from the checkpoint of this step (0: from the start) to the next one; default: from the oldest "
+        "checkpoint to the newest; if there is only one, from the start to it",
     )
     parser.add_argument("--json", action="store_true", help="print certificate.json")
     return parser
