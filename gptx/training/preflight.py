@@ -167,8 +167,6 @@ def _check_optimiser(cfg: DictConfig) -> None:
     weight.grad = torch.zeros(1)
     try:
         instantiate.part(cfg.optim)([weight]).step()
-    except ConfigError:
-        raise
     except (ValueError, LookupError, TypeError) as error:
         given = ", ".join(f"{key}={value}" for key, value in cfg.optim.items() if not key.startswith("_"))
         reason = " ".join(str(error).split())

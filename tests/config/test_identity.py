@@ -32,7 +32,7 @@ from gptx.errors import ConfigError
 from gptx.runs import journal
 from gptx.sweep.plan.cells import compose_cells
 
-# Written out here, not taken from the package: a key that drops out of the identity by mistake fails a test.
+# A copy of the list in the package: a key that drops out of the identity by mistake fails a test.
 IGNORED = {"tracking", "runtime", "sweep", "paths", "study", "about", "force", "dry_run", "match", "variant"}
 IGNORED_KEYS = {"data.path", "tokenizer.path", "resume_from", "strategy.nproc", "strategy.timeout", "strategy.restarts"}
 IGNORED_KEYS |= {"strategy.reshard", "strategy.prefetch", "strategy.offload", "activation_checkpointing"}
@@ -173,7 +173,7 @@ def targets() -> dict[Path, str]:
     return found
 
 
-def test_every_built_in_class_declares_an_id_of_its_own() -> None:
+def test_every_built_in_class_declares_a_unique_id() -> None:
     declarations = {target: class_ids.declaration(target) for target in targets().values()}
     assert len(declarations) > 60
     assert [target for target, found in declarations.items() if found is None] == []

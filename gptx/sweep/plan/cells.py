@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from gptx.cli import log
 from gptx.config.compose import Schemas, compose
 from gptx.config.identity import run_name
 from gptx.config.overrides import key_of
@@ -153,8 +154,8 @@ def with_overrides(cell: Cell, overrides: Sequence[str], note: str) -> Cell:
 
 
 def warn_no_estimate(title: str) -> Callable[[str], None]:
-    """Return a function that prints why the memory or time of a cell could not be estimated. The cell still runs."""
-    return lambda why: print(f"gptx: no estimate of {title}: {why}", file=sys.stderr)
+    """Return a function that warns why the memory or time of a cell could not be estimated. The cell still runs."""
+    return lambda why: log.warning("no estimate of %s: %s", title, why)
 
 
 @dataclass(frozen=True)
