@@ -42,8 +42,6 @@ def _run(command: str, *arguments: str) -> int:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f" Did you mean '{close[0]}'?" if close else ""
         raise ConfigError(f"unknown command '{command}'.{hint} Commands: {', '.join(COMMANDS)}.")
-    if command == "sweep" and any("=" in argument and argument[0] != "-" for argument in arguments):
-        command, arguments = "run", ("-m", *arguments)
     module = import_module(MODULES.get(command, f"gptx.{command}"))
     return int(module.main(list(arguments)))
 

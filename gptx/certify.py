@@ -15,7 +15,8 @@ from gptx.training.repeat_training import certify
 
 _HELP = """\
 Train from one checkpoint of a run to a later one again, in a temporary folder, and compare the outcome with the run:
-the checksums of the batches, losses and gradient norms step by step, and all weights and moments at the end.
+losses, gradient norms and a checksum of the batches step by step, and all weights and moments at the end. The checksum
+covers where each row of a batch starts in the text and the hash of the token files, not the tokens themselves.
 
 The config, the strategy and the number of processes are those of the run. The certificate is written to
 RUN_DIR/certificate.json. Exit code 0: bitwise equal, or within 1e-5 on different hardware, with another torch or

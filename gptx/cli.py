@@ -17,12 +17,13 @@ from gptx.errors import ConfigError, GptxError, Interrupted
 
 EXIT_CODES = {
     0: "done; a finished run's command shows its result",
-    1: "failed: the last line of stderr says why; repeating a run's command resumes it",
+    1: "failed: stderr says why; repeating a run's command resumes it. sweep: a run failed; certify: results differ",
     2: "mistake in the command, the config or the files it names; nothing was started",
     75: "run stopped by SIGTERM, SIGUSR1 or SIGUSR2 of a scheduler after a checkpoint; the same command resumes it",
+    129: "stopped by SIGHUP because the terminal was closed; a run has written a checkpoint",
     130: "stopped by Ctrl-C; a run has written a checkpoint, and the same command resumes it",
 }
-FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
+FAILED, MISTAKE, EXIT_RESUMABLE = 1, 2, 75  # 75: EX_TEMPFAIL
 VERBOSITY = {"-v": 1, "--verbose": 1, "-q": -1, "--quiet": -1}
 
 log = logging.getLogger("gptx")
@@ -79,7 +80,13 @@ def exit_code(work: Callable[[], object]) -> int:
     except OSError as error:
         return _fail(error, str(error), FAILED)
     except (KeyboardInterrupt, Interrupted) as stop:
-        return _fail(stop, "interrupted", INTERRUPTED)
+        return _fail(stop, "interrupted", stop_exit_code(next(iter(stop.args), signal.SIGINT)))
+
+
+def stop_exit_code(number: int) -> int:
+    """Return the exit code of a command that stopped cleanly after signal ``number`` (0: the signal was
+    received by only one of its workers)."""
+    return 128 + number if number in (signal.SIGINT, signal.SIGHUP) else EXIT_RESUMABLE
 
 
 def _fail(error: BaseException, text: str, code: int) -> int:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from hydra.core.hydra_config import HydraConfig
 
-from gptx.cli import configure_logging, default_sigint, exit_code, log, split_verbosity
+from gptx.cli import configure_logging, default_sigint, exit_code, log, split_verbosity, stop_exit_code
 from gptx.config.command import run_hydra
 from gptx.config.overrides import about_sweeps
 from gptx.errors import Interrupted, RunFailed
-from gptx.processes.signals import block_warning_signals, stop_exit_code
+from gptx.processes.signals import block_warning_signals
 from gptx.training.run_lifecycle import run
 
 

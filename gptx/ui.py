@@ -11,9 +11,9 @@ from gptx.tracking.ui_server import show_ui
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code, 0 after Ctrl-C."""
+    """Run the command; returns the exit code, 0 after Ctrl-C or SIGTERM."""
     default_sigint()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     return exit_code(lambda: _ui(_parser().parse_args(argv)))
 
 

@@ -120,8 +120,8 @@ def kernels(window: str) -> list[str]:
     """The kernels that can compute a window on a CPU."""
     shape = ModelShape(n_layer=1, n_head=1, d_model=8, context=CONTEXT, vocab_size=VOCAB, dropout=0.0, bias=False)
     seen, pos = part(yaml("window", window)), part(yaml("pos", "none"), shape, 8, 1)
-    made = {option: part(yaml("kernel", option), shape, frozenset()) for option in options("kernel")}
-    return [option for option, kernel in made.items() if kernel.refuses(seen, pos, "cpu") is None]
+    kernels_by_option = {option: part(yaml("kernel", option), shape, frozenset()) for option in options("kernel")}
+    return [option for option, kernel in kernels_by_option.items() if kernel.refuses(seen, pos, "cpu") is None]
 
 
 def randomise(module: nn.Module, seed: int = 0, std: float = 0.4) -> None:

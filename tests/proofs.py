@@ -161,9 +161,15 @@ def every_kernel_equals_the_reference(model: GPT, tokens: Tensor) -> None:
 
 def kernels(model: GPT) -> dict[str, Kernel]:
     """The kernels that can compute a model on a CPU."""
-    made = {o: part(yaml("kernel", o), model.shape, attention_of(model).demands) for o in options("kernel")}
+    kernels_by_option = {
+        o: part(yaml("kernel", o), model.shape, attention_of(model).demands) for o in options("kernel")
+    }
     layers = list(zip(model.windows, model.layer_pos, strict=True))
-    return {o: kernel for o, kernel in made.items() if not any(kernel.refuses(*layer, "cpu") for layer in layers)}
+    return {
+        o: kernel
+        for o, kernel in kernels_by_option.items()
+        if not any(kernel.refuses(*layer, "cpu") for layer in layers)
+    }
 
 
 def state_dict_restores_the_model(model: GPT, tokens: Tensor) -> None:

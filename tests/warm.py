@@ -33,7 +33,7 @@ MODULES = ("gptx.sweep.execute.preload", "gptx.training.run_lifecycle", "gptx.tr
 
 
 class WarmProcess:
-    """A command in a fork; the part of `subprocess.Popen` that the tests use. It leads a session of its own."""
+    """A command in a fork; the part of `subprocess.Popen` that the tests use. It leads a new session."""
 
     def __init__(self, status: int, out: IO[str], err: IO[str]) -> None:
         self._status, self._out, self._err = os.fdopen(status), out, err

@@ -1,4 +1,4 @@
-"""``python -m gptx.compare``: compare the variants under outputs/, on the terminal and in files."""
+"""``gptx compare``: compare the variants under outputs/, on the terminal and in files."""
 
 import argparse
 import difflib
@@ -60,7 +60,7 @@ def _compare(args: argparse.Namespace) -> None:
         found = render.unfinished(rows) or "no runs"
         problems = "".join(f"; {row.problem}" for row in rows if row.problem)
         raise GptxError(
-            f"no finished run in {_names(paths)}: found {found}{problems}; python -m gptx.run trains one, "
+            f"no finished run in {_names(paths)}: found {found}{problems}; gptx run trains one, "
             f"and repeating the command of a run resumes it"
         )
     summary = render.ordered(summary, args.sort)

@@ -30,7 +30,8 @@ class RunRow:
         variant: {axis: option}.
         config: {dotted key: value} of all keys that decide the result, without the seeds.
         metrics: {key of `gptx.runs.metrics.METRICS`: value}; NaN if it was not measured or is not finite.
-        steps, tokens: NaN if unknown.
+        steps: 0 if unknown.
+        tokens: NaN if unknown.
     """
 
     run: str

@@ -90,9 +90,7 @@ def _command(args: argparse.Namespace) -> None:
 def _rows(path: Path) -> tuple[list[RunRow], str]:
     """The finished runs of the best learning rates, and a description of the runs that were left out."""
     if not path.exists():
-        raise GptxError(
-            f"the folder {path} does not exist; python -m gptx.run -m experiment=scaling makes outputs/scaling"
-        )
+        raise GptxError(f"the folder {path} does not exist; gptx sweep experiment=scaling makes outputs/scaling")
     every = read_rows(runs(path))
     rows = [row for row in selected(every) if not math.isnan(row.metrics["val_loss"])]
     if not rows:

@@ -7,6 +7,9 @@ Directly above every option's class (or function) its module has the constants
     ADDED_KEYS = {"softcap": 0.0}     # optional: keys added after runs were made, with the value that reproduces those
 
 They are read from the source text, because importing the module would import torch.
+
+A revision is not inherited. A change of what a shared base class or helper computes (`gqa` for its subclasses, `rope`,
+`banded_chunks`) must raise the REVISION of every option that uses it, or `CORE_REVISION` of `gptx.config.identity`.
 """
 
 import ast
@@ -14,6 +17,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from gptx.errors import ConfigError
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -23,6 +28,8 @@ FORMER_TARGETS = {
     "gptx.schedule.constant": "gptx.schedule.constant.constant",
     "gptx.schedule.cosine": "gptx.schedule.cosine.cosine",
     "gptx.schedule.wsd": "gptx.schedule.wsd.wsd",
+    "gptx.sweep.local.Local": "gptx.sweep.execute.local.Local",
+    "gptx.sweep.slurm.Slurm": "gptx.sweep.execute.slurm.Slurm",
     "torch.optim.AdamW": "gptx.optim.adamw.adamw",
 }
 
@@ -46,7 +53,11 @@ def current_target(target: str) -> str:
 
 
 def declaration(target: str) -> Declaration | None:
-    """The declaration above the class of a ``_target_``; None for a class that is not built in."""
+    """The declaration above the class of a ``_target_``; None for a class that is not built in.
+
+    Raises:
+        ConfigError: gptx has no source file for a class of its own.
+    """
     module, _, name = current_target(target).rpartition(".")
     return _declarations(module).get(name) if module.startswith("gptx.") else None
 
@@ -55,6 +66,8 @@ def declaration(target: str) -> Declaration | None:
 def _declarations(module: str) -> dict[str, Declaration]:
     """{name of a class or function: the declaration above it}."""
     path = PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    if not path.is_file() and not path.with_suffix("").is_dir():
+        raise ConfigError(f"{module} is not a module of gptx ({path} is missing): use an existing class")
     found: dict[str, Declaration] = {}
     constants: dict[str, Any] = {}
     for statement in ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else ():

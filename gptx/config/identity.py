@@ -22,8 +22,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from gptx.config.axes import run_name_axes
-from gptx.config.class_ids import declaration
+from gptx.config.class_ids import Declaration, declaration
 from gptx.config.plain_dict import PlainConfig, flat, plain_dict
+from gptx.errors import ConfigError
 
 SCHEME = 2
 CORE_REVISION = 1
@@ -49,6 +50,9 @@ NOT_RESULT_KEYS = (
     "activation_checkpointing",
 )
 
+# Keys that tell Hydra how to build a class, not what the class computes.
+HYDRA_KEYS = ("_partial_", "_recursive_", "_convert_")
+
 
 def identity(cfg: DictConfig, corpus: str, origin: str = "") -> str:
     """Ten hex digits that name what a config computes.
@@ -71,22 +75,31 @@ def result_keys(plain: Mapping[str, Any], made_with: Mapping[str, int] | None = 
     """The part of a plain config that decides the result, as {dotted key: value}; targets as ``ID r1`` or a path.
 
     Args:
-        made_with: the `revisions` that a run was made with; an id that is missing had revision 1. None: today's.
+        made_with: the `revisions` that a run was made with; an id that is missing had revision 1. A class that gptx
+            does not have any more counts by its path. None: today's revisions.
     """
+    declared = declaration if made_with is None else _declaration_if_present
     found: dict[str, Any] = {CORE: CORE_REVISION if made_with is None else made_with.get(CORE, 1)}
     for key, value in result_leaves(plain).items():
         group, _, name = key.rpartition(".")
-        built_in = declaration(str(plain_value(plain, group, "_target_")))
-        if name.startswith("_") and built_in:
-            if name == "_target_":
-                revision = built_in.revision if made_with is None else made_with.get(built_in.id, 1)
-                found[key] = f"{built_in.id} r{revision}"
-            continue  # _partial_ and similar keys, which control how Hydra builds the object
+        built_in = declared(str(plain_value(plain, group, "_target_")))
+        if built_in and name in HYDRA_KEYS:
+            continue
+        if built_in and name == "_target_":
+            revision = built_in.revision if made_with is None else made_with.get(built_in.id, 1)
+            value = f"{built_in.id} r{revision}"
         added = built_in.added_keys if built_in else {}
         if (name in added and added[name] == value) or (key in ADDED_KEYS and ADDED_KEYS[key] == value):
             continue
         found[key] = value
     return found
+
+
+def _declaration_if_present(target: str) -> Declaration | None:
+    try:
+        return declaration(target)
+    except ConfigError:
+        return None
 
 
 def result_leaves(plain: Mapping[str, Any]) -> PlainConfig:

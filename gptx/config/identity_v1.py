@@ -1,7 +1,8 @@
 """Identity scheme 1, frozen: how runs were named before the start record had the key ``identity_scheme``.
 
-The same command looks for a run made under this scheme too. Nothing here is changed any more, except that
-`FORMER_TARGETS` of `gptx.config.class_ids` gets an entry when a class moves.
+The same command looks for a run made under this scheme too. Nothing here is changed any more, except for
+keys and places that are new: if a class moves, `FORMER_TARGETS` of `gptx.config.class_ids` gets an entry; if a key is
+added, `ADDED_KEYS` of its class or of `gptx.config.identity`, or `NOT_RESULT_KEYS` here if it does not count.
 """
 
 from typing import Any
@@ -9,8 +10,23 @@ from typing import Any
 from omegaconf import DictConfig
 
 from gptx.config.class_ids import FORMER_TARGETS, declaration
-from gptx.config.identity import ADDED_KEYS, digest, plain_value, result_leaves, revisions
-from gptx.config.plain_dict import plain_dict
+from gptx.config.identity import ADDED_KEYS, digest, plain_value, revisions
+from gptx.config.plain_dict import PlainConfig, flat, plain_dict
+
+# The groups and keys that did not count.
+NOT_RESULT = ("tracking", "runtime", "sweep", "paths", "study", "about", "force", "dry_run", "match", "variant")
+NOT_RESULT_KEYS = (
+    "data.path",
+    "tokenizer.path",
+    "resume_from",
+    "strategy.nproc",
+    "strategy.timeout",
+    "strategy.restarts",
+    "strategy.reshard",
+    "strategy.prefetch",
+    "strategy.offload",
+    "activation_checkpointing",
+)
 
 
 def identity_v1(cfg: DictConfig, corpus: str, origin: str = "") -> str | None:
@@ -22,7 +38,7 @@ def identity_v1(cfg: DictConfig, corpus: str, origin: str = "") -> str | None:
         return None
     plain = plain_dict(cfg)
     counted: dict[str, Any] = {}
-    for key, value in result_leaves(plain).items():
+    for key, value in _result_leaves(plain).items():
         group, _, name = key.rpartition(".")
         built_in = declaration(str(plain_value(plain, group, "_target_")))
         added = {
@@ -34,6 +50,13 @@ def identity_v1(cfg: DictConfig, corpus: str, origin: str = "") -> str | None:
         elif added[key] != value:
             return None  # no run of that time had the key
     return digest({**counted, "corpus": corpus, **({"origin": origin} if origin else {})})
+
+
+def _result_leaves(plain: PlainConfig) -> PlainConfig:
+    """The keys that counted, with their values."""
+    leaves = {key: value for key, value in flat(plain) if not isinstance(value, dict)}
+    ignored = set(NOT_RESULT_KEYS) - ({"strategy.nproc"} if leaves.get("model.dropout") else set())
+    return {k: v for k, v in leaves.items() if k.split(".")[0] not in NOT_RESULT and k not in ignored}
 
 
 def _former(target: str) -> str:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config.class_ids import current_target, declaration
+from gptx.config.class_ids import declaration
 from gptx.config.identity import ADDED_KEYS
+from gptx.config.instantiate import groups_with_target, with_current_targets
 
 
 def load_config(run_dir: Path) -> DictConfig:
@@ -16,12 +17,11 @@ def load_config(run_dir: Path) -> DictConfig:
     """
     cfg = OmegaConf.load(run_dir / "config.yaml")
     assert isinstance(cfg, DictConfig)
-    for group in cfg.values():
-        if isinstance(group, DictConfig) and "_target_" in group:
-            group._target_ = current_target(group._target_)
-            built_in = declaration(group._target_)
-            for key, value in built_in.added_keys.items() if built_in else ():
-                group.setdefault(key, value)
+    cfg = with_current_targets(cfg)
+    for group in groups_with_target(cfg):
+        built_in = declaration(group._target_)
+        for key, value in built_in.added_keys.items() if built_in else ():
+            group.setdefault(key, value)
     for key, value in ADDED_KEYS.items():
         if OmegaConf.select(cfg, key) is None:
             OmegaConf.update(cfg, key, value, force_add=True)

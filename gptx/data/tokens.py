@@ -16,13 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
+from gptx.cli import log
 from gptx.data.base import Corpus
 from gptx.data.split import SPLITS, LimitedCorpus
 from gptx.errors import DataError, GptxError, NotTokenised
 from gptx.runs.digest import digest, file_hash
 from gptx.tokenizer.base import Tokenizer, load
 
-FORMAT = 1  # raise it when the same corpus and tokenizer would give other files
+# Raise it when the same corpus and tokenizer would give other files, and with it `CORE_REVISION` of
+# `gptx.config.identity`: the identity of a run does not contain it.
+FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -108,8 +111,8 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, quiet: bool = Fa
         with FileLock(home.with_suffix(".lock")):
             if tokens := _open(home):  # another process was faster
                 return tokens
-            if home.exists():
-                _print(f"warning: the token files in {home} are damaged; creating them again", quiet)
+            if home.exists() and not quiet:
+                log.warning("the token files in %s are damaged; creating them again", home)
             _create(corpus, tokenizer, spec, home, quiet)
             tokens = _open(home)
     except OSError as exc:
@@ -189,17 +192,13 @@ def _open(home: Path) -> Tokens | None:
         return None
 
 
-def _print(line: str, quiet: bool) -> None:
-    if not quiet:
-        print(line, file=sys.stderr, flush=True)
-
-
 @contextmanager
 def _progress(label: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
     """A progress bar that is erased at the end, or one line where stderr is no terminal. Yields a function that
     advances the bar by a number of tokens."""
     if quiet or not sys.stderr.isatty():
-        _print(label, quiet)
+        if not quiet:
+            print(label, file=sys.stderr, flush=True)
         yield lambda taken: None
         return
     from rich.console import Console

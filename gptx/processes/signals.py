@@ -1,4 +1,4 @@
-"""Signals that stop a run: blocked while a process starts, recorded while it trains, and turned into an exit code."""
+"""Signals that stop a run: blocked while a process starts, and recorded while it trains."""
 
 import os
 import signal
@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 WARNING_SIGNALS = {signal.SIGUSR1, signal.SIGUSR2}  # a scheduler sends one shortly before its time limit
 STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, *WARNING_SIGNALS}
-EXIT_RESUMABLE = 75  # EX_TEMPFAIL: the same command resumes the run
 
 
 def block_warning_signals() -> None:
@@ -25,12 +24,6 @@ def unblocked_stop_signals() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def stop_exit_code(number: int) -> int:
-    """Return the exit code of a command that stopped cleanly after signal ``number`` (0: the signal was
-    received by only one of its workers)."""
-    return 128 + number if number in (signal.SIGINT, signal.SIGHUP) else EXIT_RESUMABLE
 
 
 def count_stop_requests(received: Sequence[int]) -> int:

@@ -58,7 +58,7 @@ class RunFolder:
         """Hold the lock of this run: see `held`."""
         return held(self.path, "trained")
 
-    def set_aside(self, outputs: Path) -> str | None:
+    def move_away(self, outputs: Path) -> str | None:
         """Move the files of an earlier run to ``outputs/.replaced`` (force=true) and return the uid of that run.
 
         The journal is moved last: after a kill, the folder never holds old checkpoints without their journal.

@@ -1,4 +1,4 @@
-"""``gptx sweep``: list the sweeps in outputs/, show the status of one, collect its results, or cancel it."""
+"""``gptx sweep``: start a sweep; list sweeps, show the status of one, collect its results, or cancel it."""
 
 import sys
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from gptx import cli
 from gptx.sweep.state.folder import find_sweep, list_sweeps
 
 _HELP = """\
+  gptx sweep KEY=A,B ...       start or resume a sweep: the same as gptx run -m KEY=A,B ...
   gptx sweep list              the sweeps in outputs/
   gptx sweep status [SWEEP]    the status of every run: waiting, running, finished, failed and why
   gptx sweep collect [SWEEP]   write its runs to MLflow, compare the finished ones, list the others
@@ -18,11 +19,16 @@ SWEEP is the name or the folder of a sweep, by default the newest. `collect` exi
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    return cli.exit_code(lambda: _run(argv))
+    """Run the command and return its exit code. With overrides, this is ``gptx run -m``."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if any("=" in argument and argument[0] != "-" for argument in arguments):
+        from gptx import run
+
+        return run.main(["-m", *arguments])
+    return cli.exit_code(lambda: _run(arguments))
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _run(argv: Sequence[str]) -> int:
     from gptx.sweep.collect import collect
     from gptx.sweep.execute.cancel import cancel
     from gptx.sweep.state.status_table import show_list, show_status

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from gptx.cli import log
 from gptx.config.plain_dict import plain_dict
 from gptx.sweep.plan.cells import Cell
 from gptx.tracking.follower import Follower
@@ -21,7 +22,7 @@ def following(options: DictConfig, folders: Sequence[Path]) -> Iterator[Callable
     finally:
         warning = follower.finish() if follower else None
         if warning:
-            print(f"gptx: {warning}", file=sys.stderr)
+            log.warning("%s", warning)
 
 
 def close(

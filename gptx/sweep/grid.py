@@ -52,7 +52,7 @@ class GridSweeper(SweeperBase):
             cells = compose_cells(learning_rates.with_rates(grid, options.sweep.lr))
         launcher = make(self.hydra.launcher)
         cells = _matched(cells, options, launcher.machine)
-        sweep = Sweep(Path(options.paths.outputs), sweep_name(options.study, list(map(_cell_id, cells))))
+        sweep = Sweep(Path(options.paths.outputs), sweep_name(options.study, [cell.name for cell in cells]))
         launcher.open(sweep, options.sweep, len(cells))
         check_cells(cells, launcher.machine)
         if options.sweep.halving:
@@ -102,11 +102,6 @@ class GridSweeper(SweeperBase):
             return None
         records = list(launcher.sweep.records())
         return HalvingSource(cells, self._common(), options.sweep.factor, journal, records)
-
-
-def _cell_id(cell: Cell) -> str:
-    """The part of a sweep's name hash that a cell contributes: its run folder."""
-    return cell.folder.path.name if cell.folder else " ".join(cell.overrides)
 
 
 def _matched(cells: list[Cell], options: DictConfig, machine: "Machine | None") -> list[Cell]:

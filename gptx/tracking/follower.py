@@ -69,7 +69,7 @@ class Follower:
                 env=_environment(),
                 start_new_session=True,  # so that Ctrl-C reaches the trainer only
             )
-        command_line = f"python -m gptx.sync {outputs}" + (f" --uri {uri}" if uri else "")
+        command_line = f"gptx sync {outputs}" + (f" --uri {uri}" if uri else "")
         hint = f"MLflow at {store_uri(outputs, uri)} is incomplete (see {log}); to complete it run: {command_line}"
         return cls(process, log, float(tracking["wait"]), hint)
 
@@ -200,8 +200,8 @@ def _pipe_closed(pipe: IO[bytes], runs: _FollowedRuns) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m gptx.tracking.follower",
-        description="Write runs to MLflow until stdin is closed. gptx.run starts this process; to do it by hand use "
-        "gptx.sync.",
+        description="Write runs to MLflow until stdin is closed. `gptx run` starts this process; to do it by hand use "
+        "`gptx sync`.",
     )
     parser.add_argument("run_dirs", nargs="*", type=Path, metavar="RUN_DIR")
     parser.add_argument("--outputs", type=Path, required=True, help="the folder that holds the studies")

@@ -62,8 +62,8 @@ def note(start: StartRecord, last: Record, status: str, folder: str) -> str:
     if figures:
         lines += [_row(name.removeprefix("final/") for name, _ in figures), _row("---:" for _ in figures)]
         lines += [_row(f"{value:.10g}" for _, value in figures), ""]
-    lines += ["```sh", start.command or "python -m gptx.run"]
-    lines += [f'python -m gptx.generate {folder} --prompt "The state of the union"', "```"]
+    lines += ["```sh", start.command or "gptx run"]
+    lines += [f'gptx generate {folder} --prompt "The state of the union"', "```"]
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The MLflow server behind ``python -m gptx.ui``, and the links to a study's saved view."""
+"""The MLflow server behind ``gptx ui``, and the links to a study's saved view."""
 
 import os
 import signal

@@ -148,8 +148,6 @@ def load(path: Path, model: nn.Module, optim: torch.optim.Optimizer) -> Checkpoi
             optim.state[parameter] = _blank_moments(name, parameter, sizes)
         load_shards(tensors(model, optim), storage_reader=reader, no_dist=True)
     except (OSError, RuntimeError, ValueError, CheckpointException) as error:
-        if isinstance(error, CheckpointError):
-            raise
         raise CheckpointError(f"could not read the checkpoint {path}: {_cause(error)}") from None
     return meta(path)
 

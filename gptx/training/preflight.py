@@ -94,10 +94,9 @@ def _resume_source(cfg: DictConfig) -> ResumeSource | None:
     """The checkpoint of another run that a new run starts from; None if there is none, or if the run has started.
 
     Raises:
-        ConfigError: the checkpoint cannot be used, or the run cannot be resumed.
+        ConfigError: the checkpoint cannot be used.
     """
     location = locate(cfg)
-    location.check(cfg.force)
     source = resume_source.find(cfg.resume_from)
     if source is None or (steps(location.folder.checkpoints) and not cfg.force):
         return None
@@ -168,8 +167,6 @@ def _check_optimiser(cfg: DictConfig) -> None:
     weight.grad = torch.zeros(1)
     try:
         instantiate.part(cfg.optim)([weight]).step()
-    except ConfigError:
-        raise
     except (ValueError, LookupError, TypeError) as error:
         given = ", ".join(f"{key}={value}" for key, value in cfg.optim.items() if not key.startswith("_"))
         reason = " ".join(str(error).split())

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from gptx.cli import log
+from gptx.cli import log, stop_exit_code
 from gptx.config.plain_dict import plain_dict
 from gptx.errors import GptxError, Interrupted, reason
-from gptx.processes.signals import stop_exit_code
 from gptx.runs import checkpoint_files
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
@@ -36,6 +35,7 @@ def run(cfg: DictConfig) -> int:
         cfg.force = False  # torchrun repeats the command after a lost worker; only the first start uses force=true
     location = locate(cfg)
     log.debug("identity %s, folder %s", location.identity, location.existing.path)
+    location.check(cfg.force)
     if _is_finished(cfg, location.existing):
         if _rank() == 0:
             _show_finished(cfg, location.existing)
@@ -90,9 +90,9 @@ def _replace_earlier(cfg: DictConfig, location: Location) -> str | None:
         return None
     outputs = Path(cfg.paths.outputs)
     if location.former is None:
-        return location.folder.set_aside(outputs)
+        return location.folder.move_away(outputs)
     with location.former.lock():
-        return location.former.set_aside(outputs)
+        return location.former.move_away(outputs)
 
 
 def _train(cfg: DictConfig, folder: RunFolder, ready: Preflight) -> int:

@@ -31,12 +31,16 @@ class Location:
         return self.former or self.folder
 
     def check(self, force: bool) -> None:
-        """Refuse to resume a run of identity scheme 1.
+        """Refuse to resume a run of identity scheme 1. Writes the result.json of a finished one if a kill prevented it.
 
         Raises:
             ConfigError: such a run exists and is not finished.
         """
-        if self.former and not force and not self.former.finished():
+        if self.former is None or force or self.former.finished():
+            return
+        with self.former.lock():
+            self.former.settle()
+        if not self.former.finished():
             raise ConfigError(
                 f"{self.former.path} was started by an earlier version of gptx and is not finished; it cannot be "
                 "resumed: use force=true to train it again from the start"

@@ -85,7 +85,7 @@ def resume(
     if saved:
         meta = checkpoint.load(saved[-1], model, optimizer)
         state = _state_of(meta)
-        state.batch_checksum, state.peak_memory = meta.batch_checksum, meta.peak_memory
+        state.peak_memory = meta.peak_memory
         best = dict(meta.best)
         state.best = BestValidation(int(best.pop("step")), int(best.pop("stale")), best)
         meter.restore(meta.rank_totals)
@@ -100,7 +100,7 @@ def resume(
 
 
 def _state_of(meta: CheckpointMeta) -> TrainingState:
-    return TrainingState(meta.step, meta.step, meta.tokens)
+    return TrainingState(meta.step, meta.step, meta.tokens, meta.batch_checksum)
 
 
 def _check_same_step(step: int, folder: RunFolder, strategy: Strategy) -> None:

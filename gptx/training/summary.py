@@ -30,9 +30,9 @@ def show(result: Result, folder: Path, status: str) -> None:
     console.print("\nnext:", style="bold")
     quoted = shlex.quote(str(folder))
     for command in (
-        f'python -m gptx.generate {quoted} --prompt "The state of the union"',
-        f"python -m gptx.compare {shlex.quote(str(folder.parent))}",
-        "python -m gptx.ui",
+        f'gptx generate {quoted} --prompt "The state of the union"',
+        f"gptx compare {shlex.quote(str(folder.parent))}",
+        "gptx ui",
     ):
         console.print(f"  {command}", soft_wrap=True, markup=False)
 

@@ -41,9 +41,9 @@ def test_run_prints_validations_sample_and_next_commands(trained: Trained) -> No
     assert "Warning" not in done.err
     assert "sample after 30 steps" in done.out
     assert re.search(rf"folder +{re.escape(folder)}", done.out)
-    assert f"python -m gptx.generate '{folder}' --prompt" in done.out
-    assert "python -m gptx.compare outputs/default" in done.out
-    assert "python -m gptx.ui" in done.out
+    assert f"gptx generate '{folder}' --prompt" in done.out
+    assert "gptx compare outputs/default" in done.out
+    assert "gptx ui" in done.out
     assert f"{validations[-1][1]} nats/token" in done.out
 
 
@@ -424,10 +424,10 @@ def test_warning_when_source_of_a_users_variant_has_changed(gptx: Gptx) -> None:
     preview = gptx("-m", *words, "seed=0,1,2", "dry_run=true")
     assert "2 runs used an earlier version of your code (edited): force=true starts them again" in preview.out
     on = gptx(*words, "seed=1")
-    told = "source hash changed since the run started (edited): force=true starts it again from step 0"
-    assert f"gptx: {told}\n" in on.err
-    [begun] = [folder for folder in gptx.folders() if "·s1-" in folder.name]
-    assert [record["text"] for record in records(begun, "event")] == [told]
+    message = "source hash changed since the run started (edited): force=true starts it again from step 0"
+    assert f"gptx: {message}\n" in on.err
+    [restarted] = [folder for folder in gptx.folders() if "·s1-" in folder.name]
+    assert [record["text"] for record in records(restarted, "event")] == [message]
     forced = gptx(*words, "seed=0", "force=true")
     assert forced.code == 0 and "other code" not in forced.err
     assert gptx(*words, "seed=0").err == ""
@@ -436,7 +436,7 @@ def test_warning_when_source_of_a_users_variant_has_changed(gptx: Gptx) -> None:
 # ---------------------------------------------------------------------------------------- failures
 
 
-def test_worker_exception_is_one_line_and_the_fixed_command_resumes(gptx: Gptx) -> None:
+def test_worker_exception_is_reported_in_one_line_and_the_fixed_command_resumes(gptx: Gptx) -> None:
     words = [*OWN_CONF, "kernel=fragile", "strategy=ddp"]
     broken = gptx(*words, RAISE_AT="25", RAISE_RANK="1")
     assert broken.code == 1
@@ -494,7 +494,9 @@ def test_unwritable_outputs_are_reported_in_one_line(gptx: Gptx) -> None:
     assert line.startswith("gptx: ") and "outputs" in line
 
 
-def test_full_disk_is_one_line_and_the_run_resumes_when_there_is_space(gptx: Gptx, trained: Trained) -> None:
+def test_full_disk_is_reported_in_one_line_and_the_run_resumes_when_there_is_space(
+    gptx: Gptx, trained: Trained
+) -> None:
     """A limit on the size of every file simulates the full disk."""
     size = 60_000
     code = "import os, resource, sys; n = int(sys.argv[1]); resource.setrlimit(resource.RLIMIT_FSIZE, (n, n)); "
@@ -552,7 +554,7 @@ def test_default_command_learns_english(gptx: Gptx) -> None:
     assert run.returncode == 0, err
     result = json.loads((gptx.folder / "result.json").read_text())
     assert result["val_loss"] < 1.4
-    assert all(part in out for part in ("sample after 800 steps", "python -m gptx.generate", "gptx.compare"))
+    assert all(part in out for part in ("sample after 800 steps", "gptx generate", "gptx compare"))
 
 
 # ---------------------------------------------------------------------- commands that read finished runs

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +14,13 @@ from conftest import Trained
 from gptx import cli
 from gptx.__main__ import COMMANDS
 from gptx.__main__ import main as gptx_main
-from gptx.errors import ConfigError, GptxError, RunFailed
-from gptx.processes.signals import EXIT_RESUMABLE
+from gptx.errors import ConfigError, GptxError, Interrupted, RunFailed
 
 ROOT = Path(__file__).parents[2]
 
 
 def start(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """``gptx ARGUMENTS`` in a process of its own."""
+    """``gptx ARGUMENTS`` in a new process."""
     command = [sys.executable, "-m", "gptx", *arguments]
     env = os.environ | {"PYTHONPATH": str(ROOT)} | environment
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
@@ -32,7 +32,7 @@ def test_help_lists_commands_and_exit_codes(capsys: pytest.CaptureFixture[str]) 
         shown = capsys.readouterr().out
         assert all(f"  {command} " in shown for command in COMMANDS)
         assert all(f"{code:>5}  {meaning}" in shown for code, meaning in cli.EXIT_CODES.items())
-    assert EXIT_RESUMABLE in cli.EXIT_CODES
+    assert cli.EXIT_RESUMABLE in cli.EXIT_CODES
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command != "run"])
@@ -68,6 +68,11 @@ def test_sweep_with_overrides_is_run_with_m(gptx: Gptx) -> None:
     assert none.code == 2 and none.err.startswith("gptx: no sweep in outputs")
 
 
+def test_python_m_gptx_sweep_accepts_overrides(gptx: Gptx) -> None:
+    done = gptx.run("gptx.sweep", *gptx.tiny, "attention=mha,gqq", "dry_run=true")
+    assert done.code == 2 and "attention=gqq" in done.out
+
+
 def test_gptx_run_is_the_same_command_as_python_m(trained: Trained) -> None:
     done = trained.gptx.run("gptx", "run", *trained.gptx.tiny, "strategy=single")
     assert done.code == 0 and "finished already" in done.out
@@ -84,6 +89,9 @@ def test_gptx_run_is_the_same_command_as_python_m(trained: Trained) -> None:
         (RunFailed("a worker was lost"), 1, "gptx: a worker was lost\n"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "gptx: [Errno 28] No space left on device\n"),
         (KeyboardInterrupt(), 130, "gptx: interrupted\n"),
+        (Interrupted(signal.SIGINT), 130, "gptx: interrupted\n"),
+        (Interrupted(signal.SIGHUP), 129, "gptx: interrupted\n"),
+        (Interrupted(signal.SIGTERM), 75, "gptx: interrupted\n"),
         (BrokenPipeError(), 0, ""),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",

@@ -82,7 +82,7 @@ def test_package_is_imported_only_by_its_users(package: str) -> None:
         for path in SOURCES
         if any(name == package or name.startswith(package + ".") for name in imports(path))
     }
-    assert users, f"nobody uses {package}: is the rule out of date?"
+    assert users, f"no module imports {package}: is the rule out of date?"
     strangers = {u for u in users if not any(u == home or u.startswith(home + "/") for home in ONLY_USERS[package])}
     assert not strangers
 

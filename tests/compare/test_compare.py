@@ -181,7 +181,7 @@ def test_best_is_bold_and_ties_of_all_are_not(tmp_path: Path) -> None:
     ("args", "words"),
     [
         (["nowhere"], ["nowhere does not exist"]),
-        (["empty"], ["no finished run in empty", "no runs", "python -m gptx.run"]),
+        (["empty"], ["no finished run in empty", "no runs", "gptx run trains one"]),
         (["broken"], ["no finished run", "1 failed, 1 killed"]),
         (["good", "--sort", "val_bpd"], ["val_bpd", "did you mean val_bpb?", "tokens_per_s", "attention"]),
         (["good", "--study", "gird"], ["gird", "did you mean grid?"]),

@@ -1,6 +1,7 @@
 """The identity of a run: which keys change it, which do not, and runs with an identity of scheme 1."""
 
 import functools
+import importlib
 import json
 import lzma
 import tarfile
@@ -21,14 +22,17 @@ from omegaconf import DictConfig, OmegaConf
 import gptx as api
 from gptx.compare.run_rows import read_rows
 from gptx.compare.summary import summarise
-from gptx.config import axes, class_ids, identity_v1
+from gptx.config import axes, class_ids, identity_v1, instantiate
 from gptx.config import identity as scheme_2
 from gptx.config.identity import identity, result_keys, revisions
 from gptx.config.overrides import conf_dir
 from gptx.config.plain_dict import plain_dict
+from gptx.config.saved_config import load_config
+from gptx.errors import ConfigError
 from gptx.runs import journal
+from gptx.sweep.plan.cells import compose_cells
 
-# Written out here, not taken from the package: a key that drops out of the identity by mistake fails a test.
+# A copy of the list in the package: a key that drops out of the identity by mistake fails a test.
 IGNORED = {"tracking", "runtime", "sweep", "paths", "study", "about", "force", "dry_run", "match", "variant"}
 IGNORED_KEYS = {"data.path", "tokenizer.path", "resume_from", "strategy.nproc", "strategy.timeout", "strategy.restarts"}
 IGNORED_KEYS |= {"strategy.reshard", "strategy.prefetch", "strategy.offload", "activation_checkpointing"}
@@ -144,6 +148,17 @@ def test_another_spelling_of_a_config_finds_the_run(gptx: Gptx) -> None:
     assert gptx.folder.name.startswith("mha·")
 
 
+def test_only_hydras_keys_of_building_are_ignored() -> None:
+    def name(**keys: Any) -> str:
+        cfg = default()
+        for key, value in keys.items():
+            OmegaConf.update(cfg, f"pos.{key}", value, force_add=True)
+        return identity(cfg, "c")
+
+    assert name(_convert_="all", _recursive_=False, _partial_=False) == name()
+    assert len({name(), name(_args_=[1]), name(_args_=[2])}) == 3
+
+
 # Declarations beside the classes
 
 
@@ -158,7 +173,7 @@ def targets() -> dict[Path, str]:
     return found
 
 
-def test_every_built_in_class_declares_an_id_of_its_own() -> None:
+def test_every_built_in_class_declares_a_unique_id() -> None:
     declarations = {target: class_ids.declaration(target) for target in targets().values()}
     assert len(declarations) > 60
     assert [target for target, found in declarations.items() if found is None] == []
@@ -168,6 +183,15 @@ def test_every_built_in_class_declares_an_id_of_its_own() -> None:
         found = declarations[target]
         assert found and found.id.partition(".")[0] == path.parent.name and found.revision >= 1
         assert found.added_keys.keys() <= yaml.safe_load(path.read_text()).keys()
+
+
+def test_missing_source_file_of_a_built_in_class_is_an_error() -> None:
+    cfg = default()
+    cfg.attention._target_ = "gptx.attention.nothing.Nothing"
+    with pytest.raises(ConfigError, match=r"gptx\.attention\.nothing is not a module of gptx"):
+        identity(cfg, "c")
+    target = result_keys(plain_dict(cfg), {})["attention._target_"]
+    assert target == "gptx.attention.nothing.Nothing", "a finished run of a removed class can still be compared"
 
 
 def test_options_of_one_class_share_its_id() -> None:
@@ -331,6 +355,66 @@ def test_unfinished_run_of_scheme_1_is_rejected_and_force_trains_it_again(gptx: 
     [replaced] = (gptx.outputs / ".replaced" / "default").iterdir()
     before, after = (journal.computed(run) for run in (replaced, gptx.folder))
     assert before == {key: value for key, value in after.items() if key in before}, "the losses are the same"
+
+
+def test_finished_run_of_scheme_1_without_result_json_is_not_refused(gptx: Gptx) -> None:
+    """It was killed after the journal's end record, before result.json was written."""
+    folder = unpack(gptx.cwd)
+    (folder / "result.json").unlink()
+    done = gptx.run("gptx.run", *OVERRIDES.split())
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("finished already: val loss 5.5245") and gptx.folder == folder
+
+
+def test_interrupted_run_of_scheme_1_is_certified(gptx: Gptx) -> None:
+    folder = unpack(gptx.cwd)
+    interrupt(folder)
+    done = gptx.run("gptx.certify", str(folder))
+    assert done.code == 0, done.err
+
+
+def test_cells_of_a_sweep_over_runs_of_scheme_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cell(*more: str) -> Any:
+        [cell] = compose_cells([[*OVERRIDES.split(), *more]])
+        return cell
+
+    monkeypatch.chdir(tmp_path)
+    folder = unpack(tmp_path).relative_to(tmp_path)
+    hidden = folder.rename(folder.with_name("hidden"))
+    name = cell().name
+    hidden.rename(folder)
+    assert cell().done and cell().folder.path == folder
+    assert cell().name == name, "the name of a sweep depends on which runs exist"
+    forced = cell("force=true")
+    assert not forced.done and not forced.rejection and forced.folder.path.name == name
+    interrupt(folder)
+    assert "force=true" in cell().rejection and cell().name == name
+
+
+def test_sweep_has_one_cell_for_two_spellings_of_a_computation() -> None:
+    cells = compose_cells([[f"attention={option}", "model.n_head=1"] for option in ("mha", "mqa")])
+    assert [cell.title for cell in cells] == ["attention=mha"]
+
+
+def test_former_targets_are_translated_in_nested_groups(tmp_path: Path) -> None:
+    former = {"_target_": "gptx.schedule.cosine", "_partial_": True, "warmup": 0.1, "final": 0.1}
+    OmegaConf.save({"outer": {"inner": former}}, tmp_path / "config.yaml")
+    assert load_config(tmp_path).outer.inner._target_ == "gptx.schedule.cosine.cosine"
+    schedule = instantiate.part(OmegaConf.create(former))
+    assert schedule(10, 10) == pytest.approx(0.1)
+
+
+def test_former_targets_of_launchers_are_translated() -> None:
+    for name in ("local.Local", "slurm.Slurm"):
+        module, _, launcher = class_ids.current_target(f"gptx.sweep.{name}").rpartition(".")
+        assert hasattr(importlib.import_module(module), launcher)
+
+
+def test_target_that_is_not_callable_is_one_line() -> None:
+    cfg = OmegaConf.create({"schedule": {"_target_": "gptx.schedule"}})
+    with pytest.raises(ConfigError, match=r"^schedule\._target_=gptx\.schedule: Expected a callable target") as error:
+        instantiate.part(cfg.schedule)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.full

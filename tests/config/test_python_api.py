@@ -45,7 +45,7 @@ def test_compose_rejects_in_one_line(wrong: str) -> None:
         api.compose([wrong])
     assert isinstance(refused.value, GptxError) and not isinstance(refused.value, ValueError)
     assert "\n" not in str(refused.value)
-    assert api.compose(["attention=gqa"]).attention.n_kv_head == 2  # the error leaves no state behind
+    assert api.compose(["attention=gqa"]).attention.n_kv_head == 2  # after an error, compose works again
 
 
 def test_built_model_maps_tokens_to_logits() -> None:

@@ -19,13 +19,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-import gptx
+from gptx.config.compose import compose as compose_with_schemas
 from gptx.config.instantiate import part
 from gptx.config.overrides import conf_dir
 from gptx.errors import ConfigError
 from gptx.model.build import build, remarks
 
-compose = functools.partial(gptx.compose, schemas={})
+compose = functools.partial(compose_with_schemas, schemas={})
 
 
 @pytest.mark.parametrize(

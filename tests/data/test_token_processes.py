@@ -83,8 +83,8 @@ def test_tokens_are_created_again_after_a_kill(tmp_path: Path) -> None:
     process.stdin.write("go\n")
     process.stdin.flush()
     assert process.stdout.readline() == "writing\n"
-    left = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
-    assert [path.suffix for path in left] == [".part"]
+    remaining = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    assert [path.suffix for path in remaining] == [".part"]
     process.send_signal(signal.SIGKILL)
     process.communicate()
     found = expected_hash(tmp_path)

@@ -13,6 +13,7 @@ from helpers_data import TEXT, Listed, make_tokenizer, no_partial_files
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gptx.cli import configure_logging
 from gptx.data.split import split_documents
 from gptx.data.tokens import prepare
 from gptx.errors import DataError
@@ -147,12 +148,13 @@ def test_damaged_token_files_are_created_again_with_a_warning(
     first = prepare(Listed([TEXT]), Byte(), tmp_path, quiet=True)
     expected = np.array(first.train), np.array(first.val)
     damage(next(path for path in tmp_path.iterdir() if path.is_dir()))
+    configure_logging()
     again = prepare(Listed([TEXT]), Byte(), tmp_path)
     np.testing.assert_array_equal(again.train, expected[0])
     np.testing.assert_array_equal(again.val, expected[1])
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
-    assert re.match(r"warning: the token files in .* are damaged", lines[0])
+    assert re.match(r"gptx: the token files in .* are damaged", lines[0])
     assert lines[1] == "tokenising listed with byte"
     prepare(Listed([TEXT]), Byte(), tmp_path)
     assert capsys.readouterr().err == ""

@@ -50,7 +50,7 @@ def test_rank_batches_add_up_to_the_global_batch(batch: int, processes: int, mic
 
 @settings(max_examples=100)
 @given(batch=BATCHES, processes=st.integers(2, 80))
-def test_error_for_uneven_batch_proposes_what_works(batch: int, processes: int) -> None:
+def test_error_for_uneven_batch_proposes_valid_settings(batch: int, processes: int) -> None:
     assume(batch % processes)
     message = refused(BatchPlan.of, default(batch_size=batch), processes)
     assert f"trainer.batch_size={batch} " in message and f"{processes} processes" in message
@@ -72,7 +72,7 @@ def test_error_counts_groups_of_processes_that_share_rows(monkeypatch: pytest.Mo
 
 @settings(max_examples=100)
 @given(share=st.integers(1, 300), processes=st.integers(1, 8), micro=st.integers(1, 320))
-def test_error_for_uneven_micro_batch_proposes_what_works(share: int, processes: int, micro: int) -> None:
+def test_error_for_uneven_micro_batch_proposes_valid_settings(share: int, processes: int, micro: int) -> None:
     assume(share % micro)
     message = refused(BatchPlan.of, default(batch_size=share * processes, micro_batch=micro), processes)
     assert f"trainer.micro_batch={micro} " in message and f"the {share} sequences" in message

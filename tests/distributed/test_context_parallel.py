@@ -1,4 +1,4 @@
-"""strategy=cp: how rows are split, which keys the kernel gets, and what is rejected."""
+"""strategy=cp: the split of rows, the keys that the kernel gets, and rejected configs."""
 
 import pytest
 import torch
@@ -96,7 +96,7 @@ def test_rows_of_two_pairs_of_processes_are_accepted() -> None:
         (("strategy.cp=-1",), 2, ("strategy.cp=-1", "0 for all")),
     ],
 )
-def test_rejection_advises_what_is_accepted(overrides: tuple[str, ...], processes: int, texts: tuple[str, ...]) -> None:
+def test_advice_of_a_rejection_is_accepted(overrides: tuple[str, ...], processes: int, texts: tuple[str, ...]) -> None:
     message = refused(lambda: check(*overrides, processes=processes))
     assert all(text in message for text in texts), message
     if ": use " in message:

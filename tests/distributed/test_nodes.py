@@ -51,11 +51,11 @@ def nodes() -> Iterator[list[Node]]:
     """Two machines, as separate as this system permits."""
     name = f"gptx{os.getpid()}n"
     try:
-        made = os.geteuid() == 0 and not subprocess.run(["sh", "-c", BRIDGE.format(name=name)]).returncode
-        if made:
-            here = [["ip", "netns", "exec", f"{name}{i}", "unshare", "--uts", "sh", "-c"] for i in (0, 1)]
+        has_namespaces = os.geteuid() == 0 and not subprocess.run(["sh", "-c", BRIDGE.format(name=name)]).returncode
+        if has_namespaces:
+            prefixes = [["ip", "netns", "exec", f"{name}{i}", "unshare", "--uts", "sh", "-c"] for i in (0, 1)]
             names = [f'hostname {name}{i}; exec "$0" "$@"' for i in (0, 1)]
-            yield [Node(f"10.213.77.{i + 1}", [*here[i], names[i]]) for i in (0, 1)]
+            yield [Node(f"10.213.77.{i + 1}", [*prefixes[i], names[i]]) for i in (0, 1)]
         else:
             yield [Node("127.0.0.1", [])] * 2
     finally:

@@ -1,4 +1,4 @@
-"""strategy=pp: a pipeline resumes after a signal; how a micro-batch is split into chunks, and what is rejected."""
+"""strategy=pp: resume after a signal, the split of a micro-batch into chunks, and rejected configs."""
 
 import signal
 from pathlib import Path
@@ -65,7 +65,7 @@ def check(processes: int, *overrides: str) -> None:
         (4, ["strategy.chunks=2"], ["strategy.chunks=2", "4 stages", "strategy.chunks=4"]),
     ],
 )
-def test_rejection_advises_what_is_accepted(processes: int, overrides: list[str], texts: list[str]) -> None:
+def test_advice_of_a_rejection_is_accepted(processes: int, overrides: list[str], texts: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         check(processes, *overrides)
     message = str(caught.value)

@@ -35,7 +35,7 @@ def train(strategy: str, *overrides: str) -> str:
 
 
 def of_each_attention(strategy: str, *others: Sequence[str]) -> Iterator[str]:
-    """Each attention once; of each of the other sequences the next override, starting again at its end."""
+    """One config for each attention; the overrides of the other sequences are assigned in turn."""
     for attention, *overrides in zip(options("attention"), *map(cycle, others), strict=False):
         yield train(strategy, f"attention={attention}", OF_ATTENTION.get(attention, ""), *overrides)
 

@@ -15,7 +15,7 @@ MODULE = "import sys, benchmarks.{0} as bench; {1}; sys.exit(bench.main(sys.argv
 
 
 def bench(name: str, *arguments: str, first: str = "pass") -> "subprocess.CompletedProcess[str]":
-    """Run a benchmark in a process of its own, after the statement ``first``."""
+    """Run a benchmark in a separate process, after the statement ``first``."""
     command = [sys.executable, "-c", MODULE.format(name, first), *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
 
@@ -58,7 +58,7 @@ def test_speed_and_memory_of_strategies(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-def test_kills_lose_nothing(tmp_path: Path) -> None:
+def test_killed_runs_lose_no_step(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     done = bench("faults", "--kills", "6", "--json", str(file))
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What strategy=tp and strategy=fsdp_tp reject before any process is started, and what they advise instead."""
+"""Configs that strategy=tp and strategy=fsdp_tp reject before any process is started, and their advice."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def rejection(overrides: list[str], processes: int) -> str:
         ),
     ],
 )
-def test_rejection_advises_what_is_accepted(overrides: str, processes: int, given: str, advice: list[str]) -> None:
+def test_advice_of_a_rejection_is_accepted(overrides: str, processes: int, given: str, advice: list[str]) -> None:
     words = overrides.split() if "strategy" in overrides else ["strategy=tp", *overrides.split()]
     message = rejection(words, processes)
     assert f"not possible with {given}: use {' or '.join(advice)}" in message, message

@@ -104,8 +104,8 @@ groups = st.lists(st.integers(0, 5), min_size=1, max_size=5)
 
 def operands(counts: list[int], *sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
     stream = torch.Generator().manual_seed(sum(counts))
-    made = [torch.randn(*size, dtype=torch.float64, generator=stream, requires_grad=True) for size in sizes]
-    return (*made, torch.tensor(counts))
+    tensors = [torch.randn(*size, dtype=torch.float64, generator=stream, requires_grad=True) for size in sizes]
+    return (*tensors, torch.tensor(counts))
 
 
 @settings(max_examples=10)

@@ -134,7 +134,7 @@ def problem(
     seed: int = 0,
     offset: int = 0,
 ) -> Problem:
-    """``heads`` (H, G), ``tokens`` (Tq, Tk), ``dims`` (D, Dv); ``cuts``: where new documents begin; None: one each."""
+    """``heads`` (H, G), ``tokens`` (Tq, Tk), ``dims`` (D, Dv); ``cuts``: where new documents start; None: one each."""
     (n_head, groups), (queries, keys), (dim, width) = heads, tokens, dims
     stream = torch.Generator().manual_seed(seed)
     sizes = {"q": (batch, queries, n_head, dim), "k": (batch, keys, groups, dim), "v": (batch, keys, groups, width)}
@@ -325,7 +325,7 @@ def test_flex_rejections() -> None:
     assert all("kernel=auto" in str(text) and "\n" not in str(text) for text in refused_)
 
 
-# flash: the arguments for the package mean what the reference computes
+# flash: the arguments for the package give the result of the reference
 
 
 def slow_flash(
@@ -379,7 +379,7 @@ def flash_attn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("softcap", [0.0, 2.0])
 @pytest.mark.parametrize("pos", ["none", "alibi"])
 @pytest.mark.parametrize("sees", [window("full"), window("sliding", size=1), window("sliding", size=6)], ids=str)
-def test_flash_arguments_mean_what_the_reference_computes(
+def test_flash_arguments_give_the_result_of_the_reference(
     sees: Window, pos: str, softcap: float, tokens: tuple[int, int]
 ) -> None:
     given_ = problem((4, 2), tokens, (8, 6), softcap=softcap)

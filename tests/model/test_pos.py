@@ -269,7 +269,7 @@ def alternating(pos: str, keys: dict[str, Any], pattern: type[Window] = Alternat
     return build(cfg, VOCAB)
 
 
-def test_window_is_local_if_distance_alone_hides() -> None:
+def test_window_is_local_only_if_it_hides_by_distance() -> None:
     class Sinks(Full):
         """Hides distant tokens but has no reach, because the first tokens are always visible."""
 
@@ -621,14 +621,14 @@ def test_relative_encodings_ignore_absolute_positions(option: str, far: int, to:
     pos = encoding(option, heads=2)
     randomise(pos, seed)
     q, k = normal(1, 1, 4, 8, seed=seed), normal(1, 1, 2, 8, seed=seed + 1)
-    at, there = torch.tensor([[to + far]]), torch.tensor([[to]])
-    here = logits(pos, q, k, at, there)
-    moved = (logits(pos, q, k, at + shift, there + shift) - here).abs().max()
+    query_at, key_at = torch.tensor([[to + far]]), torch.tensor([[to]])
+    expected = logits(pos, q, k, query_at, key_at)
+    moved = (logits(pos, q, k, query_at + shift, key_at + shift) - expected).abs().max()
     if pos.relative:
         assert moved < 1e-7
     else:
         assert option == "fire" and moved > 1e-11
-    assert (logits(pos, q, k, at, at) - here).abs().max() > 1e-9, "and the distance is known"
+    assert (logits(pos, q, k, query_at, query_at) - expected).abs().max() > 1e-9, "logits depend on the distance"
 
 
 @pytest.mark.parametrize(

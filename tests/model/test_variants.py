@@ -194,7 +194,7 @@ def windows_of(option: str) -> list[Window]:
 @pytest.mark.parametrize("option", options("window"))
 @settings(max_examples=20)
 @given(q=st.integers(0, 2000), k=st.integers(0, 2000))
-def test_window_hides_future_padding_and_what_is_beyond_its_reach(option: str, q: int, k: int) -> None:
+def test_window_hides_future_padding_and_tokens_beyond_its_reach(option: str, q: int, k: int) -> None:
     for window in windows_of(option):
         see = visible(Where(torch.tensor([[q]]), torch.tensor([[k, q, -1]])), window.allows)[0, 0]
         assert see.dtype == torch.bool

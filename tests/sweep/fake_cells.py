@@ -35,7 +35,7 @@ def _composed(*overrides: str) -> DictConfig:
 
 
 def fake_cell(tmp_path: Path, *overrides: str, seed: int = 0, rejection: str = "") -> Cell:
-    """A cell as `check_cells` leaves it: 1000 FLOPs per token, 2000 parameters, 150 validation tokens."""
+    """A cell after `check_cells`: 1000 FLOPs per token, 2000 parameters, 150 validation tokens."""
     cfg = _composed(*overrides).copy()
     cfg.seed, cfg.paths.outputs = seed, str(tmp_path)
     title = " ".join(overrides)

@@ -19,7 +19,7 @@ def sweep_arguments(gptx: Gptx, *overrides: str) -> list[str]:
 
 
 def sweep_here(gptx: Gptx, *overrides: str) -> Done:
-    """A sweep of tiny runs. Its runs are processes of their own, without the environment variables of `pausing`."""
+    """A sweep of tiny runs. Its runs are separate processes without the environment variables of `pausing`."""
     return run_here(gptx, *sweep_arguments(gptx, f"paths.outputs={gptx.outputs}", *overrides))
 
 

@@ -110,11 +110,11 @@ def test_better_half_continues_from_its_checkpoints(tmp_path: Path) -> None:
     later = [(first, last) for _, first, last in sweep.trained if last > 100]
     assert all(first in (0, last // 2, last) for first, last in later), "not from its checkpoint"
     assert sum(last - first for _, first, last in sweep.trained) == 2 * (8 * 100 + 4 * 100 + 2 * 200 + 400)
-    left = source.dropped()
-    assert left["a3 seed=1"] == "dropped at step 100: place 5 of 8"
-    assert left["a0 seed=0"] == "dropped at step 100: place 8 of 8"
-    assert left["a6 seed=0"] == "dropped at step 400: place 2 of 2"
-    assert len(left) == 14 and "a7 seed=0" not in left
+    dropped = source.dropped()
+    assert dropped["a3 seed=1"] == "dropped at step 100: place 5 of 8"
+    assert dropped["a0 seed=0"] == "dropped at step 100: place 8 of 8"
+    assert dropped["a6 seed=0"] == "dropped at step 400: place 2 of 2"
+    assert len(dropped) == 14 and "a7 seed=0" not in dropped
 
 
 class ConstantTime:
@@ -184,7 +184,7 @@ def test_arm_with_a_failed_run_is_dropped(tmp_path: Path) -> None:
     assert "a3" not in sweep.spans()[400] | sweep.spans()[800]
 
 
-def test_failed_run_is_tried_again_and_the_rung_decided_anew(tmp_path: Path) -> None:
+def test_failed_run_is_retried_and_its_rung_is_decided_again(tmp_path: Path) -> None:
     sweep = SimulatedSweep(tmp_path)
     sweep.failing = {"a3 seed=0"}
     sweep.command(cells(tmp_path, 4, seeds=2))
@@ -220,7 +220,7 @@ def test_diverged_arm_is_last(tmp_path: Path) -> None:
     assert sweep.decisions() == [(400, ["a1"])]
 
 
-def test_interrupted_runs_decide_nothing(tmp_path: Path) -> None:
+def test_no_rung_is_decided_while_runs_are_interrupted(tmp_path: Path) -> None:
     """After a signal the loop asks for no more tasks; an interrupted run has not failed."""
     found = cells(tmp_path, 4)
     with SweepJournal(tmp_path) as log:
@@ -233,7 +233,7 @@ def test_interrupted_runs_decide_nothing(tmp_path: Path) -> None:
     assert sweep.decisions() == [(200, ["a2", "a3"]), (400, ["a3"])]
 
 
-def test_single_arm_trains_to_the_end_at_once(tmp_path: Path) -> None:
+def test_single_arm_trains_to_the_end_without_rungs(tmp_path: Path) -> None:
     sweep = SimulatedSweep(tmp_path)
     sweep.command(cells(tmp_path, 1, seeds=2))
     assert sweep.decisions() == [] and set(sweep.trained) == {("a0 seed=0", 0, 800), ("a0 seed=1", 0, 800)}
@@ -260,7 +260,7 @@ def test_run_that_ended_early_counts_with_its_last_validation(tmp_path: Path) ->
     assert sweep.decisions() == [(400, ["a0"])]
 
 
-def test_force_starts_afresh_once(tmp_path: Path) -> None:
+def test_force_restarts_every_run_once(tmp_path: Path) -> None:
     sweep = SimulatedSweep(tmp_path)
     sweep.command(cells(tmp_path, 2))
     given: list[tuple[bool, int]] = []

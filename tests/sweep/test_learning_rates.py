@@ -130,8 +130,8 @@ def test_incomplete_rate_does_not_win_over_a_complete_one(tmp_path: Path) -> Non
 
 def test_runs_dropped_by_halving_are_not_missing(tmp_path: Path) -> None:
     cells = grid(tmp_path, {"a=1": {1e-3: [None, None], 2e-3: [2.0, 2.0]}, "a=2": {1e-3: [None], 2e-3: [None]}})
-    left = {cell.title for cell in cells if cell.arm != "a=1 optim.lr=0.002"}
-    choices = rates.choose(cells, tmp_path, left)
+    dropped = {cell.title for cell in cells if cell.arm != "a=1 optim.lr=0.002"}
+    choices = rates.choose(cells, tmp_path, dropped)
     assert [choice.best for choice in choices] == [2e-3, None]
     assert list(rates.warnings(choices)) == [at_the_edge("a=1", "0.002", "largest", "[0.001,0.002,0.004]")]
 

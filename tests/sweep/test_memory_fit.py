@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from gptx.cli import configure_logging
 from gptx.memory.estimate import RamEstimate, estimate
 from gptx.memory.machine_memory import machine_memory
 from gptx.runs.folder import RunFolder
@@ -91,7 +92,7 @@ SIZE = (
 
 @pytest.mark.full
 @pytest.mark.parametrize("case", MEASURED)
-def test_memory_estimate_is_near_what_is_measured(gptx: Gptx, case: str) -> None:
+def test_memory_estimate_is_close_to_the_measurement(gptx: Gptx, case: str) -> None:
     done = gptx(*SIZE, *MEASURED[case])
     assert done.code == 0, done.err
     result = RunFolder(gptx.folder).result()
@@ -131,6 +132,7 @@ def test_unknown_memory_is_reported_with_its_cell(
 
     monkeypatch.setattr(memory_fit, "map_isolated", one_hangs)
     good, hangs = fake_cell(tmp_path, "attention=mha"), fake_cell(tmp_path, "attention=mqa")
+    configure_logging()
     check_memory([good, hangs], 2)
     assert good.memory_bytes == 100 and hangs.memory_bytes is None
     message = "gptx: no estimate of the memory of attention=mqa seed=0: no answer within 120 s\n"
@@ -150,7 +152,7 @@ def test_too_large_run_is_rejected_with_settings_that_fit(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("small_machine")
-def test_nothing_is_rejected_for_another_machine(tmp_path: Path) -> None:
+def test_memory_is_not_checked_for_another_machine(tmp_path: Path) -> None:
     large = fake_cell(tmp_path, "trainer.batch_size=64")
     assert check_memory([large], 16, here=False) == JobLimit(16)
     assert large.memory_bytes == 3200 * MB
@@ -163,4 +165,4 @@ def test_fewer_runs_at_once_if_memory_is_short(tmp_path: Path) -> None:
     assert check_memory(cells, 4) == JobLimit(
         2, "only 2 of 4 runs at once: the largest needs about 400 MB of 1.0 GB free memory"
     )
-    assert check_memory(cells[:2], 4) == JobLimit(4)  # there are no more
+    assert check_memory(cells[:2], 4) == JobLimit(4)  # only two cells

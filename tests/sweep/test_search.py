@@ -1,4 +1,4 @@
-"""Searches by optuna: a kill loses nothing, nothing is trained twice, worse runs are pruned."""
+"""Searches by optuna: no trial is lost by a kill or trained twice, and worse runs are pruned."""
 
 import json
 import os
@@ -122,7 +122,7 @@ def test_wrong_search_options(keys: dict[str, object], expected: str) -> None:
 
 
 class Killed(BaseException):
-    """Like kill -9: no handler runs."""
+    """Simulates SIGKILL: no handler runs."""
 
 
 Curve = Callable[[dict[str, str], int], float]
@@ -547,7 +547,7 @@ def test_options_that_a_search_rejects(overrides: list[str], searched: str, expe
 
 @pytest.mark.full
 def test_real_runs_are_pruned(make: Maker) -> None:
-    """Runs with rates that are too small are pruned; their checkpoints are kept."""
+    """Runs with rates that are too small are pruned; their checkpoints remain."""
     gptx = make("pruned")
     overrides = ["optim.lr=tag(log,interval(1e-7,1e-2))", "hydra.sweeper.n_trials=5", "hydra.sweeper.pruner=median"]
     pace = ["hydra.sweeper.startup=1", "hydra.sweeper.sampler=random", "trainer.max_steps=400", "kernel=fragile"]

@@ -144,7 +144,7 @@ def test_runs_stop_at_runtime_until_and_resume_bit_for_bit(gptx: Gptx, trained: 
 
 
 class Scripted(Launcher):
-    """A launcher whose runs end at once, in the ways that a script lists for each title."""
+    """A launcher whose runs end immediately, in the ways that a script lists for each title."""
 
     def __init__(self, script: dict[str, list[EndKind]]) -> None:
         self.script, self.slots = script, 4

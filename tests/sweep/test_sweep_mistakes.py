@@ -102,7 +102,7 @@ def parsed(*overrides: str) -> list[Override]:
         (["attention=mha,gqa", "seed=range(3,1)"], "seed=range(3,1) has no values"),
     ],
 )
-def test_override_that_a_grid_cannot_have(overrides: list[str], expected: str) -> None:
+def test_override_that_a_grid_rejects(overrides: list[str], expected: str) -> None:
     with pytest.raises(ConfigError) as rejected:
         check_given_once(parsed(*overrides))
         list(map(single_values, parsed(*overrides)))

@@ -7,6 +7,7 @@ from fake_cells import fake_cell, fake_result
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gptx.cli import configure_logging
 from gptx.sweep.plan.time_estimate import (
     STARTUP,
     TIMING,
@@ -74,5 +75,6 @@ def test_timing_is_limited(runs: int, seconds: float) -> None:
 def test_step_that_fails_is_timed_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     cell = fake_cell(tmp_path, "data=text", "data.path=nowhere.txt", f"paths.data={tmp_path}")
     estimator = TimeEstimator(tmp_path, 1)
+    configure_logging()
     assert estimator.estimate(cell) == estimator.estimate(cell) == TimeEstimate(None, 1)
     assert capfd.readouterr().err.count(f"no estimate of the time of {cell.title}: ") == 1

@@ -105,7 +105,7 @@ def test_mlflow_has_everything_of_a_run(store: Store, outputs: Path) -> None:
     assert tags["gptx.study"] == "study" and tags["mlflow.source.git.commit"] == "c0ffee"
     note = tags["mlflow.note.content"]
     assert "python -m gptx.run attention=gqa" in note and "1.2346" in note
-    assert f"python -m gptx.generate outputs/study/{run_dir.name}" in note
+    assert f"gptx generate outputs/study/{run_dir.name}" in note
     assert found["files"] == ["artifacts/config.yaml", "artifacts/result.json", "artifacts/samples/step-00000020.txt"]
     assert found["datasets"] == [(1,)]
 
@@ -506,7 +506,7 @@ def test_unreachable_server_is_reported_after_the_wait_and_sync_sends_the_rows(
     warning = follower.finish()
     assert time.monotonic() - started < 60.0
     assert warning is not None and warning.count("\n") == 0
-    assert warning.endswith(f"python -m gptx.sync {outputs} --uri {uri}")
+    assert warning.endswith(f"gptx sync {outputs} --uri {uri}")
     assert sync_main([str(outputs), "--uri", uri]) == 1
     assert "does not answer" in capsys.readouterr().err
     assert sync_main([str(outputs)]) == 0

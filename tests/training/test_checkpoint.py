@@ -404,8 +404,15 @@ def test_resume_from_with_the_same_number_of_processes_is_bitwise_equal(make: Ma
     [source_folder] = (gptx.outputs / "source").iterdir()
     found = losses(gptx, "resumed", *base, f"resume_from='{source_folder}'")
     assert found == {step: undisturbed[step] for step in found}
+    batches, after = (checksums(gptx, study) for study in ("undisturbed", "resumed"))
+    assert after == {step: batches[step] for step in after}
     ends = [next((gptx.outputs / study).glob("*/checkpoints/step-00000030")) for study in ("undisturbed", "resumed")]
     assert equal_tensors(*ends)
+
+
+def checksums(gptx: Gptx, study: str) -> dict[int, str]:
+    [folder] = (gptx.outputs / study).iterdir()
+    return {r["step"]: r["rows"] for r in records(folder, "metrics")}
 
 
 def losses(gptx: Gptx, study: str, *words: str) -> dict[int, float]:

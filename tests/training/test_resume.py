@@ -31,8 +31,8 @@ from conftest import Maker
 from fake_runs import ask, contents, database, rows_of, uid_of
 from tiers import some
 
+from gptx.cli import EXIT_RESUMABLE
 from gptx.errors import CheckpointError
-from gptx.processes.signals import EXIT_RESUMABLE
 from gptx.runs import journal
 from gptx.runs.checkpoint_files import clear, meta, steps
 from gptx.tracking.mlflow_store import Store, store_uri
@@ -280,7 +280,7 @@ def test_another_ctrl_c_ends_the_wait_for_mlflow(gptx: Gptx) -> None:
     assert until(ended)
     assert run.returncode in (EXIT_RESUMABLE, *ENDED_BY_CTRL_C)
     _, err = run.communicate()
-    assert "the same command resumes" in err and "run: python -m gptx.sync outputs --uri http://127.0.0.1:9" in err
+    assert "the same command resumes" in err and "run: gptx sync outputs --uri http://127.0.0.1:9" in err
     assert "Traceback" not in err
 
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: their shape, their formulas, what they reject."""
+"""Learning-rate schedules: shape, formulas and rejected values."""
 
 import math
 from collections.abc import Callable
@@ -25,8 +25,8 @@ def schedule(name: str, **values: float) -> Schedule:
     """The schedule of this option; ``values`` that are not keys of it are ignored."""
     cfg = OmegaConf.load(conf_dir() / "schedule" / f"{name}.yaml")
     assert isinstance(cfg, DictConfig)
-    made: Schedule = part(OmegaConf.merge(cfg, {k: v for k, v in values.items() if k in cfg}))
-    return made
+    built: Schedule = part(OmegaConf.merge(cfg, {k: v for k, v in values.items() if k in cfg}))
+    return built
 
 
 every_schedule = pytest.mark.parametrize("name", options("schedule"))

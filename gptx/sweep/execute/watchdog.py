@@ -11,8 +11,8 @@ from typing import Protocol
 
 import psutil
 
+from gptx.cli import EXIT_RESUMABLE, stop_exit_code
 from gptx.processes.children import describe_exit
-from gptx.processes.signals import EXIT_RESUMABLE, stop_exit_code
 from gptx.runs import journal
 from gptx.runs.checkpoint_files import newest
 from gptx.runs.files import no_space

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from gptx.cli import log
 from gptx.config.compose import Schemas, compose
+from gptx.config.identity import run_name
 from gptx.config.overrides import key_of
 from gptx.config.plain_dict import SEEDS, plain_dict
 from gptx.data import from_config
@@ -46,6 +48,7 @@ class Cell:
         modules: the user's own modules that the run loads, and their files.
         memory_bytes: estimated peak memory of each process, in bytes; None if unknown.
         note: a description of what `match` changed in the config; empty if nothing.
+        identity: the run's identity; empty if the config has no folder.
     """
 
     overrides: list[str]
@@ -58,10 +61,16 @@ class Cell:
     modules: dict[str, str] = field(default_factory=dict)
     memory_bytes: int | None = None
     note: str = ""
+    identity: str = ""
 
     @property
     def done(self) -> bool:
         return bool(self.folder and self.folder.finished() and not self.cfg.force)
+
+    @property
+    def name(self) -> str:
+        """What the name of a sweep is built from. It does not depend on which runs exist."""
+        return f"{run_name(self.cfg)}-{self.identity}" if self.identity else " ".join(self.overrides)
 
     @property
     def checked(self) -> RunFacts:
@@ -92,8 +101,8 @@ class Cell:
 
 
 def compose_cells(combinations: Sequence[Sequence[str]]) -> list[Cell]:
-    """Compose and name the cells. A cell that cannot be composed is rejected; combinations that lead to the same run
-    are one cell.
+    """Compose and name the cells. A cell that cannot be composed is rejected; combinations that compute the
+    same are one cell.
 
     Raises:
         ConfigError: no combination can be composed. The message is that of the first combination.
@@ -108,7 +117,12 @@ def compose_cells(combinations: Sequence[Sequence[str]]) -> list[Cell]:
     cells = [_compose(list(overrides), *names, schemas) for overrides, names in tracked]
     if cells and not any(cell.cfg for cell in cells):
         raise ConfigError(cells[0].rejection)
-    return list({cell.folder.path if cell.folder else id(cell): cell for cell in reversed(cells)}.values())[::-1]
+    return list({_computation(cell): cell for cell in reversed(cells)}.values())[::-1]
+
+
+def _computation(cell: Cell) -> tuple[object, ...]:
+    """Equal for cells of one study that compute the same, whatever the names of their folders."""
+    return (cell.folder.path.parent, cell.identity) if cell.folder else (id(cell),)
 
 
 def _titles(combinations: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
@@ -120,12 +134,16 @@ def _titles(combinations: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
 
 
 def _compose(overrides: list[str], title: str, arm: str, schemas: Schemas | None = None) -> Cell:
-    cfg = OmegaConf.create()
+    cell = Cell(overrides, title, arm, OmegaConf.create(), None)
     try:
-        cfg = compose(overrides, schemas)
-        return Cell(overrides, title, arm, cfg, locate(cfg).existing)
+        cell.cfg = compose(overrides, schemas)
+        location = locate(cell.cfg)
+        cell.identity = location.identity
+        cell.folder = location.folder if cell.cfg.force else location.existing
+        location.check(cell.cfg.force)
     except (Exception, SystemExit) as error:  # a missing text, or a corpus class that fails: other cells may be fine
-        return Cell(overrides, title, arm, cfg, None, reason(error))
+        cell.rejection = reason(error)
+    return cell
 
 
 def with_overrides(cell: Cell, overrides: Sequence[str], note: str) -> Cell:
@@ -136,8 +154,8 @@ def with_overrides(cell: Cell, overrides: Sequence[str], note: str) -> Cell:
 
 
 def warn_no_estimate(title: str) -> Callable[[str], None]:
-    """Return a function that prints why the memory or time of a cell could not be estimated. The cell still runs."""
-    return lambda why: print(f"gptx: no estimate of {title}: {why}", file=sys.stderr)
+    """Return a function that warns why the memory or time of a cell could not be estimated. The cell still runs."""
+    return lambda why: log.warning("no estimate of %s: %s", title, why)
 
 
 @dataclass(frozen=True)

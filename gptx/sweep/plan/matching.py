@@ -41,10 +41,6 @@ class Matched:
     target: float
     note: str
 
-    @property
-    def relative_difference(self) -> float:
-        return self.size / self.target - 1
-
 
 @dataclass(frozen=True)
 class Unmatched:

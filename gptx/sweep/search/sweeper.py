@@ -52,7 +52,7 @@ class SearchSweeper(SweeperBase):
                 "a search needs the results of its runs; use hydra.launcher.wait=true or hydra/launcher=local"
             )
         # These texts name the sweep's folder: changing them would make every earlier search a new one.
-        parts = [first.folder.path.name, str(space), *(f"best {metric}" for metric in search.metrics)]
+        parts = [first.name, str(space), *(f"best {metric}" for metric in search.metrics)]
         sweep = Sweep(Path(options.paths.outputs), sweep_name(options.study, parts))
         launcher.open(sweep, options.sweep, search.n_trials)
         show_search(search, space, sweep, options.study)
