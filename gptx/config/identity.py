@@ -22,8 +22,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from gptx.config.axes import run_name_axes
-from gptx.config.class_ids import declaration
+from gptx.config.class_ids import Declaration, declaration
 from gptx.config.plain_dict import PlainConfig, flat, plain_dict
+from gptx.errors import ConfigError
 
 SCHEME = 2
 CORE_REVISION = 1
@@ -74,12 +75,14 @@ def result_keys(plain: Mapping[str, Any], made_with: Mapping[str, int] | None = 
     """The part of a plain config that decides the result, as {dotted key: value}; targets as ``ID r1`` or a path.
 
     Args:
-        made_with: the `revisions` that a run was made with; an id that is missing had revision 1. None: today's.
+        made_with: the `revisions` that a run was made with; an id that is missing had revision 1. A class that gptx
+            does not have any more counts by its path. None: today's revisions.
     """
+    declared = declaration if made_with is None else _declaration_if_present
     found: dict[str, Any] = {CORE: CORE_REVISION if made_with is None else made_with.get(CORE, 1)}
     for key, value in result_leaves(plain).items():
         group, _, name = key.rpartition(".")
-        built_in = declaration(str(plain_value(plain, group, "_target_")))
+        built_in = declared(str(plain_value(plain, group, "_target_")))
         if built_in and name in HYDRA_KEYS:
             continue
         if built_in and name == "_target_":
@@ -90,6 +93,13 @@ def result_keys(plain: Mapping[str, Any], made_with: Mapping[str, int] | None = 
             continue
         found[key] = value
     return found
+
+
+def _declaration_if_present(target: str) -> Declaration | None:
+    try:
+        return declaration(target)
+    except ConfigError:
+        return None
 
 
 def result_leaves(plain: Mapping[str, Any]) -> PlainConfig:

@@ -2,10 +2,13 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
 
 import pytest
+from documented import generated_table
 
 import gptx
 
@@ -74,3 +77,11 @@ def test_documented_overrides_compose(page: Path) -> None:
 def test_documented_overrides_are_found() -> None:
     assert ("attention=gqa", "pos=rope", "strategy=ddp") in overrides_of(ROOT / "README.md")
     assert sum(len(overrides_of(page)) for page in PAGES) >= 8
+
+
+@pytest.mark.full
+def test_lines_of_a_training_step_are_those_of_the_command() -> None:
+    command = [sys.executable, "-m", "benchmarks.step_lines", "device=cpu", "precision=bf16"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    shown = generated_table("docs/architecture.md", "step").removeprefix("```text\n").removesuffix("\n```")
+    assert shown == done.stdout.rstrip()

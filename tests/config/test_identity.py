@@ -190,6 +190,8 @@ def test_missing_source_file_of_a_built_in_class_is_an_error() -> None:
     cfg.attention._target_ = "gptx.attention.nothing.Nothing"
     with pytest.raises(ConfigError, match=r"gptx\.attention\.nothing is not a module of gptx"):
         identity(cfg, "c")
+    target = result_keys(plain_dict(cfg), {})["attention._target_"]
+    assert target == "gptx.attention.nothing.Nothing", "a finished run of a removed class can still be compared"
 
 
 def test_options_of_one_class_share_its_id() -> None:
