@@ -19,18 +19,9 @@ def _parser() -> Parser:
     parser.add_argument("run_dir", type=Path, help="folder of a run, e.g. outputs/default/mha·rope·full·single·s0-…")
     parser.add_argument("--prompt", default="", help="text to continue (default: the start of a document)")
     parser.add_argument("--tokens", type=int, default=500, help="number of tokens, at most (default %(default)s)")
-    parser.add_argument(
-        "--temperature", type=float, default=0.8, help="0: always choose the most likely token (default %(default)s)"
-    )
-    parser.add_argument(
-        "--top-k", type=int, default=0, help="choose among the k most likely tokens only (default: all)"
-    )
-    parser.add_argument(
-        "--top-p",
-        type=float,
-        default=1.0,
-        help="choose among the most likely tokens with a total probability of p (default: all)",
-    )
+    parser.add_argument("--temperature", type=float, default=0.8, help="0: the most likely token (default %(default)s)")
+    parser.add_argument("--top-k", type=int, default=0, help="only the k most likely tokens (default: all)")
+    parser.add_argument("--top-p", type=float, default=1.0, help="only the most likely tokens of total probability p")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text")
     parser.add_argument("--stop", default="", help="token to stop at, besides the end of a document")
     parser.add_argument("--no-cache", action="store_true", help="compute every token from scratch (slow; same text)")
