@@ -82,7 +82,7 @@ def test_sotu_is_sorted_by_time_and_ends_with_the_given_year(tmp_path: Path) -> 
     assert len(list(one.documents(tmp_path))) == 2
     assert sum(map(len, all_of_it.documents(tmp_path))) > 7_500_000
     assert one.fingerprint() != all_of_it.fingerprint()
-    with pytest.raises(DataError, match="the first one is of 1790"):
+    with pytest.raises(DataError, match="the first address is of 1790"):
         make("data", "sotu", until=1700).fingerprint()
 
 
