@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import traceback
+import weakref
 from multiprocessing import util
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -174,7 +175,12 @@ def _fork_instead_of_spawn() -> None:
 
 
 def _forget_parent(descriptors: set[int]) -> None:
-    """Undo what a new process would not inherit: Hydra's state, Python's signal handlers, and open files."""
+    """Undo what a new process would not inherit: finalizers, Hydra's state, Python's signal handlers, and open files.
+
+    A finalizer of the parent would run at the exit of this process, for example delete a temporary folder of the parent.
+    """
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        finalizer.detach()
     GlobalHydra.instance().clear()
     HydraConfig.instance().cfg = None
     for number in signal.valid_signals():
