@@ -177,7 +177,7 @@ def _fork_instead_of_spawn() -> None:
 def _forget_parent(descriptors: set[int]) -> None:
     """Undo what a new process would not inherit: finalizers, Hydra's state, Python's signal handlers, and open files.
 
-    A finalizer of the parent would run at the exit of this process, for example delete a temporary folder of the parent.
+    A finalizer of the parent would run at this process's exit, for example delete a temporary folder.
     """
     for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
         finalizer.detach()
