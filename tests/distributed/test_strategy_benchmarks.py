@@ -40,7 +40,7 @@ def test_losses_of_every_strategy_equal_those_of_one_process(tmp_path: Path) -> 
 @pytest.mark.full
 def test_difference_from_one_process_is_reported_as_a_bug() -> None:
     arguments = ("--strategy", "ddp", "--processes", "2", "--steps", "1")
-    done = bench("strategies", *arguments, first="bench.BOUND = -1")
+    done = bench("strategies", *arguments, first="bench.LIMIT = -1")
     assert done.returncode == 1
     assert "strategy=ddp on 2 processes" in done.stderr and "a bug of gptx" in done.stderr
 
