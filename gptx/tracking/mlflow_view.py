@@ -16,6 +16,7 @@ from gptx.runs.metrics import METRICS
 
 KEY = "gptx"  # key of the view in links
 TAG = f"mlflow.sharedViewState.{KEY}"
+_METRICS = sorted(METRICS, key=lambda metric: metric.key != "val_bpb")  # the table is sorted by val_bpb: it comes first
 _RUNS = 20  # number of runs, the best ones, that charts show at first
 
 
@@ -52,7 +53,7 @@ def _columns() -> list[str]:
 def _state(varied: list[str]) -> dict[str, Any]:
     columns = [*_first_columns(), *(key for key in varied if key not in _first_columns())]
     names = [f"params.`{key}`" for key in columns] + [
-        f"metrics.`final/{metric.mlflow}`" for metric in METRICS if metric.mlflow
+        f"metrics.`final/{metric.mlflow}`" for metric in _METRICS if metric.mlflow
     ]
     return {
         "searchFilter": "",
@@ -105,7 +106,7 @@ def _charts(axes: list[str]) -> list[dict[str, Any]]:
         _chart("speed", "BAR", "variants", {"metricKey": "final/tok_s"}),
     ]
     line = {"lineSmoothness": 0, "xAxisKey": "step", "scaleType": "linear", "xAxisScaleType": "linear"}
-    for key in (metric.curve for metric in METRICS if metric.charted):
+    for key in (metric.curve for metric in _METRICS if metric.charted):
         curve = {"metricKey": key, "selectedMetricKeys": [key], **line}
         charts.append(_chart(key, "LINE", "curves", curve))
     return charts
