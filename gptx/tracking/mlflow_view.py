@@ -16,7 +16,8 @@ from gptx.runs.metrics import METRICS
 
 KEY = "gptx"  # key of the view in links
 TAG = f"mlflow.sharedViewState.{KEY}"
-_METRICS = sorted(METRICS, key=lambda metric: metric.key != "val_bpb")  # the table is sorted by val_bpb: it comes first
+_FIRST = ("val_bpb", "val_loss", "tokens_per_s")  # first columns of the table, which is sorted by val_bpb
+_METRICS = sorted(METRICS, key=lambda metric: _FIRST.index(metric.key) if metric.key in _FIRST else len(_FIRST))
 _RUNS = 20  # number of runs, the best ones, that charts show at first
 
 

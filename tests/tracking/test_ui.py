@@ -102,7 +102,7 @@ def test_table_is_sorted_and_has_the_columns(printed: str, browser: Any) -> None
         shows(browser, url, column(name), [f"{row[i]:g}" if i == 0 else str(row[i]) for row in best_first])
     headers = "[...document.querySelectorAll('.ag-header-viewport .ag-header-cell')]"
     left_to_right = f"{headers}.sort((a, b) => a.ariaColIndex - b.ariaColIndex).map(cell => cell.innerText.trim())"
-    first = ["attention", "pos", "window", "strategy", "seed", "final/val_bpb", "final/val_loss", "final/params"]
+    first = ["attention", "pos", "window", "strategy", "seed", "final/val_bpb", "final/val_loss", "final/tok_s"]
     shows(browser, url, f"{left_to_right}.slice(0, {len(first)})", first)
 
 
