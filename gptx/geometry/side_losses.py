@@ -7,7 +7,7 @@ from torch import Tensor
 class SideLosses:
     """Collects the additional losses and metrics of the layers in one forward pass.
 
-    `GPT.forward` creates one collector and passes it to every block; side losses are returned in no other way.
+    `GPT.forward` passes one collector to every block; side losses and metrics are returned in no other way.
     """
 
     def __init__(self) -> None:
@@ -27,6 +27,10 @@ class SideLosses:
         self.losses += losses
         for name, values in metrics.items():
             self.metrics.setdefault(name, []).extend(values)
+
+    def means(self) -> dict[str, Tensor]:
+        """Return each metric, a scalar: the mean over the layers that report it."""
+        return {name: torch.stack(values).mean() for name, values in self.metrics.items()}
 
     def added_to(self, loss: Tensor) -> Tensor:
         """Return a loss with the value of ``loss`` and the gradient of ``loss`` plus the mean of the side losses."""

@@ -64,7 +64,6 @@ class GPT(nn.Module):
         self.windows = tuple(window.at(layer, shape.n_layer) for layer in range(shape.n_layer))
         # A tuple, not a ModuleList: only `self.pos` registers parameters, or the state dict would have them twice.
         self.layer_pos = tuple(pos.at(layer, window) for layer, window in enumerate(self.windows))
-        self._metrics: dict[str, list[Tensor]] = {}
 
     @property
     def ffns(self) -> tuple[FFN, ...]:
@@ -77,20 +76,21 @@ class GPT(nn.Module):
         targets: Tensor | None = None,
         context: Context | None = None,
         documents: Tensor | None = None,
+        side: SideLosses | None = None,
     ) -> Tensor:
         """Tokens (B, T) -> logits (B, T, V); with targets (B, T) -> their mean negative log-likelihood in nats.
 
         Args:
             context: the other tokens that these tokens see; None: no others.
             documents: (B, T) ids of the documents packed into the rows; None: one document per row.
+            side: collects the side losses and metrics of the layers in training; None: nobody reads the metrics.
 
         Raises:
             ValueError: the row is longer than the encoding supports.
         """
-        context = context or NoContext()
+        context, side = context or NoContext(), side or SideLosses()
         self._check_length(context.length + tokens.shape[1])
         where = context.where(set(self.windows), tokens, documents)
-        side = SideLosses()
         x = self.run_layers(self.embed_tokens(tokens, where), where, context, side)  # (B, T, D)
         context.advance(tokens.shape[1])
         return self.output(x, targets, side)
@@ -106,8 +106,6 @@ class GPT(nn.Module):
         for layer in self.layers:
             keep = context.keeper(layer, self.windows[layer])
             x = self._run_block(self.blocks[layer], x, views[layer], keep, side)
-        if self.training:
-            self._metrics = side.metrics
         return x
 
     def _run_block(self, block: nn.Module, x: Tensor, view: View, keep: Keep, side: SideLosses) -> Tensor:
@@ -144,10 +142,6 @@ class GPT(nn.Module):
                 table, mask = pos.table(where[window].q_pos), self.kernel.mask(where[window], window, pos)
                 views[key] = LayerView(pos, self.kernel, table, mask)
         return {layer: views[self.windows[layer], self.layer_pos[layer]] for layer in self.layers}
-
-    def metrics(self) -> dict[str, Tensor]:
-        """Metrics of the last forward in training: scalars, each the mean over the layers that report it."""
-        return {name: torch.stack(values).mean() for name, values in self._metrics.items()}
 
     def _check_length(self, length: int) -> None:
         if self.pos.max_length is not None and length > self.pos.max_length:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gptx.errors import ConfigError
+from gptx.geometry.side_losses import SideLosses
 from gptx.hardware.device import pick
 from gptx.strategy.footprint import Footprint, parameter_bytes
 
@@ -135,11 +136,11 @@ class Strategy:
         context, documents."""
         return batch.x, batch.y, None, batch.documents
 
-    def backward(self, placed: nn.Module, batch: Batch, weight: float, autocast: Autocast) -> Tensor:
+    def backward(self, placed: nn.Module, batch: Batch, weight: float, autocast: Autocast, side: SideLosses) -> Tensor:
         """Compute the mean loss of the batch, add ``weight`` times its gradient to the gradients, and return ``weight``
-        times the loss."""
+        times the loss. ``side`` collects the side losses and metrics of the layers."""
         with autocast():
-            loss: Tensor = placed(*self.shard(batch)) * weight
+            loss: Tensor = placed(*self.shard(batch), side) * weight
         loss.backward()
         return loss.detach()
 

@@ -177,7 +177,7 @@ class PP(FSDP):
     def sync(self, last: bool) -> AbstractContextManager[Any]:
         return nullcontext()  # the schedule reduces gradients after its last chunk
 
-    def backward(self, placed: nn.Module, batch: Batch, weight: float, autocast: Autocast) -> Tensor:
+    def backward(self, placed: nn.Module, batch: Batch, weight: float, autocast: Autocast, side: SideLosses) -> Tensor:
         assert isinstance(placed, ModelStage)
         placed.autocast = autocast
         chunks = self.chunks_of(len(batch.x), self.stages)

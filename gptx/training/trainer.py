@@ -16,6 +16,7 @@ from gptx.config.instantiate import part
 from gptx.data.batches import TrainingRows
 from gptx.data.from_config import separator_of, tokens_of
 from gptx.errors import Interrupted, RunFailed
+from gptx.geometry.side_losses import SideLosses
 from gptx.geometry.visibility import documents
 from gptx.hardware.cpu import keep_freed_memory, return_freed_memory, threads
 from gptx.hardware.description import peak_memory
@@ -90,10 +91,11 @@ class Trainer:
         count = len(micro_batches)
         loss, metrics = torch.zeros((), device=strategy.device), dict[str, Tensor]()
         for i, batch in enumerate(micro_batches):
+            side = SideLosses()
             with strategy.sync(last=i == count - 1):
-                loss += strategy.backward(self.placed, batch, 1 / count, self.autocast)
-            for name, value in self.model.metrics().items():
-                metrics[name] = metrics.get(name, 0.0) + value.detach() / count
+                loss += strategy.backward(self.placed, batch, 1 / count, self.autocast, side)
+            for name, value in side.means().items():
+                metrics[name] = metrics.get(name, 0.0) + value / count
         grad_norm = strategy.clip(self.model, self.cfg.trainer.clip)
         learning_rate = self.cfg.optim.lr * self.schedule(step, self.cfg.trainer.max_steps)
         updated = update(self.optimizer, grad_norm, learning_rate)

@@ -233,25 +233,23 @@ def test_balance_loss_only_in_training_and_only_with_a_weight() -> None:
     assert off.losses == [] and off.metrics.keys() == side.metrics.keys()
 
 
-def test_model_metrics_are_those_of_the_last_forward_in_training() -> None:
-    model = random_model(tiny(arm(ffn="moe")))
-    assert model.metrics() == {}
-    model.train()(rows(2, CONTEXT))
-    metrics = model.metrics()
-    assert set(metrics) == {"balance_loss", "dropped_share"}
-    model.eval()(rows(2, CONTEXT, seed=1))
-    assert model.metrics() == metrics
+def test_model_reports_metrics_in_training_only() -> None:
+    model, side = random_model(tiny(arm(ffn="moe"))), SideLosses()
+    model.eval()(rows(2, CONTEXT), side=side)
+    assert side.means() == {}
+    model.train()(rows(2, CONTEXT), side=side)
+    assert {name: value.shape for name, value in side.means().items()} == {"balance_loss": (), "dropped_share": ()}
 
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_side_losses_are_collected_once_with_activation_checkpointing(recompute: bool) -> None:
     cfg = tiny(arm(ffn="moe"))
     cfg.activation_checkpointing = recompute
-    model, row, added = random_model(cfg).train(), rows(2, CONTEXT + 1), []
+    model, row, added, side = random_model(cfg).train(), rows(2, CONTEXT + 1), [], SideLosses()
     with patch.object(SideLosses, "added_to", lambda side, loss: (added.append(list(side.losses)), loss)[1]):
-        model(row[:, :-1], row[:, 1:]).backward()
+        model(row[:, :-1], row[:, 1:], side=side).backward()
     assert [len(losses) for losses in added] == [2], "one loss for each layer"
-    assert all(len(values) == 2 for values in model._metrics.values())
+    assert [len(values) for values in side.metrics.values()] == [2, 2]
 
 
 def test_side_loss_changes_the_gradient_and_not_the_loss() -> None:
@@ -265,7 +263,6 @@ def test_side_loss_changes_the_gradient_and_not_the_loss() -> None:
         loss = model(row[:, :-1], row[:, 1:])
         copy.deepcopy(model)  # fails if the model holds tensors with a graph
         named = dict(model.named_parameters())
-        assert set(model.metrics()) == {"balance_loss", "dropped_share"}
         found = dict(zip(named, torch.autograd.grad(loss, list(named.values()), retain_graph=True), strict=True))
         if balance:
             extra = torch.autograd.grad(torch.stack(sides).mean(), list(named.values()), allow_unused=True)
@@ -357,8 +354,9 @@ def test_moe_compiles_to_one_graph(dtype: torch.dtype, capacity: float) -> None:
     model, row = moe_model(capacity).to(dtype).train(), rows(4, CONTEXT + 1)
 
     def step(model: nn.Module) -> tuple[Tensor, ...]:
-        loss = model(row[:, :-1], row[:, 1:])
-        return loss, *model.metrics().values(), *torch.autograd.grad(loss, list(model.parameters()))
+        side = SideLosses()
+        loss = model(row[:, :-1], row[:, 1:], side=side)
+        return loss, *side.means().values(), *torch.autograd.grad(loss, list(model.parameters()))
 
     expected = step(model)
     torch.compiler.reset()

@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor
 import gptx
 from gptx.config.instantiate import part
 from gptx.errors import ConfigError
+from gptx.geometry.side_losses import SideLosses
 from gptx.geometry.visibility import documents
 from gptx.hardware.device import autocast
 from gptx.kernel import banded_chunks
@@ -127,7 +128,7 @@ class Training:
             x, y = part_[:, :-1], part_[:, 1:]
             batch = Batch(x, y, documents(x, self.case.separator))
             with strategy.sync(last=i == len(micro) - 1):
-                loss += strategy.backward(self.placed, batch, 1 / len(micro), self.autocast)
+                loss += strategy.backward(self.placed, batch, 1 / len(micro), self.autocast, SideLosses())
         norm = strategy.clip(self.model, 0.5)
         gradients = ((name, p.grad) for name, p in self.model.named_parameters())
         self.gradients = {name: full_tensor(g).clone() for name, g in gradients if g is not None}
