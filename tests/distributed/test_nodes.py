@@ -97,7 +97,7 @@ def test_run_resumes_when_both_machines_start_again_after_one_was_lost(
     first, second = (Torchrun(gptx, node, "--nnodes=2", f"--node-rank={i}", *where) for i, node in enumerate(nodes))
     for torchrun in (first, second):
         torchrun.start(*words("ddp"), **pausing(gptx, 17))
-    assert until(lambda: all_ranks_paused(gptx), first.torchrun), first.end()
+    assert until(lambda: all_ranks_paused(gptx), first.process), first.end()
     the_first(gptx)
     second.power_off()
     (gptx.cwd / "go").touch()
@@ -127,7 +127,7 @@ def test_run_resumes_when_the_lost_machine_returns(
     first, second = (Torchrun(gptx, node, "--nnodes=2", "--max-restarts=2", *where) for node in nodes)
     for torchrun in (first, second):
         torchrun.start(*words("fsdp"), **fresh, **pausing(gptx, 17))
-    assert until(lambda: all_ranks_paused(gptx), first.torchrun), first.end()
+    assert until(lambda: all_ranks_paused(gptx), first.process), first.end()
     the_first(gptx)
     second.power_off()
     (gptx.cwd / "go").touch()
