@@ -1,5 +1,6 @@
 """Fixtures of the command-line tests: a corpus that is tokenised once, the command, and finished runs."""
 
+import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ from warm import WarmParent
 from gptx.data.text import Text
 from gptx.data.tokens import prepare
 from gptx.tokenizer.byte import Byte
+
+# Tests run side by side: an idle OpenMP thread must not keep a core busy. Commands that the tests start inherit this.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # No test depends on the speed of the machine.
 settings.register_profile("gptx", deadline=None, suppress_health_check=[HealthCheck.too_slow])
