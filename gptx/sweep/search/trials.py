@@ -231,8 +231,7 @@ class TrialSource:
         if not newest or newest.step >= run.cell.cfg.trainer.max_steps or not run.trials[0].should_prune():
             return False
         run.pruned = True
-        curve = self._context.options.curve
-        message = f"pruned at step {newest.step:,} with {curve} {newest.value:.4f}"
+        message = f"pruned at step {newest.step:,} with {self._context.options.curve} {newest.value:.4f}"
         self._context.dashboard.print(f"{run.task.title}: {message}")
         return True
 
