@@ -29,9 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    from gptx.sweep.collect import collect
-    from gptx.sweep.execute.cancel import cancel
-    from gptx.sweep.state.status_table import show_list, show_status
+    from gptx.sweep.commands.cancel import cancel
+    from gptx.sweep.commands.collect import collect
+    from gptx.sweep.commands.status_table import show_list, show_status
 
     parser = cli.Parser("gptx sweep", description=_HELP)
     parser.add_argument("action", choices=["list", "status", "collect", "cancel"], metavar="ACTION")

@@ -19,12 +19,12 @@ from gptx.runs.folder import RunFolder, held
 from gptx.runs.journal import Journal
 from gptx.runs.json_log import JsonLog
 from gptx.runs.records import write_result
+from gptx.sweep.commands.status import status_rows
+from gptx.sweep.execute.dashboard import Dashboard
 from gptx.sweep.execute.launcher import End, Task
 from gptx.sweep.execute.watchdog import Limits, Watchdog
-from gptx.sweep.state.dashboard import Dashboard
 from gptx.sweep.state.folder import Sweep
-from gptx.sweep.state.records import EndKind
-from gptx.sweep.state.status import status_rows
+from gptx.sweep.state.records import AttemptOutcome
 
 
 def finish(folder: Path) -> None:
@@ -139,7 +139,7 @@ def test_dashboard_shows_the_last_step_of_a_run_that_ended_before_its_first_upda
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make_run(tmp_path, steps=10, end="interrupted")
-    Dashboard(1, 0, {}, 0.0).run_ended(End(Task("a", folder, (), 1, "cpu"), EndKind.PAUSED), retried=False)
+    Dashboard(1, 0, {}, 0.0).run_ended(End(Task("a", folder, (), 1, "cpu"), AttemptOutcome.PAUSED), retried=False)
     assert "a: paused at step 10" in capsys.readouterr().err
 
 

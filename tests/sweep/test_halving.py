@@ -24,11 +24,11 @@ from gptx.runs.records import MetricsRecord
 from gptx.sweep.execute.launcher import End, Task
 from gptx.sweep.plan import preview
 from gptx.sweep.plan.cells import Cell
+from gptx.sweep.plan.halving import HalvingState, rung_steps
 from gptx.sweep.plan.time_estimate import TimeEstimate
-from gptx.sweep.search.halving import HalvingState, rung_steps
 from gptx.sweep.search.halving_tasks import HalvingSource
 from gptx.sweep.state.folder import Sweep
-from gptx.sweep.state.records import CommandStarted, EndKind, Rung, SweepJournal, read_records
+from gptx.sweep.state.records import AttemptOutcome, CommandStarted, Rung, SweepJournal, read_records
 
 STEPS, EVERY = 800, 100
 Loss = Callable[[Path, int], float]
@@ -80,12 +80,12 @@ class SimulatedSweep:
             first, last = max(0, log.last_step), until(task)
             self.trained.append((task.title, first, last))
             if task.title in self.failing:
-                return End(task, EndKind.REJECTED, "it broke")
+                return End(task, AttemptOutcome.REJECTED, "it broke")
             for step in range(first + EVERY, last + 1, EVERY):
                 log.write(MetricsRecord(step=step, values={"val/bpb": self.loss(task.folder, step)}))
         if last == STEPS:
             (task.folder / "result.json").write_text(json.dumps({"status": "finished"}))
-        return End(task, EndKind.FINISHED if last == STEPS else EndKind.PAUSED)
+        return End(task, AttemptOutcome.FINISHED if last == STEPS else AttemptOutcome.PAUSED)
 
     def decisions(self) -> list[tuple[int, list[str]]]:
         return [(r.step, list(r.promoted)) for r in read_records(self.root) if isinstance(r, Rung)]
@@ -226,7 +226,7 @@ def test_no_rung_is_decided_while_runs_are_interrupted(tmp_path: Path) -> None:
     with SweepJournal(tmp_path) as log:
         source = HalvingSource(found, [], 2, log, [])
         for task in source.next_tasks(4):
-            source.ended(End(task, EndKind.STOPPED, "interrupted"))
+            source.ended(End(task, AttemptOutcome.STOPPED, "interrupted"))
     assert SimulatedSweep(tmp_path).decisions() == []
     sweep = SimulatedSweep(tmp_path)
     sweep.command(found)

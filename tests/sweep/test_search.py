@@ -25,6 +25,7 @@ from gptx.runs.files import write_json
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
 from gptx.runs.records import EndRecord, MetricsRecord, RunStatus
+from gptx.sweep.execute.dashboard import Dashboard
 from gptx.sweep.execute.launcher import End, Launcher, Task
 from gptx.sweep.execute.loop import drive
 from gptx.sweep.plan.cells import Cell, compose_cells
@@ -34,9 +35,8 @@ from gptx.sweep.search.search_report import show_estimate, show_search
 from gptx.sweep.search.space import Space
 from gptx.sweep.search.sweeper import check_options
 from gptx.sweep.search.trials import SearchContext, TrialSource
-from gptx.sweep.state.dashboard import Dashboard
 from gptx.sweep.state.folder import Sweep, SweepKind, SweepPlan
-from gptx.sweep.state.records import EndKind
+from gptx.sweep.state.records import AttemptOutcome
 
 STEPS, EVERY = 40, 10
 GB = 10**9
@@ -160,11 +160,11 @@ class SimulatedLauncher(Launcher):
     def _advance(self, task: Task) -> End | None:
         values = dict(override.split("=", 1) for override in task.overrides)
         if values.get("attention") == "broken":
-            return End(task, EndKind.FAILED, "the kernel broke")
+            return End(task, AttemptOutcome.FAILED, "the kernel broke")
         with Journal(task.folder) as log:
             if task in self.stopped:
                 log.write(EndRecord(status=RunStatus.INTERRUPTED))
-                return End(task, EndKind.STOPPED, "stopped")
+                return End(task, AttemptOutcome.STOPPED, "stopped")
             step = max(0, log.last_step) + EVERY
             loss = self.curve(values, step)
             log.write(MetricsRecord(step=step, values={"val/loss": loss, "val/accuracy": -loss}))
@@ -172,7 +172,7 @@ class SimulatedLauncher(Launcher):
             return None
         result = {"status": "finished", "val_loss": loss, "val_accuracy": -loss, "val_bpb": 2 * loss}
         write_json(task.folder / "result.json", result | {"n_params": 4 if values["attention"] == "mha" else 2})
-        return End(task, EndKind.FINISHED)
+        return End(task, AttemptOutcome.FINISHED)
 
     def stop(self, tasks: Collection[Task]) -> None:
         self.stopped.update(tasks)

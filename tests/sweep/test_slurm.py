@@ -32,7 +32,7 @@ from gptx.sweep.execute.snapshot import copy_code
 from gptx.sweep.execute.watchdog import Limits
 from gptx.sweep.plan.cells import Cell
 from gptx.sweep.state.folder import Sweep
-from gptx.sweep.state.records import EndKind, JobsSubmitted
+from gptx.sweep.state.records import AttemptOutcome, JobsSubmitted
 from gptx.training.preflight import preflight
 
 TESTCLUSTER = str(ROOT / "launch" / "testcluster")
@@ -122,21 +122,24 @@ def test_end_of_a_job_from_its_reports_and_its_state(tmp_path: Path) -> None:
         return job_end(task, "7_1", JobState(state), tmp_path)
 
     def failed(reason: str) -> End:
-        return End(task, EndKind.FAILED, reason)
+        return End(task, AttemptOutcome.FAILED, reason)
 
     training = NodeReport("n0")
     assert end("PENDING") is None
-    assert end("CANCELLED") == End(task, EndKind.CANCELLED, "cancelled")
+    assert end("CANCELLED") == End(task, AttemptOutcome.CANCELLED, "cancelled")
     assert end("RUNNING", training) is None
     assert end("COMPLETING", training) is None  # it may be about to be queued again
     assert end("NODE_FAIL", training) == failed("its node failed on n0")
     assert end("OUT_OF_MEMORY", training) == failed("out of memory on n0: Slurm killed it")
     assert "hydra.launcher.signal_delay" in end("TIMEOUT", training).reason  # type: ignore[union-attr]
     assert "without an error message on n0 (Slurm: FAILED)" in end("FAILED", training).reason  # type: ignore[union-attr]
-    rejected = NodeReport("n0", EndKind.REJECTED, "a key is wrong")
-    assert end("COMPLETED", rejected) == End(task, EndKind.REJECTED, "a key is wrong")
-    peer, limit = NodeReport("n0", EndKind.FAILED, "lost a peer"), NodeReport("n1", EndKind.LIMIT_EXCEEDED, "used 9 GB")
-    assert end("COMPLETED", peer, limit) == End(task, EndKind.LIMIT_EXCEEDED, "used 9 GB")
+    rejected = NodeReport("n0", AttemptOutcome.REJECTED, "a key is wrong")
+    assert end("COMPLETED", rejected) == End(task, AttemptOutcome.REJECTED, "a key is wrong")
+    peer, limit = (
+        NodeReport("n0", AttemptOutcome.FAILED, "lost a peer"),
+        NodeReport("n1", AttemptOutcome.LIMIT_EXCEEDED, "used 9 GB"),
+    )
+    assert end("COMPLETED", peer, limit) == End(task, AttemptOutcome.LIMIT_EXCEEDED, "used 9 GB")
 
 
 def test_requeued_job_does_not_force_again(tmp_path: Path) -> None:

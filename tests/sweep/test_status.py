@@ -10,10 +10,10 @@ from rich.console import Console
 
 from gptx.runs.records import RunStatus, write_result
 from gptx.sweep.__main__ import main
-from gptx.sweep.state import status_table
+from gptx.sweep.commands import status_table
+from gptx.sweep.commands.status import status_rows
 from gptx.sweep.state.folder import PlannedCell, Sweep, SweepKind, SweepPlan, find_sweep
-from gptx.sweep.state.records import CommandStarted, EndKind, RunEnded, Rung, SweepRecord, TrialEnded
-from gptx.sweep.state.status import status_rows
+from gptx.sweep.state.records import AttemptOutcome, CommandStarted, RunEnded, Rung, SweepRecord, TrialEnded
 
 STEPS = 20
 STARTED = CommandStarted(command="again")
@@ -63,7 +63,7 @@ def rung(step: int, losses: dict[str, float | None], *promoted: str, failed: tup
     return Rung(step=step, factor=2, losses=losses, promoted=promoted, failed=failed)
 
 
-def ended(folder: Path, outcome: EndKind = EndKind.PAUSED, reason: str = "") -> RunEnded:
+def ended(folder: Path, outcome: AttemptOutcome = AttemptOutcome.PAUSED, reason: str = "") -> RunEnded:
     return RunEnded(title="", run=folder.name, outcome=outcome, reason=reason)
 
 
@@ -93,7 +93,7 @@ def test_failed_run_of_a_halving_waits_for_the_next_command(tmp_path: Path) -> N
     runs = [fake_run(tmp_path, 5), fake_run(tmp_path, 4), fake_run(tmp_path, 5)]
     cells = [planned(runs[0], "a0"), planned(runs[1], "a1", seed=0), planned(runs[2], "a1", seed=1)]
     decision = rung(5, {"a0": 1.0, "a1": None}, "a0", failed=("a1",))
-    failure = ended(runs[1], EndKind.FAILED, "out of memory")
+    failure = ended(runs[1], AttemptOutcome.FAILED, "out of memory")
     sweep = fake_sweep(tmp_path, cells, STARTED, failure, decision, factor=2)
     assert shown(sweep)[1:] == [("failed", "out of memory"), ("dropped", "dropped at step 5: a run of this arm failed")]
     with sweep.journal() as journal:
@@ -105,7 +105,7 @@ def test_failed_run_of_a_halving_waits_for_the_next_command(tmp_path: Path) -> N
 def test_pruned_and_failed_trials_of_a_search(tmp_path: Path) -> None:
     runs = [fake_run(tmp_path, 10), fake_run(tmp_path, 4), fake_run(tmp_path, 3)]
     trials = [TrialEnded(run=run.name, state=state) for run, state in zip(runs, ("PRUNED", "FAIL"), strict=False)]
-    records = STARTED, ended(runs[0]), ended(runs[1], EndKind.FAILED, "out of memory"), *trials, STARTED
+    records = STARTED, ended(runs[0]), ended(runs[1], AttemptOutcome.FAILED, "out of memory"), *trials, STARTED
     cells = [planned(folder, str(i)) for i, folder in enumerate(runs)]
     sweep = fake_sweep(tmp_path, cells, *records, kind=SweepKind.OPTUNA)
     with trained(sweep.path):
@@ -119,7 +119,7 @@ def test_pruned_and_failed_trials_of_a_search(tmp_path: Path) -> None:
 def test_failures_of_an_earlier_command_are_tried_again(tmp_path: Path) -> None:
     runs = [fake_run(tmp_path, 4), fake_run(tmp_path, 4, "failed"), fake_run(tmp_path, 4), fake_run(tmp_path, 4)]
     cells = [planned(folder, str(i)) for i, folder in enumerate(runs)]
-    late = [ended(folder, EndKind.LIMIT_EXCEEDED, "over sweep.timeout") for folder in runs]
+    late = [ended(folder, AttemptOutcome.LIMIT_EXCEEDED, "over sweep.timeout") for folder in runs]
     sweep = fake_sweep(tmp_path, cells, STARTED, *late, STARTED, late[2])
     with trained(sweep.path):
         assert statuses(sweep) == ["waiting", "waiting", "failed", "waiting"]
@@ -130,10 +130,10 @@ def test_run_stopped_with_its_sweep_has_not_failed(tmp_path: Path) -> None:
     runs = [fake_run(tmp_path, 4), fake_run(tmp_path, 4)]
     never = tmp_path / "study" / "never"  # stopped before it had written its first record
     stopped = (
-        ended(runs[0], EndKind.STOPPED, "checkpoint at step 4"),
-        ended(never, EndKind.STOPPED, "no checkpoint yet"),
+        ended(runs[0], AttemptOutcome.STOPPED, "checkpoint at step 4"),
+        ended(never, AttemptOutcome.STOPPED, "no checkpoint yet"),
     )
-    limited = ended(runs[1], EndKind.LIMIT_EXCEEDED, "took longer than sweep.timeout=1 minutes")
+    limited = ended(runs[1], AttemptOutcome.LIMIT_EXCEEDED, "took longer than sweep.timeout=1 minutes")
     cells = [planned(runs[0], "a"), planned(runs[1], "b"), planned(never, "c")]
     sweep = fake_sweep(tmp_path, cells, STARTED, *stopped, limited)
     assert shown(sweep) == [
@@ -205,7 +205,7 @@ def test_collect_compares_the_best_learning_rate_of_each_arm(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared: list[list[Path]] = []
-    monkeypatch.setattr("gptx.sweep.collect.show", compared.append)
+    monkeypatch.setattr("gptx.sweep.commands.collect.show", compared.append)
     one, two, three = (fake_run(tmp_path, STEPS, "finished", bpb) for bpb in (2.0, 1.0, 1.5))
     tried = {
         "attention=mha": {1e-3: one, 3e-3: two},

@@ -17,13 +17,13 @@ from in_process import run_here, sweep_arguments, sweep_here
 from gptx.hardware.cpu import cores
 from gptx.runs import checkpoint_files, journal
 from gptx.sweep.__main__ import main
+from gptx.sweep.execute.dashboard import Dashboard
 from gptx.sweep.execute.isolated import call_each
 from gptx.sweep.execute.launcher import End, Launcher, Task
 from gptx.sweep.execute.loop import TaskList, drive
 from gptx.sweep.execute.prewarm import start_process
-from gptx.sweep.state.dashboard import Dashboard
 from gptx.sweep.state.folder import Sweep
-from gptx.sweep.state.records import EndKind, RunEnded
+from gptx.sweep.state.records import AttemptOutcome, RunEnded
 
 
 def uids(gptx: Gptx) -> dict[str, str]:
@@ -146,7 +146,7 @@ def test_runs_stop_at_runtime_until_and_resume_bit_for_bit(gptx: Gptx, trained: 
 class Scripted(Launcher):
     """A launcher whose runs end immediately, in the ways that a script lists for each title."""
 
-    def __init__(self, script: dict[str, list[EndKind]]) -> None:
+    def __init__(self, script: dict[str, list[AttemptOutcome]]) -> None:
         self.script, self.slots = script, 4
         self.submitted: list[str] = []
         self.tasks: list[Task] = []
@@ -160,7 +160,8 @@ class Scripted(Launcher):
 
     def wait(self) -> list[End]:
         ends = [
-            End(task, kind := self.script[task.title].pop(0), "" if kind.reached_goal else kind) for task in self.tasks
+            End(task, outcome := self.script[task.title].pop(0), "" if outcome.reached_goal else outcome)
+            for task in self.tasks
         ]
         self.tasks = []
         return ends
@@ -173,8 +174,9 @@ class Scripted(Launcher):
 
 
 def test_failures_are_retried_but_wrong_configs_are_not(tmp_path: Path) -> None:
-    failed, limit, finished = EndKind.FAILED, EndKind.LIMIT_EXCEEDED, EndKind.FINISHED
-    script = {"once": [failed, finished], "always": [limit, failed], "wrong": [EndKind.REJECTED], "good": [finished]}
+    failed, limit, finished = AttemptOutcome.FAILED, AttemptOutcome.LIMIT_EXCEEDED, AttemptOutcome.FINISHED
+    rejected = AttemptOutcome.REJECTED
+    script = {"once": [failed, finished], "always": [limit, failed], "wrong": [rejected], "good": [finished]}
     launcher, sweep = Scripted({**script}), Sweep(tmp_path, "it")
     sweep.path.mkdir(parents=True)
     tasks = [Task(title, tmp_path / title, (), 1, "cpu") for title in script]
@@ -184,15 +186,16 @@ def test_failures_are_retried_but_wrong_configs_are_not(tmp_path: Path) -> None:
     assert Counter(launcher.submitted) == {"once": 2, "always": 2, "wrong": 1, "good": 1}
     ends = [(end.title, end.outcome, end.retried) for end in sweep.records_of(RunEnded)]
     assert ends[:2] == [("once", failed, True), ("always", limit, True)]
-    assert set(ends[2:4]) == {("wrong", EndKind.REJECTED, False), ("good", finished, False)}
+    assert set(ends[2:4]) == {("wrong", rejected, False), ("good", finished, False)}
     assert ends[4:] == [("once", finished, False), ("always", failed, False)]
 
 
 def test_stopped_run_is_not_reported_as_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dashboard = Dashboard(2, 0, {}, 0.0)
-    ends = {"a": (EndKind.STOPPED, "checkpoint at step 3"), "b": (EndKind.FAILED, "RuntimeError: it broke")}
-    for name, (kind, reason) in ends.items():
-        dashboard.run_ended(End(Task(name, tmp_path, (), 1, "cpu"), kind, reason), retried=False)
+    stopped, failed = AttemptOutcome.STOPPED, AttemptOutcome.FAILED
+    ends = {"a": (stopped, "checkpoint at step 3"), "b": (failed, "RuntimeError: it broke")}
+    for name, (outcome, reason) in ends.items():
+        dashboard.run_ended(End(Task(name, tmp_path, (), 1, "cpu"), outcome, reason), retried=False)
     assert capsys.readouterr().err.splitlines() == [
         "[0/2] a: stopped (checkpoint at step 3)",
         "[1/2] b: failed: RuntimeError: it broke",

@@ -16,7 +16,7 @@ from gptx.config.schema import plugin_keys
 from gptx.errors import ConfigError
 from gptx.runs.folder import RunFolder
 from gptx.sweep.state.folder import Sweep
-from gptx.sweep.state.records import EndKind
+from gptx.sweep.state.records import AttemptOutcome
 
 if TYPE_CHECKING:
     from gptx.hardware.device import Machine
@@ -56,7 +56,7 @@ class End:
     """How one attempt at a task ended. ``reason``: why the run did not reach its end, in one line; empty if it did."""
 
     task: Task
-    kind: EndKind
+    outcome: AttemptOutcome
     reason: str = ""
 
 

@@ -20,7 +20,7 @@ from gptx.sweep.execute import slurm_cluster
 from gptx.sweep.execute.launcher import End, Task, force_once
 from gptx.sweep.execute.slurm_reports import NodeReport, read_reports
 from gptx.sweep.execute.watchdog import LOG, Limits, Watchdog
-from gptx.sweep.state.records import EndKind
+from gptx.sweep.state.records import AttemptOutcome
 
 _POLL = 0.5  # seconds between two checks of the run's limits
 _FIRST_PORT, _PORTS = 10_000, 20_000  # below the ports that a system gives to clients
@@ -57,7 +57,7 @@ class Job:
         self._wait_until_unlocked(folder.path)
         for _ in range(self.retry + 1):
             end = self._train(node)
-            if not end.kind.can_be_retried or signals:
+            if not end.outcome.can_be_retried or signals:
                 break
         if signals and node == 0 and not folder.finished() and journal.status(folder.path) is not RunStatus.FAILED:
             self._after_signal(end)
@@ -65,8 +65,8 @@ class Job:
             self._report(node, end)
 
     def _report(self, node: int, end: End | None = None) -> None:
-        kind, reason = (end.kind, end.reason) if end else (None, "")
-        NodeReport(_node_name(), kind, reason).write(self.reports, job_id(), restarts(), node)
+        outcome, reason = (end.outcome, end.reason) if end else (None, "")
+        NodeReport(_node_name(), outcome, reason).write(self.reports, job_id(), restarts(), node)
 
     def _wait_until_unlocked(self, folder: Path) -> None:
         """A job that was just cancelled, or a process on a lost node, may hold the lock of the run for a while."""
@@ -119,7 +119,7 @@ class Job:
                 f"reached its time limit after hydra.launcher.requeues={self.requeues} requeues; give the same command "
                 "again to continue"
             )
-            self._report(0, End(self.task, EndKind.LIMIT_EXCEEDED, reason))
+            self._report(0, End(self.task, AttemptOutcome.LIMIT_EXCEEDED, reason))
             return
         report = NodeReport(_node_name(), requeued_at_limit=at_time_limit)
         report.write(self.reports, job_id(), restarts(), 0)

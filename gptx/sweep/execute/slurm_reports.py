@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from gptx.runs.files import write_json
 from gptx.runs.folder import RunFolder
+from gptx.runs.json_codec import to_json
 from gptx.sweep.execute.launcher import End, Task
 from gptx.sweep.execute.slurm_cluster import JobState
-from gptx.sweep.state.records import EndKind
+from gptx.sweep.state.records import AttemptOutcome
 
 
 @dataclass(frozen=True)
@@ -18,20 +19,20 @@ class NodeReport:
     """The report of a job on one node about one attempt.
 
     Attributes:
-        kind: how the attempt ended; None while it trains, and if the job is requeued or was cancelled.
+        outcome: how the attempt ended; None while it trains, and if the job is requeued or was cancelled.
         reason: one line.
         requeued_at_limit: the job reached its time limit and was requeued.
     """
 
     node: str
-    kind: EndKind | None = None
+    outcome: AttemptOutcome | None = field(default=None, metadata={"key": "kind"})
     reason: str = ""
     requeued_at_limit: bool = False
 
     def write(self, folder: Path, job: str, restart: int, node_rank: int) -> None:
         """Write or replace the report of a node. ``restart``: number of requeues before this attempt."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / f"{job}-{restart}-{node_rank}.json", asdict(self))
+        write_json(folder / f"{job}-{restart}-{node_rank}.json", to_json(self))
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -41,7 +42,7 @@ class NodeReport:
             kind = "limit_exceeded" if data.get("bound") else "rejected" if data["final"] else "failed"
             kind = kind if reason else "finished"
         limit = data.get("requeued_at_limit", data.get("limit", False))
-        return cls(data["node"], EndKind(kind) if kind else None, reason, limit)
+        return cls(data["node"], AttemptOutcome(kind) if kind else None, reason, limit)
 
 
 @dataclass(frozen=True)
@@ -72,21 +73,21 @@ def job_end(task: Task, job: str, state: JobState, folder: Path) -> End | None:
         return None
     reports = read_reports(folder, job)
     newest = [one.report for one in reports if one.restart == reports[-1].restart]
-    ends = [one for one in newest if one.kind is EndKind.LIMIT_EXCEEDED]  # on any node
-    ends += [one for one in newest[:1] if one.kind]
-    if ends and ends[0].kind:
-        return End(task, ends[0].kind, ends[0].reason)
+    ends = [one for one in newest if one.outcome is AttemptOutcome.LIMIT_EXCEEDED]  # on any node
+    ends += [one for one in newest[:1] if one.outcome]
+    if ends and ends[0].outcome:
+        return End(task, ends[0].outcome, ends[0].reason)
     if state.active:  # it is ending, or about to be queued again
         return None
     if RunFolder(task.folder).finished():
-        return End(task, EndKind.FINISHED)
+        return End(task, AttemptOutcome.FINISHED)
     return _end_by_state(task, state, newest)
 
 
 def _end_by_state(task: Task, state: JobState, reports: list[NodeReport]) -> End:
     """How a job without a report of its own has ended, from Slurm's state."""
     if state.name == "CANCELLED":
-        return End(task, EndKind.CANCELLED, (reports[0].reason if reports else "") or "cancelled")
+        return End(task, AttemptOutcome.CANCELLED, (reports[0].reason if reports else "") or "cancelled")
     where = f" on {reports[0].node}" if reports else ""
     known: Mapping[str, str] = {
         "": "Slurm has no record of its job any more, and the job wrote no report",
@@ -96,4 +97,4 @@ def _end_by_state(task: Task, state: JobState, reports: list[NodeReport]) -> End
         "NODE_FAIL": f"its node failed{where}",
     }
     other = f"its job ended without an error message{where} (Slurm: {state.name}); see {task.folder}/logs"
-    return End(task, EndKind.FAILED, known.get(state.name, other))
+    return End(task, AttemptOutcome.FAILED, known.get(state.name, other))

@@ -19,7 +19,7 @@ from gptx.runs.files import no_space
 from gptx.runs.folder import RunFolder
 from gptx.runs.records import RunStatus
 from gptx.sweep.execute.launcher import End, Task, run_uid
-from gptx.sweep.state.records import EndKind
+from gptx.sweep.state.records import AttemptOutcome
 
 LOG = "run.log"  # in the run's logs/: stdout and stderr of its process
 _EXIT_MISTAKE = 2  # the exit code of a wrong config
@@ -105,16 +105,16 @@ class Watchdog:
             os.killpg(self.pid, signal.SIGKILL)
         if not self._replaces or run_uid(folder.path) != self._replaces:
             if folder.finished():
-                return End(self.task, EndKind.FINISHED)
+                return End(self.task, AttemptOutcome.FINISHED)
             if code == 0 and journal.status(folder.path) is RunStatus.INTERRUPTED:
-                return End(self.task, EndKind.PAUSED)
+                return End(self.task, AttemptOutcome.PAUSED)
         progress = _progress(folder.path)
         if self.exceeded:
-            return End(self.task, EndKind.LIMIT_EXCEEDED, f"{self.exceeded} ({progress})")
+            return End(self.task, AttemptOutcome.LIMIT_EXCEEDED, f"{self.exceeded} ({progress})")
         if code in _EXITS_OF_A_STOP and self._stop_requested is not None:
-            return End(self.task, EndKind.STOPPED, progress)
-        kind = EndKind.REJECTED if code == _EXIT_MISTAKE else EndKind.FAILED
-        return End(self.task, kind, self._error(code, folder))
+            return End(self.task, AttemptOutcome.STOPPED, progress)
+        outcome = AttemptOutcome.REJECTED if code == _EXIT_MISTAKE else AttemptOutcome.FAILED
+        return End(self.task, outcome, self._error(code, folder))
 
     def _error(self, code: int, folder: RunFolder) -> str:
         """Why the run failed: its recorded error, else the exit code or the last line of its log."""

@@ -11,10 +11,10 @@ from rich.text import Text
 
 from gptx.sweep.execute.launcher import Launcher
 from gptx.sweep.plan.cells import Cell
+from gptx.sweep.plan.halving import HalvingState
 from gptx.sweep.plan.memory_fit import check_memory
-from gptx.sweep.plan.preview_table import ArmRow, CellStatus, arm_table, counts, duration, matched_table
+from gptx.sweep.plan.preview_table import ArmRow, PreviewStatus, arm_table, counts, duration, matched_table
 from gptx.sweep.plan.time_estimate import RunTime, TimeEstimate, TimeEstimator, startup, total_seconds
-from gptx.sweep.search.halving import HalvingState
 from gptx.sweep.state.folder import Sweep
 from gptx.training.start import other_code
 
@@ -74,14 +74,8 @@ def show(
     """
     console = console or Console(highlight=False)
     rows, times = _rows(cells, estimator, halving.dropped() if halving else {})
-    for key in ("question", "expected", "paper"):
-        if about and about.get(key):
-            console.print(Text.assemble((f"{key}: ", "bold"), about[key]))
-    console.print(arm_table(rows[:MAX_ROWS], console))
-    if len(rows) > MAX_ROWS:
-        console.print(f"and {len(rows) - MAX_ROWS} more arms")
-    if matched := matched_table(rows[:MAX_ROWS]):
-        console.print(matched)
+    _print_about(about or {}, console)
+    _print_arms(rows, console)
     for line in filter(None, (*rejections(cells), *notes, str(halving or ""))):
         console.print(Text(line), soft_wrap=not console.is_terminal)
     seconds = _total(times, jobs, halving)
@@ -90,6 +84,21 @@ def show(
     line = summary("combination", statuses, jobs, seconds, sources)
     console.print(Text(line, "bold"), soft_wrap=not console.is_terminal)
     return seconds
+
+
+def _print_about(about: Mapping[str, str], console: Console) -> None:
+    for key in ("question", "expected", "paper"):
+        if about.get(key):
+            console.print(Text.assemble((f"{key}: ", "bold"), about[key]))
+
+
+def _print_arms(rows: Sequence[ArmRow], console: Console) -> None:
+    """Print the table of the arms, and what `match` changed in them."""
+    console.print(arm_table(rows[:MAX_ROWS], console))
+    if len(rows) > MAX_ROWS:
+        console.print(f"and {len(rows) - MAX_ROWS} more arms")
+    if matched := matched_table(rows[:MAX_ROWS]):
+        console.print(matched)
 
 
 def _rows(
@@ -102,19 +111,19 @@ def _rows(
         row = rows.setdefault(cell.arm, ArmRow(cell.arm))
         row.cells.append(cell)
         row.statuses.append(_status(cell, dropped))
-        if row.statuses[-1] == CellStatus.TO_RUN:
+        if row.statuses[-1] == PreviewStatus.TO_RUN:
             estimate = estimator.estimate(cell)
             row.seconds.append(estimate.seconds)
             times.append(estimate)
     return list(rows.values()), times
 
 
-def _status(cell: Cell, dropped: Container[str]) -> CellStatus:
+def _status(cell: Cell, dropped: Container[str]) -> PreviewStatus:
     if cell.rejection:
-        return CellStatus.REJECTED
+        return PreviewStatus.REJECTED
     if cell.done:
-        return CellStatus.FINISHED
-    return CellStatus.DROPPED if cell.title in dropped else CellStatus.TO_RUN
+        return PreviewStatus.FINISHED
+    return PreviewStatus.DROPPED if cell.title in dropped else PreviewStatus.TO_RUN
 
 
 def _total(times: Sequence[TimeEstimate], jobs: int, halving: HalvingState | None) -> float:
@@ -149,7 +158,7 @@ def rejections(cells: Iterable[Cell]) -> list[str]:
     return lines
 
 
-def summary(what: str, statuses: Sequence[CellStatus], jobs: int, seconds: float, sources: Sequence[str]) -> str:
+def summary(what: str, statuses: Sequence[PreviewStatus], jobs: int, seconds: float, sources: Sequence[str]) -> str:
     """``24 combinations: 20 to run, 2 at once, about 13 min (estimated from 3 finished runs); 2 finished; 2 rejected``.
 
     Args:
@@ -160,7 +169,7 @@ def summary(what: str, statuses: Sequence[CellStatus], jobs: int, seconds: float
     parts = []
     for status, count in counts(statuses).items():
         part = f"{count} {status}"
-        if status == CellStatus.TO_RUN:
+        if status == PreviewStatus.TO_RUN:
             basis = f" (estimated from {max(sources, key=sources.count)})" if seconds else ""
             time = f"about {duration(seconds)}{basis}" if seconds else "time unknown"
             part += f", {min(count, jobs)} at once, {time}"

@@ -19,8 +19,8 @@ from gptx.sweep.plan.memory_fit import human
 UNLIMITED = 10_000  # columns; console width used to measure the natural width of a table
 
 
-class CellStatus(StrEnum):
-    """The planned status of a cell, in the order of the preview's summary."""
+class PreviewStatus(StrEnum):
+    """The status of a cell before its sweep starts, in the order of the preview's summary."""
 
     TO_RUN = "to run"
     FINISHED = "finished"
@@ -28,8 +28,8 @@ class CellStatus(StrEnum):
     REJECTED = "rejected"
 
 
-def counts(statuses: Sequence[CellStatus]) -> dict[CellStatus, int]:
-    return {status: statuses.count(status) for status in CellStatus if status in statuses}
+def counts(statuses: Sequence[PreviewStatus]) -> dict[PreviewStatus, int]:
+    return {status: statuses.count(status) for status in PreviewStatus if status in statuses}
 
 
 @dataclass
@@ -38,7 +38,7 @@ class ArmRow:
 
     arm: str
     cells: list[Cell] = field(default_factory=list)
-    statuses: list[CellStatus] = field(default_factory=list)
+    statuses: list[PreviewStatus] = field(default_factory=list)
     seconds: list[float | None] = field(default_factory=list)
 
     @property
@@ -101,7 +101,7 @@ def _table(rows: Sequence[ArmRow], key_columns: bool, sizes: bool = True) -> Tab
     for row, overrides in zip(rows, pairs, strict=True):
         named = [value for _, _, value in overrides] if key_columns else [row.arm or "the only arm"]
         texts = [*named, str(len(row.cells)), *row.figures()[0 if sizes else 2 :], row.status]
-        table.add_row(*map(Text, texts), style="" if row.status == CellStatus.TO_RUN else "dim")
+        table.add_row(*map(Text, texts), style="" if row.status == PreviewStatus.TO_RUN else "dim")
     return table
 
 

@@ -1,1 +1,1 @@
-"""Searches over a space, with trials that may be stopped early."""
+"""Sweeps that decide while runs train what is trained next: a search by optuna, and successive halving."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from gptx.sweep.execute.launcher import End, Task
 from gptx.sweep.plan.cells import Cell
-from gptx.sweep.search.halving import HalvingState, loss_at
+from gptx.sweep.plan.halving import HalvingState, loss_at
 from gptx.sweep.state.records import SweepJournal, SweepRecord
 
 
@@ -54,7 +54,7 @@ class HalvingSource(HalvingState):
 
     def ended(self, end: End) -> None:
         cell = self.running.pop(end.task)
-        if not end.kind.reached_goal:
+        if not end.outcome.reached_goal:
             self.failed.add(cell.arm)
 
     def tasks_to_stop(self) -> list[Task]:

@@ -39,7 +39,7 @@ def show_estimate(trials: int, examples: Sequence[Cell], launcher: Launcher, opt
     """Print the numbers of finished and remaining trials, and estimates of their memory and time from examples."""
     from gptx.sweep.plan.memory_fit import check_memory, human
     from gptx.sweep.plan.preview import rejections, summary
-    from gptx.sweep.plan.preview_table import CellStatus, duration
+    from gptx.sweep.plan.preview_table import PreviewStatus, duration
     from gptx.sweep.plan.time_estimate import TimeEstimator
 
     done = len({trial.number for trial in launcher.sweep.records_of(TrialEnded)})
@@ -58,7 +58,7 @@ def show_estimate(trials: int, examples: Sequence[Cell], launcher: Launcher, opt
         need = f"a trial {' and '.join(ranges)} (estimated at the ends of each range)" if ranges else ""
         for line in filter(None, (*rejections(examples), limit.note, need)):
             print(line)
-    statuses = [CellStatus.FINISHED] * done + [CellStatus.TO_RUN] * left
+    statuses = [PreviewStatus.FINISHED] * done + [PreviewStatus.TO_RUN] * left
     print(summary("trial", statuses, launcher.slots, seconds, [source for _, source in times]))
 
 

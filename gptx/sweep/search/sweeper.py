@@ -13,12 +13,12 @@ from gptx.config.plain_dict import plain_dict
 from gptx.config.schema import plugin_keys
 from gptx.errors import ConfigError
 from gptx.sweep.end_report import following
+from gptx.sweep.execute.dashboard import Dashboard
 from gptx.sweep.execute.launcher import Launcher, make
 from gptx.sweep.execute.loop import drive
 from gptx.sweep.plan.cells import compose_cells
 from gptx.sweep.search.search_report import close_search, show_estimate, show_search
 from gptx.sweep.search.space import Space
-from gptx.sweep.state.dashboard import Dashboard
 from gptx.sweep.state.folder import Sweep, SweepKind, sweep_name
 from gptx.sweep.sweeper_base import SweeperBase
 

@@ -17,6 +17,7 @@ from gptx.errors import ConfigError
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
 from gptx.runs.records import MetricsRecord
+from gptx.sweep.execute.dashboard import Dashboard
 from gptx.sweep.execute.launcher import End, Launcher, Task
 from gptx.sweep.plan.cells import Cell, check_cells, compose_cells
 from gptx.sweep.plan.memory_fit import FreeMemory, check_memory, fits_at_once
@@ -31,9 +32,8 @@ from gptx.sweep.search.optuna_study import (
     sampler_of,
 )
 from gptx.sweep.search.space import Space
-from gptx.sweep.state.dashboard import Dashboard
 from gptx.sweep.state.folder import Sweep
-from gptx.sweep.state.records import CellRejected, EndKind, SweepJournal, TrialEnded
+from gptx.sweep.state.records import AttemptOutcome, CellRejected, SweepJournal, TrialEnded
 
 MAX_REJECTIONS = 25  # rejected points in a row after which the search is abandoned
 
@@ -64,7 +64,9 @@ class _Run:
 
 
 @dataclass(frozen=True)
-class _Validation:
+class _CurveValue:
+    """The value at a step of the metric that the pruner compares."""
+
     step: int
     value: float
 
@@ -163,7 +165,7 @@ class TrialSource:
         context.sweep.add_cell(cell.planned())
         if cell.done:
             self._tell(trial, folder, "")
-            end = End(Task(cell.title, folder, (), 1, ""), EndKind.FINISHED)
+            end = End(Task(cell.title, folder, (), 1, ""), AttemptOutcome.FINISHED)
             context.dashboard.run_ended(end, retried=False)
             return []
         if folder in self._runs:  # another trial is trying the same point
@@ -229,12 +231,11 @@ class TrialSource:
         if not newest or newest.step >= run.cell.cfg.trainer.max_steps or not run.trials[0].should_prune():
             return False
         run.pruned = True
-        curve = self._context.options.curve
-        message = f"pruned at step {newest.step:,} with {curve} {newest.value:.4f}"
+        message = f"pruned at step {newest.step:,} with {self._context.options.curve} {newest.value:.4f}"
         self._context.dashboard.print(f"{run.task.title}: {message}")
         return True
 
-    def _report(self, run: _Run) -> _Validation | None:
+    def _report(self, run: _Run) -> _CurveValue | None:
         """Report the new validations in a run's journal to optuna; returns the newest."""
         newest = None
         records, run.offset = journal.tail(run.task.folder, run.offset)
@@ -242,7 +243,7 @@ class TrialSource:
             value = record.values.get(self._context.options.curve)
             if value is None:
                 continue
-            newest = _Validation(record.step, value)
+            newest = _CurveValue(record.step, value)
             for trial in run.trials:
                 if newest.step not in trial.storage.get_trial(trial._trial_id).intermediate_values:
                     trial.report(newest.value, newest.step)

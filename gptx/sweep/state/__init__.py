@@ -1,1 +1,1 @@
-"""The folder of a sweep: its plan and journal, the status of its runs, and the live dashboard."""
+"""The folder of a sweep: its plan and its journal."""

@@ -15,7 +15,7 @@ from gptx.runs import json_log
 from gptx.runs.json_codec import from_json, to_json
 
 
-class EndKind(StrEnum):
+class AttemptOutcome(StrEnum):
     """How an attempt to train a run ended."""
 
     FINISHED = "finished"
@@ -29,12 +29,12 @@ class EndKind(StrEnum):
     @property
     def reached_goal(self) -> bool:
         """Whether the run reached the step that was requested."""
-        return self in (EndKind.FINISHED, EndKind.PAUSED)
+        return self in (AttemptOutcome.FINISHED, AttemptOutcome.PAUSED)
 
     @property
     def can_be_retried(self) -> bool:
         """Whether another attempt may reach a later step."""
-        return not self.reached_goal and self is not EndKind.REJECTED
+        return not self.reached_goal and self is not AttemptOutcome.REJECTED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class RunEnded(SweepRecord):
     kind: ClassVar[str] = "end"
     title: str
     run: str
-    outcome: EndKind = EndKind.FAILED
+    outcome: AttemptOutcome = AttemptOutcome.FAILED
     reason: str = ""
     retried: bool = field(default=False, metadata={"key": "again"})
 
@@ -165,8 +165,8 @@ def read_records(folder: Path) -> Iterator[SweepRecord]:
             yield from_json(KINDS[line["kind"]], line)
 
 
-def _outcome_before_it_was_recorded(reason: str) -> EndKind:
+def _outcome_before_it_was_recorded(reason: str) -> AttemptOutcome:
     """Infer the outcome from the message, for journals of older versions, which recorded only that."""
     if not reason:
-        return EndKind.FINISHED
-    return EndKind.STOPPED if reason.startswith("stopped (") else EndKind.FAILED
+        return AttemptOutcome.FINISHED
+    return AttemptOutcome.STOPPED if reason.startswith("stopped (") else AttemptOutcome.FAILED

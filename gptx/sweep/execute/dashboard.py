@@ -17,7 +17,7 @@ from gptx.runs import journal
 from gptx.runs.folder import RunFolder
 from gptx.runs.records import MetricsRecord, RunStatus
 from gptx.sweep.execute.launcher import End, Task
-from gptx.sweep.state.records import EndKind
+from gptx.sweep.state.records import AttemptOutcome
 
 
 class RunProgress:
@@ -101,10 +101,10 @@ class Dashboard:
             loss = result.val_loss
             self._best = min(self._best or (loss, end.task.title), (loss, end.task.title))
             return f"val loss {loss:.4f}, {result.val_bpb:.4f} bits/byte"
-        if end.kind.reached_goal:
+        if end.outcome.reached_goal:
             progress.read()
             return f"paused at step {progress.step:,}"
-        if end.kind is EndKind.STOPPED:
+        if end.outcome is AttemptOutcome.STOPPED:
             return f"stopped ({end.reason})"
         self._failed += not retried
         return f"{'failed, trying again' if retried else 'failed'}: {end.reason}"

@@ -10,17 +10,17 @@ from gptx.runs import journal
 from gptx.runs.folder import RunFolder
 from gptx.runs.records import RunStatus
 from gptx.sweep.execute import slurm_cluster
+from gptx.sweep.execute.dashboard import RunProgress
 from gptx.sweep.execute.launcher import Task
 from gptx.sweep.execute.slurm_cluster import JobState
 from gptx.sweep.execute.slurm_reports import job_end
-from gptx.sweep.search.halving import decisions, dropped
-from gptx.sweep.state.dashboard import RunProgress
+from gptx.sweep.plan.halving import decisions, dropped
 from gptx.sweep.state.folder import PlannedCell, Sweep, SweepKind, SweepPlan
-from gptx.sweep.state.records import CommandStarted, EndKind, RunEnded, TrialEnded
+from gptx.sweep.state.records import AttemptOutcome, CommandStarted, RunEnded, TrialEnded
 
 
-class Status(StrEnum):
-    """The status of a cell, in the order in which statuses are listed."""
+class CellStatus(StrEnum):
+    """The status of a cell of a started sweep, in the order in which statuses are listed."""
 
     RUNNING = "running"
     WAITING = "waiting"
@@ -33,7 +33,7 @@ class Status(StrEnum):
     NOT_STARTED = "not started"
 
 
-_IDLE = (Status.WAITING, Status.STOPPED, Status.NOT_STARTED)
+_IDLE = (CellStatus.WAITING, CellStatus.STOPPED, CellStatus.NOT_STARTED)
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class StatusRow:
 
     title: str
     folder: Path | None
-    status: Status
+    status: CellStatus
     detail: str = ""
     job: str = ""
 
     @property
     def active(self) -> bool:
         """Whether the run trains now, or will start without another command."""
-        return self.status in (Status.RUNNING, Status.WAITING)
+        return self.status in (CellStatus.RUNNING, CellStatus.WAITING)
 
 
 def status_rows(sweep: Sweep) -> Iterator[StatusRow]:
@@ -64,9 +64,9 @@ def status_rows(sweep: Sweep) -> Iterator[StatusRow]:
     dropped_cells, pruned = dropped_by_halving(sweep, plan), _pruned_runs(sweep)
     for cell, one in zip(plan.cells, _run_statuses(sweep, plan), strict=True):
         if one.status in _IDLE and one.title in dropped_cells:
-            yield replace(one, status=Status.DROPPED, detail=dropped_cells[one.title])
+            yield replace(one, status=CellStatus.DROPPED, detail=dropped_cells[one.title])
         elif one.status in _IDLE and one.folder and one.folder.name in pruned:
-            yield replace(one, status=Status.PRUNED, detail=f"at {_progress(cell, one.folder)}")
+            yield replace(one, status=CellStatus.PRUNED, detail=f"at {_progress(cell, one.folder)}")
         else:
             yield one
 
@@ -108,7 +108,7 @@ def _run_statuses(sweep: Sweep, plan: SweepPlan) -> Iterator[StatusRow]:
     cancelled, failures = sweep.cancelled_jobs(), _failures(sweep, plan.kind)
     for cell in plan.cells:
         if cell.rejection or not cell.run:
-            yield StatusRow(cell.title, None, Status.REJECTED, cell.rejection)
+            yield StatusRow(cell.title, None, CellStatus.REJECTED, cell.rejection)
             continue
         folder, job = sweep.outputs / cell.run, jobs.get(cell.run, "")
         if job:
@@ -122,49 +122,49 @@ def _run_statuses(sweep: Sweep, plan: SweepPlan) -> Iterator[StatusRow]:
 def _of_job(cell: PlannedCell, folder: Path, job: str, state: JobState, reports: Path) -> StatusRow:
     """The status of a run that has a Slurm job."""
 
-    def status(status: Status, detail: str) -> StatusRow:
+    def row(status: CellStatus, detail: str) -> StatusRow:
         return StatusRow(cell.title, folder, status, detail, job)
 
     end = job_end(Task(cell.title, folder, (), 1, ""), job, state, reports)
     started = (folder / journal.NAME).exists()
-    if end and end.kind.reached_goal:
+    if end and end.outcome.reached_goal:
         if RunFolder(folder).finished():
-            return status(Status.FINISHED, _loss(folder))
-        return status(Status.STOPPED, f"at {_progress(cell, folder)}, as runtime.until asked")
+            return row(CellStatus.FINISHED, _loss(folder))
+        return row(CellStatus.STOPPED, f"at {_progress(cell, folder)}, as runtime.until asked")
     forgotten = end and not state.name and started and journal.status(folder) is RunStatus.INTERRUPTED
     if state.name == "CANCELLED" or forgotten:
         where = f"at {_progress(cell, folder)}" if started else "before it started"
-        return status(Status.STOPPED, where)
+        return row(CellStatus.STOPPED, where)
     if end:
-        return status(Status.FAILED, end.reason)
+        return row(CellStatus.FAILED, end.reason)
     if state.name in ("RUNNING", "COMPLETING"):
         ending = ", ending" if state.name == "COMPLETING" else ""
-        return status(Status.RUNNING, f"{_progress(cell, folder)} on {state.nodes}{ending}")
+        return row(CellStatus.RUNNING, f"{_progress(cell, folder)} on {state.nodes}{ending}")
     reason = {"BeginTime": "requeued", "": state.name.lower()}.get(state.pending_reason, state.pending_reason)
-    return status(Status.WAITING, f"at {_progress(cell, folder)}, {reason}" if started else reason)
+    return row(CellStatus.WAITING, f"at {_progress(cell, folder)}, {reason}" if started else reason)
 
 
 def _without_job(cell: PlannedCell, folder: Path, failure: RunEnded | None, in_progress: bool) -> StatusRow:
     """The status of a run on this machine. ``in_progress``: a command is working on the sweep."""
 
-    def status(status: Status, detail: str = "") -> StatusRow:
+    def row(status: CellStatus, detail: str = "") -> StatusRow:
         return StatusRow(cell.title, folder, status, detail)
 
     started = (folder / journal.NAME).exists()
     locked = started and journal.locked(folder)  # checked first: a run writes its result before it frees the lock
     if RunFolder(folder).finished():
-        return status(Status.FINISHED, _loss(folder))
+        return row(CellStatus.FINISHED, _loss(folder))
     run_status = journal.status(folder) if started else None
     if locked or run_status is RunStatus.RUNNING:
-        return status(Status.RUNNING, _progress(cell, folder))
-    if failure and failure.outcome is not EndKind.STOPPED:
-        return status(Status.FAILED, failure.reason)
+        return row(CellStatus.RUNNING, _progress(cell, folder))
+    if failure and failure.outcome is not AttemptOutcome.STOPPED:
+        return row(CellStatus.FAILED, failure.reason)
     if in_progress:
-        return status(Status.WAITING, f"at {_progress(cell, folder)}" if started else "")
+        return row(CellStatus.WAITING, f"at {_progress(cell, folder)}" if started else "")
     if run_status is RunStatus.FAILED:
         result = RunFolder(folder).result()
-        return status(Status.FAILED, (result and result.error) or "")
-    return status(Status.STOPPED, f"at {_progress(cell, folder)}") if started else status(Status.NOT_STARTED)
+        return row(CellStatus.FAILED, (result and result.error) or "")
+    return row(CellStatus.STOPPED, f"at {_progress(cell, folder)}") if started else row(CellStatus.NOT_STARTED)
 
 
 def _progress(cell: PlannedCell, folder: Path) -> str:

@@ -7,10 +7,10 @@ from contextlib import suppress
 
 from gptx.errors import RunFailed
 from gptx.runs import journal
+from gptx.sweep.commands.status import status_rows
 from gptx.sweep.execute import slurm_cluster
 from gptx.sweep.state.folder import Sweep
 from gptx.sweep.state.records import JobsCancelled
-from gptx.sweep.state.status import status_rows
 
 
 def cancel(sweep: Sweep) -> None:

@@ -14,15 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from statistics import mean
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from gptx.errors import ConfigError
 from gptx.runs.journal import metrics
+from gptx.sweep.plan.cells import Cell
+from gptx.sweep.state.folder import Sweep
 from gptx.sweep.state.records import CommandStarted, Rung, SweepRecord
-
-if TYPE_CHECKING:
-    from gptx.sweep.plan.cells import Cell
-    from gptx.sweep.state.folder import Sweep
 
 METRIC = "val/bpb"
 
@@ -68,7 +66,7 @@ def rung_steps(arms: int, max_steps: int, eval_every: int, factor: int) -> list[
     return sorted(step for step in steps if 0 < step < max_steps)
 
 
-def check_rungs(cells: Sequence["Cell"], factor: int) -> list[int]:
+def check_rungs(cells: Sequence[Cell], factor: int) -> list[int]:
     """The rungs of a grid. ``cells`` may be empty, if all are rejected.
 
     Raises:
@@ -127,7 +125,7 @@ class HalvingState:
         force: finished runs are trained again.
     """
 
-    def __init__(self, cells: Sequence["Cell"], factor: int, records: Iterable[SweepRecord]) -> None:
+    def __init__(self, cells: Sequence[Cell], factor: int, records: Iterable[SweepRecord]) -> None:
         self.factor = factor
         self.steps = [*check_rungs(cells, factor), 0]
         self.force = any(cell.cfg.force for cell in cells)
@@ -141,7 +139,7 @@ class HalvingState:
                 self.apply(rung)
 
     @classmethod
-    def next_command(cls, cells: Iterable["Cell"], factor: int, sweep: "Sweep") -> Self:
+    def next_command(cls, cells: Iterable[Cell], factor: int, sweep: Sweep) -> Self:
         """The state in which a command that starts now would continue."""
         records = [*sweep.records(), CommandStarted()]
         return cls([cell for cell in cells if not cell.rejection], factor, records)
@@ -188,7 +186,7 @@ class HalvingState:
         return f"halving: after step{'s' * (len(steps) > 1)} {', '.join(steps)} only the {best} of these arms continues"
 
 
-def loss_at(cell: "Cell", step: int) -> float | None:
+def loss_at(cell: Cell, step: int) -> float | None:
     """Validation bits per byte of a run at a step. If the run finished before that step (trainer.patience), the last
     value; None if there is none yet."""
     assert cell.folder is not None
@@ -198,7 +196,7 @@ def loss_at(cell: "Cell", step: int) -> float | None:
     return losses[last] if last is not None and (last == step or cell.folder.finished()) else None
 
 
-def _mean_loss(cells: Sequence["Cell"], step: int) -> float | None:
+def _mean_loss(cells: Sequence[Cell], step: int) -> float | None:
     losses = [loss_at(cell, step) for cell in cells]
     if any(loss is None or not math.isfinite(loss) for loss in losses):
         return None

@@ -11,15 +11,15 @@ from rich.text import Text
 
 from gptx.runs import journal
 from gptx.runs.records import RunStatus
+from gptx.sweep.commands.status import CellStatus, StatusRow, status_rows
 from gptx.sweep.state.folder import Sweep, SweepKind
-from gptx.sweep.state.status import Status, StatusRow, status_rows
 
 _STYLES = {
-    Status.RUNNING: "cyan",
-    Status.FINISHED: "green",
-    Status.FAILED: "bold red",
-    Status.REJECTED: "yellow",
-    Status.STOPPED: "yellow",
+    CellStatus.RUNNING: "cyan",
+    CellStatus.FINISHED: "green",
+    CellStatus.FAILED: "bold red",
+    CellStatus.REJECTED: "yellow",
+    CellStatus.STOPPED: "yellow",
 }
 
 
@@ -53,23 +53,23 @@ def show_status(sweep: Sweep) -> None:
 
 def command_for_the_rest(sweep: Sweep, statuses: Sequence[StatusRow]) -> list[str]:
     """Return a line with the command that runs the unfinished cells; no line if there are none."""
-    plan, rest = sweep.plan, {Status.STOPPED, Status.NOT_STARTED}
+    plan, rest = sweep.plan, {CellStatus.STOPPED, CellStatus.NOT_STARTED}
     if plan.kind is SweepKind.GRID:  # a search does not try a failed run again
-        rest.add(Status.FAILED)
+        rest.add(CellStatus.FAILED)
     return [f"run the rest: {plan.command}"] if any(one.status in rest for one in statuses) else []
 
 
 def count_statuses(statuses: Sequence[StatusRow]) -> str:
     """Format the number of rows of each status, such as "2 running, 1 waiting"."""
     counts = Counter(one.status for one in statuses)
-    return ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
+    return ", ".join(f"{counts[status]} {status}" for status in CellStatus if counts[status])
 
 
 def group_rejected(statuses: Sequence[StatusRow]) -> Iterator[StatusRow]:
     """All but the rejected cells, then one for each reason of a rejection, which names the first cell."""
     rejected: dict[str, list[StatusRow]] = {}
     for one in statuses:
-        if one.status is Status.REJECTED:
+        if one.status is CellStatus.REJECTED:
             rejected.setdefault(one.detail, []).append(one)
         else:
             yield one

@@ -7,21 +7,21 @@ from gptx.cli import log
 from gptx.compare.render import show
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
+from gptx.sweep.commands.status import CellStatus, StatusRow, dropped_by_halving, status_rows
+from gptx.sweep.commands.status_table import command_for_the_rest, count_statuses, group_rejected
 from gptx.sweep.end_report import list_reasons
 from gptx.sweep.plan import learning_rates
 from gptx.sweep.state.folder import Sweep
-from gptx.sweep.state.status import Status, StatusRow, dropped_by_halving, status_rows
-from gptx.sweep.state.status_table import command_for_the_rest, count_statuses, group_rejected
 from gptx.tracking.sync import send
 
-_NOT_FINISHED = (Status.FAILED, Status.REJECTED, Status.STOPPED, Status.NOT_STARTED)
+_NOT_FINISHED = (CellStatus.FAILED, CellStatus.REJECTED, CellStatus.STOPPED, CellStatus.NOT_STARTED)
 
 
 def collect(sweep: Sweep) -> int:
     """Collect the results that exist so far. Returns the exit code: 1 if a run has failed."""
     statuses = list(status_rows(sweep))
     _send_to_mlflow(sweep, statuses)
-    finished = [one.folder for one in statuses if one.status is Status.FINISHED and one.folder]
+    finished = [one.folder for one in statuses if one.status is CellStatus.FINISHED and one.folder]
     plan = sweep.plan
     if plan.lr:
         finished = learning_rates.show_choices(plan.cells, sweep.outputs, dropped_by_halving(sweep, plan))
@@ -29,12 +29,12 @@ def collect(sweep: Sweep) -> int:
         show(finished)
     if active := [one for one in statuses if one.active]:
         print(f"\n{len(active)} of {len(statuses)} are not done yet ({count_statuses(active)}); collect again later")
-    for status in (Status.DROPPED, Status.PRUNED):
+    for status in (CellStatus.DROPPED, CellStatus.PRUNED):
         list_reasons(status, {one.title: one.detail for one in statuses if one.status is status}, len(statuses))
     _list_not_finished(statuses)
     for line in command_for_the_rest(sweep, statuses):
         print(line, file=sys.stderr)
-    return int(any(one.status is Status.FAILED for one in statuses))
+    return int(any(one.status is CellStatus.FAILED for one in statuses))
 
 
 def _send_to_mlflow(sweep: Sweep, statuses: list[StatusRow]) -> None:

@@ -1,0 +1,1 @@
+"""What `gptx sweep list`, `status`, `collect` and `cancel` do with a sweep that exists."""
