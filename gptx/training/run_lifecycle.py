@@ -41,6 +41,7 @@ def run(cfg: DictConfig) -> int:
             _show_finished(cfg, location.existing)
         return 0
     ready = preflight(cfg)
+    location = location.create_folder()
     if _rank() > 0:  # of torchrun; rank 0 records the run
         _train_as_rank(cfg, location.folder)
         return 0
