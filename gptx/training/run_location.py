@@ -37,7 +37,7 @@ class Location:
         return self.former or self.folder
 
     def check(self, force: bool) -> None:
-        """Refuse to resume a run of identity scheme 1. Writes the result.json of a finished one if a kill prevented it.
+        """Reject the resume of a run of identity scheme 1, and write its result.json if a kill prevented it.
 
         Raises:
             ConfigError: such a run exists and is not finished.
