@@ -51,7 +51,7 @@ class Case:
 
     def supports(self, name: str) -> bool:
         needs_16_bits = name == "flash" and self.dtype == "fp32"
-        return not needs_16_bits and self.kernel(name).refuses(self.visible, self.pos, self.device.type) is None
+        return not needs_16_bits and self.kernel(name).rejects(self.visible, self.pos, self.device.type) is None
 
     def weights(self, name: str) -> int:
         """Bytes of (T, T) tensors that a kernel creates: attention weights with their gradients, or a mask."""

@@ -1,4 +1,4 @@
-"""List all variants: a description, parameters, cache size, and the options and sizes that the variant refuses.
+"""List all variants: a description, parameters, cache size, and the options and sizes that the variant rejects.
 
 Parameters and cache size are those of the default model in which only this option is changed. The cache size is in
 bytes per token in bf16, after a row of model.context tokens.

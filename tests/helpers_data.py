@@ -17,7 +17,7 @@ from gptx.tokenizer.base import Tokenizer
 CONF = Path(__file__).parents[1] / "conf"
 DATA = sorted((CONF / "data").glob("*.yaml"))
 TOKENIZERS = sorted((CONF / "tokenizer").glob("*.yaml"))
-NOWHERE = "http://127.0.0.1:1/"  # refuses every connection at once
+NOWHERE = "http://127.0.0.1:1/"  # no process listens there
 TEXT = "The state of the Union is such that the people of the United States, the Congress and the States agree. " * 40
 
 

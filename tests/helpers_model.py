@@ -121,7 +121,7 @@ def kernels(window: str) -> list[str]:
     shape = ModelShape(n_layer=1, n_head=1, d_model=8, context=CONTEXT, vocab_size=VOCAB, dropout=0.0, bias=False)
     seen, pos = part(yaml("window", window)), part(yaml("pos", "none"), shape, 8, 1)
     kernels_by_option = {option: part(yaml("kernel", option), shape, frozenset()) for option in options("kernel")}
-    return [option for option, kernel in kernels_by_option.items() if kernel.refuses(seen, pos, "cpu") is None]
+    return [option for option, kernel in kernels_by_option.items() if kernel.rejects(seen, pos, "cpu") is None]
 
 
 def randomise(module: nn.Module, seed: int = 0, std: float = 0.4) -> None:
@@ -157,7 +157,7 @@ def rows(batch: int, length: int, seed: int = 0) -> Tensor:
     return steps.cumsum(1) % VOCAB
 
 
-def refused(build_it: Any, *args: Any) -> str:
+def rejected(build_it: Any, *args: Any) -> str:
     """The one-line message of the rejection."""
     with pytest.raises(ConfigError) as caught:
         build_it(*args)

@@ -168,7 +168,7 @@ def kernels(model: GPT) -> dict[str, Kernel]:
     return {
         o: kernel
         for o, kernel in kernels_by_option.items()
-        if not any(kernel.refuses(*layer, "cpu") for layer in layers)
+        if not any(kernel.rejects(*layer, "cpu") for layer in layers)
     }
 
 

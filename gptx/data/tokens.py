@@ -44,6 +44,19 @@ class TokenSpec:
     tokenizer_spec: str
     format: int
 
+    @classmethod
+    def of(cls, corpus: Corpus, tokenizer: Tokenizer) -> "TokenSpec":
+        """The spec of a corpus and a tokenizer in the present format."""
+        return TokenSpec(
+            corpus=corpus.name,
+            corpus_hash=corpus.fingerprint(),
+            val_fraction=corpus.val_fraction,
+            max_tokens=corpus.max_tokens,
+            tokenizer=tokenizer.name,
+            tokenizer_spec=tokenizer.fingerprint(),
+            format=FORMAT,
+        )
+
     @property
     def folder_name(self) -> str:
         return digest([json.dumps(asdict(self))])[:16]
@@ -90,37 +103,34 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, quiet: bool = Fa
         NotTokenised: the token files do not exist and ``create`` is False.
         DataError: the token files cannot be created.
     """
-    from filelock import FileLock
-
-    spec = TokenSpec(
-        corpus=corpus.name,
-        corpus_hash=corpus.fingerprint(),
-        val_fraction=corpus.val_fraction,
-        max_tokens=corpus.max_tokens,
-        tokenizer=tokenizer.name,
-        tokenizer_spec=tokenizer.fingerprint(),
-        format=FORMAT,
-    )
+    spec = TokenSpec.of(corpus, tokenizer)
     home = folder / spec.folder_name
     if tokens := _open(home):
         return tokens
     if not create:
         raise NotTokenised(f"{corpus.name} is not tokenised with {tokenizer.name} yet")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(home.with_suffix(".lock")):
-            if tokens := _open(home):  # another process was faster
-                return tokens
-            if home.exists() and not quiet:
-                log.warning("the token files in %s are damaged; creating them again", home)
-            _create(corpus, tokenizer, spec, home, quiet)
-            tokens = _open(home)
+        tokens = _create_once(corpus, tokenizer, spec, home, quiet)
     except OSError as exc:
         reason, full = exc.strerror or str(exc), exc.errno in (errno.ENOSPC, errno.EDQUOT)
         key = "paths.data=" if folder.name != ".data" else "paths.outputs= or paths.data="  # the default: in outputs
         raise DataError(f"cannot write token files to {folder}: {reason}; {'free space, or ' * full}set {key}") from exc
     assert tokens is not None, f"{home} was written just now"
     return tokens
+
+
+def _create_once(corpus: Corpus, tokenizer: Tokenizer, spec: TokenSpec, home: Path, quiet: bool) -> Tokens | None:
+    """Write the token folder and open it. If another process is writing it, only wait for that process."""
+    from filelock import FileLock
+
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(home.with_suffix(".lock")):
+        if tokens := _open(home):  # another process was faster
+            return tokens
+        if home.exists() and not quiet:
+            log.warning("the token files in %s are damaged; creating them again", home)
+        _create(corpus, tokenizer, spec, home, quiet)
+        return _open(home)
 
 
 def _create(corpus: Corpus, tokenizer: Tokenizer, spec: TokenSpec, home: Path, quiet: bool) -> None:

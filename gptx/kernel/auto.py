@@ -42,7 +42,7 @@ class Auto(Kernel):
         """Return the name of a kernel. It depends on shapes and dtypes only, so that all ranks and a resumed run
         choose the same."""
         device, pairs = self.target_device or where.q_pos.device.type, where.q_pos.shape[1] * where.k_pos.shape[1]
-        fits = [name for name, kernel in self.candidates().items() if kernel.refuses(window, pos, device) is None]
+        fits = [name for name, kernel in self.candidates().items() if kernel.rejects(window, pos, device) is None]
         if device != "cpu":
             return preferred(fits, causal(where, window, pos))
         if pairs > MOST_PAIRS and len(fits) > 1:

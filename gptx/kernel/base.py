@@ -46,7 +46,7 @@ class Kernel(nn.Module, ABC):
         """Dropout probability of the current mode: 0 in evaluation."""
         return self.dropout_p if self.training else 0.0
 
-    def refuses(self, window: Window, pos: PositionalEncoding, device: str) -> str | None:
+    def rejects(self, window: Window, pos: PositionalEncoding, device: str) -> str | None:
         """Return why a layer with this window and encoding cannot be computed on this device type, or None.
 
         Called when a model is built. The message puts the names of options before the text, so it is "it ...; use ...".

@@ -45,12 +45,12 @@ class Flash(Kernel):
     supports_packing = False
     supports_fp32 = False
 
-    def refuses(self, window: Window, pos: PositionalEncoding, device: str) -> str | None:
+    def rejects(self, window: Window, pos: PositionalEncoding, device: str) -> str | None:
         if device != "cuda":
             return f"it runs on cuda only, given device={device}; use kernel=auto"
         if "flash_attn" not in sys.modules and importlib.util.find_spec("flash_attn") is None:
             return "it needs the package flash-attn, which is not installed; pip install flash-attn, or use kernel=auto"
-        return super().refuses(window, pos, device)
+        return super().rejects(window, pos, device)
 
     def unsupported(self, window: Window, pos: PositionalEncoding) -> str | None:
         if not window.covers(sys.maxsize) and not window.sliding:

@@ -56,12 +56,12 @@ class Flex(Reference):
             return function
         return self.compiled_functions.setdefault(function.__name__, torch.compile(function))
 
-    def refuses(self, window: Window, pos: PositionalEncoding, device: str) -> str | None:
+    def rejects(self, window: Window, pos: PositionalEncoding, device: str) -> str | None:
         if device != "cuda":
             return f"it has a backward on cuda only, given device={device}; use kernel=auto"
         if self.dropout_p:
             return f"it has no dropout, given model.dropout={self.dropout_p}; use model.dropout=0 or kernel=auto"
-        return super().refuses(window, pos, device)
+        return super().rejects(window, pos, device)
 
     def unsupported(self, window: Window, pos: PositionalEncoding) -> str | None:
         if pos.biased and any(True for _ in pos.parameters()):

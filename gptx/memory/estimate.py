@@ -131,7 +131,7 @@ def _drop_gradient(parameter: Tensor) -> None:
 
 @torch.no_grad()
 def _validation(model: GPT, tokens: Tensor, separator: int | None) -> None:
-    """Run one validation batch, as `gptx.training.evaluation.Validation` does."""
+    """Evaluate one validation batch, as `gptx.training.evaluation.ValidationSet` does."""
     model.eval()
     logits = model(tokens, None, None, documents(tokens, separator)).float()
     F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="sum")

@@ -66,7 +66,7 @@ def _check_kernel(cfg: DictConfig, model: GPT, device: torch.device) -> None:
     """Raise ConfigError if the kernel cannot compute a layer, packed documents or the precision."""
     kernel, choice = model.kernel, cfg.variant
     for window, pos in zip(model.windows, model.layer_pos, strict=True):
-        if reason := kernel.refuses(window, pos, device.type):
+        if reason := kernel.rejects(window, pos, device.type):
             named = ", ".join(f"{axis}={choice[axis]}" for axis in ("attention", "pos", "window"))
             raise ConfigError(f"kernel={choice.kernel} with {named}: {reason}")
     if not kernel.supports_packing and cfg.data.get("document_mask", False):

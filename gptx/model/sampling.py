@@ -61,23 +61,40 @@ def tokens(
         autocast: creates the context manager for the forward.
     """
     model.eval()
-    device, context = model.embed.weight.device, model.shape.context
-    stream = torch.Generator(device).manual_seed(seed)
-    row = list(prompt)[-context:]
-    cache, new = KVCache(context), row
+    stream = torch.Generator(model.embed.weight.device).manual_seed(seed)
+    row = _Row(model, prompt, cached)
     for _ in range(count):
-        if len(row) > context:
-            row = row[-max(1, context // 2) :]
-            cache, new = KVCache(context), row
-        given = torch.tensor([new if cached else row], device=device)  # (1, T)
         with autocast():
-            logits = model(given, context=cache if cached else None)[:, -1, :n_vocab].float()  # (1, V)
+            logits = row.next_logits()[:, :n_vocab].float()
         token = int(pick(logits, temperature, top_k, top_p, stream))
         if token in stop:
             return
         yield token
-        new = [token]
         row.append(token)
+
+
+class _Row:
+    """The newest tokens, as many as the model's context, and the cache of those that the model has seen."""
+
+    def __init__(self, model: GPT, prompt: list[int], cached: bool) -> None:
+        self.model, self.cached, self.context = model, cached, model.shape.context
+        self._start(prompt[-self.context :])
+
+    def _start(self, tokens: list[int]) -> None:
+        self.tokens, self.new, self.cache = list(tokens), list(tokens), KVCache(self.context)
+
+    def next_logits(self) -> Tensor:
+        """(1, V): the logits of the next token."""
+        given = torch.tensor([self.new if self.cached else self.tokens], device=self.model.embed.weight.device)
+        logits: Tensor = self.model(given, context=self.cache if self.cached else None)  # (1, T, V)
+        return logits[:, -1]
+
+    def append(self, token: int) -> None:
+        """Add a token. If the context is full, drop the older half of the tokens, and the cache."""
+        self.tokens.append(token)
+        self.new = [token]
+        if len(self.tokens) > self.context:
+            self._start(self.tokens[-max(1, self.context // 2) :])
 
 
 def text(model: GPT, tokenizer: Tokenizer, prompt: str, count: int, **options: Any) -> Iterator[str]:

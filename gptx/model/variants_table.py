@@ -1,4 +1,4 @@
-"""The catalogue of variants: for each option its parameters, cache size, and the options and sizes that it refuses.
+"""The catalogue of variants: for each option its parameters, cache size, and the options and sizes that it rejects.
 
 It is computed from the YAML files and from models that are built with them on the meta device, not from a list.
 """
@@ -24,7 +24,7 @@ from gptx.model.cost import Cost, cost
 from gptx.model.gpt import GPT
 
 VOCAB = 257  # of the default tokenizer
-HEADER = ("variant", "what it is", "parameters", "KV bytes", "refuses")
+HEADER = ("variant", "what it is", "parameters", "KV bytes", "rejects")
 
 Choice = tuple[str, str]  # axis, option
 
@@ -35,22 +35,22 @@ class VariantRow:
 
     Attributes:
         description: the first comment of its YAML file.
-        cost: cost of the model with this option; None for kernels, which do not change it, and if the model is refused.
-        refuses: the options and sizes that the option refuses, or why it refuses the model.
+        cost: cost of the model with this option; None for kernels, which do not change it, and for a rejected model.
+        rejects: the options and sizes that the option rejects, or why it rejects the model.
     """
 
     axis: str
     option: str
     description: str
     cost: Cost | None
-    refuses: tuple[str, ...]
+    rejects: tuple[str, ...]
 
     @property
     def cells(self) -> tuple[str, ...]:
         """The texts of the row, in the order of `HEADER`."""
         kv = f"{self.cost.kv_bytes_per_token:,.1f}".removesuffix(".0") if self.cost else ""
         n_params = f"{self.cost.n_params:,}" if self.cost else ""
-        return f"{self.axis}={self.option}", self.description, n_params, kv, "; ".join(self.refuses)
+        return f"{self.axis}={self.option}", self.description, n_params, kv, "; ".join(self.rejects)
 
 
 def table(overrides: Sequence[str] = ()) -> Iterator[VariantRow]:
@@ -80,7 +80,7 @@ def _row(base: DictConfig, axis: str, option: str, incompatible: tuple[str, ...]
         price = cost(build(exchanged(base, {axis: option}), VOCAB), torch.bfloat16)
     except ConfigError as error:
         return VariantRow(axis, option, description, None, (str(error),))
-    return VariantRow(axis, option, description, price, (*_refused_sizes(base, axis, option), *incompatible))
+    return VariantRow(axis, option, description, price, (*_rejected_sizes(base, axis, option), *incompatible))
 
 
 def exchanged(base: DictConfig, choices: dict[str, str], **model: int) -> DictConfig:
@@ -101,8 +101,8 @@ def _yaml(path: Path) -> DictConfig:
     return found
 
 
-def _refused_sizes(base: DictConfig, axis: str, option: str) -> Iterator[str]:
-    """Yield the sizes that an option refuses, together with an attention and an encoding that accept all sizes."""
+def _rejected_sizes(base: DictConfig, axis: str, option: str) -> Iterator[str]:
+    """Yield the sizes that an option rejects, together with an attention and an encoding that accept all sizes."""
     heads, width = base.model.n_head, base.model.d_model // base.model.n_head
     choices = {"attention": "mha", "pos": "none", axis: option}
     if (longest := build(exchanged(base, choices), VOCAB).pos.max_length) is not None:
@@ -120,11 +120,11 @@ def _incompatible(base: DictConfig) -> dict[Choice, list[Choice]]:
     choices = [(axis, option) for axis in interacting_axes() for option in options(axis)]
     choices = [choice for choice in choices if _builds(exchanged(base, dict([choice])))]
     pairs = [(a, b) for a, b in itertools.combinations(choices, 2) if a[0] != b[0]]
-    refused = [pair for pair in pairs if not _builds(exchanged(base, dict(pair)))]
+    rejected = [pair for pair in pairs if not _builds(exchanged(base, dict(pair)))]
     for choice in choices:
         model = build(exchanged(base, {"window": "sliding", **dict([choice])}), VOCAB)
-        refused += [(choice, ("kernel", kernel)) for kernel in options("kernel") if not _supports(kernel, model)]
-    for one, other in refused:
+        rejected += [(choice, ("kernel", kernel)) for kernel in options("kernel") if not _supports(kernel, model)]
+    for one, other in rejected:
         incompatible[one].append(other)
         incompatible[other].append(one)
     return incompatible

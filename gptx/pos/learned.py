@@ -10,7 +10,7 @@ REVISION = 1
 
 
 class Learned(PositionalEncoding):
-    """One vector per position of the trained context; longer input is refused."""
+    """One vector per position of the trained context; longer input is rejected."""
 
     def __init__(self, shape: ModelShape, dim: int, heads: int) -> None:
         super().__init__(shape, dim, heads)

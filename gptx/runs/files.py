@@ -1,9 +1,12 @@
-"""Files that are written completely or not at all, and flushed to the disk."""
+"""Files that are written completely or not at all, flushed to the disk, or locked."""
 
 import errno
+import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +55,11 @@ def no_space(folder: Path) -> str:
         return os.strerror(errno.ENOSPC) if shutil.disk_usage(folder).free < FULL else ""
     except OSError:  # the folder no longer exists
         return ""
+
+
+@contextmanager
+def flocked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on an existing file. The kernel releases it when the process ends."""
+    with open(path, "r+b") as file:  # NFS can lock only files that are open for writing
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -14,13 +14,13 @@ from gptx.errors import ConfigError, RunFailed
 from gptx.runs import journal
 from gptx.runs.journal import Journal
 from gptx.runs.records import (
-    EndReason,
     EndRecord,
     Measurements,
     MetricsRecord,
     Record,
     Result,
     ResumeRecord,
+    RunEndReason,
     RunStatus,
     StartRecord,
     read_result,
@@ -73,7 +73,7 @@ class RunFolder:
                 item.rename(replaced / item.name)
         return start.uid
 
-    def end(self, reason: EndReason, measured: Measurements | None = None, error: str | None = None) -> Result:
+    def end(self, reason: RunEndReason, measured: Measurements | None = None, error: str | None = None) -> Result:
         """Write the journal's end record and result.json, and return the result."""
         start = self.start_record()
         assert start is not None, "a run without a start record cannot end"

@@ -26,8 +26,8 @@ class RunStatus(StrEnum):
     KILLED = "killed"
 
 
-class EndReason(StrEnum):
-    """Why training ended."""
+class RunEndReason(StrEnum):
+    """Why the training of a run ended."""
 
     COMPLETED = "completed"  # all of trainer.max_steps
     EARLY_STOPPED = "early_stopped"  # trainer.patience
@@ -38,9 +38,9 @@ class EndReason(StrEnum):
     @property
     def status(self) -> RunStatus:
         """The status of a run that ended for this reason."""
-        if self in (EndReason.COMPLETED, EndReason.EARLY_STOPPED):
+        if self in (RunEndReason.COMPLETED, RunEndReason.EARLY_STOPPED):
             return RunStatus.FINISHED
-        return RunStatus.FAILED if self is EndReason.ERROR else RunStatus.INTERRUPTED
+        return RunStatus.FAILED if self is RunEndReason.ERROR else RunStatus.INTERRUPTED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class Result(Measurements, RunDescription):
     """result.json. ``seconds``: time spent in the run's processes; ``error``: one line, where the run failed."""
 
     status: RunStatus
-    end_reason: EndReason | None = None
+    end_reason: RunEndReason | None = None
     corpus_hash: str = ""
     tokenizer_hash: str = ""
     seconds: float | None = None
@@ -174,7 +174,7 @@ class EndRecord(JournalRecord):
 
     kind: ClassVar[str] = "end"
     status: RunStatus
-    end_reason: EndReason | None = None
+    end_reason: RunEndReason | None = None
     step: int = 0
     error: str | None = None
     result: Result | None = None

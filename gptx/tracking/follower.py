@@ -47,28 +47,18 @@ class Follower:
         """
         if not (tracking["enabled"] and tracking["follow"]):
             return None
-        uri = str(tracking["uri"])
-        command = [sys.executable, "-m", "gptx.tracking.follower", *map(str, run_dirs), "--outputs", str(outputs)]
-        command += [
-            "--uri",
-            uri,
-            "--experiment",
-            str(tracking["experiment"]),
-            "--wait",
-            str(tracking["wait"]),
-        ]
-        command += ["--weights" if tracking["weights"] else "--no-weights"]
         log = outputs / ".logs" / f"tracking-{os.getpid()}{f'-{run_dirs[0].name}' if run_dirs else ''}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as stderr:
             process = subprocess.Popen(
-                command,
+                _command(run_dirs, tracking, outputs),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
                 env=_environment(),
                 start_new_session=True,  # so that Ctrl-C reaches the trainer only
             )
+        uri = str(tracking["uri"])
         command_line = f"gptx sync {outputs}" + (f" --uri {uri}" if uri else "")
         hint = f"MLflow at {store_uri(outputs, uri)} is incomplete (see {log}); to complete it run: {command_line}"
         return cls(process, log, float(tracking["wait"]), hint)
@@ -99,6 +89,14 @@ class Follower:
         if arrived and not self._log.stat().st_size:
             self._log.unlink()
         return None if arrived else self._hint
+
+
+def _command(run_dirs: Sequence[Path], tracking: Mapping[str, Any], outputs: Path) -> list[str]:
+    """The command line of the process: see `main`."""
+    command = [sys.executable, "-m", "gptx.tracking.follower", *map(str, run_dirs), "--outputs", str(outputs)]
+    for key in ("uri", "experiment", "wait"):
+        command += [f"--{key}", str(tracking[key])]
+    return [*command, "--weights" if tracking["weights"] else "--no-weights"]
 
 
 def _environment() -> dict[str, str]:

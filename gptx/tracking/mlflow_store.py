@@ -1,6 +1,5 @@
 """The MLflow store: an sqlite database under ``outputs/.mlflow``, or a server. mlflow is imported when it is opened."""
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gptx.errors import GptxError, RunFailed
+from gptx.runs.files import flocked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -115,14 +115,6 @@ def quiet() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic", "urllib3", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-@contextmanager
-def flocked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on an existing file. The kernel releases it when the process ends."""
-    with open(path, "r+b") as file:  # NFS can lock only files that are open for writing
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def one_line(error: BaseException) -> str:

@@ -52,10 +52,12 @@ def _columns() -> list[str]:
 
 
 def _state(varied: list[str]) -> dict[str, Any]:
-    columns = [*_first_columns(), *(key for key in varied if key not in _first_columns())]
-    names = [f"params.`{key}`" for key in columns] + [
-        f"metrics.`final/{metric.mlflow}`" for metric in _METRICS if metric.mlflow
-    ]
+    """All of the view. ``varied``: the parameters that differ between the runs."""
+    return {**_selection(), **_table(varied), **_run_list(), **_chart_panel(varied)}
+
+
+def _selection() -> dict[str, Any]:
+    """Which runs are shown, and their order."""
     return {
         "searchFilter": "",
         "orderByKey": "metrics.`final/val_bpb`",
@@ -64,9 +66,23 @@ def _state(varied: list[str]) -> dict[str, Any]:
         "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs",
         "datasetsFilter": [],
+    }
+
+
+def _table(varied: list[str]) -> dict[str, Any]:
+    columns = [*_first_columns(), *(key for key in varied if key not in _first_columns())]
+    names = [f"params.`{key}`" for key in columns]
+    names += [f"metrics.`final/{metric.mlflow}`" for metric in _METRICS if metric.mlflow]
+    return {
         "selectedColumns": ["attributes.`Run Name`", *names],
         "columnOrder": names,
         "columnWidths": {name: 36 + 7 * max(10, len(name.split("`")[1])) for name in names},
+    }
+
+
+def _run_list() -> dict[str, Any]:
+    """The list of the runs beside the charts."""
+    return {
         "runsExpanded": {},
         "runsPinned": [],
         "runsHidden": [],
@@ -74,6 +90,11 @@ def _state(varied: list[str]) -> dict[str, Any]:
         "runsHiddenMode": "FIRST_20_RUNS",
         "viewMaximized": False,
         "runListHidden": False,
+    }
+
+
+def _chart_panel(varied: list[str]) -> dict[str, Any]:
+    return {
         "isAccordionReordered": True,  # otherwise MLflow sorts the sections by name
         "groupBy": None,
         "groupsExpanded": {},

@@ -13,10 +13,11 @@ from typing import Any
 from gptx.errors import GptxError
 from gptx.runs import journal
 from gptx.runs.facts import DataFacts
+from gptx.runs.files import flocked
 from gptx.runs.json_codec import to_json
 from gptx.runs.records import EndRecord, MetricsRecord, Record, ResumeRecord, RunStatus, SampleRecord, StartRecord
 from gptx.tracking import mlflow_names
-from gptx.tracking.mlflow_store import Store, flocked, one_line
+from gptx.tracking.mlflow_store import Store, one_line
 
 _NOTE = "mlflow.note.content"  # a run's description
 _STATUS = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED"}  # else KILLED

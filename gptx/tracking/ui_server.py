@@ -80,37 +80,26 @@ def serve(outputs: Path, uri: str, host: str, port: int) -> Iterator[tuple[str, 
         RunFailed: the server ended or did not answer in time.
     """
     folder = (outputs / FOLDER).resolve()
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        host,
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    command += ["--backend-store-uri", uri, "--artifacts-destination", (folder / "artifacts").as_uri()]
-    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # otherwise ten processes that need 1.1 GB
     log = folder / "ui.log"
-    with open(log, "wb") as file:
-        server = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            env=env,
-            cwd=folder,
-            start_new_session=True,
-        )
+    server = _start_server(folder, uri, host, port, log)
     try:
         base = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
         _wait_for_answer(server, base, port, log)
         yield base, server
     finally:
         _stop(server)
+
+
+def _start_server(folder: Path, uri: str, host: str, port: int, log: Path) -> "subprocess.Popen[bytes]":
+    """Start MLflow's server in its own session. ``folder``: its working directory, which holds the artifacts."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", uri, "--artifacts-destination", (folder / "artifacts").as_uri()]
+    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # otherwise ten processes that need 1.1 GB
+    null = subprocess.DEVNULL
+    with open(log, "wb") as file:
+        return subprocess.Popen(
+            command, stdin=null, stdout=file, stderr=file, env=env, cwd=folder, start_new_session=True
+        )
 
 
 def _wait_for_answer(server: "subprocess.Popen[bytes]", base: str, port: int, log: Path) -> None:

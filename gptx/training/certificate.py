@@ -128,13 +128,9 @@ def certificate(
     start = folder.start_record()
     assert start is not None
     again = _conditions(facts.hardware, versions(), facts.processes, start.variant["strategy"])
-    compared = _compare(folder, repetition, *steps)
     other = [key for key, value in vars(again).items() if any(vars(one)[key] != value for one in before)]
-    first = _first(compared)
-    close = all(one.largest <= TOLERANCE for one in compared.values())
-    outcome = Outcome.DIFFERENT if first else Outcome.EQUAL
-    if first and other and close:
-        outcome = Outcome.WITHIN_TOLERANCE
+    compared = _compare(folder, repetition, *steps)
+    outcome, first = _outcome(compared, other), _first(compared)
     return Certificate(
         outcome=outcome,
         conclusion=_sentence(outcome, compared, other, first),
@@ -220,6 +216,14 @@ def _first(compared: dict[str, Comparison]) -> FirstDifference | None:
     """The first difference by step; within a step in the order of ``compared``, in which causes come before effects."""
     found = [one.first for one in compared.values() if one.first]
     return min(found, key=lambda one: one.step, default=None)
+
+
+def _outcome(compared: dict[str, Comparison], other: list[str]) -> Outcome:
+    """The result. ``other``: which of the conditions differ."""
+    if not _first(compared):
+        return Outcome.EQUAL
+    close = all(one.largest <= TOLERANCE for one in compared.values())
+    return Outcome.WITHIN_TOLERANCE if other and close else Outcome.DIFFERENT
 
 
 def _sentence(

@@ -1,4 +1,4 @@
-"""Validation: always the same rows in the same order, so that two validation losses can be compared."""
+"""Evaluate a model on the validation set: always the same rows in the same order, so that losses can be compared."""
 
 import math
 
@@ -12,8 +12,8 @@ from gptx.geometry.visibility import documents
 from gptx.strategy.base import Autocast, Batch, Strategy
 
 
-class Validation:
-    """The fixed validation set of a run.
+class ValidationSet:
+    """The rows on which a run is validated.
 
     Args:
         tokens: the validation split, a memory-mapped array.
@@ -38,7 +38,7 @@ class Validation:
         self.starts = validation_starts(len(tokens), context, max_tokens)
 
     @torch.no_grad()
-    def run(self, model: nn.Module, strategy: Strategy, autocast: Autocast) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, strategy: Strategy, autocast: Autocast) -> dict[str, float]:
         """Return loss (nats per token), perplexity, bits per byte and top-1 accuracy over all rows of all ranks."""
         training = model.training
         model.eval()

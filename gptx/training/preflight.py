@@ -12,7 +12,7 @@ from gptx.data import from_config
 from gptx.errors import CheckpointError, ConfigError, NotTokenised
 from gptx.runs import resume_source
 from gptx.runs.checkpoint_files import steps
-from gptx.runs.facts import DataFacts, RunFacts
+from gptx.runs.facts import DataFacts, Hardware, RunFacts
 from gptx.runs.provenance import own_code
 from gptx.runs.resume_source import ResumeSource
 from gptx.tracking.mlflow_store import check_uri
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gptx.hardware.device import Machine
     from gptx.model.gpt import GPT
     from gptx.strategy.base import Strategy
+    from gptx.strategy.batch_plan import BatchPlan
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,11 @@ def preflight(cfg: DictConfig, machine: "Machine | None" = None, make: bool = Tr
     from gptx.data.batches import check_context
     from gptx.hardware.description import describe_hardware
     from gptx.hardware.device import compute_dtype, pick
-    from gptx.model.build import remarks
-    from gptx.model.cost import cost
-    from gptx.strategy.batch_plan import BatchPlan
 
     device = pick(cfg.device.type, machine)
     dtype = compute_dtype(cfg.precision.dtype, device)
     strategy: Strategy = instantiate.part(cfg.strategy)
-    processes = strategy.processes(
-        device, int(os.environ.get("WORLD_SIZE", "0")), machine.per_node if machine else None
-    )
-    slices = strategy.batch_slices(processes)
-    plan = BatchPlan.of(cfg, slices, processes // slices)
+    processes, plan = _processes_and_plan(cfg, strategy, device, machine)
     _check_optimiser(cfg)
     source = _resume_source(cfg)
     if cfg.tracking.enabled:
@@ -71,12 +65,31 @@ def preflight(cfg: DictConfig, machine: "Machine | None" = None, make: bool = Tr
     check_context(tokens, cfg.model.context)
     with torch.device("meta"):
         strategy.check(model, processes, plan)
-        price = cost(model, dtype)
     if source:
         _check_source_model(cfg, source, model)
-    facts = RunFacts(
+    return Preflight(strategy, _facts(cfg, model, tokens, source, dtype, processes, describe_hardware(device, machine)))
+
+
+def _facts(
+    cfg: DictConfig,
+    model: "GPT",
+    tokens: "Tokens",
+    source: ResumeSource | None,
+    dtype: "torch.dtype",
+    processes: int,
+    hardware: Hardware,
+) -> RunFacts:
+    """What the journal records of a run that has been checked."""
+    import torch
+
+    from gptx.model.build import remarks
+    from gptx.model.cost import cost
+
+    with torch.device("meta"):
+        price = cost(model, dtype)
+    return RunFacts(
         data=DataFacts(name=tokens.meta.corpus, **dataclasses.asdict(tokens.meta)),
-        hardware=describe_hardware(device, machine),
+        hardware=hardware,
         processes=processes,
         dtype=str(dtype).removeprefix("torch."),
         n_params=price.n_params,
@@ -87,7 +100,22 @@ def preflight(cfg: DictConfig, machine: "Machine | None" = None, make: bool = Tr
         resume_source=source.record() if source else None,
         code=own_code(),
     )
-    return Preflight(strategy, facts)
+
+
+def _processes_and_plan(
+    cfg: DictConfig, strategy: "Strategy", device: "torch.device", machine: "Machine | None"
+) -> "tuple[int, BatchPlan]":
+    """The number of processes that train the run, and how a batch is divided among them.
+
+    Raises:
+        ConfigError: the strategy cannot use so many processes, or the batch cannot be divided.
+    """
+    from gptx.strategy.batch_plan import BatchPlan
+
+    per_node = machine.per_node if machine else None
+    processes = strategy.processes(device, int(os.environ.get("WORLD_SIZE", "0")), per_node)
+    slices = strategy.batch_slices(processes)
+    return processes, BatchPlan.of(cfg, slices, processes // slices)
 
 
 def _resume_source(cfg: DictConfig) -> ResumeSource | None:

@@ -16,7 +16,7 @@ from gptx.processes.signals import record_stop_signals
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
-from gptx.runs.records import EndReason, Measurements, SampleRecord
+from gptx.runs.records import Measurements, RunEndReason, SampleRecord
 from gptx.strategy.base import Strategy
 from gptx.training.progress import ProgressBar
 from gptx.training.trainer import Trainer
@@ -75,7 +75,7 @@ def _finish(trainer: Trainer) -> None:
         sample=sample,
     )
     completed = trainer.state.step >= trainer.cfg.trainer.max_steps
-    trainer.folder.end(EndReason.COMPLETED if completed else EndReason.EARLY_STOPPED, measured)
+    trainer.folder.end(RunEndReason.COMPLETED if completed else RunEndReason.EARLY_STOPPED, measured)
 
 
 def _sample(trainer: Trainer, writer: Journal, weights: dict[str, Tensor]) -> str:

@@ -17,7 +17,7 @@ from gptx.errors import GptxError, Interrupted, RunFailed, reason
 from gptx.runs import checkpoint_files
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
-from gptx.runs.records import EndReason
+from gptx.runs.records import RunEndReason
 from gptx.tracking.follower import Follower
 from gptx.training.preflight import Preflight, preflight
 from gptx.training.run_location import Location, locate
@@ -41,6 +41,7 @@ def run(cfg: DictConfig) -> int:
             _show_finished(cfg, location.existing)
         return 0
     ready = preflight(cfg)
+    location = location.create_folder()
     if _rank() > 0:  # of torchrun; rank 0 records the run
         _train_as_rank(cfg, location.folder)
         return 0
@@ -105,12 +106,14 @@ def _train(cfg: DictConfig, folder: RunFolder, ready: Preflight) -> int:
         if folder.finished():  # rank 0 has finished it, and another rank was lost after that
             return 0
         with contextlib.suppress(GptxError, OSError):  # a full disk: the journal has no end record, so the run counts
-            folder.end(EndReason.ERROR, error=str(error).splitlines()[-1])  # as killed. A worker's error is a traceback
+            folder.end(
+                RunEndReason.ERROR, error=str(error).splitlines()[-1]
+            )  # as killed. A worker's error is a traceback
         if isinstance(error, BrokenPipeError):
             raise RunFailed(f"{error}; the same command resumes from the last checkpoint") from error
         raise
     except Exception as error:
-        folder.end(EndReason.ERROR, error=reason(error))
+        folder.end(RunEndReason.ERROR, error=reason(error))
         traceback.print_exc()
         return 1
     return 0 if folder.finished() else _end_unfinished(cfg, folder, number)  # finished: the signal came too late
@@ -132,7 +135,7 @@ def _train_in_processes(cfg: DictConfig, folder: RunFolder, ready: Preflight) ->
 def _end_unfinished(cfg: DictConfig, folder: RunFolder, number: int) -> int:
     """Record the end of a run that was stopped before its last step; returns the exit code."""
     stopped = bool(until(cfg)) and checkpoint_files.newest(folder.checkpoints) >= until(cfg)
-    folder.end(EndReason.UNTIL if stopped else EndReason.SIGNAL)
+    folder.end(RunEndReason.UNTIL if stopped else RunEndReason.SIGNAL)
     if stopped:
         print(f"stopped at step {until(cfg)}, as runtime.until asks; without it the same command resumes")
         return 0

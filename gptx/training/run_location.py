@@ -1,6 +1,9 @@
 """Find the folder of a config's run. Does not import torch, so that a finished run is found quickly."""
 
-from dataclasses import dataclass
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -8,9 +11,12 @@ from omegaconf import DictConfig
 from gptx.config.identity import identity, run_name
 from gptx.config.identity_v1 import identity_v1
 from gptx.data import from_config
-from gptx.errors import ConfigError
+from gptx.errors import ConfigError, RunFailed
 from gptx.runs import journal, resume_source
+from gptx.runs.files import flocked
 from gptx.runs.folder import RunFolder
+
+CREATE_LOCK = ".create.lock"  # in the folder of a study, held while the folder of a run is created
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Location:
         return self.former or self.folder
 
     def check(self, force: bool) -> None:
-        """Refuse to resume a run of identity scheme 1. Writes the result.json of a finished one if a kill prevented it.
+        """Reject the resume of a run of identity scheme 1, and write its result.json if a kill prevented it.
 
         Raises:
             ConfigError: such a run exists and is not finished.
@@ -45,6 +51,27 @@ class Location:
                 f"{self.former.path} was started by an earlier version of gptx and is not finished; it cannot be "
                 "resumed: use force=true to train it again from the start"
             )
+
+    def create_folder(self) -> "Location":
+        """The location with the folder of the run. The folder is created with its lock file unless it exists.
+
+        Another command may be creating a folder of another name for another spelling of the same config. Therefore the
+        processes look for the folder and create it one after the other.
+
+        Raises:
+            RunFailed: the folder cannot be written.
+        """
+        own = self.folder.path
+        if _holds(own, journal.NAME) or _holds(own, journal.LOCK):
+            return self
+        try:
+            with _creation_lock(own.parent):
+                found = _find(own.parent, self.identity, journal.NAME, journal.LOCK) or own
+                found.mkdir(exist_ok=True)
+                (found / journal.LOCK).touch()
+        except OSError as error:
+            raise RunFailed(f"could not write {own}: {error.strerror or error}") from error
+        return replace(self, folder=RunFolder(found))
 
 
 def locate(cfg: DictConfig) -> Location:
@@ -61,18 +88,41 @@ def locate(cfg: DictConfig) -> Location:
     name, former = identity(cfg, corpus, origin), identity_v1(cfg, corpus, origin)
     study = Path(cfg.paths.outputs) / cfg.study
     own = study / f"{run_name(cfg)}-{name}"
-    # Another spelling of the same config, such as attention=gqa for mha, gave the folder its name.
-    found = own if _has_run(own) else _folder_of(study, name)
-    if found or not former:
-        return Location(RunFolder(found or own), name)
-    earlier = _folder_of(study, former)
-    return Location(RunFolder(own), name, RunFolder(earlier) if earlier else None)
+    # Another spelling of the same config, such as attention=gqa for mha, may have given the folder another name.
+    found = own if _holds(own, journal.NAME) else _find(study, name, journal.NAME, journal.LOCK)
+    folder = found or own
+    if not former or _holds(folder, journal.NAME):
+        return Location(RunFolder(folder), name)
+    earlier = _find(study, former, journal.NAME)
+    return Location(RunFolder(folder), name, RunFolder(earlier) if earlier else None)
 
 
-def _folder_of(study: Path, name: str) -> Path | None:
-    """The run folder of an identity, or None."""
-    return next(filter(_has_run, sorted(study.glob(f"*-{name}"))), None)
+def _find(study: Path, name: str, *files: str) -> Path | None:
+    """The folder of the run with an identity, or None.
+
+    Args:
+        files: the folder holds one of these files; a folder with the first one takes precedence.
+    """
+    folders = sorted(study.glob(f"*-{name}"))
+    return next((folder for file in files for folder in folders if _holds(folder, file)), None)
 
 
-def _has_run(folder: Path) -> bool:
-    return (folder / journal.NAME).exists()
+def _holds(folder: Path, file: str) -> bool:
+    """Whether a file is in a folder. A listing of the folder shows files that another machine has just created, but a
+    network file system may answer the question for one name from an older cache."""
+    with contextlib.suppress(OSError):
+        return file in os.listdir(folder)
+    return False
+
+
+@contextlib.contextmanager
+def _creation_lock(study: Path) -> Iterator[None]:
+    """Allow one process at a time to create a folder in a study. All users who may write there may hold the lock."""
+    study.mkdir(parents=True, exist_ok=True)
+    lock = study / CREATE_LOCK
+    if not lock.exists():
+        lock.touch()
+        with contextlib.suppress(PermissionError):  # another user has created it just now
+            lock.chmod(study.stat().st_mode & 0o666)
+    with flocked(lock):
+        yield

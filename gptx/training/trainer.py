@@ -31,7 +31,7 @@ from gptx.strategy.base import Batch, Strategy
 from gptx.strategy.batch_plan import BatchPlan
 from gptx.training import checkpoint
 from gptx.training.best_weights import save_best
-from gptx.training.evaluation import Validation
+from gptx.training.evaluation import ValidationSet
 from gptx.training.meter import Meter
 from gptx.training.progress import ProgressBar
 from gptx.training.state import checkpoint_meta, resume
@@ -67,7 +67,7 @@ class Trainer:
         own = slice(data_rank * self.plan.rank_batch, (data_rank + 1) * self.plan.rank_batch)
         self.rows = TrainingRows(self.tokens.train, cfg.data_seed, self.plan.batch_size, cfg.model.context, own)
         token_bytes, count = self.tokens.tokenizer.token_bytes(), cfg.trainer.val_tokens
-        self.validation = Validation(
+        self.validation_set = ValidationSet(
             self.tokens.val, token_bytes, cfg.model.context, count, cfg.runtime.val_batch, self.separator
         )
 
@@ -166,7 +166,8 @@ class Trainer:
         return {"train/lr": self.optimizer.param_groups[0]["lr"], **reading.values}
 
     def _validate(self, bar: ProgressBar) -> dict[str, float]:
-        values, step = self.validation.run(self.placed, self.strategy, self.autocast), self.state.step
+        step = self.state.step
+        values = self.validation_set.evaluate(self.placed, self.strategy, self.autocast)
         if not math.isfinite(values["val/loss"]):  # before anything of this step is saved
             raise RunFailed(f"the validation loss of step {step} is not finite. {self._advice()}")
         best = self.state.best.add(step, values)

@@ -329,11 +329,11 @@ UNREADABLE = [
 
 @pytest.mark.parametrize(("words", "parts"), named(UNREADABLE))
 def test_compose_names_the_unreadable_override(words: list[str], parts: list[str]) -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as rejected:
         compose(words)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(rejected.value)
     for part in parts:
-        assert part in str(refused.value)
+        assert part in str(rejected.value)
 
 
 SCHEMAS: Schemas = {}
@@ -385,12 +385,12 @@ def test_rejected_config_creates_no_folder(words: list[str], parts: list[str], g
 def test_preflight_rejects_in_one_line(words: list[str], parts: list[str], trained: Trained, tmp_path: Path) -> None:
     """The rejections of preflight, called in the test process."""
     tiny = [word for word in trained.gptx.tiny if word.partition("=")[0] not in [w.partition("=")[0] for w in words]]
-    with pytest.raises(GptxError) as refused:
+    with pytest.raises(GptxError) as rejected:
         preflight(compose([*tiny, *words, f"paths.outputs={tmp_path}/outputs"], SCHEMAS))
-    assert refused.value.exit_code == 2
-    assert "\n" not in str(refused.value)
+    assert rejected.value.exit_code == 2
+    assert "\n" not in str(rejected.value)
     for part in parts:
-        assert part in str(refused.value)
+        assert part in str(rejected.value)
     assert list(tmp_path.iterdir()) == []
 
 

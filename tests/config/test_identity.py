@@ -343,9 +343,9 @@ def test_command_shows_the_result_of_a_finished_run_of_scheme_1(gptx: Gptx) -> N
 def test_unfinished_run_of_scheme_1_is_rejected_and_force_trains_it_again(gptx: Gptx) -> None:
     folder = unpack(gptx.cwd)
     interrupt(folder)
-    refused = gptx.run("gptx.run", *OVERRIDES.split())
-    assert refused.code == 2 and refused.out == ""
-    [line] = refused.err.splitlines()
+    rejected = gptx.run("gptx.run", *OVERRIDES.split())
+    assert rejected.code == 2 and rejected.out == ""
+    [line] = rejected.err.splitlines()
     assert line.startswith("gptx: ") and folder.name in line and "force=true" in line
     forced = gptx.run("gptx.run", *OVERRIDES.split(), "force=true")
     assert forced.code == 0, forced.err
@@ -357,7 +357,7 @@ def test_unfinished_run_of_scheme_1_is_rejected_and_force_trains_it_again(gptx: 
     assert before == {key: value for key, value in after.items() if key in before}, "the losses are the same"
 
 
-def test_finished_run_of_scheme_1_without_result_json_is_not_refused(gptx: Gptx) -> None:
+def test_finished_run_of_scheme_1_without_result_json_is_not_rejected(gptx: Gptx) -> None:
     """It was killed after the journal's end record, before result.json was written."""
     folder = unpack(gptx.cwd)
     (folder / "result.json").unlink()

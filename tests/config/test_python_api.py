@@ -41,10 +41,10 @@ def test_compose_returns_the_requested_config() -> None:
     "wrong", ["attention=gqq", "model.n_layers=3", "+foo=1", "seed=x", "seed=0,1", "attention", "+match.target=5"]
 )
 def test_compose_rejects_in_one_line(wrong: str) -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as rejected:
         api.compose([wrong])
-    assert isinstance(refused.value, GptxError) and not isinstance(refused.value, ValueError)
-    assert "\n" not in str(refused.value)
+    assert isinstance(rejected.value, GptxError) and not isinstance(rejected.value, ValueError)
+    assert "\n" not in str(rejected.value)
     assert api.compose(["attention=gqa"]).attention.n_kv_head == 2  # after an error, compose works again
 
 

@@ -12,7 +12,7 @@ from helpers_model import (
     arm,
     one_thread,  # noqa: F401 - a fixture
     options,
-    refused,
+    rejected,
     tiny,
 )
 from hypothesis import assume, given, settings
@@ -54,7 +54,7 @@ compose = functools.partial(compose_with_schemas, schemas={})
     ],
 )
 def test_number_out_of_range_is_rejected(key: str, value: str, expected: str) -> None:
-    assert refused(compose, [f"{key}={value}"]) == f"{key}={value}: expected {expected}"
+    assert rejected(compose, [f"{key}={value}"]) == f"{key}={value}: expected {expected}"
     limit = expected.rpartition(" ")[2]
     compose([f"{key}={1e-3 if key == 'optim.lr' else 2**63 - 1 if '^' in limit else limit}"])
 
@@ -71,7 +71,7 @@ def test_rejects_kv_heads_that_do_not_divide_heads(n_head: int, groups: int) -> 
     if groups > 0 and n_head % groups == 0:
         assert build(cfg, VOCAB).blocks[0].attention.k.out_features == 2 * groups
         return
-    message = refused(build, cfg, VOCAB)
+    message = rejected(build, cfg, VOCAB)
     assert f"attention.n_kv_head={groups} " in message and f"model.n_head={n_head}:" in message
     fits = [int(fit) for fit in message.partition("one of ")[2].split(", ")]
     assert fits == [g for g in range(1, n_head + 1) if n_head % g == 0]
@@ -84,7 +84,7 @@ def test_rejects_kv_heads_that_do_not_divide_heads(n_head: int, groups: int) -> 
 @given(d_model=st.integers(1, 40), n_head=st.integers(2, 9))
 def test_rejects_width_not_divisible_by_heads(d_model: int, n_head: int) -> None:
     assume(d_model % n_head)
-    message = refused(build, tiny(arm(attention="mha", pos="rope"), d_model=d_model, n_head=n_head), VOCAB)
+    message = rejected(build, tiny(arm(attention="mha", pos="rope"), d_model=d_model, n_head=n_head), VOCAB)
     assert f"model.d_model={d_model} " in message and f"model.n_head={n_head};" in message
     use = int(message.rpartition("model.d_model=")[2])
     cfg = tiny(arm(attention="mha", pos="rope"), d_model=use, n_head=n_head)
@@ -96,7 +96,7 @@ def test_rejects_width_not_divisible_by_heads(d_model: int, n_head: int) -> None
 @given(half=st.integers(0, 5), n_head=st.integers(1, 6))
 def test_rope_rejects_odd_head_dim(half: int, n_head: int) -> None:
     cfg = tiny(arm(attention="mqa", pos="rope"), d_model=(2 * half + 1) * n_head, n_head=n_head)
-    message = refused(build, cfg, VOCAB)
+    message = rejected(build, cfg, VOCAB)
     assert f"given {2 * half + 1} (model.d_model={cfg.model.d_model} / model.n_head={n_head})" in message
     cfg.model.update({"d_model": int(message.rpartition("model.d_model=")[2])})
     build(cfg, VOCAB)
@@ -105,7 +105,7 @@ def test_rope_rejects_odd_head_dim(half: int, n_head: int) -> None:
 @pytest.mark.parametrize("n_head", [1, 3, 5])
 def test_sinusoidal_rejects_odd_width(n_head: int) -> None:
     cfg = tiny(arm(attention="mqa", pos="sinusoidal"), d_model=3 * n_head, n_head=n_head)
-    message = refused(build, cfg, VOCAB)
+    message = rejected(build, cfg, VOCAB)
     assert f"even model.d_model, given {3 * n_head}; use " in message
     cfg.model.update({key.partition(".")[2]: value for key, value in advice(message).items()})
     build(cfg, VOCAB)
@@ -115,7 +115,7 @@ def test_sinusoidal_rejects_odd_width(n_head: int) -> None:
 def test_rejects_window_below_one(size: int) -> None:
     cfg = tiny(arm(window="sliding"))
     cfg.window.size = size
-    message = refused(build, cfg, VOCAB)
+    message = rejected(build, cfg, VOCAB)
     assert f"window.size={size}: expected at least 1" in message
     cfg.window.size = 1
     assert build(cfg, VOCAB)(torch.tensor([[1, 2, 3]])).isfinite().all()
@@ -123,7 +123,7 @@ def test_rejects_window_below_one(size: int) -> None:
 
 @pytest.mark.parametrize("dropout", [1.5, 1.0, -0.1])
 def test_rejects_dropout_out_of_range(dropout: float) -> None:
-    assert f"model.dropout={dropout}: expected 0 <= dropout < 1" in refused(build, tiny(dropout=dropout), VOCAB)
+    assert f"model.dropout={dropout}: expected 0 <= dropout < 1" in rejected(build, tiny(dropout=dropout), VOCAB)
     build(tiny(dropout=0.0), VOCAB)
     build(tiny(dropout=0.99), VOCAB)
 
@@ -131,11 +131,11 @@ def test_rejects_dropout_out_of_range(dropout: float) -> None:
 @pytest.mark.parametrize("key", ["n_layer", "n_head", "d_model", "context"])
 @pytest.mark.parametrize("value", [0, -4])
 def test_rejects_model_sizes_below_one(key: str, value: int) -> None:
-    assert f"model.{key}={value}: expected at least 1" in refused(build, with_model(**{key: value}), VOCAB)
+    assert f"model.{key}={value}: expected at least 1" in rejected(build, with_model(**{key: value}), VOCAB)
 
 
 def test_rejects_vocabulary_smaller_than_the_tokenizers() -> None:
-    message = refused(build, tiny(vocab_size=100), 257)
+    message = rejected(build, tiny(vocab_size=100), 257)
     assert "model.vocab_size=100 " in message and "the tokenizer's 257; use model.vocab_size=0 " in message
     assert build(tiny(vocab_size=0), 257).embed.num_embeddings == 257
     assert build(tiny(vocab_size=300), 257).embed.num_embeddings == 300, "more than it has is padding"
@@ -145,7 +145,7 @@ def test_rejects_vocabulary_smaller_than_the_tokenizers() -> None:
 def test_rejects_hidden_layer_without_width(key: str, value: float) -> None:
     cfg = tiny(arm(ffn="swiglu"))
     cfg.ffn[key] = value
-    assert f"ffn.{key}={value}" in refused(build, cfg, VOCAB)
+    assert f"ffn.{key}={value}" in rejected(build, cfg, VOCAB)
 
 
 def test_rejects_missing_device() -> None:
@@ -153,19 +153,19 @@ def test_rejects_missing_device() -> None:
         pytest.skip("the device exists")
     cfg = tiny()
     cfg.device.type = "cuda"
-    assert refused(build, cfg, VOCAB) == "device=cuda is not available: this machine has cpu"
+    assert rejected(build, cfg, VOCAB) == "device=cuda is not available: this machine has cpu"
 
 
 def test_rejects_number_of_processes() -> None:
     single = OmegaConf.load(conf_dir() / "strategy" / "single.yaml")
     single.nproc = 2
-    message = refused(part, single)
+    message = rejected(part, single)
     assert "strategy.nproc=2" in message and "use strategy=ddp" in message
     ddp = OmegaConf.load(conf_dir() / "strategy" / "ddp.yaml")
     ddp.nproc = 2
     part(ddp)
     ddp.nproc = -1
-    assert "strategy.nproc=-1: expected 1 or more" in refused(part, ddp)
+    assert "strategy.nproc=-1: expected 1 or more" in rejected(part, ddp)
 
 
 @pytest.mark.parametrize("value", ["nan", ".inf", "1e300", "1e-300", "99999999999999999999"])
@@ -187,7 +187,7 @@ def test_seed_may_be_larger_than_other_numbers() -> None:
 def test_rejects_negative_epsilon(norm: str) -> None:
     cfg = tiny(arm(norm=norm))
     cfg.norm.eps = -1.0
-    assert refused(build, cfg, VOCAB) == "norm.eps=-1: expected 0 or more, such as 1e-5"
+    assert rejected(build, cfg, VOCAB) == "norm.eps=-1: expected 0 or more, such as 1e-5"
 
 
 def test_rejects_expert_capacity_with_document_mask() -> None:
@@ -195,7 +195,7 @@ def test_rejects_expert_capacity_with_document_mask() -> None:
     cfg.data.document_mask = True
     build(cfg, VOCAB)
     cfg.ffn.capacity = 1.0
-    assert "ffn.capacity=1 " in refused(build, cfg, VOCAB)
+    assert "ffn.capacity=1 " in rejected(build, cfg, VOCAB)
 
 
 def test_remarks_name_options_without_effect() -> None:

@@ -7,7 +7,7 @@ import pytest
 from helpers_model import (
     advice,
     one_thread,  # noqa: F401 - a fixture
-    refused,
+    rejected,
 )
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -52,7 +52,7 @@ def test_rank_batches_add_up_to_the_global_batch(batch: int, processes: int, mic
 @given(batch=BATCHES, processes=st.integers(2, 80))
 def test_error_for_uneven_batch_proposes_valid_settings(batch: int, processes: int) -> None:
     assume(batch % processes)
-    message = refused(BatchPlan.of, default(batch_size=batch), processes)
+    message = rejected(BatchPlan.of, default(batch_size=batch), processes)
     assert f"trainer.batch_size={batch} " in message and f"{processes} processes" in message
     use = advice(message)
     assert 1 <= use["strategy.nproc"] < processes
@@ -63,18 +63,18 @@ def test_error_for_uneven_batch_proposes_valid_settings(batch: int, processes: i
 
 def test_error_counts_groups_of_processes_that_share_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    message = refused(BatchPlan.of, default(batch_size=6), 4, 2)
+    message = rejected(BatchPlan.of, default(batch_size=6), 4, 2)
     assert "4 groups of 2 processes" in message
     assert advice(message) == {"strategy.nproc": 6, "trainer.batch_size": 8}
     monkeypatch.setenv("RANK", "0")  # a worker of torchrun
-    assert "use --nproc-per-node=6, or" in refused(BatchPlan.of, default(batch_size=6), 4, 2)
+    assert "use --nproc-per-node=6, or" in rejected(BatchPlan.of, default(batch_size=6), 4, 2)
 
 
 @settings(max_examples=100)
 @given(share=st.integers(1, 300), processes=st.integers(1, 8), micro=st.integers(1, 320))
 def test_error_for_uneven_micro_batch_proposes_valid_settings(share: int, processes: int, micro: int) -> None:
     assume(share % micro)
-    message = refused(BatchPlan.of, default(batch_size=share * processes, micro_batch=micro), processes)
+    message = rejected(BatchPlan.of, default(batch_size=share * processes, micro_batch=micro), processes)
     assert f"trainer.micro_batch={micro} " in message and f"the {share} sequences" in message
     use = int(message.rpartition("use trainer.micro_batch=")[2])
     assert 1 <= use <= micro, "what fits in memory must go on fitting"

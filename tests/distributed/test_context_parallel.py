@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers_model import VOCAB, advice, arm, model_of, refused, yaml
+from helpers_model import VOCAB, advice, arm, model_of, rejected, yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -97,7 +97,7 @@ def test_rows_of_two_pairs_of_processes_are_accepted() -> None:
     ],
 )
 def test_advice_of_a_rejection_is_accepted(overrides: tuple[str, ...], processes: int, texts: tuple[str, ...]) -> None:
-    message = refused(lambda: check(*overrides, processes=processes))
+    message = rejected(lambda: check(*overrides, processes=processes))
     assert all(text in message for text in texts), message
     if ": use " in message:
         advised = [f"{key}={value}" for key, value in advice(message).items() if key != "strategy.nproc"]
@@ -106,4 +106,4 @@ def test_advice_of_a_rejection_is_accepted(overrides: tuple[str, ...], processes
 
 def test_kernel_without_partial_rows_is_rejected() -> None:
     check(kernel="flash")
-    assert "kernel=flex computes full rows" in refused(lambda: check(kernel="flex"))
+    assert "kernel=flex computes full rows" in rejected(lambda: check(kernel="flex"))

@@ -18,7 +18,7 @@ from helpers_model import (
     one_thread,  # noqa: F401 - a fixture
     options,
     random_model,
-    refused,
+    rejected,
     rows,
     tiny,
 )
@@ -558,7 +558,7 @@ def test_attention_compiles_to_one_graph(attention: str) -> None:
     torch.testing.assert_close(compiled(row), model(row), rtol=0, atol=1e-12)
 
 
-# Refusals
+# Rejections
 
 
 @pytest.mark.parametrize(
@@ -578,7 +578,7 @@ def test_advice_of_rejections_works(
     attention: str, model: dict[str, Any], keys: dict[str, Any], words: list[str]
 ) -> None:
     cfg = config_of(attention, model, **keys)
-    message = refused(build, cfg, VOCAB)
+    message = rejected(build, cfg, VOCAB)
     assert all(word in message for word in words)
     recommended = advice(message)
     assert recommended
@@ -590,22 +590,22 @@ def test_advice_of_rejections_works(
 
 @pytest.mark.parametrize("lambda_init", [-0.1, 1.0])
 def test_lambda_init_bounds(lambda_init: float) -> None:
-    message = refused(build, config_of("differential", lambda_init=lambda_init), VOCAB)
+    message = rejected(build, config_of("differential", lambda_init=lambda_init), VOCAB)
     assert f"lambda_init={lambda_init}" in message and "0.8" in message
     build(config_of("differential", lambda_init=0.8), VOCAB)
 
 
 @pytest.mark.parametrize("attention", [a for a in NEW if a != "mla"])
-def test_refuses_kv_heads_that_do_not_divide(attention: str) -> None:
-    assert "expected one of 1, 2, 4" in refused(build, config_of(attention, n_kv_head=3), VOCAB)
+def test_rejects_kv_heads_that_do_not_divide(attention: str) -> None:
+    assert "expected one of 1, 2, 4" in rejected(build, config_of(attention, n_kv_head=3), VOCAB)
 
 
 @pytest.mark.parametrize(
     ("attention", "keys", "demand"),
     [("sink", {}, "sink"), ("forgetting", {}, "decay"), *((a, {"softcap": 5.0}, "softcap") for a in (*NEW, "gqa"))],
 )
-def test_kernels_refuse_missing_features_by_name(attention: str, keys: dict[str, Any], demand: str) -> None:
-    message = refused(build, config_of(attention, more=arm(kernel="sdpa"), **keys), VOCAB)
+def test_kernels_reject_missing_features_by_name(attention: str, keys: dict[str, Any], demand: str) -> None:
+    message = rejected(build, config_of(attention, more=arm(kernel="sdpa"), **keys), VOCAB)
     assert "kernel=sdpa" in message and demand in message
     for kernel in ("auto", "reference"):
         assert f"kernel={kernel}" in message

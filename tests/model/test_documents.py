@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from gptx.config.instantiate import part
 from gptx.geometry.visibility import Where, documents
-from gptx.training.evaluation import Validation
+from gptx.training.evaluation import ValidationSet
 
 
 @settings(max_examples=33)
@@ -60,8 +60,8 @@ def test_validation_hides_other_documents(masked: bool) -> None:
     single = part(tiny().strategy)
     separator = 3 if masked else None
     with single.open("cpu"):
-        validation = Validation(tokens, np.ones(VOCAB, dtype=np.int64), CONTEXT, 0, 2, separator)
-        found = validation.run(model, single, contextlib.nullcontext)["val/loss"]
+        validation_set = ValidationSet(tokens, np.ones(VOCAB, dtype=np.int64), CONTEXT, 0, 2, separator)
+        found = validation_set.evaluate(model, single, contextlib.nullcontext)["val/loss"]
     nats = 0.0
     for start in range(0, 4 * CONTEXT, CONTEXT):
         window = tokens[start : start + CONTEXT + 1].astype(np.int64)

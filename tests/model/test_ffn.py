@@ -15,7 +15,7 @@ from helpers_model import (
     one_thread,  # noqa: F401 - a fixture
     random_model,
     randomise,
-    refused,
+    rejected,
     rows,
     tiny,
 )
@@ -406,19 +406,19 @@ def test_experts_are_initialised_like_other_layers() -> None:
         assert not torch.equal(experts[0], experts[1]), "experts start with different weights"
 
 
-# Refusals
+# Rejections
 
 
 @pytest.mark.parametrize(("n_expert", "top_k"), [(8, 0), (8, 9), (0, 1), (4, -1)])
-def test_refuses_impossible_top_k(n_expert: int, top_k: int) -> None:
-    message = refused(lambda: ffn("moe", n_expert=n_expert, top_k=top_k))
+def test_rejects_impossible_top_k(n_expert: int, top_k: int) -> None:
+    message = rejected(lambda: ffn("moe", n_expert=n_expert, top_k=top_k))
     assert f"ffn.top_k={top_k}, ffn.n_expert={n_expert}: expected 1 <= top_k <= n_expert" in message
     assert message.endswith("2 of 8") and ffn("moe", n_expert=8, top_k=2)
 
 
 @pytest.mark.parametrize(("key", "typical"), [("capacity", 1.25), ("balance", 0.01)])
 @pytest.mark.parametrize("given", [-1.0, math.inf, math.nan])
-def test_refuses_out_of_range_numbers(key: str, typical: float, given: float) -> None:
-    message = refused(lambda: ffn("moe", **{key: given}))
+def test_rejects_out_of_range_numbers(key: str, typical: float, given: float) -> None:
+    message = rejected(lambda: ffn("moe", **{key: given}))
     assert message == f"ffn.{key}={given}: expected 0 (none) or more, such as {typical}"
     assert ffn("moe", **{key: typical}) and ffn("moe", **{key: 0.0})

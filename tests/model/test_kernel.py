@@ -14,7 +14,7 @@ from unittest.mock import call
 
 import pytest
 import torch
-from helpers_model import arm, one_thread, options, refused, tiny  # noqa: F401 - one_thread is a fixture
+from helpers_model import arm, one_thread, options, rejected, tiny  # noqa: F401 - one_thread is a fixture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
@@ -229,11 +229,11 @@ def test_banded_memory_is_linear_in_the_context(pos: str) -> None:
 
 
 def test_banded_needs_a_reach() -> None:
-    reason = kernel("banded", shape()).refuses(window("full"), Plain(), "cpu")
+    reason = kernel("banded", shape()).rejects(window("full"), Plain(), "cpu")
     assert reason == "it needs a window with a reach, such as sliding; use kernel=auto"
     cfg = tiny(arm(kernel="banded", window="alternating"))
-    assert refused(build, cfg, 9) == f"kernel=banded with attention=mha, pos=rope, window=alternating: {reason}"
-    assert kernel("banded", shape()).refuses(window("sliding", size=3), Plain(), "cpu") is None
+    assert rejected(build, cfg, 9) == f"kernel=banded with attention=mha, pos=rope, window=alternating: {reason}"
+    assert kernel("banded", shape()).rejects(window("sliding", size=3), Plain(), "cpu") is None
 
 
 @pytest.mark.parametrize("name", ["reference", "banded"])
@@ -309,7 +309,7 @@ def test_flex_rejections() -> None:
     full, plain = window("full"), Plain()
 
     def why(*args: Any, dropout: float = 0.0, demands: frozenset[str] = frozenset()) -> str | None:
-        return kernel("flex", shape(dropout=dropout), demands).refuses(*args)
+        return kernel("flex", shape(dropout=dropout), demands).rejects(*args)
 
     assert why(full, plain, "cuda") is None
     assert why(Odd(9, 2), encoding("alibi", 4), "cuda", demands=frozenset({"sink", "softcap"})) is None
@@ -317,12 +317,12 @@ def test_flex_rejections() -> None:
     assert "model.dropout=0.1" in str(why(full, plain, "cuda", dropout=0.1))
     assert "learned bias" in str(why(full, Learned(4, True), "cuda"))
     assert "decay" in str(why(full, plain, "cuda", demands=frozenset({"decay"})))
-    refused_ = [
+    rejected_ = [
         why(full, plain, "cpu"),
         why(full, plain, "cuda", dropout=0.1),
         why(full, Learned(4, True), "cuda"),
     ]
-    assert all("kernel=auto" in str(text) and "\n" not in str(text) for text in refused_)
+    assert all("kernel=auto" in str(text) and "\n" not in str(text) for text in rejected_)
 
 
 # flash: the arguments for the package give the result of the reference
@@ -386,7 +386,7 @@ def test_flash_arguments_give_the_result_of_the_reference(
     low = Problem(given_.where, {key: x.bfloat16() for key, x in given_.inputs.items()}, 0.3, softcap)
     high = Problem(given_.where, {key: x.double() for key, x in low.inputs.items()}, 0.3, softcap)
     flash, bias = kernel("flash", shape(), frozenset({"softcap"} if softcap else ())), encoding(pos, 4)
-    assert flash.refuses(sees, bias, "cuda") is None
+    assert flash.rejects(sees, bias, "cuda") is None
     with torch.no_grad():
         y = low.run(flash, sees, bias, False)["y"].double()
         expected = high.run(kernel("reference", shape()), sees, bias, False)["y"]
@@ -398,17 +398,17 @@ def test_flash_rejections(monkeypatch: pytest.MonkeyPatch) -> None:
     flash, full, plain = kernel("flash", shape()), window("full"), Plain()
     demanding = kernel("flash", shape(), frozenset({"decay", "sink"}))
     reason = {
-        "device=cpu": flash.refuses(full, plain, "cpu"),
-        "full and sliding windows only": flash.refuses(Odd(9, 2), plain, "cuda"),
-        "no bias but that of alibi": flash.refuses(full, Learned(4, True), "cuda"),
-        "no attention decay or sink": demanding.refuses(full, plain, "cuda"),
+        "device=cpu": flash.rejects(full, plain, "cpu"),
+        "full and sliding windows only": flash.rejects(Odd(9, 2), plain, "cuda"),
+        "no bias but that of alibi": flash.rejects(full, Learned(4, True), "cuda"),
+        "no attention decay or sink": demanding.rejects(full, plain, "cuda"),
     }
     given_ = problem((4, 4), (20, 20), cuts=frozenset({3}))
-    reason["packed documents"] = refused(flash.mask, given_.where, full, plain)
-    reason["given float64"] = refused(lambda: replace(given_, where=Where.rows(20)).run(flash, full, plain))
+    reason["packed documents"] = rejected(flash.mask, given_.where, full, plain)
+    reason["given float64"] = rejected(lambda: replace(given_, where=Where.rows(20)).run(flash, full, plain))
     monkeypatch.undo()
     if importlib.util.find_spec("flash_attn") is None:
-        reason["pip install flash-attn"] = flash.refuses(full, plain, "cuda")
+        reason["pip install flash-attn"] = flash.rejects(full, plain, "cuda")
     for piece, text in reason.items():
         assert text is not None and piece in text and "kernel=auto" in text and "\n" not in text, text
 
@@ -441,9 +441,9 @@ def test_flash_accepts_only_sliding_windows() -> None:
 
     flash = kernel("flash", shape())
     for size in (2, 64, 1000):
-        assert flash.refuses(window("sliding", size=size), Plain(), "cuda") is None
-        assert flash.refuses(Chunked(size), Plain(), "cuda") is not None
-        assert flash.refuses(Dilated(size), Plain(), "cuda") is not None
+        assert flash.rejects(window("sliding", size=size), Plain(), "cuda") is None
+        assert flash.rejects(Chunked(size), Plain(), "cuda") is not None
+        assert flash.rejects(Dilated(size), Plain(), "cuda") is not None
 
 
 # auto
@@ -541,7 +541,7 @@ def test_kernels_on_cuda_equal_the_reference(
 ) -> None:
     """Forward and gradients; bounds in units of each tensor's root mean square: bf16 has 8 bits, and TF32 is off."""
     fast = kernel(name, shape(4, 64))
-    if reason := fast.refuses(sees, encoding(pos, 4), "cuda"):
+    if reason := fast.rejects(sees, encoding(pos, 4), "cuda"):
         pytest.skip(reason)
     if name == "flash" and dtype == torch.float32:
         pytest.skip("flash computes in bf16")

@@ -15,7 +15,7 @@ from helpers_model import (
     options,
     random_model,
     randomise,
-    refused,
+    rejected,
     rows,
     tiny,
 )
@@ -233,7 +233,7 @@ def test_gpt_neox_equals_transformers(fraction: float, dtype: torch.dtype, toler
 def test_partial_rotary_rotates_the_first_dims_only(half: int, fraction: float, seed: int) -> None:
     dim, n = 2 * half, round(fraction * 2 * half)
     if n % 2 or not n:
-        message = refused(lambda: encoding("rope_partial", head_dim=dim, fraction=fraction))
+        message = rejected(lambda: encoding("rope_partial", head_dim=dim, fraction=fraction))
         assert f"pos.fraction={fraction:g} rotates {n} of {dim} dims" in message
         use = float(re.findall(r"use pos\.fraction=([\d.]+)", message)[0])
         encoding("rope_partial", head_dim=dim, fraction=use)
@@ -406,8 +406,8 @@ def test_xpos_does_not_overflow_up_to_its_last_position() -> None:
         random_model(tiny(arm(pos="xpos")))(torch.zeros(1, last + 1, dtype=torch.long))
 
 
-def test_xpos_refuses_a_context_that_would_overflow() -> None:
-    message = refused(lambda: encoding("xpos", context=5000, scale_base=100.0))
+def test_xpos_rejects_a_context_that_would_overflow() -> None:
+    message = rejected(lambda: encoding("xpos", context=5000, scale_base=100.0))
     assert "pos.scale_base=100 supports 4789 tokens" in message and "model.context=5000" in message
     use = float(message.rpartition("pos.scale_base=")[2])
     assert encoding("xpos", context=5000, scale_base=use).max_length >= 5000
@@ -656,28 +656,28 @@ def test_relative_encodings_ignore_absolute_positions(option: str, far: int, to:
     ],
 )
 def test_numbers_out_of_bounds_are_rejected(option: str, keys: dict[str, Any], wrong: str, right: str) -> None:
-    message = refused(lambda: encoding(option, **keys))
+    message = rejected(lambda: encoding(option, **keys))
     assert wrong in message and message.endswith(f"such as {right.rpartition('=')[2]}")
     (key,) = keys
     encoding(option, **{key: type(keys[key])(float(right.rpartition("=")[2]))})
 
 
 def test_kerple_has_two_forms() -> None:
-    message = refused(lambda: encoding("kerple", form="cubic"))
+    message = rejected(lambda: encoding("kerple", form="cubic"))
     assert message == "pos.form='cubic': expected log or power"
 
 
 @pytest.mark.parametrize("option", [option for option in ROPES if option != "rope_partial"])
-def test_rotary_encodings_refuse_odd_heads_by_name(option: str) -> None:
-    message = refused(lambda: encoding(option, head_dim=3))
+def test_rotary_encodings_reject_odd_heads_by_name(option: str) -> None:
+    message = rejected(lambda: encoding(option, head_dim=3))
     assert f"pos={option} needs an even head_dim, given 3" in message and message.endswith("use model.d_model=16")
 
 
-def test_ntk_refuses_a_single_frequency() -> None:
-    message = refused(lambda: encoding("rope_ntk", head_dim=2))
+def test_ntk_rejects_a_single_frequency() -> None:
+    message = rejected(lambda: encoding("rope_ntk", head_dim=2))
     assert "needs 4 or more rotated dims per head, given 2," in message
     encoding(re.findall(r"use pos=(rope_linear)", message)[0], head_dim=2)
 
 
-def test_rotary_encodings_refuse_heads_of_one_dim() -> None:
-    assert "pos=rope_partial needs an even head_dim, given 1" in refused(lambda: encoding("rope_partial", head_dim=1))
+def test_rotary_encodings_reject_heads_of_one_dim() -> None:
+    assert "pos=rope_partial needs an even head_dim, given 1" in rejected(lambda: encoding("rope_partial", head_dim=1))

@@ -107,7 +107,7 @@ def test_kernels_cache_and_packing_for_random_sizes_and_options(data: st.DataObj
     try:
         model = build(cfg, VOCAB)
     except ConfigError as error:
-        assert "\n" not in str(error) and len(str(error)) > 20, "refused in one line"
+        assert "\n" not in str(error) and len(str(error)) > 20, "rejected in one line"
         assume(False)
     randomise(model, draw(st.integers(0, 99), label="seed"))
     model.double().eval()

@@ -59,8 +59,8 @@ def test_parameters_and_rejections_equal_those_of_composed_configs(rows: list[Va
         with torch.device("meta"):
             model = gptx.build(gptx.compose(overrides))
         assert row.cost is not None and row.cost.n_params == sum(p.numel() for p in model.parameters()), overrides
-        for refusal in row.refuses:
-            axis, _, names = refusal.partition("=")
+        for rejection in row.rejects:
+            axis, _, names = rejection.partition("=")
             for name in names.split(",") if names else ():
                 if axis != "kernel" or name in ("sdpa", "banded"):
                     with pytest.raises(ConfigError), torch.device("meta"):
@@ -74,8 +74,8 @@ def test_command_prints_the_table_of_another_model(rows: list[VariantRow]) -> No
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     assert rows[0].cells[2] not in done.stdout and any(line.startswith("| attention=gqa |") for line in lines)
-    [refused] = [line for line in lines if "window=alternating" in line and "longer than" in line]
-    assert refused.split(" | ")[2:4] == ["", ""], "no figures"
+    [rejected] = [line for line in lines if "window=alternating" in line and "longer than" in line]
+    assert rejected.split(" | ")[2:4] == ["", ""], "no figures"
     assert sum(line.startswith("| window=") for line in lines) == len(options("window"))
 
 

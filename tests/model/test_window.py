@@ -13,7 +13,7 @@ from helpers_model import (
     arm,
     one_thread,  # noqa: F401 - a fixture
     options,
-    refused,
+    rejected,
     tiny,
 )
 from hypothesis import given, settings
@@ -164,7 +164,7 @@ def test_pattern_gives_each_layer_its_cache_size() -> None:
 
 @pytest.mark.parametrize("pattern", ["", "LlG", "L G", "SG"])
 def test_other_letters_of_a_pattern_are_rejected(pattern: str) -> None:
-    message = refused(lambda: window("alternating", pattern=pattern))
+    message = rejected(lambda: window("alternating", pattern=pattern))
     assert repr(pattern) in message and "L (sliding)" in message and "LLLLLG" in message
     assert window("alternating", pattern="LLLLLG")
 
@@ -172,7 +172,7 @@ def test_other_letters_of_a_pattern_are_rejected(pattern: str) -> None:
 def test_pattern_longer_than_the_model_is_rejected() -> None:
     cfg = tiny(arm(window="alternating"))
     cfg.window.pattern = "LLLLLG"
-    message = refused(build, cfg, VOCAB)
+    message = rejected(build, cfg, VOCAB)
     assert "window.pattern=LLLLLG" in message and "model.n_layer=2" in message
     assert "window.pattern=LL or model.n_layer=6" in message
     cfg.model.n_layer = 6
@@ -203,13 +203,13 @@ def test_chunks_equal_llama_4(size: int) -> None:
 )
 @pytest.mark.parametrize("given", [0, -3])
 def test_window_that_hides_a_token_from_itself_is_rejected(option: str, key: str, given: int) -> None:
-    message = refused(lambda: window(option, **{key: given}))
+    message = rejected(lambda: window(option, **{key: given}))
     assert message == f"window.{key}={given}: expected at least 1, and at most 2147483648"
     assert window(option, **{key: 1}).allows(torch.tensor(7), torch.tensor(7))
 
 
 def test_sliding_sink_rejects_zero_sinks() -> None:
-    message = refused(lambda: window("sliding_sink", sinks=0))
+    message = rejected(lambda: window("sliding_sink", sinks=0))
     assert "window.sinks=0" in message and "at least 1" in message and "window=sliding" in message
     assert "sliding" in options("window")
 

@@ -38,7 +38,7 @@ from gptx.strategy.batch_plan import BatchPlan
 from gptx.strategy.distributed import full_tensor
 from gptx.strategy.fsdp import FSDP
 from gptx.training import checkpoint
-from gptx.training.evaluation import Validation
+from gptx.training.evaluation import ValidationSet
 
 VOCAB, CONTEXT, ROWS, SEPARATOR, LR = 31, 16, 8, 3, 0.003
 SIZES = ("model.n_head=4", "model.d_model=16", f"model.context={CONTEXT}", "device=cpu", "precision=fp32")
@@ -138,8 +138,8 @@ class Training:
     def validate(self) -> dict[str, float]:
         """Metrics of 7 windows in batches of 3: the last batch is not full."""
         tokens = text()[-7 * CONTEXT - 1 :].astype(np.uint16)
-        validation = Validation(tokens, np.ones(VOCAB, dtype=np.int64), CONTEXT, 0, 3, self.case.separator)
-        return validation.run(self.placed, self.strategy, self.autocast)
+        validation_set = ValidationSet(tokens, np.ones(VOCAB, dtype=np.int64), CONTEXT, 0, 3, self.case.separator)
+        return validation_set.evaluate(self.placed, self.strategy, self.autocast)
 
 
 def train(case: Case, strategy: Strategy, folder: Path) -> Differences:

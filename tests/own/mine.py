@@ -38,7 +38,8 @@ class Fragile(Reference):
     """The reference kernel with failures in training, controlled by environment variables. Calls count from 1.
 
     RAISE_AT: raise in this call (on rank RAISE_RANK only, if that is given). NAN_AT: return NaN in these calls.
-    PAUSE_AT: wait until the file PAUSE_IN/go exists, or until PAUSE_IN/go-after-signal exists and a signal has arrived.
+    PAUSE_AT: wait until the file PAUSE_IN/go exists, or until PAUSE_IN/go-after-signal exists and a signal has arrived;
+    0: when the kernel is built, first for the check of the config.
     EXIT_AT: exit without a message. SLOW: wait so many seconds in each call.
     """
 
@@ -47,6 +48,8 @@ class Fragile(Reference):
         self.calls = 0
         if "PAUSE_AT" in os.environ:
             _signals()
+        if os.environ.get("PAUSE_AT") == "0":
+            _pause(Path(os.environ["PAUSE_IN"]))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, score: Score) -> Tensor:
         y = super().forward(q, k, v, mask, score)

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystem
 
 import gptx as package
 from gptx.errors import CheckpointError, ConfigError
-from gptx.runs import checkpoint_files
+from gptx.runs import checkpoint_files, journal
 from gptx.training import checkpoint
 from gptx.training.checkpoint import Saver, load_tensors
 from gptx.training.preflight import preflight
@@ -383,7 +383,7 @@ def test_resume_from_with_another_number_of_processes_gives_close_losses(make: M
     gptx = make("process counts")
     source = gptx(*CONSTANT, "strategy=fsdp", "strategy.nproc=4", "trainer.max_steps=20", "study=source")
     assert source.code == 0, source.err
-    [source_folder] = (gptx.outputs / "source").iterdir()
+    [source_folder] = journal.runs(gptx.outputs / "source")
     resumed = [*CONSTANT, f"resume_from='{source_folder}'"]
     undisturbed = losses(gptx, "undisturbed", *CONSTANT)
     for strategy in ("single", "ddp", "fsdp"):
@@ -401,7 +401,7 @@ def test_resume_from_with_the_same_number_of_processes_is_bitwise_equal(make: Ma
     base = [*CONSTANT, "strategy=fsdp", "runtime.log_every=7"]
     undisturbed = losses(gptx, "undisturbed", *base)
     assert gptx(*base, "trainer.max_steps=20", "study=source").code == 0
-    [source_folder] = (gptx.outputs / "source").iterdir()
+    [source_folder] = journal.runs(gptx.outputs / "source")
     found = losses(gptx, "resumed", *base, f"resume_from='{source_folder}'")
     assert found == {step: undisturbed[step] for step in found}
     batches, after = (checksums(gptx, study) for study in ("undisturbed", "resumed"))
@@ -411,12 +411,12 @@ def test_resume_from_with_the_same_number_of_processes_is_bitwise_equal(make: Ma
 
 
 def checksums(gptx: Gptx, study: str) -> dict[int, str]:
-    [folder] = (gptx.outputs / study).iterdir()
+    [folder] = journal.runs(gptx.outputs / study)
     return {r["step"]: r["rows"] for r in records(folder, "metrics")}
 
 
 def losses(gptx: Gptx, study: str, *words: str) -> dict[int, float]:
     done = gptx(*words, f"study={study}")
     assert done.code == 0, done.err
-    [folder] = (gptx.outputs / study).iterdir()
+    [folder] = journal.runs(gptx.outputs / study)
     return {r["step"]: r["values"]["train/loss"] for r in records(folder, "metrics")}

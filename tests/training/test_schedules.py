@@ -8,7 +8,7 @@ import pytest
 from helpers_model import (
     one_thread,  # noqa: F401 - a fixture
     options,
-    refused,
+    rejected,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -107,6 +107,6 @@ def test_schedule_rejects_fraction_out_of_range(name: str, value: float) -> None
     keys = [key for key in ("warmup", "decay", "final") if key in known]
     assert keys
     for key in keys:
-        message = refused(schedule(name, **{key: value}), 0, 10)
+        message = rejected(schedule(name, **{key: value}), 0, 10)
         assert f"schedule.{key}={value}: expected a fraction from 0 to 1" in message
         schedule(name, **{key: 1.0})(0, 10)
