@@ -203,7 +203,7 @@ def test_killed_runs_and_killed_jobs_are_reported(gptx: Gptx, slurm: Cluster) ->
     runs["seed=2"].send_signal(signal.SIGSEGV)
     _, err = sweep.communicate()
     assert sweep.returncode == 1
-    assert re.search(r"killed \(SIGKILL\): .*out of memory", err)  # certain only if the system killed a process
+    assert re.search(r"killed \(SIGKILL\), .*out of memory", err)  # certain only if the system killed a process
     assert "its job ended without an error message on 127." in err and "(Slurm: FAILED)" in err
     assert "SIGSEGV" in err
     shown = status(gptx, slurm)
