@@ -30,6 +30,7 @@ from gptx.training.checkpoint import load_tensors
 ROOT = Path(__file__).parents[1]
 OWN = Path(__file__).parent / "own"  # a user's variants, outside the package
 OWN_CONF = ("--config-dir", str(OWN / "conf"))
+TESTCLUSTER = str(ROOT / "launch" / "testcluster")
 STEPS = 200
 DEADLINE = 240.0  # seconds until a hanging test fails; no statement about speed
 
@@ -93,6 +94,16 @@ class Done:
 
 
 Started = subprocess.Popen[Any] | WarmProcess
+
+
+def one_line(done: Done, *parts: str) -> None:
+    """Assert that a command was rejected in one line that contains these parts."""
+    assert done.code == 2, done
+    assert done.out == ""
+    [line] = done.err.splitlines()
+    assert line.startswith("gptx: ")
+    for part in parts:
+        assert part in line
 
 
 class Gptx:
@@ -165,6 +176,12 @@ class Gptx:
     def folder(self) -> Path:
         """The folder of the only run."""
         [folder] = self.folders()
+        return folder
+
+    @property
+    def sweep_folder(self) -> Path:
+        """The folder of the only sweep."""
+        [folder] = (self.outputs / ".sweeps").iterdir()
         return folder
 
     def processes(self) -> list[psutil.Process]:

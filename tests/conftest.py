@@ -1,5 +1,6 @@
 """Fixtures of the command-line tests: a corpus that is tokenised once, the command, and finished runs."""
 
+import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -142,6 +143,33 @@ class Trained:
     @property
     def folder(self) -> Path:
         return self.gptx.folder
+
+
+@pytest.fixture(scope="session")
+def ddp(make: Maker) -> Gptx:
+    """The tiny run on two processes."""
+    gptx = make("ddp")
+    done = gptx("strategy=ddp")
+    assert done.code == 0, done.err
+    assert "Warning" not in done.err
+    return gptx
+
+
+@pytest.fixture(scope="session")
+def without_torch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmParent]:
+    """Starts commands in which importing torch or mlflow is an error."""
+    folder = tmp_path_factory.mktemp("without")
+    (folder / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Forbidden:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        assert name not in ('torch', 'mlflow', 'datasets', 'transformers'), f'{name} was imported'\n"
+        "sys.meta_path.insert(0, Forbidden())\n"
+    )
+    path = os.pathsep.join([str(folder), environment()["PYTHONPATH"]])
+    parent = WarmParent(environment() | {"PYTHONPATH": path}, ("gptx.config.command", "gptx.training.run_lifecycle"))
+    yield parent
+    parent.close()
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
 from gptx.model.build import build
 from gptx.model.gpt import GPT
+from gptx.window.base import Window
 
 CONTEXT, VOCAB = 12, 11
 SIZE = 5  # upper limit of the windows' sizes in the tests, so that windows hide part of a row
@@ -116,6 +117,26 @@ def tiny(arm: Arm = (), **model: Any) -> DictConfig:
     return cfg
 
 
+@functools.cache
+def _tiny_option(group: str, option: str) -> DictConfig:
+    found: DictConfig = tiny(arm(**{group: option}))[group]
+    return found
+
+
+def tiny_option(group: str, option: str, **keys: Any) -> DictConfig:
+    """The config of one option in a tiny model, with other values of ``keys``."""
+    cfg = _tiny_option(group, option).copy()
+    assert set(keys) <= set(cfg)
+    cfg.update(keys)
+    return cfg
+
+
+def window(option: str, **keys: Any) -> Window:
+    """A window as in its YAML file, but of at most `SIZE` tokens, and except for ``keys``."""
+    found: Window = part(tiny_option("window", option, **keys))
+    return found
+
+
 def kernels(window: str) -> list[str]:
     """The kernels that can compute a window on a CPU."""
     shape = ModelShape(n_layer=1, n_head=1, d_model=8, context=CONTEXT, vocab_size=VOCAB, dropout=0.0, bias=False)
@@ -148,6 +169,10 @@ def random_model(cfg: DictConfig, seed: int = 0) -> GPT:
 def model_of(arm: Arm, bias: bool = True) -> GPT:
     """One model for all tests of an arm; tests must not change it."""
     return random_model(tiny(arm, bias=bias))
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
 def rows(batch: int, length: int, seed: int = 0) -> Tensor:

@@ -7,18 +7,15 @@ import shlex
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from command import Gptx
+from command import ROOT, Gptx
 from conftest import Trained
 
 from gptx import cli, ui
 from gptx.__main__ import COMMANDS
 from gptx.__main__ import main as gptx_main
 from gptx.errors import ConfigError, GptxError, Interrupted, RunFailed
-
-ROOT = Path(__file__).parents[2]
 
 
 def start(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":

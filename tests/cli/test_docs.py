@@ -8,11 +8,11 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from command import ROOT
 from documented import generated_table
 
 import gptx
 
-ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "launch" / "README.md"]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"(?:python -m gptx\.run|gptx run|gptx sweep)((?: +(?:'[^']*'|[^\s`'\\]+))+)")

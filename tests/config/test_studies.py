@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from command import Gptx
+from command import ROOT, Gptx
 from omegaconf import DictConfig
 
 from gptx.config.compose import Schemas, compose
@@ -22,7 +22,6 @@ from gptx.model.cost import Cost, cost
 from gptx.sweep.plan.matching import Matched, match_budgets
 from gptx.training.preflight import preflight
 
-ROOT = Path(__file__).parents[2]
 STUDIES = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml"))
 SMALL = sorted(path.stem for path in (ROOT / "experiments/smoke").glob("*.yaml"))
 WITHOUT_SMALL_SIZE = {"nanogpt_shakespeare_cpu"}  # takes two minutes at full size

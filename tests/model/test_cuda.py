@@ -1,6 +1,6 @@
 """Each option of each axis on a GPU, compared with the same model in float64 on the CPU; skipped without a GPU.
 
-The kernels alone are tested in test_kernel.py.
+The kernels alone are tested in test_kernels_on_cuda.py.
 """
 
 import copy

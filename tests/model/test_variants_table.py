@@ -3,20 +3,18 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from helpers_model import options
+from command import ROOT
+from helpers_model import options, parameter_count
 
 import gptx
 from gptx import variants
 from gptx.config.axes import model_axes
 from gptx.errors import ConfigError
 from gptx.model.variants_table import VariantRow, markdown, table
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +56,7 @@ def test_parameters_and_rejections_equal_those_of_composed_configs(rows: list[Va
             continue
         with torch.device("meta"):
             model = gptx.build(gptx.compose(overrides))
-        assert row.cost is not None and row.cost.n_params == sum(p.numel() for p in model.parameters()), overrides
+        assert row.cost is not None and row.cost.n_params == parameter_count(model), overrides
         for refusal in row.refuses:
             axis, _, names = refusal.partition("=")
             for name in names.split(",") if names else ():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import fake_runs
 import pytest
-from command import ROOT, Gptx
+from command import TESTCLUSTER, Gptx
 from conftest import Trained
 from fake_cells import FACTS
 from hydra import compose as hydra_compose
@@ -34,8 +34,6 @@ from gptx.sweep.plan.cells import Cell
 from gptx.sweep.state.folder import Sweep
 from gptx.sweep.state.records import EndKind, JobsSubmitted
 from gptx.training.preflight import preflight
-
-TESTCLUSTER = str(ROOT / "launch" / "testcluster")
 
 
 def test_run_is_checked_for_the_device_of_the_nodes(trained: Trained) -> None:

@@ -28,7 +28,7 @@ from command import (
     words,
 )
 from conftest import Maker
-from fake_runs import ask, contents, database, rows_of, uid_of
+from fake_runs import contents, database, metric_rows, rows_of, uid_of
 from tiers import some
 
 from gptx.cli import EXIT_RESUMABLE
@@ -454,13 +454,10 @@ def test_run_finishes_training_while_its_mlflow_server_is_down(gptx: Gptx, refer
     Store(served)  # creates its database
     port = free_port("127.0.0.1", 5600)
 
-    def rows() -> int:
-        return int(ask(database(served), "select count(*) from metrics")[0][0])
-
     tracked = ["tracking=mlflow", f"tracking.uri=http://127.0.0.1:{port}", "tracking.wait=200"]
     with serve(served, store_uri(served, ""), "127.0.0.1", port):
         run = gptx.start(*words("single"), *tracked, **pausing(gptx, 57))
-        assert until(lambda: rows() > 0, run), run.communicate()
+        assert until(lambda: metric_rows(database(served)) > 0, run), run.communicate()
         assert until(lambda: (gptx.cwd / "paused-0").exists(), run), run.communicate()
     (gptx.cwd / "go").touch()
     assert until(lambda: journal.status(gptx.folder) == "finished", run), run.communicate()
