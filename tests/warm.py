@@ -21,6 +21,7 @@ import sys
 import threading
 import traceback
 import weakref
+from collections.abc import Callable
 from multiprocessing import util
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -159,17 +160,14 @@ def _fork_instead_of_spawn() -> None:
         sys.stderr.flush()
         if pid := os.fork():
             return pid
-        status = 1
-        try:
+
+        def run() -> None:
             _forget_parent(set(descriptors))
             sys.argv = arguments[arguments.index("-c") :]
             del sys.argv[1]
             exec(code, {})
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        except BaseException:
-            traceback.print_exc()
-        os._exit(_at_exit(status))
+
+        _exit_with(run)
 
     util.spawnv_passfds = fork
 
@@ -193,13 +191,30 @@ def _forget_parent(descriptors: set[int]) -> None:
                 os.dup2(null, descriptor, inheritable=False)  # not closed: an object of the parent may close it later
 
 
-def _at_exit(status: int) -> int:
-    """Do what an interpreter does at exit, without unwinding the stack frames of the parent."""
+def _exit_with(run: Callable[[], object]) -> NoReturn:
+    """Run the module of a process and end the process as an interpreter would, but without releasing the objects that
+    it shares with its parent: that would copy the memory of all of them."""
+    status, interrupted = 0, False
+    try:
+        run()
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException as error:
+        traceback.print_exc()
+        status, interrupted = 1, isinstance(error, KeyboardInterrupt)
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return status
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            status = 120  # as python does if the output cannot be written
+    if interrupted:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
+    os._exit(status)
 
 
 def main() -> NoReturn:
@@ -210,8 +225,7 @@ def main() -> NoReturn:
     module, *sys.argv[1:] = _serve(socket.socket(fileno=int(connection)))
     _fork_instead_of_spawn()
     sys.modules.pop(module, None)
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-    sys.exit()
+    _exit_with(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
 
 
 if __name__ == "__main__":
