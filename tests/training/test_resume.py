@@ -209,7 +209,9 @@ def test_ctrl_c_on_a_terminal(gptx: Gptx, moment: str) -> None:
     """The terminal sends SIGINT to every process of the group: workers get it twice, from it and from their parent."""
     starts = moment == "while the workers start"
     environment = pausing(gptx, 1 if starts else 17)
-    terminal = Terminal(gptx, "gptx.run", *OWN_CONF, *gptx.tiny, *words("ddp")[2:], **environment)
+    terminal = Terminal(
+        gptx, "gptx.run", *OWN_CONF, *gptx.tiny, *words("ddp")[2:], warm=not starts, **environment
+    )  # a fork does not import anything while it starts
     ready = (lambda: len(gptx.workers()) == 2) if starts else (lambda: (gptx.cwd / "paused-0").exists())
     assert terminal.until(ready), terminal.shown
     terminal.press(b"\x03")
@@ -224,7 +226,7 @@ def test_ctrl_c_on_a_terminal(gptx: Gptx, moment: str) -> None:
 
 @pytest.mark.parametrize("strategy", some(["single", "ddp"], "single"))
 def test_repeated_ctrl_c_does_not_wait_for_the_current_step(gptx: Gptx, strategy: str) -> None:
-    terminal = Terminal(gptx, "gptx.run", *gptx.tiny, *words(strategy), **pausing(gptx, 17))
+    terminal = Terminal(gptx, "gptx.run", *gptx.tiny, *words(strategy), warm=True, **pausing(gptx, 17))
     ranks = range(1 if strategy == "single" else 2)
     assert terminal.until(lambda: all((gptx.cwd / f"paused-{rank}").exists() for rank in ranks)), terminal.shown
 
