@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from composed import composed
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-import gptx
 from gptx.config.instantiate import part
 from gptx.config.overrides import conf_dir
 from gptx.errors import ConfigError
@@ -90,11 +90,6 @@ PAIRS = pairs("attention", "pos", "window") + product("ffn", "norm", "placement"
 
 
 @functools.cache
-def _base() -> DictConfig:
-    return gptx.compose(TINY)
-
-
-@functools.cache
 def yaml(group: str, option: str) -> DictConfig:
     """The YAML file of an option, with its interpolations unresolved."""
     found = OmegaConf.load(conf_dir() / group / f"{option}.yaml")
@@ -104,8 +99,7 @@ def yaml(group: str, option: str) -> DictConfig:
 
 def tiny(arm: Arm = (), **model: Any) -> DictConfig:
     """The config of a tiny model of these variants; ``model`` overrides keys of the group of that name."""
-    cfg = OmegaConf.create(OmegaConf.to_container(_base()))
-    assert isinstance(cfg, DictConfig)
+    cfg = composed(*TINY)
     cfg.variant.update(dict(arm))
     cfg.model.update(model)
     for group in GROUPS:

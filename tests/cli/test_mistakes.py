@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from command import Gptx, one_line
+from composed import SCHEMAS
 from conftest import Trained
 from warm import WarmParent
 
-from gptx.config.compose import Schemas, compose
+from gptx.config.compose import compose
 from gptx.errors import ConfigError, GptxError
 from gptx.training.preflight import preflight
 
@@ -98,7 +99,6 @@ def test_compose_names_the_unreadable_override(words: list[str], parts: list[str
         assert part in str(refused.value)
 
 
-SCHEMAS: Schemas = {}
 UNFIT: list[tuple[list[str], list[str]]] = [
     (["attention=gqa", "attention.n_kv_head=3"], ["attention.n_kv_head=3", "model.n_head=4", "1, 2, 4"]),
     (["pos=rope", "model.d_model=12"], ["rope", "head_dim", "3", "model.d_model=16"]),

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from composed import SCHEMAS
 from helpers_model import (
     CONTEXT,
     VOCAB,
@@ -25,7 +26,7 @@ from gptx.config.overrides import conf_dir
 from gptx.errors import ConfigError
 from gptx.model.build import build, remarks
 
-compose = functools.partial(compose_with_schemas, schemas={})
+compose = functools.partial(compose_with_schemas, schemas=SCHEMAS)
 
 
 @pytest.mark.parametrize(
