@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from command import Done, Gptx, environment, words
 from hypothesis import HealthCheck, settings
 from warm import WarmParent
@@ -63,6 +64,12 @@ WORDS = [
     "world",
     "every",
 ]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """The models of the tests are so small that several threads only make them slower."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ tested as soon as its two files exist."""
 import functools
 import itertools
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -50,15 +49,6 @@ Arm = tuple[tuple[str, str], ...]  # (("attention", "gqa"), ("pos", "rope"), ...
 def options(group: str) -> list[str]:
     """The options of a group: the names of its YAML files."""
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small are slower with several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def arm(**choices: str) -> Arm:

@@ -6,16 +6,7 @@ from typing import Any
 import pytest
 import torch
 from composed import SCHEMAS
-from helpers_model import (
-    CONTEXT,
-    VOCAB,
-    advice,
-    arm,
-    one_thread,  # noqa: F401 - a fixture
-    options,
-    refused,
-    tiny,
-)
+from helpers_model import CONTEXT, VOCAB, advice, arm, options, refused, tiny
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf

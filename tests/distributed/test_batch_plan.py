@@ -4,11 +4,7 @@ from typing import Any
 
 import pytest
 from composed import composed
-from helpers_model import (
-    advice,
-    one_thread,  # noqa: F401 - a fixture
-    refused,
-)
+from helpers_model import advice, refused
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig

@@ -7,16 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers_attention import GROUPS, HEADS, LAYERS, NEW, config_of, first_attention
-from helpers_model import (
-    CONTEXT,
-    VOCAB,
-    advice,
-    arm,
-    one_thread,  # noqa: F401 - a fixture
-    random_model,
-    refused,
-    rows,
-)
+from helpers_model import CONTEXT, VOCAB, advice, arm, random_model, refused, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig

@@ -5,14 +5,7 @@ import math
 import pytest
 import torch
 from helpers_attention import DIM, GROUPED, HEADS, config_of, first_attention
-from helpers_model import (
-    CONTEXT,
-    VOCAB,
-    arm,
-    one_thread,  # noqa: F401 - a fixture
-    random_model,
-    rows,
-)
+from helpers_model import CONTEXT, VOCAB, arm, random_model, rows
 from torch import Tensor, nn
 
 from gptx.model.build import build

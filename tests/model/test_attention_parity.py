@@ -5,13 +5,7 @@ import math
 import pytest
 import torch
 from helpers_attention import DIM, GROUPED, GROUPS, HEADS, LAYERS, config_of, first_attention
-from helpers_model import (
-    CONTEXT,
-    SIZE,
-    VOCAB,
-    arm,
-    one_thread,  # noqa: F401 - a fixture
-)
+from helpers_model import CONTEXT, SIZE, VOCAB, arm
 from helpers_parity import both_dtypes, from_llama, hugging_face, linear, same_logits, with_random_weights
 from omegaconf import DictConfig
 from torch import Tensor

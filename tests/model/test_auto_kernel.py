@@ -6,10 +6,7 @@ from unittest.mock import call
 import pytest
 import torch
 from helpers_kernel import Problem, encoding, kernel, problems, same, shape, windows
-from helpers_model import (
-    one_thread,  # noqa: F401 - a fixture
-    window,
-)
+from helpers_model import window
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -5,13 +5,7 @@ from typing import Any
 import pytest
 import torch
 from helpers_kernel import Plain, Problem, encoding, kernel, problem, problems, same, shape, windows
-from helpers_model import (
-    arm,
-    one_thread,  # noqa: F401 - a fixture
-    refused,
-    tiny,
-    window,
-)
+from helpers_model import arm, refused, tiny, window
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor

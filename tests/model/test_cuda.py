@@ -7,7 +7,7 @@ import copy
 
 import pytest
 import torch
-from helpers_model import GROUPS, one_thread, options, randomise  # noqa: F401 - one_thread is a fixture
+from helpers_model import GROUPS, options, randomise
 from torch import Tensor
 
 import gptx

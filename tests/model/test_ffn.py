@@ -11,7 +11,6 @@ from helpers_model import (
     CONTEXT,
     VOCAB,
     arm,
-    one_thread,  # noqa: F401 - a fixture
     parameter_count,
     random_model,
     randomise,

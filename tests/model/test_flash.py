@@ -9,11 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from helpers_kernel import Learned, Odd, Plain, Problem, encoding, kernel, problem, shape
-from helpers_model import (
-    one_thread,  # noqa: F401 - a fixture
-    refused,
-    window,
-)
+from helpers_model import refused, window
 from torch import Tensor
 
 from gptx.geometry.visibility import Where

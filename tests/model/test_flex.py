@@ -5,10 +5,7 @@ from typing import Any
 import pytest
 import torch
 from helpers_kernel import Learned, Odd, Plain, encoding, kernel, problem, same, shape
-from helpers_model import (
-    one_thread,  # noqa: F401 - a fixture
-    window,
-)
+from helpers_model import window
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention import flex_attention as flex_module

@@ -4,14 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_model import (
-    CONTEXT,
-    SIZE,
-    VOCAB,
-    arm,
-    one_thread,  # noqa: F401 - a fixture
-    tiny,
-)
+from helpers_model import CONTEXT, SIZE, VOCAB, arm, tiny
 from helpers_parity import both_dtypes, linear, same_logits, with_random_weights
 from omegaconf import DictConfig
 from torch import Tensor, nn

@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 from command import ROOT
-from helpers_model import (
-    one_thread,  # noqa: F401 - a fixture
-)
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,7 @@
 import pytest
 import torch
 from helpers_kernel import Problem, encoding, kernel, problem, shape
-from helpers_model import (
-    one_thread,  # noqa: F401 - a fixture
-    window,
-)
+from helpers_model import window
 from torch import Tensor
 
 from gptx.geometry.visibility import Where

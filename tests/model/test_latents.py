@@ -3,15 +3,7 @@
 import pytest
 import torch
 from helpers_attention import LAYERS, config_of
-from helpers_model import (
-    CONTEXT,
-    VOCAB,
-    arm,
-    one_thread,  # noqa: F401 - a fixture
-    options,
-    random_model,
-    rows,
-)
+from helpers_model import CONTEXT, VOCAB, arm, options, random_model, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

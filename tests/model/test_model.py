@@ -14,7 +14,6 @@ from helpers_model import (
     VOCAB,
     arm,
     kernels,
-    one_thread,  # noqa: F401 - a fixture
     options,
     parameter_count,
     random_model,

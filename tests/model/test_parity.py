@@ -2,16 +2,7 @@
 
 import pytest
 import torch
-from helpers_model import (
-    CONTEXT,
-    SIZE,
-    VOCAB,
-    arm,
-    kernels,
-    one_thread,  # noqa: F401 - a fixture
-    parameter_count,
-    tiny,
-)
+from helpers_model import CONTEXT, SIZE, VOCAB, arm, kernels, parameter_count, tiny
 from helpers_parity import (
     GPT2_ARM,
     LLAMA_ARM,

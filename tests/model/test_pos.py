@@ -6,11 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_model import (
-    one_thread,  # noqa: F401 - a fixture
-    randomise,
-    refused,
-)
+from helpers_model import randomise, refused
 from helpers_pos import BIASES, ROPES, encoding, logits, normal
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -5,17 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_model import (
-    CONTEXT,
-    VOCAB,
-    arm,
-    one_thread,  # noqa: F401 - a fixture
-    options,
-    random_model,
-    randomise,
-    rows,
-    tiny,
-)
+from helpers_model import CONTEXT, VOCAB, arm, options, random_model, randomise, rows, tiny
 from helpers_parity import both_dtypes, linear, same_logits, split_heads, with_random_weights
 from helpers_pos import BIASES, bias_of, encoding
 from hypothesis import given, settings

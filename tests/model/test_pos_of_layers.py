@@ -5,12 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_model import (
-    VOCAB,
-    arm,
-    one_thread,  # noqa: F401 - a fixture
-    tiny,
-)
+from helpers_model import VOCAB, arm, tiny
 from helpers_parity import LLAMA_ARM, both_dtypes, from_llama, hugging_face, same_logits
 from helpers_pos import encoding, frequencies
 from torch import Tensor

@@ -6,17 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_model import (
-    CONTEXT,
-    VOCAB,
-    arm,
-    one_thread,  # noqa: F401 - a fixture
-    random_model,
-    randomise,
-    refused,
-    rows,
-    tiny,
-)
+from helpers_model import CONTEXT, VOCAB, arm, random_model, randomise, refused, rows, tiny
 from helpers_parity import (
     LLAMA_ARM,
     both_dtypes,

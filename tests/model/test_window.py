@@ -5,16 +5,7 @@ from itertools import takewhile
 
 import pytest
 import torch
-from helpers_model import (
-    CONTEXT,
-    VOCAB,
-    arm,
-    one_thread,  # noqa: F401 - a fixture
-    options,
-    refused,
-    tiny,
-    window,
-)
+from helpers_model import CONTEXT, VOCAB, arm, options, refused, tiny, window
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

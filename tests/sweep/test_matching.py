@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from composed import composed
-from helpers_model import one_thread, options  # noqa: F401 - a fixture
+from helpers_model import options
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
