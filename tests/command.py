@@ -13,7 +13,7 @@ import sys
 import termios
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from gptx.training.checkpoint import load_tensors
 ROOT = Path(__file__).parents[1]
 OWN = Path(__file__).parent / "own"  # a user's variants, outside the package
 OWN_CONF = ("--config-dir", str(OWN / "conf"))
+TESTCLUSTER = str(ROOT / "launch" / "testcluster")
+FORKED = ("gptx", "equivalence", "launched")  # modules that run in a fork
 STEPS = 200
 DEADLINE = 240.0  # seconds until a hanging test fails; no statement about speed
 
@@ -95,6 +97,16 @@ class Done:
 Started = subprocess.Popen[Any] | WarmProcess
 
 
+def one_line(done: Done, *parts: str) -> None:
+    """Assert that a command was rejected in one line that contains these parts."""
+    assert done.code == 2, done
+    assert done.out == ""
+    [line] = done.err.splitlines()
+    assert line.startswith("gptx: ")
+    for part in parts:
+        assert part in line
+
+
 class Gptx:
     """The gptx command in its own working directory. A mark in their environment identifies its processes."""
 
@@ -115,9 +127,10 @@ class Gptx:
     ) -> Done:
         """Run any module and wait for its end.
 
-        A module of gptx runs in a fork of ``by`` or of this command's own warm parent, unless it gets another path.
+        A module of gptx or of the tests runs in a fork of ``by`` or of this command's own warm parent, unless it gets
+        another path.
         """
-        if (warm := by or self.warm) and module.startswith("gptx.") and "PYTHONPATH" not in env:
+        if (warm := by or self.warm) and module.partition(".")[0] in FORKED and "PYTHONPATH" not in env:
             process: Started = self._fork(warm, [module, *words], env)
         else:
             process = self.popen(module, *words, **env)
@@ -125,11 +138,28 @@ class Gptx:
         assert process.returncode is not None
         return Done(process.returncode, out, err)
 
+    def run_unread(self, *words: str, stderr: bool) -> int:
+        """Run a module of gptx with a stdout that nobody reads, and with a stderr that nobody reads or that is
+        ignored. Wait for its end and return the exit code."""
+        assert self.warm is not None
+        reader, pipe = os.pipe()
+        os.close(reader)
+        null = os.open(os.devnull, os.O_RDWR)
+        process = self._fork(self.warm, list(words), {}, [null, pipe, pipe if stderr else null])
+        os.close(pipe)
+        os.close(null)
+        return process.wait(DEADLINE)
+
     def start(self, *overrides: str, **env: str) -> "Started":
         """Start the tiny run with these overrides and return at once: in a fork of the warm parent."""
         if self.warm:
             return self._fork(self.warm, ["gptx.run", *self.tiny, *overrides], env)
         return self.start_cold(*overrides, **env)
+
+    def start_in_terminal(self, terminal: int, *words: str, **env: str) -> "Started":
+        """Start a module of gptx in a fork whose terminal has this descriptor."""
+        assert self.warm is not None
+        return self._fork(self.warm, list(words), env, [terminal] * 3)
 
     def start_cold(self, *overrides: str, **env: str) -> "subprocess.Popen[str]":
         """Start the tiny run in a new interpreter."""
@@ -146,8 +176,10 @@ class Gptx:
     def popen(self, module: str, *words: str, **env: str) -> "subprocess.Popen[str]":
         return self._popen([sys.executable, "-m", module, *words], env)
 
-    def _fork(self, warm: WarmParent, words: list[str], env: dict[str, str]) -> WarmProcess:
-        process = warm.start(words, self.cwd, self.env | env)
+    def _fork(
+        self, warm: WarmParent, words: list[str], env: dict[str, str], streams: Sequence[int] = ()
+    ) -> WarmProcess:
+        process = warm.start(words, self.cwd, self.env | env, streams)
         self.started.append(process)
         self.sessions.add(process.pid)
         return process
@@ -165,6 +197,12 @@ class Gptx:
     def folder(self) -> Path:
         """The folder of the only run."""
         [folder] = self.folders()
+        return folder
+
+    @property
+    def sweep_folder(self) -> Path:
+        """The folder of the only sweep."""
+        [folder] = (self.outputs / ".sweeps").iterdir()
         return folder
 
     def processes(self) -> list[psutil.Process]:
@@ -315,7 +353,7 @@ def equal_sweeps(ours: Gptx, theirs: Gptx, runs: int) -> None:
 
 
 class Terminal:
-    """A process with its own pseudo-terminal."""
+    """A process with its own pseudo-terminal: a new interpreter, or with ``warm=True`` a fork."""
 
     # A small program becomes the session leader and takes the terminal before it executes gptx.
     _SHIM = """
@@ -325,17 +363,20 @@ fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
 
-    def __init__(self, gptx: Gptx, module: str, *words: str, **env: str) -> None:
+    def __init__(self, gptx: Gptx, module: str, *words: str, warm: bool = False, **env: str) -> None:
+        self.process: Started
         self.master, slave = pty.openpty()
         modes = termios.tcgetattr(slave)
         modes[3] |= termios.NOFLSH  # otherwise Ctrl-C discards pending output
         termios.tcsetattr(slave, termios.TCSANOW, modes)
-        command = [sys.executable, "-c", self._SHIM, sys.executable, "-m", module, *words]
-        size = {"COLUMNS": "160", "LINES": "40", "TERM": "xterm-256color"}
-        self.process = subprocess.Popen(
-            command, cwd=gptx.cwd, env=gptx.env | size | env, stdin=slave, stdout=slave, stderr=slave
-        )
-        gptx.started.append(self.process)
+        env = {"COLUMNS": "160", "LINES": "40", "TERM": "xterm-256color"} | env
+        if warm:
+            self.process = gptx.start_in_terminal(slave, module, *words, **env)
+        else:
+            command = [sys.executable, "-c", self._SHIM, sys.executable, "-m", module, *words]
+            streams = {"stdin": slave, "stdout": slave, "stderr": slave}
+            self.process = subprocess.Popen(command, cwd=gptx.cwd, env=gptx.env | env, **streams)
+            gptx.started.append(self.process)
         os.close(slave)
         self.shown = ""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from command import Done, Gptx, environment, words
 from hypothesis import HealthCheck, settings
 from warm import WarmParent
@@ -66,6 +67,12 @@ WORDS = [
     "world",
     "every",
 ]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """The models of the tests are so small that several threads only make them slower."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -146,6 +153,33 @@ class Trained:
     @property
     def folder(self) -> Path:
         return self.gptx.folder
+
+
+@pytest.fixture(scope="session")
+def ddp(make: Maker) -> Gptx:
+    """The tiny run on two processes."""
+    gptx = make("ddp")
+    done = gptx("strategy=ddp")
+    assert done.code == 0, done.err
+    assert "Warning" not in done.err
+    return gptx
+
+
+@pytest.fixture(scope="session")
+def without_torch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmParent]:
+    """Starts commands in which importing torch or mlflow is an error."""
+    folder = tmp_path_factory.mktemp("without")
+    (folder / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Forbidden:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        assert name not in ('torch', 'mlflow', 'datasets', 'transformers'), f'{name} was imported'\n"
+        "sys.meta_path.insert(0, Forbidden())\n"
+    )
+    path = os.pathsep.join([str(folder), environment()["PYTHONPATH"]])
+    parent = WarmParent(environment() | {"PYTHONPATH": path}, ("gptx.config.command", "gptx.training.run_lifecycle"))
+    yield parent
+    parent.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,20 @@
 """Generated tables in README.md and docs/, between the markers <!-- NAME --> and <!-- /NAME -->."""
 
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from command import ROOT
+
+# A run of a documented command in a few seconds, on another text.
+FEW_STEPS = (
+    "model.n_layer=1",
+    "model.d_model=32",
+    "model.context=32",
+    "trainer.max_steps=4",
+    "trainer.eval_every=2",
+    "trainer.val_tokens=1024",
+    "runtime.sample_tokens=8",
+    "tracking=off",
+)
 
 
 def generated_table(page: str, name: str) -> str:

@@ -1,13 +1,17 @@
 """Run folders without training, written in milliseconds, and queries of MLflow's database."""
 
 import fcntl
+import importlib
 import json
 import sqlite3
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from gptx.runs import journal
 from gptx.runs.facts import DataFacts, GitState
@@ -103,6 +107,11 @@ def ask(db: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:
     return rows
 
 
+def metric_rows(db: Path) -> int:
+    """The number of values in the database."""
+    return int(ask(db, "select count(*) from metrics")[0][0])
+
+
 def contents(db: Path, uid: str) -> dict[str, Any]:
     """Everything that the database holds of a run, without random ids."""
     run_id, status, end, name = ask(
@@ -134,6 +143,14 @@ def contents(db: Path, uid: str) -> dict[str, Any]:
 def rows_of(run_dir: Path) -> set[tuple[str, int, int]]:
     """(key, step, time) of every value in a journal, without the final ones."""
     return {(key, record.step, record.t) for record in journal.metrics(run_dir) for key in record.values}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mlflow_is_imported() -> None:
+    """Import mlflow before the tests: an import during a test with threads and processes would disturb it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("mlflow")
 
 
 def lines(run_dir: Path) -> list[bytes]:

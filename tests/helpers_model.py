@@ -4,21 +4,21 @@ tested as soon as its two files exist."""
 import functools
 import itertools
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from composed import composed
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-import gptx
 from gptx.config.instantiate import part
 from gptx.config.overrides import conf_dir
 from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
 from gptx.model.build import build
 from gptx.model.gpt import GPT
+from gptx.window.base import Window
 
 CONTEXT, VOCAB = 12, 11
 SIZE = 5  # upper limit of the windows' sizes in the tests, so that windows hide part of a row
@@ -51,15 +51,6 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small are slower with several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def arm(**choices: str) -> Arm:
     return tuple(choices.items())
 
@@ -89,11 +80,6 @@ PAIRS = pairs("attention", "pos", "window") + product("ffn", "norm", "placement"
 
 
 @functools.cache
-def _base() -> DictConfig:
-    return gptx.compose(TINY)
-
-
-@functools.cache
 def yaml(group: str, option: str) -> DictConfig:
     """The YAML file of an option, with its interpolations unresolved."""
     found = OmegaConf.load(conf_dir() / group / f"{option}.yaml")
@@ -103,8 +89,7 @@ def yaml(group: str, option: str) -> DictConfig:
 
 def tiny(arm: Arm = (), **model: Any) -> DictConfig:
     """The config of a tiny model of these variants; ``model`` overrides keys of the group of that name."""
-    cfg = OmegaConf.create(OmegaConf.to_container(_base()))
-    assert isinstance(cfg, DictConfig)
+    cfg = composed(*TINY)
     cfg.variant.update(dict(arm))
     cfg.model.update(model)
     for group in GROUPS:
@@ -114,6 +99,26 @@ def tiny(arm: Arm = (), **model: Any) -> DictConfig:
         if type(value) is int and value > SIZE:
             cfg.window[key] = SIZE
     return cfg
+
+
+@functools.cache
+def _tiny_option(group: str, option: str) -> DictConfig:
+    found: DictConfig = tiny(arm(**{group: option}))[group]
+    return found
+
+
+def tiny_option(group: str, option: str, **keys: Any) -> DictConfig:
+    """The config of one option in a tiny model, with other values of ``keys``."""
+    cfg = _tiny_option(group, option).copy()
+    assert set(keys) <= set(cfg)
+    cfg.update(keys)
+    return cfg
+
+
+def window(option: str, **keys: Any) -> Window:
+    """A window as in its YAML file, but of at most `SIZE` tokens, and except for ``keys``."""
+    found: Window = part(tiny_option("window", option, **keys))
+    return found
 
 
 def kernels(window: str) -> list[str]:
@@ -148,6 +153,10 @@ def random_model(cfg: DictConfig, seed: int = 0) -> GPT:
 def model_of(arm: Arm, bias: bool = True) -> GPT:
     """One model for all tests of an arm; tests must not change it."""
     return random_model(tiny(arm, bias=bias))
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
 def rows(batch: int, length: int, seed: int = 0) -> Tensor:

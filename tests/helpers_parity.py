@@ -1,7 +1,8 @@
-"""Conversion of Hugging Face's weights to the names of gptx, and the comparison of logits."""
+"""Tiny random models of Hugging Face, conversion of their weights to the names of gptx, and comparison of logits."""
 
 from typing import Any
 
+import pytest
 import torch
 from helpers_model import CONTEXT, VOCAB, arm, randomise, rows
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ TINY_LLAMA: dict[str, Any] = {  # keys of the configs of Llama and similar model
     "bos_token_id": 0,
     "eos_token_id": 0,
 }
+# Hugging Face computes rotations and norms in fp32 whatever the dtype, so float64 is as close as fp32 lets it.
+both_dtypes = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 2e-6)])
 
 
 def with_random_weights(hf: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -31,8 +34,26 @@ def with_random_weights(hf: nn.Module, dtype: torch.dtype) -> nn.Module:
     return hf.to(dtype).eval()
 
 
+def hugging_face(kind: str, dtype: torch.dtype, theta: float = 500.0, tie: bool = False, **more: Any) -> nn.Module:
+    """A tiny random model of this kind; ``more`` adds or replaces keys of its config."""
+    import transformers
+
+    keys = {**TINY_LLAMA, "rope_parameters": {"rope_type": "default", "rope_theta": theta}, "tie_word_embeddings": tie}
+    config = getattr(transformers, f"{kind}Config")(**keys | more)
+    return with_random_weights(getattr(transformers, f"{kind}ForCausalLM")(config), dtype)
+
+
 def linear(name: str, ours: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{ours}.{kind}": state[f"{name}.{kind}"] for kind in ("weight", "bias") if f"{name}.{kind}" in state}
+
+
+def split_heads(name: str, ours: str, state: dict[str, Tensor], n_head: int) -> dict[str, Tensor]:
+    """The q, k and v of GPT-NeoX and BLOOM, which are adjacent in each head."""
+    out = {}
+    for kind in ("weight", "bias"):
+        parts = state[f"{name}.{kind}"].unflatten(0, (n_head, 3, -1)).unbind(1)
+        out |= {f"{ours}.attention.{x}.{kind}": part.flatten(0, 1) for x, part in zip("qkv", parts, strict=True)}
+    return out
 
 
 def from_gpt2(state: dict[str, Tensor], n_layer: int) -> dict[str, Tensor]:

@@ -144,8 +144,8 @@ def every_kernel_equals_the_reference(model: GPT, tokens: Tensor) -> None:
     length, size = decoding_sizes(model)
     long, documents = rows(2, length), (torch.arange(CONTEXT) // 5).expand(2, -1)
     expected: dict[str, Tensor] = {}
-    for option in sorted(kernels(model), key=lambda option: option != "reference"):
-        model.use_kernel(kernels(model)[option])
+    for option, kernel in sorted(kernels(model).items(), key=lambda item: item[0] != "reference"):
+        model.use_kernel(kernel)
         parameters = list(model.parameters())
         gradients = torch.autograd.grad(model(tokens[:, :-1], tokens[:, 1:]), parameters)
         with torch.no_grad():

@@ -8,6 +8,7 @@ does, and the script returns its exit code. Processes that the child starts thro
 
 import atexit
 import contextlib
+import fcntl
 import gc
 import importlib
 import json
@@ -18,9 +19,11 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import traceback
 import weakref
+from collections.abc import Callable, Sequence
 from multiprocessing import util
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -34,10 +37,15 @@ MODULES = ("gptx.sweep.execute.preload", "gptx.training.run_lifecycle", "gptx.tr
 
 
 class WarmProcess:
-    """A command in a fork; the part of `subprocess.Popen` that the tests use. It leads a new session."""
+    """A command in a fork; the part of `subprocess.Popen` that the tests use. It leads a new session.
 
-    def __init__(self, status: int, out: IO[str], err: IO[str]) -> None:
-        self._status, self._out, self._err = os.fdopen(status), out, err
+    Args:
+        status: a pipe from which the process id and the exit code are read.
+        files: the files to which the output is written and from which it is read at the end.
+    """
+
+    def __init__(self, status: int, files: tuple[IO[str], IO[str]]) -> None:
+        self._status, self._files = os.fdopen(status), files
         self.pid = int(self._status.readline())
         self.returncode: int | None = None
         self.stdout = self.stderr = None
@@ -68,12 +76,15 @@ class WarmProcess:
         if self.returncode is None:
             self.returncode = int(self._status.readline())
             self._status.close()
-            for file in (self._out, self._err):
-                file.seek(0)
-            self._texts = self._out.read(), self._err.read()
-            self._out.close()
-            self._err.close()
+            self._texts = _read(self._files[0]), _read(self._files[1])
         return self.returncode
+
+
+def _read(file: IO[str]) -> str:
+    """The text of a file, which is closed."""
+    with file:
+        file.seek(0)
+        return file.read()
 
 
 class WarmParent:
@@ -91,16 +102,21 @@ class WarmParent:
         self._process = subprocess.Popen(script, pass_fds=[child_socket.fileno()], env=env | {"OMP_NUM_THREADS": "1"})
         child_socket.close()
 
-    def start(self, words: list[str], cwd: Path, env: dict[str, str]) -> WarmProcess:
-        """Start ``python -m ARGUMENTS`` in a fork."""
-        out, err = TemporaryFile("w+"), TemporaryFile("w+")  # noqa: SIM115 - closed by the process
+    def start(self, words: list[str], cwd: Path, env: dict[str, str], streams: Sequence[int] = ()) -> WarmProcess:
+        """Start ``python -m WORDS`` in a fork.
+
+        Args:
+            streams: descriptors of its stdin, stdout and stderr. The default are an empty stdin, and files from which
+                the process returns the output. If stdin is a terminal, it becomes that of the process.
+        """
+        files = TemporaryFile("w+"), TemporaryFile("w+")  # noqa: SIM115 - closed by the process
         reader, writer = os.pipe()
         request = json.dumps({"words": words, "cwd": str(cwd), "env": env}) + "\n"
         with open(os.devnull) as null:
-            files = [null.fileno(), out.fileno(), err.fileno(), writer]
-            socket.send_fds(self._socket, [request.encode()], files)
+            streams = streams or (null.fileno(), files[0].fileno(), files[1].fileno())
+            socket.send_fds(self._socket, [request.encode()], [*streams, writer])
         os.close(writer)
-        return WarmProcess(reader, out, err)
+        return WarmProcess(reader, files)
 
     def close(self) -> None:
         self._socket.close()
@@ -140,6 +156,9 @@ def _start(request: dict[str, Any], files: list[int]) -> list[str]:
     for target, descriptor in enumerate(streams):
         os.dup2(descriptor, target)
         os.close(descriptor)
+    if os.isatty(0):
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
@@ -159,17 +178,14 @@ def _fork_instead_of_spawn() -> None:
         sys.stderr.flush()
         if pid := os.fork():
             return pid
-        status = 1
-        try:
+
+        def run() -> None:
             _forget_parent(set(descriptors))
             sys.argv = arguments[arguments.index("-c") :]
             del sys.argv[1]
             exec(code, {})
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        except BaseException:
-            traceback.print_exc()
-        os._exit(_at_exit(status))
+
+        _exit_with(run)
 
     util.spawnv_passfds = fork
 
@@ -193,13 +209,30 @@ def _forget_parent(descriptors: set[int]) -> None:
                 os.dup2(null, descriptor, inheritable=False)  # not closed: an object of the parent may close it later
 
 
-def _at_exit(status: int) -> int:
-    """Do what an interpreter does at exit, without unwinding the stack frames of the parent."""
+def _exit_with(run: Callable[[], object]) -> NoReturn:
+    """Run the module of a process and end the process as an interpreter would, but without releasing the objects that
+    it shares with its parent: that would copy the memory of all of them."""
+    status, interrupted = 0, False
+    try:
+        run()
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException as error:
+        traceback.print_exc()
+        status, interrupted = 1, isinstance(error, KeyboardInterrupt)
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return status
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            status = 120  # as python does if the output cannot be written
+    if interrupted:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
+    os._exit(status)
 
 
 def main() -> NoReturn:
@@ -210,8 +243,7 @@ def main() -> NoReturn:
     module, *sys.argv[1:] = _serve(socket.socket(fileno=int(connection)))
     _fork_instead_of_spawn()
     sys.modules.pop(module, None)
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-    sys.exit()
+    _exit_with(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
 
 
 if __name__ == "__main__":

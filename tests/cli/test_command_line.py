@@ -3,22 +3,18 @@
 import errno
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from command import Gptx
+from command import ROOT, Gptx
 from conftest import Trained
 
 from gptx import cli, ui
 from gptx.__main__ import COMMANDS
 from gptx.__main__ import main as gptx_main
 from gptx.errors import ConfigError, GptxError, Interrupted, RunFailed
-
-ROOT = Path(__file__).parents[2]
 
 
 def start(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -121,16 +117,11 @@ def test_closed_pipe_of_rich_is_no_failure() -> None:
 
 @pytest.mark.parametrize("strategy", ["single", "ddp"])
 def test_run_whose_output_is_not_read_fails_and_the_next_one_finishes(strategy: str, gptx: Gptx) -> None:
-    run = shlex.join([sys.executable, "-m", "gptx", "run", *gptx.tiny, f"strategy={strategy}"])
-
-    def start(redirection: str, lines: int) -> int:
-        command = f"{run} {redirection} | head -n {lines}; exit ${{PIPESTATUS[0]}}"
-        return subprocess.run(["bash", "-c", command], cwd=gptx.cwd, env=gptx.env, check=False).returncode
-
-    assert start("2>&1", 0) == 1
+    command = ["gptx", "run", *gptx.tiny, f"strategy={strategy}"]
+    assert gptx.run_unread(*command, stderr=True) == 1
     result = json.loads((gptx.folder / "result.json").read_text())
     assert (result["status"], result["end_reason"]) == ("failed", "error") and result["steps"] < 30
-    assert start("2>/dev/null", 0) == 0
+    assert gptx.run_unread(*command, stderr=False) == 0
     assert json.loads((gptx.folder / "result.json").read_text())["status"] == "finished"
 
 

@@ -8,11 +8,12 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from command import ROOT
+from composed import SCHEMAS
 from documented import generated_table
 
-import gptx
+from gptx.config.compose import compose
 
-ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "launch" / "README.md"]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"(?:python -m gptx\.run|gptx run|gptx sweep)((?: +(?:'[^']*'|[^\s`'\\]+))+)")
@@ -71,7 +72,7 @@ def cells(overrides: tuple[str, ...]) -> list[list[str]]:
 def test_documented_overrides_compose(page: Path) -> None:
     for overrides in overrides_of(page):
         for cell in cells(overrides)[:4]:
-            gptx.compose(cell)
+            compose(cell, SCHEMAS)
 
 
 def test_documented_overrides_are_found() -> None:

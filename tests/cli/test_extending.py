@@ -6,16 +6,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+from command import ROOT
 from conftest import Maker
-from documented import ROOT, files
+from documented import FEW_STEPS, files
 from helpers_model import CONTEXT, arm, options, random_model, rows, tiny
 from omegaconf import OmegaConf
 from proofs import prove
 from tiers import some
 
 PAGE = "docs/extending.md"
-TINY = ["model.n_layer=1", "model.d_model=32", "model.context=32", "trainer.max_steps=4", "trainer.eval_every=2"]
-TINY += ["trainer.val_tokens=1024", "runtime.sample_tokens=8", "tracking=off", f"data.folder={ROOT / 'docs'}"]
+TINY = [*FEW_STEPS, f"data.folder={ROOT / 'docs'}"]
 
 
 @pytest.fixture(scope="module")

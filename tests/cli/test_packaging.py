@@ -9,15 +9,15 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from command import ROOT
 from conftest import Maker
+from documented import FEW_STEPS
 from helpers_model import CONTEXT, arm, options, random_model, rows, tiny
 from omegaconf import OmegaConf
 from proofs import prove
 from tiers import some
 
-ROOT = Path(__file__).parents[2]
-TINY = ["model.n_layer=1", "model.d_model=32", "model.context=32", "trainer.max_steps=4", "trainer.eval_every=2"]
-TINY += ["trainer.val_tokens=1024", "runtime.sample_tokens=8", "tracking=off", "data=pydocs"]
+TINY = [*FEW_STEPS, "data=pydocs"]
 
 
 def gptx(cwd: Path, path: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from command import ROOT
 
-ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "gptx").rglob("*.py"))
 YAMLS = sorted(p for folder in ("conf", "experiments") for p in (ROOT / folder).rglob("*.yaml"))
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command import ROOT
 
-ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "gptx").rglob("*.py"))
 COMMANDS = {"run", "ui", "generate", "variants", "certify", "sync", "__main__", "__init__", "cli", "errors"}
 

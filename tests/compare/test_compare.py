@@ -17,6 +17,7 @@ from unittest import mock
 
 import pandas as pd
 import pytest
+from command import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -126,7 +127,7 @@ def warnings_of(*runs: Path) -> str:
 
 def test_command_shows_variants_best_first_and_writes_raw_numbers(tmp_path: Path) -> None:
     grid(tmp_path / "outputs")
-    env = {**os.environ, "COLUMNS": "160", "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUTF8": "1"}
+    env = {**os.environ, "COLUMNS": "160", "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
     command = [sys.executable, "-W", "error", "-m", "gptx.compare"]
     command += ["--csv", "a.csv", "--json", "a.json", "--svg", "a.svg"]
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=240)
@@ -397,5 +398,5 @@ def test_compare_imports_neither_torch_nor_mlflow() -> None:
     subprocess.run(
         [sys.executable, "-c", code],
         check=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )

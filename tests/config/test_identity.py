@@ -14,10 +14,11 @@ import pytest
 import torch
 import yaml
 from command import Gptx, records
+from composed import composed
 from fake_runs import ask, database
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 import gptx as api
 from gptx.compare.run_rows import read_rows
@@ -36,18 +37,6 @@ from gptx.sweep.plan.cells import compose_cells
 IGNORED = {"tracking", "runtime", "sweep", "paths", "study", "about", "force", "dry_run", "match", "variant"}
 IGNORED_KEYS = {"data.path", "tokenizer.path", "resume_from", "strategy.nproc", "strategy.timeout", "strategy.restarts"}
 IGNORED_KEYS |= {"strategy.reshard", "strategy.prefetch", "strategy.offload", "activation_checkpointing"}
-
-
-@functools.cache
-def _default() -> DictConfig:
-    return api.compose()
-
-
-def default() -> DictConfig:
-    """A copy of the default config, which a test may change."""
-    cfg = OmegaConf.create(OmegaConf.to_container(_default()))
-    assert isinstance(cfg, DictConfig)
-    return cfg
 
 
 def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -71,7 +60,7 @@ def changed(value: Any) -> Any:
 @functools.cache
 def all_leaves() -> dict[str, Any]:
     """Every key of the default config, with its value; without Hydra's ``_partial_``."""
-    return {key: value for key, value in leaves(OmegaConf.to_container(_default())) if not key.endswith("._partial_")}
+    return {key: value for key, value in leaves(OmegaConf.to_container(composed())) if not key.endswith("._partial_")}
 
 
 def ignored() -> set[str]:
@@ -83,7 +72,7 @@ def ignored() -> set[str]:
 
 
 def test_identity_changes_with_every_key_that_decides_the_result() -> None:
-    cfg, found = default(), {}
+    cfg, found = composed(), {}
     name = identity(cfg, "corpus")
     assert len(name) == 10 and int(name, 16) >= 0
     assert len(all_leaves()) - len(ignored()) > 40 and len(ignored()) > 10
@@ -100,7 +89,7 @@ def test_identity_changes_with_every_key_that_decides_the_result() -> None:
 @settings(max_examples=30)
 @given(data=st.data())
 def test_identity_does_not_change_with_ignored_keys(data: st.DataObject) -> None:
-    values, cfg = all_leaves(), default()
+    values, cfg = all_leaves(), composed()
     other = data.draw(st.sampled_from(sorted(set(values) - ignored())))
     OmegaConf.update(cfg, other, changed(values[other]))
     name = identity(cfg, "corpus")
@@ -114,31 +103,31 @@ def test_number_of_processes_counts_only_with_dropout() -> None:
     """Each process draws its own dropout masks."""
 
     def identities(*overrides: str) -> set[str]:
-        return {identity(api.compose(["strategy=ddp", f"strategy.nproc={n}", *overrides]), "c") for n in (2, 4)}
+        return {identity(composed("strategy=ddp", f"strategy.nproc={n}", *overrides), "c") for n in (2, 4)}
 
     assert len(identities()) == 1
     assert len(identities("model.dropout=0.1")) == 2
 
 
 def test_corpus_counts_by_its_fingerprint_not_by_its_path() -> None:
-    a, b = api.compose(["data=text", "data.path=a.txt"]), api.compose(["data.path=/b/*.txt", "data=text"])
+    a, b = composed("data=text", "data.path=a.txt"), composed("data.path=/b/*.txt", "data=text")
     assert identity(a, "same") == identity(b, "same")
     assert identity(a, "same") != identity(a, "other")
-    assert identity(a, "same") != identity(default(), "same"), "another corpus class may split the text differently"
+    assert identity(a, "same") != identity(composed(), "same"), "another corpus class may split the text differently"
 
 
 def test_equal_values_in_another_notation_do_not_change_the_identity() -> None:
-    plain = api.compose(["attention=mha", "seed=1", "trainer.clip=1.0", "trainer.max_steps=1000"])
-    other = api.compose(["trainer.max_steps=1e3", "trainer.clip=1", "++seed=1", "runtime.keep=9", "study=elsewhere"])
+    plain = composed("attention=mha", "seed=1", "trainer.clip=1.0", "trainer.max_steps=1000")
+    other = composed("trainer.max_steps=1e3", "trainer.clip=1", "++seed=1", "runtime.keep=9", "study=elsewhere")
     assert identity(plain, "c") == identity(other, "c")
 
 
 def test_names_of_options_and_presets_do_not_count() -> None:
-    mha = api.compose(["attention=mha"])
-    assert identity(api.compose(["attention=gqa", "attention.n_kv_head=4"]), "c") == identity(mha, "c")
+    mha = composed("attention=mha")
+    assert identity(composed("attention=gqa", "attention.n_kv_head=4"), "c") == identity(mha, "c")
     small = OmegaConf.load(conf_dir() / "model" / "small.yaml")
     keys = [f"model.{key}={value}" for key, value in small.items()]
-    assert identity(api.compose(["model=small"]), "c") == identity(api.compose(["model=nano", *keys]), "c")
+    assert identity(composed("model=small"), "c") == identity(composed("model=nano", *keys), "c")
 
 
 def test_another_spelling_of_a_config_finds_the_run(gptx: Gptx) -> None:
@@ -150,7 +139,7 @@ def test_another_spelling_of_a_config_finds_the_run(gptx: Gptx) -> None:
 
 def test_only_hydras_keys_of_building_are_ignored() -> None:
     def name(**keys: Any) -> str:
-        cfg = default()
+        cfg = composed()
         for key, value in keys.items():
             OmegaConf.update(cfg, f"pos.{key}", value, force_add=True)
         return identity(cfg, "c")
@@ -186,7 +175,7 @@ def test_every_built_in_class_declares_a_unique_id() -> None:
 
 
 def test_missing_source_file_of_a_built_in_class_is_an_error() -> None:
-    cfg = default()
+    cfg = composed()
     cfg.attention._target_ = "gptx.attention.nothing.Nothing"
     with pytest.raises(ConfigError, match=r"gptx\.attention\.nothing is not a module of gptx"):
         identity(cfg, "c")
@@ -195,19 +184,19 @@ def test_missing_source_file_of_a_built_in_class_is_an_error() -> None:
 
 
 def test_options_of_one_class_share_its_id() -> None:
-    cfgs = [api.compose([f"attention={option}"]) for option in ("mha", "gqa", "mqa")]
+    cfgs = [composed(f"attention={option}") for option in ("mha", "gqa", "mqa")]
     assert {result_keys(plain_dict(cfg))["attention._target_"] for cfg in cfgs} == {"attention.gqa r1"}
 
 
 def test_users_class_counts_by_its_path() -> None:
-    cfg = default()
+    cfg = composed()
     cfg.attention._target_ = "mine.Scaled"
     assert result_keys(plain_dict(cfg))["attention._target_"] == "mine.Scaled"
     assert "attention.gqa" not in revisions(cfg)
 
 
 def test_module_of_a_built_in_class_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    before, cfg = identity(default(), "c"), default()
+    before, cfg = identity(composed(), "c"), composed()
     monkeypatch.setitem(class_ids.FORMER_TARGETS, "gptx.attention.former.Place", "gptx.attention.gqa.GQA")
     cfg.attention._target_ = "gptx.attention.former.Place"
     assert identity(cfg, "c") == before
@@ -228,22 +217,22 @@ def declare(monkeypatch: pytest.MonkeyPatch, target: str, **changes: Any) -> Non
 def test_raised_revision_changes_the_identity_and_ends_the_search_for_earlier_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before = identity(default(), "c")
-    assert identity_v1.identity_v1(default(), "c")
+    before = identity(composed(), "c")
+    assert identity_v1.identity_v1(composed(), "c")
     with monkeypatch.context() as patch:
         declare(patch, "gptx.pos.rope.RoPE", revision=2)
-        assert identity(default(), "c") != before
-        assert revisions(default())["pos.rope"] == 2
-        assert identity_v1.identity_v1(default(), "c") is None
-        assert result_keys(plain_dict(default()), {})["pos._target_"] == "pos.rope r1"  # the config of an earlier run
+        assert identity(composed(), "c") != before
+        assert revisions(composed())["pos.rope"] == 2
+        assert identity_v1.identity_v1(composed(), "c") is None
+        assert result_keys(plain_dict(composed()), {})["pos._target_"] == "pos.rope r1"  # the config of an earlier run
     monkeypatch.setattr(scheme_2, "CORE_REVISION", 2)
-    assert identity(default(), "c") != before
-    assert identity_v1.identity_v1(default(), "c") is None
+    assert identity(composed(), "c") != before
+    assert identity_v1.identity_v1(composed(), "c") is None
 
 
 def test_added_key_counts_only_when_it_differs_from_earlier_behaviour(monkeypatch: pytest.MonkeyPatch) -> None:
-    before, former = identity(default(), "c"), identity_v1.identity_v1(default(), "c")
-    cfg = default()
+    before, former = identity(composed(), "c"), identity_v1.identity_v1(composed(), "c")
+    cfg = composed()
     OmegaConf.update(cfg, "pos.added", 1.0, force_add=True)
     OmegaConf.update(cfg, "trainer.added", 0, force_add=True)
     assert identity(cfg, "c") != before
@@ -303,7 +292,7 @@ KNOWN = {  # identities computed by commit a71c028
 
 @pytest.mark.parametrize(("known", "overrides"), KNOWN.items(), ids=KNOWN.values())
 def test_identities_of_scheme_1_are_unchanged(known: str, overrides: str) -> None:
-    cfg = api.compose([*SIZES, *overrides.split()])
+    cfg = composed(*SIZES, *overrides.split())
     assert identity_v1.identity_v1(cfg, SOTU) == known
     assert identity(cfg, SOTU) != known
 
@@ -438,7 +427,7 @@ def test_runs_of_both_schemes_are_one_variant_for_compare(tmp_path: Path, monkey
     again = tmp_path / "outputs" / "again"
     again.mkdir()
     result = json.loads((folder / "result.json").read_text())
-    cfg = api.compose([*OVERRIDES.split(), "seed=1"])
+    cfg = composed(*OVERRIDES.split(), "seed=1")
     result |= {"config": plain_dict(cfg), "seed": 1, "revisions": revisions(cfg), "identity_scheme": 2}
     (again / "journal.jsonl").write_text("")
     (again / "result.json").write_text(json.dumps(result))

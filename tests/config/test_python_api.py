@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import OWN, Gptx
+from command import OWN, ROOT, Gptx
 from conftest import Trained
+from helpers_model import parameter_count
 
 import gptx as api
 from gptx.data.batches import read_rows, validation_starts
@@ -17,7 +18,7 @@ from gptx.data.tokens import prepare
 from gptx.errors import CheckpointError, ConfigError, GptxError
 from gptx.training.best_weights import load_best
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = ROOT / "conf"
 PRESETS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 SMALL = ["model.n_layer=2", "model.d_model=32", "model.context=16", "device=cpu", "precision=fp32"]
 
@@ -62,7 +63,7 @@ def test_built_model_maps_tokens_to_logits() -> None:
 
 def test_untied_output_layer_adds_one_matrix() -> None:
     tied, untied = (api.build(api.compose([*SMALL, f"model.tie={tie}"])) for tie in ("true", "false"))
-    count = [sum(p.numel() for p in model.parameters()) for model in (tied, untied)]
+    count = [parameter_count(model) for model in (tied, untied)]
     assert count[1] - count[0] == 257 * 32
     tokens = torch.randint(0, 257, (1, 16))
     assert untied(tokens).shape == tied(tokens).shape == (1, 16, 257)
@@ -113,7 +114,7 @@ def test_loaded_model_has_the_validation_loss_of_the_result(trained: Trained) ->
         bits = loss * rows[:, 1:].numel() / math.log(2) / sum(tokenizer.token_bytes()[rows[:, 1:].flatten()])
     assert loss == pytest.approx(result["val_loss"], rel=1e-5)
     assert bits == pytest.approx(result["val_bpb"], rel=1e-5)
-    assert sum(p.numel() for p in model.parameters()) == result["n_params"]
+    assert parameter_count(model) == result["n_params"]
 
 
 def test_load_needs_only_the_run_folder(trained: Trained, tmp_path: Path) -> None:

@@ -5,16 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_model import (
-    CONTEXT,
-    VOCAB,
-    advice,
-    arm,
-    one_thread,  # noqa: F401 - a fixture
-    options,
-    rejected,
-    tiny,
-)
+from composed import SCHEMAS
+from helpers_model import CONTEXT, VOCAB, advice, arm, options, rejected, tiny
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
@@ -25,7 +17,7 @@ from gptx.config.overrides import conf_dir
 from gptx.errors import ConfigError
 from gptx.model.build import build, remarks
 
-compose = functools.partial(compose_with_schemas, schemas={})
+compose = functools.partial(compose_with_schemas, schemas=SCHEMAS)
 
 
 @pytest.mark.parametrize(

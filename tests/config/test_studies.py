@@ -12,21 +12,19 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from command import Gptx
+from command import ROOT, Gptx
+from composed import composed
 from omegaconf import DictConfig
 
-from gptx.config.compose import Schemas, compose
 from gptx.config.identity import identity
 from gptx.model.build import build
 from gptx.model.cost import Cost, cost
 from gptx.sweep.plan.matching import Matched, match_budgets
 from gptx.training.preflight import preflight
 
-ROOT = Path(__file__).parents[2]
 STUDIES = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml"))
 SMALL = sorted(path.stem for path in (ROOT / "experiments/smoke").glob("*.yaml"))
 WITHOUT_SMALL_SIZE = {"nanogpt_shakespeare_cpu"}  # takes two minutes at full size
-SCHEMAS: Schemas = {}
 
 
 def file(name: str) -> dict[str, Any]:
@@ -74,7 +72,7 @@ def arms(name: str) -> list[Arm]:
 
 
 def _arm(name: str, overrides: list[str]) -> Arm:
-    cfg = compose([f"experiment={name}", "device=cpu", *overrides], SCHEMAS)
+    cfg = composed(f"experiment={name}", "device=cpu", *overrides)
     with torch.device("meta"):
         price = cost(build(cfg, 65 if cfg.variant.tokenizer == "char" else 257), torch.bfloat16)
     return Arm(cfg, price, seeds(name) * max(1, len(cfg.sweep.lr)))
@@ -124,7 +122,7 @@ def test_study_cost_equals_the_comment_in_its_file(name: str) -> None:
 @pytest.mark.parametrize("name", marked(STUDIES))
 def test_study_without_m_is_one_of_its_arms(name: str) -> None:
     """Without -m the grid does not count, and the file's own values are a run of the study."""
-    single = identity(compose([f"experiment={name}", "device=cpu"], SCHEMAS), "")
+    single = identity(composed(f"experiment={name}", "device=cpu"), "")
     assert single in {identity(arm.cfg, "") for arm in arms(name)}
 
 

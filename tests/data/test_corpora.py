@@ -7,16 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_data import (
-    DATA,
-    NOWHERE,
-    TEXT,
-    TOKENIZERS,
-    Listed,
-    make,
-    make_tokenizer,
-    text_corpus,
-)
+from helpers_data import DATA, NOWHERE, TEXT, TOKENIZERS, Listed, make, make_tokenizer, text_corpus
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 

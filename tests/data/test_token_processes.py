@@ -8,11 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers_data import (
-    TEXT,
-    no_partial_files,
-    text_corpus,
-)
+from helpers_data import TEXT, no_partial_files, text_corpus
 
 from gptx.data.tokens import prepare
 from gptx.tokenizer.bpe import BPE

@@ -6,13 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_data import (
-    NOWHERE,
-    TEXT,
-    Listed,
-    gpt2_files,
-    make,
-)
+from helpers_data import NOWHERE, TEXT, Listed, gpt2_files, make
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

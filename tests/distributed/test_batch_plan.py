@@ -1,32 +1,21 @@
 """How the global batch is split over ranks and micro-batches."""
 
-import functools
 from typing import Any
 
 import pytest
-from helpers_model import (
-    advice,
-    one_thread,  # noqa: F401 - a fixture
-    rejected,
-)
+from composed import composed
+from helpers_model import advice, rejected
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-import gptx
 from gptx.errors import ConfigError
 from gptx.strategy.batch_plan import BatchPlan
 
 
-@functools.cache
-def _default() -> DictConfig:
-    return gptx.compose()
-
-
 def default(**trainer: Any) -> DictConfig:
     """A copy of the default config, with these keys of ``trainer``."""
-    cfg = OmegaConf.create(OmegaConf.to_container(_default()))
-    assert isinstance(cfg, DictConfig)
+    cfg = composed()
     cfg.trainer.update(trainer)
     return cfg
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from composed import composed
 from helpers_model import VOCAB, advice, arm, model_of, rejected, yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gptx.config.compose import Schemas, compose
 from gptx.config.instantiate import part
 from gptx.geometry.attention_view import Score
 from gptx.geometry.visibility import Where
@@ -18,7 +18,6 @@ from gptx.strategy.batch_plan import BatchPlan
 from gptx.strategy.sequence_sharding import RowShard, RowShardKernel, merge_shards, split_rows
 from gptx.window.base import Window
 
-SCHEMAS: Schemas = {}  # composed once
 SIZES = st.tuples(st.integers(1, 6), st.integers(1, 5))  # ranks, tokens in a chunk
 
 
@@ -72,7 +71,7 @@ def test_kernel_gets_the_keys_that_end_with_a_chunk_and_are_within_reach(sizes: 
 
 def check(*overrides: str, processes: int = 2, kernel: str = "") -> None:
     """Let the strategy check a config; ``kernel`` replaces the kernel of the model."""
-    cfg = compose(["strategy=cp", "device=cpu", "precision=fp32", *overrides], SCHEMAS)
+    cfg = composed("strategy=cp", "device=cpu", "precision=fp32", *overrides)
     strategy = part(cfg.strategy)
     with torch.device("meta"):
         model = build(cfg, VOCAB)

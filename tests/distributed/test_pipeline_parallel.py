@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from command import OWN_CONF, history, until
+from composed import composed
 from conftest import Maker
 from helpers_model import advice
 
-from gptx.config.compose import Schemas, compose
 from gptx.config.instantiate import part
 from gptx.errors import ConfigError
 from gptx.model.build import build
@@ -17,8 +17,6 @@ from gptx.pos.learned import Learned
 from gptx.runs import journal
 from gptx.strategy.batch_plan import BatchPlan
 from gptx.training.best_weights import load_best
-
-SCHEMAS: Schemas = {}  # composed once
 
 
 def best_weights(folder: Path) -> torch.Tensor:
@@ -47,7 +45,7 @@ def test_run_resumes_after_sigterm_with_equal_results(make: Maker) -> None:
 
 def check(processes: int, *overrides: str) -> None:
     """Let the strategy check a config, as preflight does."""
-    cfg = compose(["device=cpu", "precision=fp32", "strategy=pp", "trainer.batch_size=8", *overrides], SCHEMAS)
+    cfg = composed("device=cpu", "precision=fp32", "strategy=pp", "trainer.batch_size=8", *overrides)
     strategy = part(cfg.strategy)
     with torch.device("meta"):
         strategy.check(build(cfg, 65), processes, BatchPlan.of(cfg, strategy.batch_slices(processes)))
@@ -103,5 +101,5 @@ def test_negative_numbers_are_rejected(word: str) -> None:
 
 @pytest.mark.parametrize(("rows", "stages", "chunks"), [(8, 2, 8), (64, 2, 8), (12, 2, 6), (11, 2, 11), (7, 4, 7)])
 def test_micro_batch_is_split_into_about_four_chunks_per_stage(rows: int, stages: int, chunks: int) -> None:
-    strategy = part(compose(["strategy=pp"], SCHEMAS).strategy)
+    strategy = part(composed("strategy=pp").strategy)
     assert strategy.chunks_of(rows, stages) == chunks

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from composed import composed
 
-from gptx.config.compose import Schemas, compose
 from gptx.config.instantiate import part
 from gptx.errors import ConfigError
 from gptx.model.build import build
@@ -11,13 +11,12 @@ from gptx.pos.learned import Learned
 from gptx.strategy.batch_plan import BatchPlan
 from gptx.strategy.tp import find_indivisible
 
-SCHEMAS: Schemas = {}  # composed once
 PAIRS = " (heads are split in pairs)"
 
 
 def rejection(overrides: list[str], processes: int) -> str:
     """The message of the strategy; empty, if it accepts the model."""
-    cfg = compose(["model.n_layer=1", "model.d_model=48", "model.n_head=4", "device=cpu", *overrides], SCHEMAS)
+    cfg = composed("model.n_layer=1", "model.d_model=48", "model.n_head=4", "device=cpu", *overrides)
     strategy = part(cfg.strategy)
     with torch.device("meta"):
         model = build(cfg, 11)
@@ -81,7 +80,7 @@ def test_encoding_with_weights_for_embedding_and_heads_is_rejected() -> None:
         biased = True
 
     with torch.device("meta"):
-        model = build(compose(["pos=learned", "device=cpu"]), 11)
+        model = build(composed("pos=learned", "device=cpu"), 11)
         model.pos = Both(model.shape, 4, 2)
     found = find_indivisible(model, 2)
     assert found is not None and "in the embedding and in the heads" in found.given

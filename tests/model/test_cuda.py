@@ -1,13 +1,13 @@
 """Each option of each axis on a GPU, compared with the same model in float64 on the CPU; skipped without a GPU.
 
-The kernels alone are tested in test_kernel.py.
+The kernels alone are tested in test_kernels_on_cuda.py.
 """
 
 import copy
 
 import pytest
 import torch
-from helpers_model import GROUPS, one_thread, options, randomise  # noqa: F401 - one_thread is a fixture
+from helpers_model import GROUPS, options, randomise
 from torch import Tensor
 
 import gptx

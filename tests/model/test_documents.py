@@ -9,15 +9,7 @@ import numpy as np
 import pytest
 import torch
 from command import Gptx
-from helpers_model import (
-    CONTEXT,
-    VOCAB,
-    arm,
-    one_thread,  # noqa: F401 - a fixture
-    random_model,
-    rows,
-    tiny,
-)
+from helpers_model import CONTEXT, VOCAB, arm, random_model, rows, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

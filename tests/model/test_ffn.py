@@ -1,7 +1,6 @@
 """Feed-forward networks against their papers and transformers: squared ReLU, GeGLU, and mixtures of experts."""
 
 import copy
-import functools
 import math
 from typing import Any
 from unittest.mock import patch
@@ -12,17 +11,17 @@ from helpers_model import (
     CONTEXT,
     VOCAB,
     arm,
-    one_thread,  # noqa: F401 - a fixture
+    parameter_count,
     random_model,
     randomise,
     rejected,
     rows,
     tiny,
+    tiny_option,
 )
-from helpers_parity import LLAMA_ARM, TINY_LLAMA, from_llama, same_logits, with_random_weights
+from helpers_parity import LLAMA_ARM, TINY_LLAMA, both_dtypes, from_llama, same_logits, with_random_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -39,18 +38,9 @@ from gptx.model.gpt import GPT
 SHAPE = ModelShape(n_layer=3, n_head=2, d_model=16, context=CONTEXT, vocab_size=VOCAB, dropout=0.0, bias=True)
 
 
-@functools.cache
-def yaml(option: str) -> DictConfig:
-    found: DictConfig = tiny(arm(ffn=option)).ffn
-    return found
-
-
 def ffn(option: str, **keys: Any) -> FFN:
     """A network with random weights, in float64 and eval mode."""
-    cfg = yaml(option).copy()
-    assert set(keys) <= set(cfg)
-    cfg.update(keys)
-    found: FFN = part(cfg, SHAPE)
+    found: FFN = part(tiny_option("ffn", option, **keys), SHAPE)
     randomise(found)
     return found.double().eval()
 
@@ -300,10 +290,6 @@ def experts_of(state: dict[str, Tensor], hf_name: str, prefix: str) -> dict[str,
     return {f"{prefix}router.weight": router, f"{prefix}gate": gate, f"{prefix}up": up, f"{prefix}out": out}
 
 
-# Hugging Face computes the router's softmax, rotations and norms in fp32, so float64 is as close as fp32 lets it.
-both_dtypes = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 2e-6)])
-
-
 @both_dtypes
 def test_experts_and_balance_loss_equal_mixtral(dtype: torch.dtype, tolerance: float) -> None:
     from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock, load_balancing_loss_func
@@ -336,7 +322,7 @@ def test_mixtral_equals_transformers(dtype: torch.dtype, tolerance: float) -> No
         weights |= experts_of(state, f"model.layers.{layer}.mlp", f"blocks.{layer}.ffn.")
     model.load_state_dict(weights)
     same_logits(model, hf, tolerance)
-    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in hf.parameters())
+    assert parameter_count(model) == parameter_count(hf)
 
 
 # Compiler, autocast, cost

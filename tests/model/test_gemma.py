@@ -4,15 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_model import (
-    CONTEXT,
-    SIZE,
-    VOCAB,
-    arm,
-    one_thread,  # noqa: F401 - a fixture
-    tiny,
-)
-from helpers_parity import linear, same_logits, with_random_weights
+from helpers_model import CONTEXT, SIZE, VOCAB, arm, tiny
+from helpers_parity import both_dtypes, linear, same_logits, with_random_weights
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -35,9 +28,6 @@ NAMES = {
     "mlp.up_proj": "ffn.up",
     "mlp.down_proj": "ffn.out",
 }
-
-# Hugging Face computes rotations and norms in fp32 whatever the dtype, so float64 is as close as fp32 lets it.
-both_dtypes = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 2e-6)])
 
 
 def from_gemma(state: dict[str, Tensor], n_layer: int) -> dict[str, Tensor]:

@@ -14,14 +14,15 @@ from helpers_model import (
     VOCAB,
     arm,
     kernels,
-    one_thread,  # noqa: F401 - a fixture
     options,
+    parameter_count,
     random_model,
     randomise,
     rows,
     tiny,
     yaml,
 )
+from helpers_parity import GPT2_ARM
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -38,8 +39,6 @@ from gptx.model.initialise import initialise
 from gptx.optim.update_step import decay_groups
 from gptx.placement.base import Block
 from gptx.window.base import Window
-
-GPT2_ARM = arm(attention="mha", pos="learned", window="full", ffn="gelu", norm="layernorm")
 
 
 def tiny_model(arm: Any = (), **model: Any) -> GPT:
@@ -62,16 +61,12 @@ def test_gpt2_presets_have_the_published_parameter_counts(preset: str, n_params:
     cfg = gptx.compose([f"model={preset}", "pos=learned", "attention=mha", "device=cpu"])
     with torch.device("meta"):
         model = build(cfg, 50257)
-    assert sum(p.numel() for p in model.parameters()) == n_params
+    assert parameter_count(model) == n_params
     comment = (conf_dir() / "model" / f"{preset}.yaml").read_text().splitlines()[0]
     assert f"{n_params:,}" in comment
 
 
 # Heads
-
-
-def n_params(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -81,8 +76,8 @@ def test_fewer_kv_heads_are_fewer_parameters_and_a_smaller_cache(attention: str,
     d, f, kv = 16, 64, groups * 4
     vectors = (d + 2 * kv + d) + (f + d) + 2 * d if bias else 0
     layer = (d * d + 2 * d * kv + d * d) + 2 * d * f + 2 * d + vectors
-    assert n_params(model) == VOCAB * d + 2 * layer + d + (d if bias else 0)
-    assert cost(model, torch.float32).n_params == n_params(model)
+    assert parameter_count(model) == VOCAB * d + 2 * layer + d + (d if bias else 0)
+    assert cost(model, torch.float32).n_params == parameter_count(model)
     assert cost(model, torch.float32).kv_bytes_per_token == 2 * 2 * kv * 4, "layers x (k, v) x numbers x bytes"
     assert cost(model, torch.bfloat16).kv_bytes_per_token == 2 * 2 * kv * 2
 

@@ -2,16 +2,17 @@
 
 import pytest
 import torch
-from helpers_model import (
-    CONTEXT,
-    SIZE,
-    VOCAB,
-    arm,
-    kernels,
-    one_thread,  # noqa: F401 - a fixture
-    tiny,
+from helpers_model import CONTEXT, SIZE, VOCAB, arm, kernels, parameter_count, tiny
+from helpers_parity import (
+    GPT2_ARM,
+    LLAMA_ARM,
+    both_dtypes,
+    from_gpt2,
+    from_llama,
+    hugging_face,
+    same_logits,
+    with_random_weights,
 )
-from helpers_parity import GPT2_ARM, LLAMA_ARM, TINY_LLAMA, from_gpt2, from_llama, same_logits, with_random_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -35,20 +36,12 @@ def test_gpt2_equals_transformers(kernel: str, dtype: torch.dtype, tolerance: fl
     model = build(tiny((*GPT2_ARM, ("kernel", kernel)), bias=True), VOCAB).to(dtype).eval()
     model.load_state_dict(from_gpt2(hf.state_dict(), 2))
     same_logits(model, hf, tolerance)
-    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in hf.parameters())
+    assert parameter_count(model) == parameter_count(hf)
 
 
 def llama_pair(kind: str, dtype: torch.dtype, tie: bool, window: str, theta: float) -> tuple[GPT, nn.Module]:
-    import transformers
-
     extra = {"sliding_window": SIZE, "attn_implementation": "eager"} if window == "sliding" else {}
-    config = getattr(transformers, f"{kind}Config")(
-        **TINY_LLAMA,
-        rope_parameters={"rope_type": "default", "rope_theta": theta},
-        tie_word_embeddings=tie,
-        **extra,
-    )
-    hf = with_random_weights(getattr(transformers, f"{kind}ForCausalLM")(config), dtype)
+    hf = hugging_face(kind, dtype, theta, tie, **extra)
     cfg = tiny((*(a for a in LLAMA_ARM if a[0] != "window"), ("window", window)), bias=False, tie=tie)
     cfg.ffn.ratio, cfg.pos.theta = 40 / 16, theta
     model = build(cfg, VOCAB).to(dtype).eval()
@@ -56,15 +49,14 @@ def llama_pair(kind: str, dtype: torch.dtype, tie: bool, window: str, theta: flo
     return model, hf
 
 
-# Hugging Face computes rotations and RMS norms in fp32 whatever the dtype, so float64 is as close as fp32 lets it.
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 2e-6)])
+@both_dtypes
 @pytest.mark.parametrize("theta", [10000.0, 500.0])
 @pytest.mark.parametrize("tie", [True, False])
 def test_llama_equals_transformers(dtype: torch.dtype, tolerance: float, theta: float, tie: bool) -> None:
     same_logits(*llama_pair("Llama", dtype, tie, "full", theta), tolerance)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 2e-6)])
+@both_dtypes
 def test_mistral_sliding_window_equals_transformers(dtype: torch.dtype, tolerance: float) -> None:
     model, hf = llama_pair("Mistral", dtype, False, "sliding", 10000.0)
     assert model.windows[0].reach == SIZE < CONTEXT

@@ -2,14 +2,7 @@
 
 import pytest
 import torch
-from helpers_model import (
-    CONTEXT,
-    arm,
-    one_thread,  # noqa: F401 - a fixture
-    random_model,
-    rows,
-    tiny,
-)
+from helpers_model import CONTEXT, arm, random_model, rows, tiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 

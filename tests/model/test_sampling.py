@@ -4,16 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers_model import (
-    CONTEXT,
-    VOCAB,
-    arm,
-    model_of,
-    one_thread,  # noqa: F401 - a fixture
-    options,
-    random_model,
-    tiny,
-)
+from helpers_model import CONTEXT, VOCAB, arm, model_of, options, random_model, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor

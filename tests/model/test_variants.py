@@ -19,7 +19,6 @@ from helpers_model import (
     arm,
     model_of,
     name,
-    one_thread,  # noqa: F401 - a fixture
     options,
     product,
     random_model,

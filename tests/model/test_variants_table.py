@@ -3,20 +3,20 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from helpers_model import options
+from command import ROOT
+from composed import composed
+from helpers_model import options, parameter_count
+from omegaconf import OmegaConf
 
 import gptx
 from gptx import variants
 from gptx.config.axes import model_axes
 from gptx.errors import ConfigError
-from gptx.model.variants_table import VariantRow, markdown, table
-
-ROOT = Path(__file__).parents[2]
+from gptx.model.variants_table import VariantRow, exchanged, markdown, table
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +51,25 @@ def test_yaml_files_start_with_the_description(rows: list[VariantRow]) -> None:
 
 
 def test_parameters_and_rejections_equal_those_of_composed_configs(rows: list[VariantRow]) -> None:
-    """The table builds its configs without the checks of `gptx.compose`, so both must agree."""
+    """The table builds its configs without the checks of `gptx.compose`. They equal composed ones for every option, in
+    combination with options of the other axes, and so do their models."""
+    base, by_axis = composed("device=cpu"), {axis: options(axis) for axis in model_axes()}
+    for i in range(max(map(len, by_axis.values()))):
+        choices = {axis: names[i % len(names)] for axis, names in by_axis.items()}
+        expected = composed("device=cpu", *(f"{axis}={option}" for axis, option in choices.items()))
+        assert OmegaConf.to_container(exchanged(base, choices), resolve=True) == OmegaConf.to_container(expected)
     for row in rows:
-        overrides = [f"{row.axis}={row.option}", "device=cpu", "tokenizer=byte"]
         if row.axis == "kernel":
             continue
         with torch.device("meta"):
-            model = gptx.build(gptx.compose(overrides))
-        assert row.cost is not None and row.cost.n_params == sum(p.numel() for p in model.parameters()), overrides
+            model = gptx.build(exchanged(base, {row.axis: row.option}))
+        assert row.cost is not None and row.cost.n_params == parameter_count(model), row.option
         for rejection in row.rejects:
             axis, _, names = rejection.partition("=")
             for name in names.split(",") if names else ():
                 if axis != "kernel" or name in ("sdpa", "banded"):
                     with pytest.raises(ConfigError), torch.device("meta"):
-                        gptx.build(gptx.compose([*overrides, f"{axis}={name}"]))
+                        gptx.build(exchanged(base, {row.axis: row.option, axis: name}))
 
 
 @pytest.mark.full

@@ -1,43 +1,16 @@
 """Windows against their papers: the exact set of keys that each query sees, by plain loops."""
 
-import functools
 from collections.abc import Callable
 from itertools import takewhile
-from typing import Any
 
 import pytest
 import torch
-from helpers_model import (
-    CONTEXT,
-    VOCAB,
-    arm,
-    one_thread,  # noqa: F401 - a fixture
-    options,
-    rejected,
-    tiny,
-)
+from helpers_model import CONTEXT, VOCAB, arm, options, rejected, tiny, window
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import DictConfig
 
-from gptx.config.instantiate import part
 from gptx.geometry.visibility import Where, visible
 from gptx.model.build import build
-from gptx.window.base import Window
-
-
-@functools.cache
-def yaml(option: str) -> DictConfig:
-    found: DictConfig = tiny(arm(window=option)).window
-    return found
-
-
-def window(option: str, **keys: Any) -> Window:
-    cfg = yaml(option).copy()
-    assert set(keys) <= set(cfg)
-    cfg.update(keys)
-    found: Window = part(cfg)
-    return found
 
 
 def sink_keys(q: int, size: int, sinks: int) -> set[int]:

@@ -11,7 +11,7 @@ of a config that the strategy rejects is the message.
 import json
 import sys
 from collections.abc import Mapping
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -52,13 +52,10 @@ class Case:
     """A config and the rows that it is trained on. The model is in float64, where two orders of a sum differ by less
     than 1e-9, unless the config uses bf16 or pipeline stages, which exchange fp32."""
 
-    def __init__(self, text: str) -> None:
-        strategy, *overrides = text.split(",")
-        options = dict((word + "=1").split("=")[:2] for word in overrides if word.split("=")[0] in OPTIONS)
-        overrides = [word for word in overrides if word.split("=")[0] not in OPTIONS]
-        layers = f"model.n_layer={4 if strategy == 'pp' else 2}"
-        self.cfg = gptx.compose([*SIZES, layers, f"strategy={strategy}", *overrides])
-        self.double = strategy != "pp" and "bf16" not in text
+    def __init__(self, text: str, cfg: DictConfig) -> None:
+        options = dict((word + "=1").split("=")[:2] for word in text.split(",") if word.split("=")[0] in OPTIONS)
+        self.cfg = cfg
+        self.double = cfg.variant.strategy != "pp" and "bf16" not in text
         self.steps, self.micro = int(options.get("steps", 2)), int(options.get("micro", 0))
         self.separator = SEPARATOR if "pack" in options else None
         self.compiled = "compile" in options
@@ -91,8 +88,32 @@ def text() -> np.ndarray:
     return np.array(tokens)
 
 
+def composed(texts: list[str]) -> dict[str, DictConfig | str]:
+    """The config of each case, or why it is rejected. Each rank composes some of them and sends them to the others:
+    this takes longer than the training."""
+    own = {text: _composed(text) for text in texts[dist.get_rank() :: dist.get_world_size()]}
+    of_all_ranks: list[dict[str, DictConfig | str]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(of_all_ranks, own)
+    return {text: cfg for of_rank in of_all_ranks for text, cfg in of_rank.items()}
+
+
+def _composed(text: str) -> DictConfig | str:
+    strategy, *overrides = text.split(",")
+    overrides = [word for word in overrides if word.split("=")[0] not in OPTIONS]
+    layers = f"model.n_layer={4 if strategy == 'pp' else 2}"
+    try:
+        return gptx.compose([*SIZES, layers, f"strategy={strategy}", *overrides])
+    except ConfigError as error:
+        return str(error)
+
+
 def single() -> Strategy:
-    return part(gptx.compose(["strategy=single"]).strategy).open("cpu")  # type: ignore[no-any-return]
+    return part(_single_config()).open("cpu")  # type: ignore[no-any-return]
+
+
+@cache
+def _single_config() -> DictConfig:
+    return gptx.compose(["strategy=single"]).strategy  # type: ignore[no-any-return]
 
 
 class Training:
@@ -227,11 +248,15 @@ def work(folder: str) -> None:
     banded_chunks.SMALLEST = 2  # the banded kernel then needs several chunks for these short rows
     dist.init_process_group("gloo")
     found: dict[str, Differences | str] = {}
-    for i, check in enumerate(json.loads(Path(folder, "checks.json").read_text())):
+    checks = json.loads(Path(folder, "checks.json").read_text())
+    configs = composed(list(dict.fromkeys(check.split(" ", 1)[1] for check in checks)))
+    for i, check in enumerate(checks):
         kind, text_ = check.split(" ", 1)
         torch._dynamo.reset()
         try:
-            case = Case(text_)
+            if isinstance(cfg := configs[text_], str):
+                raise ConfigError(cfg)
+            case = Case(text_, cfg)
             strategy = case.strategy(dist.get_world_size())
         except ConfigError as error:
             found[check] = str(error)

@@ -1,12 +1,10 @@
 """Cells of a sweep and results of their runs, made without composing each one and without training."""
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from composed import composed
 
-import gptx
 from gptx.config.plain_dict import plain_dict
 from gptx.runs.facts import DataFacts, Hardware, RunFacts
 from gptx.runs.files import write_json
@@ -29,14 +27,9 @@ FACTS = RunFacts(
 )
 
 
-@cache
-def _composed(*overrides: str) -> DictConfig:
-    return gptx.compose([*TINY, *overrides])
-
-
 def fake_cell(tmp_path: Path, *overrides: str, seed: int = 0, rejection: str = "") -> Cell:
     """A cell after `check_cells`: 1000 FLOPs per token, 2000 parameters, 150 validation tokens."""
-    cfg = _composed(*overrides).copy()
+    cfg = composed(*TINY, *overrides)
     cfg.seed, cfg.paths.outputs = seed, str(tmp_path)
     title = " ".join(overrides)
     folder = RunFolder(tmp_path / "s" / f"{title}{seed}".replace(" ", "·"))

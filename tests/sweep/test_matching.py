@@ -7,7 +7,8 @@ from functools import cache
 from typing import Any
 
 import pytest
-from helpers_model import one_thread, options  # noqa: F401 - a fixture
+from composed import composed
+from helpers_model import options
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
@@ -28,7 +29,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 @cache
 def config(*overrides: str) -> DictConfig:
-    return gptx.compose(["device=cpu", "precision=fp32", *overrides])
+    return composed("device=cpu", "precision=fp32", *overrides)
 
 
 def price(kind: str, cfg: DictConfig) -> int:
@@ -218,7 +219,7 @@ def test_width_is_divisible_for_tp() -> None:
 def test_width_is_divisible_for_tp_on_another_machine() -> None:
     """Four GPUs per node, which this machine need not have."""
     overrides = ["match=params", "match.target=820480", "device=cuda", "strategy=tp", "pos=learned"]
-    [found] = match_budgets([gptx.compose(overrides)], gptx.compose(overrides), Machine("cuda", per_node=4, cores=2))
+    [found] = match_budgets([composed(*overrides)], composed(*overrides), Machine("cuda", per_node=4, cores=2))
     assert isinstance(found, Matched), found
     assert round(float(found.overrides[0].partition("=")[2]) * 128) % 4 == 0
 

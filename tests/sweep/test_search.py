@@ -1,236 +1,23 @@
-"""Searches by optuna: no trial is lost by a kill or trained twice, and worse runs are pruned."""
+"""Searches by optuna with simulated training: no trial is lost or trained twice after a kill; worse runs are pruned."""
 
 import json
-import os
-import shlex
-import signal
-from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
-import optuna
 import pytest
-from command import DEADLINE, OWN_CONF, Gptx, once, records, until
-from conftest import Maker
-from fake_cells import FACTS
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from command import records
 from omegaconf import OmegaConf
-from optuna.trial import FrozenTrial
+from simulated_search import EVERY, KEYS, LR, STEPS, Killed, Search, SimulatedLauncher, loss_of, space
 
-from gptx.config.compose import compose
-from gptx.errors import ConfigError, Interrupted
+from gptx.errors import Interrupted
 from gptx.runs import journal
-from gptx.runs.files import write_json
-from gptx.runs.folder import RunFolder
-from gptx.runs.journal import Journal
-from gptx.runs.records import EndRecord, MetricsRecord, RunStatus
-from gptx.sweep.execute.dashboard import Dashboard
-from gptx.sweep.execute.launcher import End, Launcher, Task
-from gptx.sweep.execute.loop import drive
-from gptx.sweep.plan.cells import Cell, compose_cells
+from gptx.sweep.plan.cells import Cell
 from gptx.sweep.search import trials as module
-from gptx.sweep.search.optuna_study import OVERRIDES, STORE, SearchOptions, importances, open_study, pruner_of
+from gptx.sweep.search.optuna_study import OVERRIDES, STORE, importances
 from gptx.sweep.search.search_report import show_estimate, show_search
-from gptx.sweep.search.space import Space
-from gptx.sweep.search.sweeper import check_options
-from gptx.sweep.search.trials import SearchContext, TrialSource
-from gptx.sweep.state.folder import Sweep, SweepKind, SweepPlan
-from gptx.sweep.state.records import AttemptOutcome
+from gptx.sweep.state.folder import Sweep
 
-STEPS, EVERY = 40, 10
 GB = 10**9
-KEYS = SearchOptions(12, ("val_loss",), "tpe", 4, 0, "none", 0)
-LR = "optim.lr=tag(log,interval(1e-4,1e-2))"
-
-# ------------------------------------------------------------------------------------------------- the space
-
-
-def space(*overrides: str) -> Space:
-    return Space.of(OverridesParser.create().parse_overrides(list(overrides)))
-
-
-@pytest.mark.parametrize(
-    ("override", "shown", "examples"),
-    [
-        ("attention=mha,gqa", "mha, gqa", ["mha", "gqa"]),
-        ("attention=choice(mha,gqa,mha)", "mha, gqa", ["mha", "gqa"]),
-        ("seed=0,1", "0, 1", ["0", "1"]),
-        ("a.b=[1,2],[3]", "[1,2], [3]", ["[1,2]", "[3]"]),
-        (LR, "0.0001 to 0.01, log scale", ["0.0001", "0.003367", "0.01"]),
-        ("x=interval(0,3)", "0 to 3", ["0.0", "1", "3.0"]),
-        ("x=int(interval(1,8))", "1 to 8", ["1", "8"]),
-        ("x=tag(log,int(interval(1,8)))", "1 to 8, log scale", ["1", "8"]),
-        ("x=range(1,9,2)", "1 to 7, in steps of 2", ["1", "7"]),
-        ("x=range(9,1,-2)", "3 to 9, in steps of 2", ["3", "9"]),
-        ("x=range(0.5,2.1,0.5)", "0.5 to 2, in steps of 0.5", ["0.5", "2.0"]),
-    ],
-)
-def test_space_is_read_from_the_command_line(override: str, shown: str, examples: list[str]) -> None:
-    found = space("pos=rope", override)
-    key = override.partition("=")[0]
-    assert found.fixed == ["pos=rope"]
-    assert str(found) == f"  {key}: {shown}"
-    assert [point[1] for point in found.examples()] == [f"{key}={example}" for example in examples]
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
-    [axis] = found.dimensions
-    tried = {axis.suggest(study.ask()) for _ in range(20)}
-    assert all(len(space(one, "y=1,2").fixed) == 1 for one in tried)  # each has one value
-    assert len(tried) > 1
-
-
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        (["attention=mha", "seed=0"], "nothing to search: expected at least one key with several values, e.g."),
-        (["x=interval(2,1)"], "x=interval(2,1): expected a smaller number, then a larger one"),
-        (["x=tag(log,interval(0,1))"], "then a larger one, both above 0"),
-        (["x=tag(ln,interval(1,2))"], "a search supports only the tag log"),
-        (["x=tag(log,choice(1,2))"], "a search supports only the tag log of intervals"),
-        (["x=shuffle(1,2)"], "no order to shuffle"),
-        (["x=range(3,3)"], "has no values"),
-    ],
-)
-def test_overrides_that_cannot_be_searched(overrides: list[str], expected: str) -> None:
-    with pytest.raises(ConfigError) as rejected:
-        space(*overrides)
-    assert expected in str(rejected.value) and "\n" not in str(rejected.value)
-
-
-@pytest.mark.parametrize(
-    ("keys", "expected"),
-    [
-        ({"n_trials": 0}, "hydra.sweeper.n_trials=0: expected at least 1"),
-        ({"sampler": "nsga2", "startup": 1}, "hydra.sweeper.startup=1: expected at least 2"),
-        ({"metrics": ("val_los",)}, "Did you mean 'val_loss'?"),
-        ({"metrics": ()}, "expected at least one, and none twice"),
-        ({"metrics": ("val_loss", "val_loss")}, "expected at least one, and none twice"),
-        ({"sampler": "grid"}, "hydra.sweeper.sampler=grid: expected one of tpe, nsga2, random"),
-        ({"pruner": "hyperband"}, "expected one of none, median, asha"),
-        ({"warmup": 5}, "hydra.sweeper.warmup=5 needs a pruner"),
-        ({"pruner": "median", "metrics": ("val_loss", "n_params")}, "metrics=[val_loss]"),
-        ({"pruner": "asha", "metrics": ("n_params",)}, "or pruner=none"),
-    ],
-)
-def test_wrong_search_options(keys: dict[str, object], expected: str) -> None:
-    with pytest.raises(ConfigError) as rejected:
-        replace(KEYS, **keys).check()  # type: ignore[arg-type]
-    assert expected in str(rejected.value) and "\n" not in str(rejected.value)
-
-
-# ------------------------------------------------------------------------------------- with simulated training
-
-
-class Killed(BaseException):
-    """Simulates SIGKILL: no handler runs."""
-
-
-Curve = Callable[[dict[str, str], int], float]
-
-
-class SimulatedLauncher(Launcher):
-    """Runs with the losses of a curve, which train EVERY of their STEPS steps in each `wait`."""
-
-    def __init__(self, curve: Curve, slots: int = 1, kill_at: int = -1, signal_at: int = -1) -> None:
-        self.curve, self.slots, self.kill_at, self.signal_at = curve, slots, kill_at, signal_at
-        self.started: list[str] = []
-        self.most, self.waits = 0, 0
-        self.stopped: set[Task] = set()
-        self.tasks: list[Task] = []
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        pass
-
-    def submit(self, tasks: Sequence[Task]) -> None:
-        self.started += [task.folder.name for task in tasks]
-        self.tasks += tasks
-        self.most = max(self.most, len(self.tasks))
-        assert len(self.tasks) <= self.slots
-
-    def wait(self) -> list[End]:
-        self.waits += 1
-        if self.waits == self.kill_at:
-            raise Killed
-        if self.waits == self.signal_at:
-            os.kill(os.getpid(), signal.SIGINT)
-        ends = [end for task in self.tasks if (end := self._advance(task))]
-        self.tasks = [task for task in self.tasks if task not in {end.task for end in ends}]
-        return ends
-
-    def _advance(self, task: Task) -> End | None:
-        values = dict(override.split("=", 1) for override in task.overrides)
-        if values.get("attention") == "broken":
-            return End(task, AttemptOutcome.FAILED, "the kernel broke")
-        with Journal(task.folder) as log:
-            if task in self.stopped:
-                log.write(EndRecord(status=RunStatus.INTERRUPTED))
-                return End(task, AttemptOutcome.STOPPED, "stopped")
-            step = max(0, log.last_step) + EVERY
-            loss = self.curve(values, step)
-            log.write(MetricsRecord(step=step, values={"val/loss": loss, "val/accuracy": -loss}))
-        if step < STEPS:
-            return None
-        result = {"status": "finished", "val_loss": loss, "val_accuracy": -loss, "val_bpb": 2 * loss}
-        write_json(task.folder / "result.json", result | {"n_params": 4 if values["attention"] == "mha" else 2})
-        return End(task, AttemptOutcome.FINISHED)
-
-    def stop(self, tasks: Collection[Task]) -> None:
-        self.stopped.update(tasks)
-
-    def running(self) -> list[Task]:
-        return self.tasks
-
-
-def loss_of(values: dict[str, str], step: int) -> float:
-    return abs(float(values.get("optim.lr", "0.001")) - 0.003) * 100 + (values["attention"] == "gqa") + 1 / step
-
-
-class Search:
-    """A search in a folder; every call is a new command."""
-
-    def __init__(self, outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.sweep = Sweep(outputs, "study-0")
-        monkeypatch.setattr(module, "compose_cells", lambda combinations: [self.cell(*combinations)])
-        monkeypatch.setattr(module, "check_cells", lambda cells, there: None)
-        monkeypatch.setattr(module, "check_memory", lambda cells, jobs, here, rooms: None)
-        self.followed: list[Path] = []
-
-    def cell(self, overrides: list[str]) -> Cell:
-        if "attention=typo" in overrides:
-            raise ConfigError("unknown option attention=typo")
-        folder = self.sweep.outputs / "study" / " ".join(overrides)
-        folder.mkdir(parents=True, exist_ok=True)
-        known = {"study": "study", "force": False, "trainer": {"max_steps": STEPS}, "strategy": {}}
-        cfg = OmegaConf.create(known)
-        rejection = "it cannot be" if "attention=never" in overrides else ""
-        return Cell(overrides, "", "", cfg, RunFolder(folder), rejection, FACTS)
-
-    def __call__(
-        self, launcher: SimulatedLauncher, keys: SearchOptions = KEYS, where: Space | None = None
-    ) -> TrialSource:
-        plan = SweepPlan(study="study", kind=SweepKind.OPTUNA, cells=self.sweep.plan.cells)
-        with self.sweep.work(plan) as log:
-            study = open_study(self.sweep.path, keys, pruner_of(keys, EVERY))
-            dashboard = Dashboard(keys.n_trials, 0, {}, 0.0)
-            where = where or space("attention=mha,gqa", LR)
-            context = SearchContext(keys, where, (), launcher, self.sweep, log, dashboard, self.followed.append)
-            source = TrialSource(study, context)
-            drive(source, launcher, log, dashboard, retry=0)
-        return source
-
-    @property
-    def study(self) -> optuna.Study:
-        storage = optuna.storages.JournalStorage(
-            optuna.storages.journal.JournalFileBackend(str(self.sweep.path / STORE))
-        )
-        return optuna.load_study(study_name="study-0", storage=storage)
-
-    @property
-    def trials(self) -> list[FrozenTrial]:
-        return self.study.get_trials()
-
-    def states(self) -> list[str]:
-        return [trial.state.name for trial in self.trials]
 
 
 @pytest.fixture
@@ -292,6 +79,9 @@ def test_more_trials_extend_a_search(search: Search) -> None:
     assert len({*first.started, *second.started}) == 8
 
 
+# Kills and interruptions
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
 @pytest.mark.parametrize("slots", [1, 3])
 def test_killed_search_tries_the_same_points(
@@ -350,6 +140,9 @@ def test_interrupted_search_resumes_its_trials(search: Search) -> None:
     assert search.states() == ["COMPLETE"] * 12
 
 
+# Repeated, failed and rejected points
+
+
 def test_same_point_is_trained_once(search: Search) -> None:
     """The sampler proposes the point again while it runs, and after it has ended."""
     launcher = SimulatedLauncher(loss_of, slots=4)
@@ -373,9 +166,9 @@ def test_result_without_the_metric_is_a_failure(search: Search) -> None:
     assert search.trials[0].user_attrs["reason"] == "its result has no finite val_loss"
 
 
-@pytest.mark.parametrize("refused", ["never", "typo"])
-def test_rejected_points_do_not_count_and_are_avoided(search: Search, refused: str) -> None:
-    search(SimulatedLauncher(loss_of, slots=2), where=space(f"attention=mha,{refused}", LR))
+@pytest.mark.parametrize("option", ["never", "typo"])
+def test_rejected_points_do_not_count_and_are_avoided(search: Search, option: str) -> None:
+    search(SimulatedLauncher(loss_of, slots=2), where=space(f"attention=mha,{option}", LR))
     counted = [trial for trial in search.trials if "refused" not in trial.user_attrs]
     assert [trial.state.name for trial in counted] == ["COMPLETE"] * 12
     assert {trial.params["attention"] for trial in counted} == {"mha"}
@@ -389,6 +182,9 @@ def test_search_of_rejected_points_is_abandoned(search: Search) -> None:
     source = search(launcher, where=space("attention=never,typo", LR))
     assert "25 points in a row were rejected, the last one because" in source.abandoned
     assert launcher.started == []
+
+
+# Pruning and several metrics
 
 
 @pytest.mark.parametrize(("by", "metric"), [("median", "val_loss"), ("asha", "val_loss"), ("median", "val_accuracy")])
@@ -450,112 +246,3 @@ def test_optuna_prints_nothing(search: Search, capfd: pytest.CaptureFixture[str]
     output = capfd.readouterr()
     assert "[I " not in output.err and "Warning" not in output.err + output.out
     assert all(line.startswith(("[", "trial ")) for line in output.err.splitlines())
-
-
-# ------------------------------------------------------------------------------------------------ real runs
-
-
-def command(gptx: Gptx, *overrides: str) -> list[str]:
-    return ["-m", "hydra/sweeper=optuna", *OWN_CONF, *once(*gptx.tiny, "sweep.jobs=2", *overrides)]
-
-
-def stored(gptx: Gptx) -> list[FrozenTrial]:
-    """The trials of the only search."""
-    [folder] = (gptx.outputs / ".sweeps").iterdir()
-    backend = optuna.storages.journal.JournalFileBackend(str(folder / STORE))
-    return optuna.load_study(study_name=folder.name, storage=optuna.storages.JournalStorage(backend)).get_trials()
-
-
-def test_search_from_the_command_line(gptx: Gptx) -> None:
-    overrides = command(gptx, "attention=mha,gqa", LR)
-    dry = gptx.run("gptx.run", *overrides, "dry_run=true")
-    assert dry.code == 0 and not gptx.outputs.exists(), dry.err
-    assert (
-        "search: 20 trials to minimize val_loss, sampled by tpe, in" in dry.out
-        and "optim.lr: 0.0001 to 0.01, log scale" in dry.out
-    )
-    need, last = dry.out.splitlines()[-2:]
-    assert need.startswith("a trial needs ") and " MB and takes " in need
-    assert last.startswith("20 trials: 20 to run, 2 at once, about ") and last.endswith(
-        " (estimated from a timed step)"
-    )
-    done = gptx.run("gptx.run", *overrides, "hydra.sweeper.n_trials=2")
-    assert done.code == 0, done.err
-    assert "trials: 2 finished" in done.out and "[2/2] trial " in done.err
-    assert [trial.state.name for trial in stored(gptx)] == ["COMPLETE"] * 2 and len(gptx.folders()) == 2
-    result = min(json.loads((folder / "result.json").read_text())["val_loss"] for folder in gptx.folders())
-    assert f"val_loss {result:.6g}" in done.out and min(trial.values for trial in stored(gptx)) == [result]
-
-
-@pytest.mark.full
-def test_search_killed_with_its_runs_resumes(gptx: Gptx) -> None:
-    overrides = command(gptx, "attention=mha,gqa", LR, "kernel=fragile")
-    pause = {"PAUSE_AT": "15", "PAUSE_IN": str(gptx.cwd)}
-    killed = gptx.popen("gptx.run", *overrides, "hydra.sweeper.n_trials=2", **pause)
-    started = lambda: [folder for folder in gptx.folders() if records(folder, "start")]  # noqa: E731
-    assert until(lambda: len(started()) == 2 and (gptx.cwd / "paused-0").exists(), killed)
-    killed.kill()
-    (gptx.cwd / "go").touch()
-    killed.communicate(timeout=DEADLINE)
-    assert gptx.orphans() == []
-    before = [trial.params for trial in stored(gptx)]
-    assert [trial.state.name for trial in stored(gptx)] == ["RUNNING"] * 2
-    uids = {folder.name: records(folder, "start")[0]["uid"] for folder in gptx.folders()}
-    done = gptx.run("gptx.run", *overrides, "hydra.sweeper.n_trials=3")
-    assert done.code == 0, done.err
-    assert "3 finished" in done.out and "[3/3] trial " in done.err
-    assert [trial.state.name for trial in stored(gptx)] == ["COMPLETE"] * 3
-    assert [trial.params for trial in stored(gptx)[:2]] == before
-    assert len(gptx.folders()) == 3
-    assert uids.items() <= {folder.name: records(folder, "start")[0]["uid"] for folder in gptx.folders()}.items()
-    lines = done.out.splitlines()
-    best = shlex.split(lines[lines.index("best trial:") + 2])
-    assert best[:3] == ["python", "-m", "gptx.run"]
-    single = gptx.run("gptx.run", *best[3:])
-    assert single.code == 0 and "finished already" in single.out, single.err
-    result = min(json.loads((folder / "result.json").read_text())["val_loss"] for folder in gptx.folders())
-    assert f"val_loss {result:.6g}" in done.out and min(trial.values for trial in stored(gptx)) == [result]
-
-
-def test_wrong_search_option_is_reported_in_one_line(gptx: Gptx) -> None:
-    done = gptx.run("gptx.run", *command(gptx, "attention=mha,gqa", "hydra.sweeper.n_trial=3"))
-    assert done.code == 2
-    assert done.err.count("\n") == 1 and "Did you mean 'hydra.sweeper.n_trials'?" in done.err, done.err
-    assert not gptx.outputs.exists()
-
-
-def test_interval_of_real_numbers_for_an_integer_is_rejected() -> None:
-    rejections = [cell.rejection for cell in compose_cells(space("model.n_layer=interval(1,3)").examples())]
-    assert any("expected a whole number" in rejection for rejection in rejections)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "searched", "expected"),
-    [
-        (["match=params"], "attention=mha,gqa", "match is an option of a grid, not of a search"),
-        (["sweep.lr=[1e-3,3e-3]"], "attention=mha,gqa", "sweep.lr is an option of a grid, not of a search"),
-        (["force=true"], "attention=mha,gqa", "force=true: a search does not repeat finished runs"),
-        (["runtime.until=10"], "attention=mha,gqa", "the runs of a search train to the end"),
-        ([], "trainer.max_steps=10,20", "trainer.max_steps cannot be searched"),
-    ],
-)
-def test_options_that_a_search_rejects(overrides: list[str], searched: str, expected: str) -> None:
-    with pytest.raises(ConfigError) as rejected:
-        check_options(compose(overrides), replace(KEYS, pruner="median"), space(searched))
-    assert expected in str(rejected.value) and "\n" not in str(rejected.value)
-
-
-@pytest.mark.full
-def test_real_runs_are_pruned(make: Maker) -> None:
-    """Runs with rates that are too small are pruned; their checkpoints remain."""
-    gptx = make("pruned")
-    overrides = ["optim.lr=tag(log,interval(1e-7,1e-2))", "hydra.sweeper.n_trials=5", "hydra.sweeper.pruner=median"]
-    pace = ["hydra.sweeper.startup=1", "hydra.sweeper.sampler=random", "trainer.max_steps=400", "kernel=fragile"]
-    done = gptx.run("gptx.run", *command(gptx, *overrides, *pace, "sweep.jobs=1"), SLOW="0.005")
-    assert done.code == 0, done.err
-    states = {trial.user_attrs["run"]: trial.state.name for trial in stored(gptx)}
-    assert set(states.values()) == {"COMPLETE", "PRUNED"}
-    for run, state in states.items():
-        assert journal.status(gptx.outputs / run) == ("interrupted" if state == "PRUNED" else "finished")
-        assert (gptx.outputs / run / "checkpoints").is_dir()
-    assert ": pruned at step " in done.err and " pruned" in done.out

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import fake_runs
 import pytest
-from command import ROOT, Gptx
+from command import TESTCLUSTER, Gptx
+from composed import composed
 from conftest import Trained
 from fake_cells import FACTS
 from hydra import compose as hydra_compose
@@ -16,7 +17,6 @@ from hydra import initialize_config_dir
 from in_process import run_here
 from omegaconf import OmegaConf
 
-from gptx import compose
 from gptx.config.overrides import conf_dir
 from gptx.errors import ConfigError
 from gptx.hardware.device import Machine
@@ -35,22 +35,20 @@ from gptx.sweep.state.folder import Sweep
 from gptx.sweep.state.records import AttemptOutcome, JobsSubmitted
 from gptx.training.preflight import preflight
 
-TESTCLUSTER = str(ROOT / "launch" / "testcluster")
-
 
 def test_run_is_checked_for_the_device_of_the_nodes(trained: Trained) -> None:
     node = Machine("cuda", per_node=4, cores=2)
-    cfg = compose([*trained.gptx.tiny, "precision=auto", "device=auto", "strategy=ddp"])
+    cfg = composed(*trained.gptx.tiny, "precision=auto", "device=auto", "strategy=ddp")
     facts = preflight(cfg, node).facts
     assert (facts.processes, facts.hardware.device, facts.dtype) == (4, "cuda", "bfloat16")
-    cfg = compose([*trained.gptx.tiny, "device=cuda", "strategy=ddp", "strategy.nproc=8"])
+    cfg = composed(*trained.gptx.tiny, "device=cuda", "strategy=ddp", "strategy.nproc=8")
     assert preflight(cfg, node).facts.processes == 8  # on two nodes
     with pytest.raises(
         ConfigError, match=r"device=mps is not available: with hydra\.launcher\.device=cuda a node has cuda and cpu"
     ):
-        preflight(compose([*trained.gptx.tiny, "device=mps"]), node)
+        preflight(composed(*trained.gptx.tiny, "device=mps"), node)
     with pytest.raises(ConfigError, match="device=mps is not available: this machine has"):
-        preflight(compose([*trained.gptx.tiny, "device=mps"]))
+        preflight(composed(*trained.gptx.tiny, "device=mps"))
 
 
 def launcher_of(*overrides: str) -> Launcher:
@@ -153,7 +151,7 @@ def test_requeued_job_does_not_force_again(tmp_path: Path) -> None:
 
 def test_strategy_restarts_become_max_restarts_of_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether the command line, an experiment or a profile sets them."""
-    cfg = compose(["strategy=ddp", "strategy.restarts=3"])
+    cfg = composed("strategy=ddp", "strategy.restarts=3")
     task = Cell([], "it", "it", cfg, RunFolder(tmp_path), facts=replace(FACTS, processes=2)).task([])
     monkeypatch.setattr("gptx.sweep.execute.slurm_job._first_node", lambda: "n0")
     monkeypatch.setenv("SLURM_JOB_ID", "7")

@@ -11,7 +11,20 @@ from pathlib import Path
 
 import psutil
 import pytest
-from command import ROOT, Gptx, equal_sweeps, history, pausing, records, same, send, the_first, until, words, words_of
+from command import (
+    TESTCLUSTER,
+    Gptx,
+    equal_sweeps,
+    history,
+    pausing,
+    records,
+    same,
+    send,
+    the_first,
+    until,
+    words,
+    words_of,
+)
 from conftest import Maker, Trained
 from fake_runs import contents, database, uid_of
 
@@ -19,7 +32,6 @@ from gptx.runs import journal
 
 pytestmark = pytest.mark.full
 
-TESTCLUSTER = str(ROOT / "launch" / "testcluster")
 LAUNCHER = {"device": "cpu", "per_node": 1, "cpus": 1, "mem_gb": 1, "requeues": 3}
 
 
@@ -88,14 +100,8 @@ def submit(gptx: Gptx, slurm: Cluster, *overrides: str, **env: str) -> None:
     assert "gptx sweep status" in done.out
 
 
-def plan(gptx: Gptx) -> Path:
-    """The folder of the only sweep."""
-    [found] = (gptx.outputs / ".sweeps").iterdir()
-    return found
-
-
 def jobs(gptx: Gptx) -> dict[str, str]:
-    return {run: job for record in records(plan(gptx), "submitted") for run, job in record["jobs"].items()}
+    return {run: job for record in records(gptx.sweep_folder, "submitted") for run, job in record["jobs"].items()}
 
 
 def status(gptx: Gptx, slurm: Cluster, what: str = "status") -> str:
@@ -111,7 +117,7 @@ def finished(gptx: Gptx) -> bool:
 
 def queue_is_empty(slurm: Cluster, gptx: Gptx) -> Callable[[], bool]:
     """A condition: the queue has no more jobs of this sweep."""
-    name = plan(gptx).name
+    name = gptx.sweep_folder.name
     return lambda: not slurm.call("squeue", "-h", "-n", name)
 
 
@@ -121,7 +127,7 @@ def paused(gptx: Gptx) -> bool:
 
 def reports(gptx: Gptx) -> list[dict[str, object]]:
     """What the first node reported about each attempt."""
-    return [json.loads(path.read_text()) for path in sorted((plan(gptx) / "slurm").glob("*-0.json"))]
+    return [json.loads(path.read_text()) for path in sorted((gptx.sweep_folder / "slurm").glob("*-0.json"))]
 
 
 def test_jobs_on_one_and_two_nodes_without_mlflow(gptx: Gptx, slurm: Cluster, trained: Trained, tmp_path: Path) -> None:
@@ -223,7 +229,7 @@ def test_time_limit_of_a_sweep_and_cancelled_pending_job(gptx: Gptx, slurm: Clus
     """One run hangs; the other job is cancelled before it starts, which is not a failure."""
     bounds = ["sweep.timeout=0.5", "sweep.grace=1"]
     submit(gptx, slurm, *words("single"), *launcher(array_parallelism=1), *bounds, "seed=0,1", **pausing(gptx, 3))
-    assert until(lambda: slurm.call("squeue", "-h", "-r", "-t", "PENDING", "-o", "%i", "-n", plan(gptx).name))
+    assert until(lambda: slurm.call("squeue", "-h", "-r", "-t", "PENDING", "-o", "%i", "-n", gptx.sweep_folder.name))
     slurm.call("scancel", list(jobs(gptx).values())[1])
     assert until(queue_is_empty(slurm, gptx))
     shown = status(gptx, slurm)

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import pytest
-from command import DEADLINE, Done, Gptx, history, records, same, until
+from command import DEADLINE, OWN_CONF, Done, Gptx, history, records, same, until
 from conftest import Maker, Trained
 from in_process import run_here, sweep_arguments, sweep_here
 
@@ -39,8 +39,7 @@ def failures(text: str) -> dict[str, str]:
 
 def sweep_records(gptx: Gptx, kind: str) -> list[dict[str, Any]]:
     """The records of the only sweep."""
-    [folder] = (gptx.outputs / ".sweeps").iterdir()
-    return records(folder, kind)
+    return records(gptx.sweep_folder, kind)
 
 
 # --------------------------------------------------------------------------------------- one sweep with failures
@@ -108,9 +107,9 @@ def test_output_of_a_run_is_in_its_log(failing: Swept) -> None:
 
 
 def test_plan_has_the_command_of_each_run(failing: Swept) -> None:
-    [plan] = (failing.gptx.outputs / ".sweeps").glob("*/plan.json")
+    plan = failing.gptx.sweep_folder / "plan.json"
     [cell] = [cell for cell in json.loads(plan.read_text())["cells"] if cell["title"] == title("none")]
-    done = run_here(failing.gptx, "--config-dir", str(Path(__file__).parents[1] / "own" / "conf"), *cell["overrides"])
+    done = run_here(failing.gptx, *OWN_CONF, *cell["overrides"])
     assert done.code == 0 and "finished already" in done.out and cell["run"] in done.out
 
 

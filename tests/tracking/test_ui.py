@@ -13,13 +13,12 @@ from typing import Any
 
 import psutil
 import pytest
-from command import DEADLINE
+from command import DEADLINE, ROOT
 from fake_runs import make_run
 
 from gptx.tracking import ui_server
 from gptx.ui import main as ui_main
 
-ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 BPB = {("gqa", "rope"): 1.5, ("gqa", "alibi"): 2.0, ("mha", "rope"): 1.7, ("mha", "alibi"): 1.9}

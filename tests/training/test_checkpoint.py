@@ -16,11 +16,12 @@ import psutil
 import pytest
 import torch
 from command import DEADLINE, OWN, TINY, Done, Gptx, Started, flip, records, the_first, until
+from composed import SCHEMAS
 from conftest import Maker, Trained
 from tiers import some
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 
-import gptx as package
+from gptx.config.compose import compose
 from gptx.errors import CheckpointError, ConfigError
 from gptx.runs import checkpoint_files, journal
 from gptx.training import checkpoint
@@ -91,15 +92,15 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[BlockedWriter]]:
     BlockedWriter.proceed.set()
 
 
-def composed(corpus: Path, tmp_path: Path, *words: str) -> Any:
-    return package.compose([*TINY, "data=text", f"data.path={corpus}", f"paths.outputs={tmp_path}", *words])
+def config(corpus: Path, tmp_path: Path, *words: str) -> Any:
+    return compose([*TINY, "data=text", f"data.path={corpus}", f"paths.outputs={tmp_path}", *words], SCHEMAS)
 
 
 def test_training_continues_while_a_checkpoint_is_written(
     held: type[BlockedWriter], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file is written five steps later and holds the state of the step in which it was saved."""
-    cfg = composed(corpus, tmp_path)
+    cfg = config(corpus, tmp_path)
     run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     for folder in (run, undisturbed):
         folder.mkdir()
@@ -357,7 +358,7 @@ def test_unusable_resume_from_is_rejected(
     flip(Path(shutil.copytree(trained.folder, tmp_path / "damaged")) / STEP_30 / "__0_0.distcp")
     source, *more = given.format(run=tmp_path / "run", damaged=tmp_path / "damaged").split()
     with pytest.raises(ConfigError, match=message):
-        preflight(composed(corpus, tmp_path, "trainer.max_steps=60", f"resume_from={source}", *more))
+        preflight(config(corpus, tmp_path, "trainer.max_steps=60", f"resume_from={source}", *more))
 
 
 def test_identity_depends_on_the_intact_checkpoint_that_resume_from_uses(
@@ -366,7 +367,7 @@ def test_identity_depends_on_the_intact_checkpoint_that_resume_from_uses(
     damaged = Path(shutil.copytree(trained.folder, tmp_path / "damaged"))
     flip(damaged / "checkpoints/step-00000030/meta.json")
     runs = [damaged, trained.folder / "checkpoints/step-00000020", trained.folder]
-    cfgs = [composed(corpus, tmp_path, "trainer.max_steps=60", f"resume_from='{run}'") for run in runs]
+    cfgs = [config(corpus, tmp_path, "trainer.max_steps=60", f"resume_from='{run}'") for run in runs]
     identities = [locate(cfg).identity for cfg in cfgs]
     assert identities[0] == identities[1] != identities[2], "the step counts, the path does not"
     facts = preflight(cfgs[0]).facts

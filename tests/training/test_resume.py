@@ -28,7 +28,7 @@ from command import (
     words,
 )
 from conftest import Maker
-from fake_runs import ask, contents, database, rows_of, uid_of
+from fake_runs import contents, database, metric_rows, rows_of, uid_of
 from tiers import some
 
 from gptx.cli import EXIT_RESUMABLE
@@ -209,7 +209,9 @@ def test_ctrl_c_on_a_terminal(gptx: Gptx, moment: str) -> None:
     """The terminal sends SIGINT to every process of the group: workers get it twice, from it and from their parent."""
     starts = moment == "while the workers start"
     environment = pausing(gptx, 1 if starts else 17)
-    terminal = Terminal(gptx, "gptx.run", *OWN_CONF, *gptx.tiny, *words("ddp")[2:], **environment)
+    terminal = Terminal(
+        gptx, "gptx.run", *OWN_CONF, *gptx.tiny, *words("ddp")[2:], warm=not starts, **environment
+    )  # a fork does not import anything while it starts
     ready = (lambda: len(gptx.workers()) == 2) if starts else (lambda: (gptx.cwd / "paused-0").exists())
     assert terminal.until(ready), terminal.shown
     terminal.press(b"\x03")
@@ -224,7 +226,7 @@ def test_ctrl_c_on_a_terminal(gptx: Gptx, moment: str) -> None:
 
 @pytest.mark.parametrize("strategy", some(["single", "ddp"], "single"))
 def test_repeated_ctrl_c_does_not_wait_for_the_current_step(gptx: Gptx, strategy: str) -> None:
-    terminal = Terminal(gptx, "gptx.run", *gptx.tiny, *words(strategy), **pausing(gptx, 17))
+    terminal = Terminal(gptx, "gptx.run", *gptx.tiny, *words(strategy), warm=True, **pausing(gptx, 17))
     ranks = range(1 if strategy == "single" else 2)
     assert terminal.until(lambda: all((gptx.cwd / f"paused-{rank}").exists() for rank in ranks)), terminal.shown
 
@@ -454,13 +456,10 @@ def test_run_finishes_training_while_its_mlflow_server_is_down(gptx: Gptx, refer
     Store(served)  # creates its database
     port = free_port("127.0.0.1", 5600)
 
-    def rows() -> int:
-        return int(ask(database(served), "select count(*) from metrics")[0][0])
-
     tracked = ["tracking=mlflow", f"tracking.uri=http://127.0.0.1:{port}", "tracking.wait=200"]
     with serve(served, store_uri(served, ""), "127.0.0.1", port):
         run = gptx.start(*words("single"), *tracked, **pausing(gptx, 57))
-        assert until(lambda: rows() > 0, run), run.communicate()
+        assert until(lambda: metric_rows(database(served)) > 0, run), run.communicate()
         assert until(lambda: (gptx.cwd / "paused-0").exists(), run), run.communicate()
     (gptx.cwd / "go").touch()
     assert until(lambda: journal.status(gptx.folder) == "finished", run), run.communicate()

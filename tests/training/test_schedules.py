@@ -5,11 +5,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from helpers_model import (
-    one_thread,  # noqa: F401 - a fixture
-    options,
-    rejected,
-)
+from helpers_model import options, rejected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf

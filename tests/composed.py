@@ -1,0 +1,19 @@
+"""Composed configs. Composing takes 0.1 s for the config and 0.1 s for its schema: here each is composed only once."""
+
+from functools import cache
+
+from omegaconf import DictConfig
+
+from gptx.config.compose import Schemas, compose
+
+SCHEMAS: Schemas = {}  # of all tests in this process
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
+    return compose(overrides, SCHEMAS)
+
+
+def composed(*overrides: str) -> DictConfig:
+    """A copy of the config with these overrides, which a test may change."""
+    return _composed(overrides).copy()
