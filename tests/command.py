@@ -31,7 +31,6 @@ ROOT = Path(__file__).parents[1]
 OWN = Path(__file__).parent / "own"  # a user's variants, outside the package
 OWN_CONF = ("--config-dir", str(OWN / "conf"))
 TESTCLUSTER = str(ROOT / "launch" / "testcluster")
-FORKED = ("gptx", "equivalence", "launched")  # modules that run in a fork
 STEPS = 200
 DEADLINE = 240.0  # seconds until a hanging test fails; no statement about speed
 
@@ -127,11 +126,13 @@ class Gptx:
     ) -> Done:
         """Run any module and wait for its end.
 
-        A module of gptx or of the tests runs in a fork of ``by`` or of this command's own warm parent, unless it gets
-        another path.
+        It runs in a fork of ``by``. Without ``by``, a module of gptx runs in a fork of this command's own warm parent,
+        unless it gets another path.
         """
-        if (warm := by or self.warm) and module.partition(".")[0] in FORKED and "PYTHONPATH" not in env:
-            process: Started = self._fork(warm, [module, *words], env)
+        if by is None and module.partition(".")[0] == "gptx" and "PYTHONPATH" not in env:
+            by = self.warm
+        if by is not None:
+            process: Started = self._fork(by, [module, *words], env)
         else:
             process = self.popen(module, *words, **env)
         out, err = process.communicate(timeout=timeout)

@@ -136,11 +136,11 @@ def bounds(check: str) -> Result:
     return IN_FLOAT32 if strategy_of(check) == "pp" else IN_FLOAT64
 
 
-def run(make: Maker, checks: Checks, processes: int) -> list[dict[str, Any]]:
-    """Run all checks in one group of workers; return the results of each rank."""
+def run(make: Maker, checks: Checks, processes: int, fork: bool = False) -> list[dict[str, Any]]:
+    """Run all checks in one group of workers, new interpreters or forks; return the results of each rank."""
     gptx = make(f"equivalence-on-{processes}")
     (gptx.cwd / "checks.json").write_text(json.dumps(list(dict.fromkeys(checks))))
-    done = gptx.run("equivalence", str(processes), str(gptx.cwd), timeout=900)
+    done = gptx.run("equivalence", str(processes), str(gptx.cwd), timeout=900, by=gptx.warm if fork else None)
     assert (done.code, done.out) == (0, ""), done.err
     assert gptx.orphans() == []
     return [json.loads((gptx.cwd / f"{rank}.json").read_text()) for rank in range(processes)]
@@ -165,7 +165,7 @@ def rejected(results: list[dict[str, Any]]) -> set[str]:
 
 def test_every_strategy_trains_as_one_process(make: Maker) -> None:
     assert {strategy_of(check) for check in ON_TWO} == {*options("strategy")} - {"single"}
-    results = run(make, ON_TWO, 2)
+    results = run(make, ON_TWO, 2, fork=True)
     assert rejected(results) == set()
     assert differing(results) == []
     for check, result in results[0].items():

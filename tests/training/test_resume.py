@@ -250,7 +250,7 @@ def test_worker_exits_without_error_at_shutdown(gptx: Gptx, work: str) -> None:
 
 
 def test_hanging_worker_is_killed_after_its_peer_died(gptx: Gptx) -> None:
-    done = gptx.run("launched", "hangs_when_its_peer_dies", str(gptx.cwd))
+    done = gptx.run("launched", "hangs_when_its_peer_dies", str(gptx.cwd), by=gptx.warm)
     assert done.code == 1
     assert "WorkerLost: worker 1 (of 0..1) died (SIGKILL)" in done.err.splitlines()[-1]
 
