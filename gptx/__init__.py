@@ -66,6 +66,6 @@ def load(run_dir: str | Path, device: str = "auto") -> tuple[GPT, Tokenizer]:
     Raises:
         CheckpointError: no model was saved yet, or its file is damaged.
     """
-    from gptx.training.load import load
+    from gptx.training.load_model import load
 
     return load(run_dir, device)

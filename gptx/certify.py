@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gptx.cli import Parser, exit_code
-from gptx.runs.files import write_json
+from gptx.runs.atomic_files import write_json
 from gptx.runs.folder import RunFolder
 from gptx.runs.json_codec import to_json
 from gptx.training.repeat_training import certify

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from gptx.runs import journal
-from gptx.runs.facts import DataFacts, GitState
 from gptx.runs.journal import Journal
+from gptx.runs.preflight_facts import DataFacts, GitState
 from gptx.runs.records import EndRecord, MetricsRecord, Result, RunStatus, SampleRecord, StartRecord
 
 

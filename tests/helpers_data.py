@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from gptx.data.base import Corpus
 from gptx.data.from_config import corpus_of
 from gptx.data.text import Text
-from gptx.runs.digest import digest
+from gptx.runs.hashing import digest
 from gptx.tokenizer.base import Tokenizer
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -7,8 +7,8 @@ import torch
 from helpers_model import CONTEXT, VOCAB, arm, randomise, rows
 from torch import Tensor, nn
 
-from gptx.model.cache import KVCache
 from gptx.model.gpt import GPT
+from gptx.model.kv_cache import KVCache
 
 GPT2_ARM = arm(attention="mha", pos="learned", window="full", ffn="gelu", norm="layernorm")
 LLAMA_ARM = arm(attention="gqa", pos="rope", window="full", ffn="swiglu", norm="rmsnorm")

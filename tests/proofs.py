@@ -18,9 +18,9 @@ from gptx.config.instantiate import part
 from gptx.geometry.visibility import Where, visible
 from gptx.kernel import banded_chunks
 from gptx.kernel.base import Kernel
-from gptx.model.cache import KVCache, keep_nothing
 from gptx.model.cost import cost
 from gptx.model.gpt import GPT
+from gptx.model.kv_cache import KVCache, keep_nothing
 from gptx.model.layer_view import LayerView
 from gptx.pos.base import PositionalEncoding
 

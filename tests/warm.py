@@ -33,7 +33,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 # What a run imports. Nothing in it starts a thread.
-MODULES = ("gptx.sweep.execute.preload", "gptx.training.run_lifecycle", "gptx.training.process")
+MODULES = ("gptx.sweep.execute.prewarm_imports", "gptx.training.run_lifecycle", "gptx.training.rank_process")
 
 
 class WarmProcess:

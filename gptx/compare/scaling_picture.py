@@ -36,7 +36,7 @@ def _lengths(axes: Axes, fitted: FittedLaw) -> None:
 
 
 def _budgets(axes: Axes, fitted: FittedLaw) -> None:
-    """Plot the loss of each run against its compute in FLOPs, and the lowest loss that the law predicts for it."""
+    """Plot the loss of each run, and the lowest loss that the law predicts, against compute in FLOPs."""
     grid = np.geomspace(fitted.flops.min(), 100 * fitted.flops.max(), 200)
     splits = [fitted.law.best(flops) for flops in grid]
     losses = np.array([float(fitted.law.loss(*split)) for split in splits])

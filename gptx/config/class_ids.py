@@ -36,8 +36,10 @@ FORMER_TARGETS = {
 
 @dataclass(frozen=True)
 class Declaration:
-    """Attributes:
-    id: names what the class computes, unique among all built-in classes.
+    """What stands above a built-in class: its ID, REVISION and ADDED_KEYS.
+
+    Attributes:
+        id: names what the class computes, unique among all built-in classes.
     revision: 1 or more.
     added_keys: by key, the value with which the class computes the same as before the key was added.
     """
@@ -56,7 +58,7 @@ def declaration(target: str) -> Declaration | None:
     """The declaration above the class of a ``_target_``; None for a class that is not built in.
 
     Raises:
-        ConfigError: gptx has no source file for a class of its own.
+        ConfigError: a target in gptx whose module does not exist.
     """
     module, _, name = current_target(target).rpartition(".")
     return _declarations(module).get(name) if module.startswith("gptx.") else None

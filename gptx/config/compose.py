@@ -9,10 +9,10 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from gptx.config.check_ranges import check_ranges
+from gptx.config.check_types import checked
 from gptx.config.composition_errors import UNREADABLE, explain
 from gptx.config.overrides import check_choice, conf_dir, own_dirs
-from gptx.config.ranges import check_ranges
-from gptx.config.schema import checked
 from gptx.errors import ConfigError
 
 Schemas = dict[tuple[str, ...], Any]  # by the chosen options

@@ -11,9 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from gptx.config.check_types import unknown_key
 from gptx.config.overrides import PLUGINS, conf_dir, own_dirs, unknown_option
 from gptx.config.plain_dict import key_names
-from gptx.config.schema import unknown_key
 
 UNREADABLE = (HydraException, OmegaConfBaseException, YAMLError)  # what composing a config can raise
 _GRAMMAR = "expected key=value, e.g. attention=gqa; quote a value with special characters: 'data.path=\"a=b\"'"

@@ -53,7 +53,7 @@ def identity_v1(cfg: DictConfig, corpus: str, origin: str = "") -> str | None:
 
 
 def _result_leaves(plain: PlainConfig) -> PlainConfig:
-    """The keys that counted, with their values."""
+    """The keys that were hashed, and their values."""
     leaves = {key: value for key, value in flat(plain) if not isinstance(value, dict)}
     ignored = set(NOT_RESULT_KEYS) - ({"strategy.nproc"} if leaves.get("model.dropout") else set())
     return {k: v for k, v in leaves.items() if k.split(".")[0] not in NOT_RESULT and k not in ignored}

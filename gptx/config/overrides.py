@@ -1,4 +1,4 @@
-"""Parse overrides such as ``attention=gqa``: the key that one sets, and the option that it chooses. No torch."""
+"""Parse overrides such as ``attention=gqa``: its key, and the option that it chooses. Imports no torch."""
 
 import difflib
 import os
@@ -24,7 +24,7 @@ def conf_dir() -> Path:
 
 
 def options(group: str, own: Sequence[Path] = ()) -> list[str]:
-    """The options of a group: gptx's, and those in a user's folders ``own``."""
+    """The options of a group: gptx's, and those in the user's folders (``own``)."""
     return sorted({path.stem for place in (conf_dir(), *own) for path in (place / group).glob("*.yaml")})
 
 

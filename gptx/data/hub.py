@@ -8,7 +8,7 @@ from typing import Any
 
 from gptx.data.base import Corpus
 from gptx.errors import DataError
-from gptx.runs.digest import digest, file_hash
+from gptx.runs.hashing import digest, file_hash
 
 ID = "data.hub"
 REVISION = 1
@@ -88,7 +88,7 @@ def _format(options: dict[str, Any]) -> str:
 
 
 def _check_online(hub: str) -> None:
-    """Check the network first: datasets itself would retry for half a minute.
+    """Check the network first: the package datasets would retry for 30 s.
 
     Raises:
         DataError: the hub cannot be reached.

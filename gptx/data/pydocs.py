@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gptx.data.base import Corpus
-from gptx.runs.digest import digest
+from gptx.runs.hashing import digest
 
 ID = "data.pydocs"
 REVISION = 1

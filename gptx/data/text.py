@@ -7,7 +7,7 @@ from pathlib import Path
 from gptx.data.base import Corpus
 from gptx.data.hub import stream
 from gptx.errors import DataError
-from gptx.runs.digest import digest, file_hash
+from gptx.runs.hashing import digest, file_hash
 
 # suffix -> name of the reader in ``datasets``; every other file is read as utf-8 text
 READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}

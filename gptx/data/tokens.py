@@ -20,7 +20,7 @@ from gptx.cli import log
 from gptx.data.base import Corpus
 from gptx.data.split import SPLITS, LimitedCorpus
 from gptx.errors import DataError, GptxError, NotTokenised
-from gptx.runs.digest import digest, file_hash
+from gptx.runs.hashing import digest, file_hash
 from gptx.tokenizer.base import Tokenizer, load
 
 # Raise it when the same corpus and tokenizer would give other files, and with it `CORE_REVISION` of
@@ -113,8 +113,10 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, quiet: bool = Fa
         tokens = _create_once(corpus, tokenizer, spec, home, quiet)
     except OSError as exc:
         reason, full = exc.strerror or str(exc), exc.errno in (errno.ENOSPC, errno.EDQUOT)
-        key = "paths.data=" if folder.name != ".data" else "paths.outputs= or paths.data="  # the default: in outputs
-        raise DataError(f"cannot write token files to {folder}: {reason}; {'free space, or ' * full}set {key}") from exc
+        key = "paths.data" if folder.name != ".data" else "paths.outputs or paths.data"  # the default: in outputs
+        raise DataError(
+            f"cannot write token files to {folder}: {reason}; {'free space, or ' * full}change {key}"
+        ) from exc
     assert tokens is not None, f"{home} was written just now"
     return tokens
 

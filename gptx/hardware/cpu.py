@@ -11,8 +11,8 @@ def cores() -> int:
 
 
 def threads(given: int, processes: int) -> int:
-    """Return the CPU threads of each of ``processes`` on this machine: as given, or an equal part of the cores if that
-    is 0."""
+    """Return the CPU threads of each of ``processes`` on this machine: ``given``, or an equal part of
+    the cores if it is 0."""
     return given or max(1, cores() // processes)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from gptx.hardware.cpu import cores
 from gptx.hardware.device import Machine
-from gptx.runs.facts import Hardware
+from gptx.runs.preflight_facts import Hardware
 
 
 def describe_hardware(device: torch.device, target: Machine | None = None) -> Hardware:

@@ -1,5 +1,5 @@
-"""Chooses the cheapest kernel that can compute a layer: on a CPU by measured costs (see `cost`), on other devices by an
-order of preference."""
+"""Chooses the cheapest kernel that can compute a layer: on a CPU by measured costs (see `predicted_cost`), on other
+devices by an order of preference."""
 
 import torch
 from torch import Tensor

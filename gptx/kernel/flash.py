@@ -61,7 +61,7 @@ class Flash(Kernel):
 
     def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:
         if where.q_doc is not None:
-            raise ConfigError("kernel=flash cannot hide packed documents; use kernel=auto or data.document_mask=false")
+            raise ConfigError("kernel=flash supports no document mask; use kernel=auto or data.document_mask=false")
         past = -1 if window.reach is None else window.reach - 1
         slopes = pos.slopes if pos.linear else None
         assert slopes is None or isinstance(slopes, Tensor)

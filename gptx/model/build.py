@@ -70,7 +70,7 @@ def _check_kernel(cfg: DictConfig, model: GPT, device: torch.device) -> None:
             named = ", ".join(f"{axis}={choice[axis]}" for axis in ("attention", "pos", "window"))
             raise ConfigError(f"kernel={choice.kernel} with {named}: {reason}")
     if not kernel.supports_packing and cfg.data.get("document_mask", False):
-        raise ConfigError(f"kernel={choice.kernel} cannot hide packed documents (data.document_mask); use kernel=auto")
+        raise ConfigError(f"kernel={choice.kernel} supports no document mask (data.document_mask); use kernel=auto")
     if not kernel.supports_fp32 and compute_dtype(cfg.precision.dtype, device) == torch.float32:
         raise ConfigError(
             f"kernel={choice.kernel} computes in bf16, given precision={choice.precision}; use kernel=auto"
@@ -90,8 +90,8 @@ def remarks(cfg: DictConfig, model: GPT) -> list[str]:
         return remarks
     kind = "local" if model.windows[0].local else "global"
     remarks.append(
-        f"pos={cfg.variant.pos} treats local and global layers differently, and with window={window} all layers are "
-        f"{kind}: window=alternating has both"
+        f"pos={cfg.variant.pos} distinguishes local and global layers, but with window={window} all layers are "
+        f"{kind}; window=alternating has both kinds"
     )
     return remarks
 

@@ -10,8 +10,8 @@ from gptx.ffn.base import FFN
 from gptx.geometry.attention_view import Score
 from gptx.geometry.visibility import Where, visible
 from gptx.kernel.base import Kernel
-from gptx.model.cache import KVCache
 from gptx.model.gpt import GPT
+from gptx.model.kv_cache import KVCache
 from gptx.pos.base import PositionalEncoding
 from gptx.window.base import Window
 

@@ -18,7 +18,7 @@ from gptx.geometry.model_shape import ModelShape
 from gptx.geometry.side_losses import SideLosses
 from gptx.geometry.visibility import Where
 from gptx.kernel.base import Kernel
-from gptx.model.cache import Context, NoContext
+from gptx.model.kv_cache import Context, NoContext
 from gptx.model.layer_view import LayerView
 from gptx.placement.base import Block
 from gptx.pos.base import PositionalEncoding

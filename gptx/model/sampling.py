@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from gptx.errors import ConfigError
-from gptx.model.cache import KVCache
 from gptx.model.gpt import GPT
+from gptx.model.kv_cache import KVCache
 from gptx.tokenizer.base import Tokenizer
 
 

@@ -1,1 +1,1 @@
-"""Start and stop child processes and workers, handle signals, and write the logs of workers."""
+"""Child processes and workers (the ranks of a run): start, stop, signals, logs; what happens when a worker fails."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gptx.runs.digest import file_hash
-from gptx.runs.files import JsonObject, flush_folder, write_json
+from gptx.runs.atomic_files import JsonObject, flush_folder, write_json
+from gptx.runs.hashing import file_hash
 from gptx.runs.json_codec import from_json, to_json
 
 META = "meta.json"

@@ -139,7 +139,7 @@ def held(folder: Path, doing: str) -> Iterator[None]:
 
 
 def _shared(file: IO[str]) -> bool:
-    """Whether only readers hold the lock, which test it and release it at once."""
+    """Whether the lock is held only by readers, which release it at once."""
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -105,7 +105,7 @@ def runs(root: Path) -> Iterator[Path]:
 
 
 def locked(run_dir: Path) -> bool:
-    """Whether a living process trains this run: the kernel frees the lock when its holder dies, however it dies."""
+    """Whether a living process trains this run: the system frees the lock when its holder dies, however it dies."""
     try:
         with open(run_dir / LOCK, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

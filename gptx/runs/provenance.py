@@ -13,8 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from gptx.runs.facts import GitState
 from gptx.runs.json_codec import from_json
+from gptx.runs.preflight_facts import GitState
 
 _PACKAGE = Path(__file__).parents[1]
 _PLUGINS = _PACKAGE.parent / "hydra_plugins"

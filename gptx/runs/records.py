@@ -11,9 +11,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar
 
-from gptx.runs.facts import DataFacts, GitState, Hardware, ResumeSourceRecord, RunSetup
-from gptx.runs.files import JsonObject, write_json
+from gptx.runs.atomic_files import JsonObject, write_json
 from gptx.runs.json_codec import from_json, to_json
+from gptx.runs.preflight_facts import DataFacts, GitState, Hardware, ResumeSourceRecord, RunSetup
 
 
 class RunStatus(StrEnum):

@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 
 from gptx.errors import ConfigError
 from gptx.runs.checkpoint_files import NAME, damage, step_name, step_of, steps
-from gptx.runs.facts import ResumeSourceRecord
 from gptx.runs.folder import RunFolder
+from gptx.runs.preflight_facts import ResumeSourceRecord
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from gptx.hardware.device import pick
 from gptx.strategy.footprint import Footprint, parameter_bytes
 
 if TYPE_CHECKING:
-    from gptx.model.cache import Context
     from gptx.model.gpt import GPT
+    from gptx.model.kv_cache import Context
     from gptx.strategy.batch_plan import BatchPlan
 
 Autocast = Callable[[], AbstractContextManager[Any]]  # a new context of the run's compute dtype at each call

@@ -19,13 +19,13 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from gptx.errors import ConfigError, option
 from gptx.geometry.attention_view import Keep
 from gptx.geometry.visibility import Where
-from gptx.model.cache import Context
 from gptx.model.gpt import GPT
+from gptx.model.kv_cache import Context
 from gptx.strategy.base import Batch
+from gptx.strategy.cp_sharding import RowShard, RowShardKernel, merge_shards, split_rows
 from gptx.strategy.distributed import group_size
 from gptx.strategy.footprint import Footprint
 from gptx.strategy.fsdp import FSDP
-from gptx.strategy.sequence_sharding import RowShard, RowShardKernel, merge_shards, split_rows
 from gptx.window.base import Window
 
 if TYPE_CHECKING:

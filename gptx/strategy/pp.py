@@ -16,8 +16,8 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 
 from gptx.errors import ConfigError, option
 from gptx.geometry.side_losses import SideLosses
-from gptx.model.cache import NoContext
 from gptx.model.gpt import GPT
+from gptx.model.kv_cache import NoContext
 from gptx.strategy.base import Autocast, Batch
 from gptx.strategy.batch_plan import BatchPlan
 from gptx.strategy.distributed import all_reduce_gradients, full_tensor, group_size
@@ -116,8 +116,8 @@ class PP(FSDP):
             )
         if self.chunks not in (0, nearest := self.chunks_of(rows, stages)):
             raise ConfigError(
-                f"strategy.chunks={self.chunks}: expected a divisor of the {rows} rows of a micro-batch that is at "
-                f"least the {stages} stages, such as strategy.chunks={nearest}"
+                f"strategy.chunks={self.chunks}: expected a divisor of {rows} (rows of a micro-batch) that is at "
+                f"least {stages} (stages), such as strategy.chunks={nearest}"
             )
 
     def _check_sharding_keys(self, processes: int) -> None:

@@ -13,7 +13,7 @@ from gptx.model.gpt import GPT
 from gptx.pos.base import PositionalEncoding
 from gptx.strategy.distributed import Distributed, all_reduce_gradients
 from gptx.strategy.footprint import Footprint
-from gptx.strategy.tensor_sharding import shard_model, take_local_shards
+from gptx.strategy.tp_sharding import shard_model, take_local_shards
 
 if TYPE_CHECKING:
     from gptx.strategy.batch_plan import BatchPlan

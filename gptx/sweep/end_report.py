@@ -1,28 +1,10 @@
-"""Steps of every sweep: follow its runs in MLflow, then compare them and list those that did not finish."""
+"""The report at the end of a sweep: the comparison of its runs, and every cell that did not finish with its reason."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig
-
-from gptx.cli import log
-from gptx.config.plain_dict import plain_dict
 from gptx.sweep.plan.cells import Cell
-from gptx.tracking.follower import Follower
-
-
-@contextmanager
-def following(options: DictConfig, folders: Sequence[Path]) -> Iterator[Callable[[Path], None]]:
-    """Show runs in MLflow while they train. Yields a function that adds the folder of another run."""
-    follower = Follower.start(folders, plain_dict(options)["tracking"], Path(options.paths.outputs))
-    try:
-        yield follower.add if follower else lambda folder: None
-    finally:
-        warning = follower.finish() if follower else None
-        if warning:
-            log.warning("%s", warning)
 
 
 def close(

@@ -1,9 +1,11 @@
-"""The base class of gptx's sweepers: from Hydra's call to the overrides of the runs, the options, and the plan."""
+"""What gptx's sweepers share: Hydra's call becomes run overrides, options and a plan; MLflow follows the runs."""
 
 import shlex
 import sys
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -12,6 +14,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from gptx.cli import log
 from gptx.config.compose import compose
 from gptx.config.overrides import about_sweeps, key_of
 from gptx.config.plain_dict import plain_dict
@@ -19,6 +22,7 @@ from gptx.sweep.execute import prewarm
 from gptx.sweep.plan.cells import Cell
 from gptx.sweep.state.folder import SweepKind, SweepPlan
 from gptx.sweep.sweep_overrides import check_given_once
+from gptx.tracking.follower import Follower
 
 
 class SweeperBase(Sweeper):
@@ -90,3 +94,15 @@ class SweeperBase(Sweeper):
             factor=options.sweep.factor if options.sweep.halving else 0,
             cells=tuple(cell.planned() for cell in cells),
         )
+
+
+@contextmanager
+def following(options: DictConfig, folders: Sequence[Path]) -> Iterator[Callable[[Path], None]]:
+    """Show runs in MLflow while they train. Yields a function that adds the folder of another run."""
+    follower = Follower.start(folders, plain_dict(options)["tracking"], Path(options.paths.outputs))
+    try:
+        yield follower.add if follower else lambda folder: None
+    finally:
+        warning = follower.finish() if follower else None
+        if warning:
+            log.warning("%s", warning)

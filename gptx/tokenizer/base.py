@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from gptx.config.class_ids import current_target
-from gptx.runs.files import JsonObject
+from gptx.runs.atomic_files import JsonObject
 
 EOT_TEXT = "<|endoftext|>"  # the end-of-text token, decoded; the same characters in a text are encoded as characters
 

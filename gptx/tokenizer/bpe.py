@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Self
 
 from gptx.errors import ConfigError, GptxError
-from gptx.runs.digest import digest
+from gptx.runs.hashing import digest
 from gptx.tokenizer.bpe_ranks import PATTERN, RankTokenizer
 
 ID = "tokenizer.bpe"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from gptx.runs.files import JsonObject
+from gptx.runs.atomic_files import JsonObject
 from gptx.tokenizer.base import EOT_TEXT, Tokenizer
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import Self
 
 import numpy as np
 
-from gptx.runs.files import JsonObject
+from gptx.runs.atomic_files import JsonObject
 from gptx.tokenizer.base import EOT_TEXT, Tokenizer
 
 ID = "tokenizer.byte"

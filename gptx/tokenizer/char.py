@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 
 from gptx.errors import DataError
-from gptx.runs.files import JsonObject
+from gptx.runs.atomic_files import JsonObject
 from gptx.tokenizer.base import Tokenizer
 
 SEPARATOR = "\n"  # a blank line joins documents, so this is always in the vocabulary

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Self
 
 from gptx.errors import DataError
-from gptx.runs.digest import file_hash
+from gptx.runs.hashing import file_hash
 from gptx.tokenizer.bpe_ranks import RankTokenizer
 
 URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"

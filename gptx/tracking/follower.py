@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from gptx.processes.signals import STOP_SIGNALS, default_stop_signals
 from gptx.runs import journal
-from gptx.tracking.mlflow_store import one_line, store_uri
+from gptx.tracking.mlflow_connection import one_line, store_uri
 
 if TYPE_CHECKING:
     from gptx.tracking.mlflow_writer import Replay
@@ -106,7 +106,7 @@ def _environment() -> dict[str, str]:
 
 
 class _FollowedRuns:
-    """The runs that this process follows. It counts the consecutive failures of their store to answer."""
+    """The runs that this process follows. Counts how often in a row their store did not answer."""
 
     def __init__(self, run_dirs: Sequence[Path], outputs: Path, uri: str, experiment: str, weights: bool) -> None:
         self._run_dirs, self._outputs, self._uri = run_dirs, outputs, uri
@@ -143,7 +143,7 @@ class _FollowedRuns:
             self._replays += map(self._make, new)
 
     def _open(self) -> None:
-        from gptx.tracking.mlflow_store import Store
+        from gptx.tracking.mlflow_connection import Store
         from gptx.tracking.mlflow_writer import Replay
 
         store = Store(self._outputs, self._uri)

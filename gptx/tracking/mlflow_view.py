@@ -52,7 +52,7 @@ def _columns() -> list[str]:
 
 
 def _state(varied: list[str]) -> dict[str, Any]:
-    """All of the view. ``varied``: the parameters that differ between the runs."""
+    """The complete state of the view. ``varied``: the parameters that differ between the runs."""
     return {**_selection(), **_table(varied), **_run_list(), **_chart_panel(varied)}
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from gptx.errors import GptxError
 from gptx.runs import journal
-from gptx.runs.facts import DataFacts
-from gptx.runs.files import flocked
+from gptx.runs.atomic_files import flocked
 from gptx.runs.json_codec import to_json
+from gptx.runs.preflight_facts import DataFacts
 from gptx.runs.records import EndRecord, MetricsRecord, Record, ResumeRecord, RunStatus, SampleRecord, StartRecord
 from gptx.tracking import mlflow_names
-from gptx.tracking.mlflow_store import Store, one_line
+from gptx.tracking.mlflow_connection import Store, one_line
 
 _NOTE = "mlflow.note.content"  # a run's description
 _STATUS = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED"}  # else KILLED

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from gptx.runs import journal
-from gptx.tracking.mlflow_store import FOLDER, Store, one_line
+from gptx.tracking.mlflow_connection import FOLDER, Store, one_line
 
 
 def outputs_of(root: Path) -> Path:

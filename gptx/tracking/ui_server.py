@@ -17,7 +17,7 @@ import psutil
 from gptx.errors import GptxError, RunFailed
 from gptx.runs import journal
 from gptx.tracking import mlflow_view
-from gptx.tracking.mlflow_store import FOLDER, Store, store_uri
+from gptx.tracking.mlflow_connection import FOLDER, Store, store_uri
 from gptx.tracking.sync import sync
 
 _START_TIMEOUT = 120.0  # seconds until the server must answer

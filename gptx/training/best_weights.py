@@ -9,8 +9,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gptx.errors import CheckpointError, RunFailed
+from gptx.runs.atomic_files import flush, write_json
 from gptx.runs.checkpoint_files import META
-from gptx.runs.files import flush, write_json
 
 
 def save_best(folder: Path, step: int, weights: dict[str, Tensor], values: dict[str, float]) -> None:

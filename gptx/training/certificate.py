@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from gptx.runs import checkpoint_files, journal, json_log
-from gptx.runs.facts import Hardware, RunFacts
 from gptx.runs.folder import RunFolder
+from gptx.runs.preflight_facts import Hardware, RunFacts
 from gptx.runs.provenance import versions
 from gptx.runs.records import ResumeRecord, StartRecord
 from gptx.training import checkpoint
@@ -231,7 +231,7 @@ def _sentence(
 ) -> str:
     if first is None:
         return "bitwise equal"
-    size = f"{compared['losses'].largest:.1e} relative (losses), {compared['weights'].largest:.1e} (weights)"
+    size = f"a relative {compared['losses'].largest:.1e} (losses), {compared['weights'].largest:.1e} (weights)"
     conditions = f"with different {' and '.join(other)}" if other else ""
     if outcome == Outcome.WITHIN_TOLERANCE:
         return f"within {size}, {conditions}"

@@ -22,8 +22,8 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from gptx.errors import CheckpointError, RunFailed
+from gptx.runs.atomic_files import no_space
 from gptx.runs.checkpoint_files import CheckpointMeta, finish, meta, remove, step_name, steps
-from gptx.runs.files import no_space
 
 CLOSE_TIMEOUT = 60.0  # seconds that a rank which fails waits until the other ranks have written their shards
 

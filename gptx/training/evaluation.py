@@ -54,8 +54,8 @@ class ValidationSet:
         }
 
     def _batches(self, strategy: Strategy) -> list[Ids]:
-        """The row starts of each batch of this rank. All ranks have the same number of batches, because they may
-        compute them together; the last one may be empty."""
+        """The start of every row, one array per batch of this rank. All ranks have the same number of batches, because
+        they may compute them together; the last batch may be empty."""
         own = self.starts[strategy.data_rank :: strategy.data_size]
         count = -(-len(self.starts) // (strategy.data_size * self.batch_size))
         return [own[i * self.batch_size :][: self.batch_size] for i in range(count)]

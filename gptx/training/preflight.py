@@ -12,10 +12,10 @@ from gptx.data import from_config
 from gptx.errors import CheckpointError, ConfigError, NotTokenised
 from gptx.runs import resume_source
 from gptx.runs.checkpoint_files import steps
-from gptx.runs.facts import DataFacts, Hardware, RunFacts
+from gptx.runs.preflight_facts import DataFacts, Hardware, RunFacts
 from gptx.runs.provenance import own_code
 from gptx.runs.resume_source import ResumeSource
-from gptx.tracking.mlflow_store import check_uri
+from gptx.tracking.mlflow_connection import check_uri
 from gptx.training.run_location import locate
 
 if TYPE_CHECKING:

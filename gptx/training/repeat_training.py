@@ -143,7 +143,7 @@ def _train(cfg: DictConfig, path: Path, last: int, ready: "Preflight") -> None:
     """
     from gptx.hardware.cpu import threads
     from gptx.processes import workers
-    from gptx.training.process import fit, worker
+    from gptx.training.rank_process import fit, worker
 
     if ready.strategy.in_process:
         fit(cfg, str(path), last)

@@ -21,7 +21,7 @@ from gptx.runs.records import RunEndReason
 from gptx.tracking.follower import Follower
 from gptx.training.preflight import Preflight, preflight
 from gptx.training.run_location import Location, locate
-from gptx.training.start import begin, other_code, resume, warn
+from gptx.training.start_record import begin, other_code, resume, warn
 
 
 def run(cfg: DictConfig) -> int:
@@ -122,7 +122,7 @@ def _train(cfg: DictConfig, folder: RunFolder, ready: Preflight) -> int:
 def _train_in_processes(cfg: DictConfig, folder: RunFolder, ready: Preflight) -> int:
     """Train in this process or in workers; returns the number of the signal that stopped the workers, or 0."""
     if ready.strategy.in_process:
-        from gptx.training.process import fit
+        from gptx.training.rank_process import fit
 
         fit(cfg, str(folder.path), until(cfg))
         return 0
@@ -146,7 +146,7 @@ def _end_unfinished(cfg: DictConfig, folder: RunFolder, number: int) -> int:
 def _train_as_rank(cfg: DictConfig, folder: RunFolder) -> None:
     """Train as one of torchrun's workers."""
     from gptx.processes.workers import run_as_rank
-    from gptx.training.process import worker
+    from gptx.training.rank_process import worker
 
     run_as_rank(worker, (plain_dict(cfg), str(folder.path), until(cfg)), folder.path / "logs")
 
@@ -161,7 +161,7 @@ def _train_in_workers(cfg: DictConfig, folder: RunFolder, ready: Preflight) -> i
     ``strategy.restarts`` allows. Returns the number of the signal that stopped them, or 0."""
     from gptx.hardware.cpu import threads
     from gptx.processes import workers
-    from gptx.training.process import worker
+    from gptx.training.rank_process import worker
 
     processes = ready.facts.processes
     arguments = (plain_dict(cfg), str(folder.path), until(cfg))

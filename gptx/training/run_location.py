@@ -13,7 +13,7 @@ from gptx.config.identity_v1 import identity_v1
 from gptx.data import from_config
 from gptx.errors import ConfigError, RunFailed
 from gptx.runs import journal, resume_source
-from gptx.runs.files import flocked
+from gptx.runs.atomic_files import flocked
 from gptx.runs.folder import RunFolder
 
 CREATE_LOCK = ".create.lock"  # in the folder of a study, held while the folder of a run is created
@@ -70,7 +70,7 @@ class Location:
                 found.mkdir(exist_ok=True)
                 (found / journal.LOCK).touch()
         except OSError as error:
-            raise RunFailed(f"could not write {own}: {error.strerror or error}") from error
+            raise RunFailed(f"could not write {own}: {error.strerror or error}; change paths.outputs") from error
         return replace(self, folder=RunFolder(found))
 
 

@@ -1,4 +1,4 @@
-"""The comparison room: run folders in, tables, files and warnings out, through the real command line."""
+"""The comparison: run folders in, tables, files and warnings out, through the real command line."""
 
 import contextlib
 import fcntl

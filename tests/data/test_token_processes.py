@@ -100,7 +100,7 @@ def test_full_disk_gives_one_line_and_leaves_no_token_folder(tmp_path: Path) -> 
     process = start(tmp_path, FULL)
     _, err = process.communicate("go\n")
     assert process.returncode == 1
-    assert re.match(r"gptx.errors.DataError: cannot write token files to .*set paths.data=", err.splitlines()[-1])
+    assert re.match(r"gptx.errors.DataError: cannot write token files to .*change paths.data", err.splitlines()[-1])
     assert no_partial_files(tmp_path / "cache")
     assert not any(path.is_dir() for path in (tmp_path / "cache").iterdir())
     assert expected_hash(tmp_path)

@@ -180,8 +180,8 @@ def test_an_error_while_tokenising_leaves_no_files(tmp_path: Path) -> None:
 
 def test_unwritable_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for name, keys in {"": "paths.data=", ".data": "paths.outputs= or paths.data="}.items():
-        with pytest.raises(DataError, match=rf"cannot write token files to [^;]*; set {keys}$"):
+    for name, keys in {"": "paths.data", ".data": "paths.outputs or paths.data"}.items():
+        with pytest.raises(DataError, match=rf"cannot write token files to [^;]*; change {keys}$"):
             prepare(Listed([TEXT]), Byte(), tmp_path / "file" / name, quiet=True)
 
 

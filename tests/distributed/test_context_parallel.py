@@ -15,7 +15,7 @@ from gptx.kernel.base import Kernel
 from gptx.model.build import build
 from gptx.pos.base import PositionalEncoding
 from gptx.strategy.batch_plan import BatchPlan
-from gptx.strategy.sequence_sharding import RowShard, RowShardKernel, merge_shards, split_rows
+from gptx.strategy.cp_sharding import RowShard, RowShardKernel, merge_shards, split_rows
 from gptx.window.base import Window
 
 SIZES = st.tuples(st.integers(1, 6), st.integers(1, 5))  # ranks, tokens in a chunk

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from gptx.attention.base import Attention
 from gptx.geometry.visibility import Where
-from gptx.model.cache import keep_nothing
 from gptx.model.gpt import GPT
+from gptx.model.kv_cache import keep_nothing
 
 NEW = ("sink", "gated", "forgetting", "differential", "mla")
 LAYERS, HEADS, GROUPS, DIM = 2, 4, 2, 4  # of the tiny models; DIM is the size of a head

@@ -17,8 +17,8 @@ from gptx.attention.base import Attention
 from gptx.attention.gqa import AttentionRMSNorm
 from gptx.geometry.attention_view import Score
 from gptx.model.build import build
-from gptx.model.cache import KVCache, keep_nothing
 from gptx.model.cost import cost
+from gptx.model.kv_cache import KVCache, keep_nothing
 
 # Options, cache size, precision, compiler
 

@@ -166,7 +166,7 @@ def test_gated_equals_qwen3_next(dtype: torch.dtype, tolerance: float) -> None:
 @both_dtypes
 @pytest.mark.parametrize("window", ["full", "sliding"])
 def test_sink_equals_gpt_oss(dtype: torch.dtype, tolerance: float, window: str) -> None:
-    """A full model with one expert, activation slope 1 and an unreachable clamp: its experts then equal SwiGLU."""
+    """A whole model with one expert, activation slope 1 and an unreachable clamp: the expert then equals SwiGLU."""
     hf = hugging_face(
         "GptOss",
         dtype,

@@ -13,8 +13,8 @@ from torch import Tensor
 import gptx
 from gptx.hardware.device import autocast
 from gptx.model.build import build
-from gptx.model.cache import KVCache
 from gptx.model.gpt import GPT
+from gptx.model.kv_cache import KVCache
 
 DEVICE = torch.device("cuda")
 CONTEXT, VOCAB = 128, 65

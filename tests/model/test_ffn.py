@@ -389,7 +389,7 @@ def test_experts_are_initialised_like_other_layers() -> None:
     for key, std in {"gate": 0.02, "up": 0.02, "out": 0.02 / 6**0.5, "router.weight": 0.02}.items():
         experts = named[f"blocks.1.ffn.{key}"]
         assert abs(experts.std().item() / std - 1) < 4 / (2 * experts.numel()) ** 0.5, key
-        assert not torch.equal(experts[0], experts[1]), "experts start with different weights"
+        assert not torch.equal(experts[0], experts[1]), "experts start with equal weights"
 
 
 # Rejections

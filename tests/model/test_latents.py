@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from gptx.geometry.visibility import Where
 from gptx.model.build import build
-from gptx.model.cache import KVCache
 from gptx.model.cost import cost
+from gptx.model.kv_cache import KVCache
 
 
 @settings(max_examples=10)

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from gptx.geometry.attention_view import View
 from gptx.geometry.side_losses import SideLosses
 from gptx.geometry.visibility import Where
-from gptx.model.cache import keep_nothing
 from gptx.model.gpt import GPT
+from gptx.model.kv_cache import keep_nothing
 from gptx.placement.base import Block
 
 NAMES = {"norm1": "norm1", "norm2": "norm2", "linear1": "ffn.up", "linear2": "ffn.out"}

@@ -54,7 +54,7 @@ def test_top_k_and_top_p_keep_the_likeliest_tokens(
     probs = (logits / temperature).double().softmax(-1)
     likelier = torch.where(probs > probs.gather(1, chosen), probs, 0.0).sum(1)
     assert (likelier < top_p + 1e-6).all(), "the token is not in the smallest set that sums to top_p"
-    assert torch.equal(logits, before), "the caller's logits are unchanged"
+    assert torch.equal(logits, before), "the caller's logits were changed"
 
 
 @pytest.mark.parametrize(

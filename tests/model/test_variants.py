@@ -44,7 +44,7 @@ from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
 from gptx.geometry.visibility import Where, visible
 from gptx.model.build import build
-from gptx.model.cache import KVCache
+from gptx.model.kv_cache import KVCache
 from gptx.pos.base import PositionalEncoding
 from gptx.pos.none import NoPE
 from gptx.window.base import Window
@@ -200,9 +200,9 @@ def test_window_hides_future_padding_and_tokens_beyond_its_reach(option: str, q:
         assert see[1], "a token sees itself"
         assert not see[2], "an empty slot is never seen"
         if k > q:
-            assert not see[0], "the future is never seen"
+            assert not see[0], "the future is seen"
         if window.reach is not None and q - k >= window.reach:
-            assert not see[0], "nothing is seen beyond the reach"
+            assert not see[0], "a token beyond the reach is seen"
 
 
 @pytest.mark.parametrize("option", options("window"))
@@ -216,7 +216,7 @@ def test_window_that_covers_a_row_equals_causal_attention(option: str, length: i
         if window.covers(length):
             assert torch.equal(seen, causal)
     again = windows_of(option)
-    assert again == windows_of(option), "layers with equal windows share one mask"
+    assert again == windows_of(option), "equal windows are not equal: layers would not share a mask"
     assert [hash(window) for window in again] == [hash(window) for window in windows_of(option)]
 
 
@@ -292,7 +292,7 @@ def test_relative_encodings_depend_on_the_distance_only(option: str, far: int, t
     torch.testing.assert_close(logit(pos, q, k, to + far + shift, to + shift), expected, rtol=0, atol=1e-8)
     if option != "none":
         one, two = logit(pos, q, k, to + 1, to), logit(pos, q, k, to + 2, to)
-        assert (one - two).abs().max() > 1e-6, "logits differ between distances"
+        assert (one - two).abs().max() > 1e-6, "logits are equal at two distances"
 
 
 @settings(max_examples=16)

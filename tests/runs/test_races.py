@@ -13,8 +13,8 @@ from gptx.config.overrides import check_choice
 from gptx.errors import ConfigError
 from gptx.processes.workers import WorkerFailure, WorkerLost, _root_cause
 from gptx.runs import checkpoint_files, journal, provenance, resume_source
+from gptx.runs.atomic_files import no_space
 from gptx.runs.checkpoint_files import CheckpointMeta
-from gptx.runs.files import no_space
 from gptx.runs.folder import RunFolder, held
 from gptx.runs.journal import Journal
 from gptx.runs.json_log import JsonLog

@@ -6,10 +6,10 @@ from typing import Any
 from composed import composed
 
 from gptx.config.plain_dict import plain_dict
-from gptx.runs.facts import DataFacts, Hardware, RunFacts
-from gptx.runs.files import write_json
+from gptx.runs.atomic_files import write_json
 from gptx.runs.folder import RunFolder
 from gptx.runs.json_codec import to_json
+from gptx.runs.preflight_facts import DataFacts, Hardware, RunFacts
 from gptx.sweep.plan.cells import Cell
 
 MB = 10**6

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial
 
 from gptx.errors import ConfigError
-from gptx.runs.files import write_json
+from gptx.runs.atomic_files import write_json
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
 from gptx.runs.records import EndRecord, MetricsRecord, RunStatus
@@ -22,10 +22,10 @@ from gptx.sweep.execute.dashboard import Dashboard
 from gptx.sweep.execute.launcher import End, Launcher, Task
 from gptx.sweep.execute.loop import drive
 from gptx.sweep.plan.cells import Cell
-from gptx.sweep.search import trials as module
+from gptx.sweep.search import trial_source as module
 from gptx.sweep.search.optuna_study import STORE, SearchOptions, open_study, pruner_of
 from gptx.sweep.search.space import Space
-from gptx.sweep.search.trials import SearchContext, TrialSource
+from gptx.sweep.search.trial_source import SearchContext, TrialSource
 from gptx.sweep.state.folder import Sweep, SweepKind, SweepPlan
 from gptx.sweep.state.records import AttemptOutcome
 
@@ -52,7 +52,7 @@ Curve = Callable[[dict[str, str], int], float]
 
 
 class SimulatedLauncher(Launcher):
-    """Runs with the losses of a curve, which train EVERY of their STEPS steps in each `wait`."""
+    """Simulates runs whose losses are given by a curve; each `wait` trains them for EVERY steps."""
 
     def __init__(self, curve: Curve, slots: int = 1, kill_at: int = -1, signal_at: int = -1) -> None:
         self.curve, self.slots, self.kill_at, self.signal_at = curve, slots, kill_at, signal_at

@@ -26,7 +26,7 @@ from gptx.sweep.plan import preview
 from gptx.sweep.plan.cells import Cell
 from gptx.sweep.plan.halving import HalvingState, rung_steps
 from gptx.sweep.plan.time_estimate import TimeEstimate
-from gptx.sweep.search.halving_tasks import HalvingSource
+from gptx.sweep.search.halving_source import HalvingSource
 from gptx.sweep.state.folder import Sweep
 from gptx.sweep.state.records import AttemptOutcome, CommandStarted, Rung, SweepJournal, read_records
 

@@ -12,7 +12,7 @@ from simulated_search import EVERY, KEYS, LR, STEPS, Killed, Search, SimulatedLa
 from gptx.errors import Interrupted
 from gptx.runs import journal
 from gptx.sweep.plan.cells import Cell
-from gptx.sweep.search import trials as module
+from gptx.sweep.search import trial_source as module
 from gptx.sweep.search.optuna_study import OVERRIDES, STORE, importances
 from gptx.sweep.search.search_report import show_estimate, show_search
 from gptx.sweep.state.folder import Sweep

@@ -9,7 +9,7 @@ from simulated_search import KEYS, LR, space
 from gptx.config.compose import compose
 from gptx.errors import ConfigError
 from gptx.sweep.plan.cells import compose_cells
-from gptx.sweep.search.sweeper import check_options
+from gptx.sweep.search.search_sweeper import check_options
 
 
 @pytest.mark.parametrize(

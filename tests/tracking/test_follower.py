@@ -32,7 +32,7 @@ from fake_runs import (
 from gptx.runs.journal import Journal
 from gptx.sync import main as sync_main
 from gptx.tracking.follower import Follower
-from gptx.tracking.mlflow_store import Store, store_uri
+from gptx.tracking.mlflow_connection import Store, store_uri
 from gptx.tracking.ui_server import free_port, serve
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")  # from mlflow
@@ -159,7 +159,7 @@ OPENER = """
 import sys
 from pathlib import Path
 import mlflow.store.tracking.sqlalchemy_store
-from gptx.tracking.mlflow_store import Store
+from gptx.tracking.mlflow_connection import Store
 print("ready", flush=True)
 sys.stdin.readline()
 print(Store(Path(sys.argv[1])).experiment("study"))
@@ -248,7 +248,7 @@ def test_unreachable_server_is_reported_after_the_wait_and_sync_sends_the_rows(
     assert warning is not None and warning.count("\n") == 0
     assert warning.endswith(f"gptx sync {outputs} --uri {uri}")
     assert sync_main([str(outputs), "--uri", uri]) == 1
-    assert "does not answer" in capsys.readouterr().err
+    assert "cannot open the MLflow store" in capsys.readouterr().err
     assert sync_main([str(outputs)]) == 0
     found = contents(database(outputs), uid_of(run_dir))
     assert {(key, step, t) for key, _, _, t, step in found["metrics"] if "final" not in key} == rows_of(run_dir)

@@ -29,7 +29,7 @@ from gptx.runs import journal
 from gptx.runs.journal import Journal
 from gptx.runs.records import EventRecord, MetricsRecord, ResumeRecord, SampleRecord
 from gptx.sync import main as sync_main
-from gptx.tracking.mlflow_store import Store
+from gptx.tracking.mlflow_connection import Store
 from gptx.tracking.mlflow_writer import Replay
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")  # from mlflow

@@ -27,7 +27,7 @@ from gptx.runs import checkpoint_files, journal
 from gptx.training import checkpoint
 from gptx.training.checkpoint import Saver, load_tensors
 from gptx.training.preflight import preflight
-from gptx.training.process import fit
+from gptx.training.rank_process import fit
 from gptx.training.run_location import locate
 from gptx.training.trainer import Trainer
 

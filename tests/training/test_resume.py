@@ -35,7 +35,7 @@ from gptx.cli import EXIT_RESUMABLE
 from gptx.errors import CheckpointError
 from gptx.runs import journal
 from gptx.runs.checkpoint_files import clear, meta, steps
-from gptx.tracking.mlflow_store import Store, store_uri
+from gptx.tracking.mlflow_connection import Store, store_uri
 from gptx.tracking.ui_server import free_port, serve
 from gptx.training.best_weights import load_best
 

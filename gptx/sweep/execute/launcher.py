@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Self
 
 from omegaconf import DictConfig, OmegaConf
 
+from gptx.config.check_types import plugin_keys
 from gptx.config.instantiate import part
 from gptx.config.overrides import key_of
 from gptx.config.plain_dict import plain_dict
-from gptx.config.schema import plugin_keys
 from gptx.errors import ConfigError
 from gptx.runs.folder import RunFolder
 from gptx.sweep.state.folder import Sweep

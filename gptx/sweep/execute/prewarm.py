@@ -1,6 +1,6 @@
 """Prewarmed processes: forked from a server that has already loaded torch, so that they start seconds earlier.
 
-The server is multiprocessing's fork server, which imports `gptx.sweep.execute.preload`.
+The server is multiprocessing's fork server, which imports `gptx.sweep.execute.prewarm_imports`.
 """
 
 import multiprocessing
@@ -71,5 +71,5 @@ def _context() -> ForkServerContext | SpawnContext:
     if sys.platform != "linux":  # on other systems a fork of a process that has loaded torch may hang
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gptx.sweep.execute.preload"])
+    context.set_forkserver_preload(["gptx.sweep.execute.prewarm_imports"])
     return context

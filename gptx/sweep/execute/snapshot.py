@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from gptx.config.overrides import conf_dir
-from gptx.runs.files import write_json
+from gptx.runs.atomic_files import write_json
 from gptx.runs.json_codec import to_json
 from gptx.runs.provenance import COMMIT, git
 

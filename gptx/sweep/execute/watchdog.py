@@ -14,8 +14,8 @@ import psutil
 from gptx.cli import EXIT_RESUMABLE, stop_exit_code
 from gptx.processes.children import describe_exit
 from gptx.runs import journal
+from gptx.runs.atomic_files import no_space
 from gptx.runs.checkpoint_files import newest
-from gptx.runs.files import no_space
 from gptx.runs.folder import RunFolder
 from gptx.runs.records import RunStatus
 from gptx.sweep.execute.launcher import End, Task, run_uid
@@ -141,7 +141,7 @@ def last_error(folder: Path) -> str:
 
 
 def _full_disk(folder: RunFolder) -> str:
-    """A message if the disk is full, which would explain why there is no error message; else ""."""
+    """A message if the disk is full, because the run could then not log an error; else ""."""
     full = no_space(folder.path)
     return f": {full} in {folder.path}; free some space and give the same command again" if full else ""
 

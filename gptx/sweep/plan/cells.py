@@ -18,8 +18,8 @@ from gptx.config.overrides import key_of
 from gptx.config.plain_dict import SEEDS, plain_dict
 from gptx.data import from_config
 from gptx.errors import ConfigError, NotTokenised, reason
-from gptx.runs.facts import RunFacts
 from gptx.runs.folder import RunFolder
+from gptx.runs.preflight_facts import RunFacts
 from gptx.runs.provenance import own_modules
 from gptx.sweep.execute.isolated import map_isolated
 from gptx.sweep.execute.launcher import Task
@@ -121,7 +121,7 @@ def compose_cells(combinations: Sequence[Sequence[str]]) -> list[Cell]:
 
 
 def _computation(cell: Cell) -> tuple[object, ...]:
-    """Equal for cells of one study that compute the same, whatever the names of their folders."""
+    """A key, equal for cells of one study that compute the same, whatever their folders are named."""
     return (cell.folder.path.parent, cell.identity) if cell.folder else (id(cell),)
 
 

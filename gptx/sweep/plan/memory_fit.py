@@ -17,7 +17,7 @@ from gptx.data.from_config import tokens_of
 from gptx.errors import GptxError
 from gptx.memory.estimate import BASE, estimate
 from gptx.memory.machine_memory import machine_memory
-from gptx.runs.facts import RunFacts, RunSetup
+from gptx.runs.preflight_facts import RunFacts, RunSetup
 from gptx.sweep.execute.isolated import map_isolated
 from gptx.sweep.plan.cells import Cell, warn_no_estimate
 

@@ -16,7 +16,7 @@ from gptx.sweep.plan.memory_fit import check_memory
 from gptx.sweep.plan.preview_table import ArmRow, PreviewStatus, arm_table, counts, duration, matched_table
 from gptx.sweep.plan.time_estimate import RunTime, TimeEstimate, TimeEstimator, startup, total_seconds
 from gptx.sweep.state.folder import Sweep
-from gptx.training.start import other_code
+from gptx.training.start_record import other_code
 
 MAX_ROWS = 40
 MAX_TITLES = 3  # of the cells that are rejected for the same reason

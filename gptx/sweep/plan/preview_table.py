@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from gptx.runs.facts import RunSetup
+from gptx.runs.preflight_facts import RunSetup
 from gptx.sweep.plan import learning_rates
 from gptx.sweep.plan.cells import Cell
 from gptx.sweep.plan.memory_fit import human

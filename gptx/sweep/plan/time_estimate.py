@@ -16,8 +16,8 @@ from omegaconf import DictConfig
 from gptx.config.axes import model_axes
 from gptx.config.plain_dict import plain_dict
 from gptx.runs import checkpoint_files, journal
-from gptx.runs.facts import RunSetup
 from gptx.runs.folder import RunFolder
+from gptx.runs.preflight_facts import RunSetup
 from gptx.runs.records import Result
 from gptx.sweep.execute.isolated import map_isolated
 from gptx.sweep.plan.cells import Cell, warn_no_estimate

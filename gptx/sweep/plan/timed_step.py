@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.runs.facts import RunSetup
+from gptx.runs.preflight_facts import RunSetup
 
 MAX_FLOPS = 3e10  # of the timed forward and backward, about
 

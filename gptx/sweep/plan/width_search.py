@@ -121,7 +121,7 @@ class _Width:
 
 
 def _ffn_width(cfg: DictConfig, step: int) -> _Width:
-    """The hidden width. The config's own width needs no key: several ratios are rounded to the same width."""
+    """The hidden width. The config's own width keeps its ratio: several ratios are rounded to one width."""
     d_model = cfg.model.d_model
     own = max(1, round(d_model * cfg.ffn.ratio / step))
     return _Width(own, lambda k: {} if k == own else {"ffn.ratio": k * step / d_model})

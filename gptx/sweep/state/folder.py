@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from gptx.errors import GptxError
-from gptx.runs.files import write_json
+from gptx.runs.atomic_files import write_json
 from gptx.runs.folder import held
 from gptx.runs.json_codec import from_json, to_json
 from gptx.sweep.state.records import (

@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from gptx.cli import log
 from gptx.config.identity import SCHEME, revisions, run_name
 from gptx.config.plain_dict import plain_dict
+from gptx.runs.atomic_files import write_json
 from gptx.runs.checkpoint_files import clear, meta, step_of, steps
-from gptx.runs.facts import RunFacts
-from gptx.runs.files import write_json
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
+from gptx.runs.preflight_facts import RunFacts
 from gptx.runs.provenance import changed, git, versions
 from gptx.runs.records import EventRecord, ResumeRecord, StartRecord
 from gptx.runs.resume_source import checkpoint_of

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gptx.errors import GptxError, RunFailed
-from gptx.runs.files import flocked
+from gptx.runs.atomic_files import flocked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -92,7 +92,7 @@ class Store:
             client = MlflowClient(self.uri, registry_uri=self.uri)
             client.search_experiments(max_results=1)
         except (MlflowException, ImportError, OSError, ValueError) as error:
-            raise RunFailed(f"the MLflow store {self.uri} does not answer: {one_line(error)}") from error
+            raise RunFailed(f"cannot open the MLflow store {self.uri}: {one_line(error)}") from error
         return client
 
 

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from gptx.errors import ConfigError
-from gptx.sweep.end_report import close, following
+from gptx.sweep.end_report import close
 from gptx.sweep.execute.dashboard import Dashboard
 from gptx.sweep.execute.launcher import Launcher, make
 from gptx.sweep.execute.loop import TaskList, drive
 from gptx.sweep.plan import learning_rates, matching
 from gptx.sweep.plan.cells import Cell, check_cells, compose_cells, with_overrides
 from gptx.sweep.plan.halving import check_rungs
-from gptx.sweep.search.halving_tasks import HalvingSource
+from gptx.sweep.search.halving_source import HalvingSource
 from gptx.sweep.state.folder import Sweep, SweepKind, sweep_name
 from gptx.sweep.state.records import CellRejected, SweepJournal
 from gptx.sweep.sweep_overrides import combinations
-from gptx.sweep.sweeper_base import SweeperBase
+from gptx.sweep.sweeper_base import SweeperBase, following
 
 if TYPE_CHECKING:
     from gptx.hardware.device import Machine

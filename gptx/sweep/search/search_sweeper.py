@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from gptx.config.check_types import plugin_keys
 from gptx.config.plain_dict import plain_dict
-from gptx.config.schema import plugin_keys
 from gptx.errors import ConfigError
-from gptx.sweep.end_report import following
 from gptx.sweep.execute.dashboard import Dashboard
 from gptx.sweep.execute.launcher import Launcher, make
 from gptx.sweep.execute.loop import drive
@@ -20,7 +19,7 @@ from gptx.sweep.plan.cells import compose_cells
 from gptx.sweep.search.search_report import close_search, show_estimate, show_search
 from gptx.sweep.search.space import Space
 from gptx.sweep.state.folder import Sweep, SweepKind, sweep_name
-from gptx.sweep.sweeper_base import SweeperBase
+from gptx.sweep.sweeper_base import SweeperBase, following
 
 if TYPE_CHECKING:  # optuna is imported only by a command that searches
     from gptx.sweep.search.optuna_study import SearchOptions
@@ -73,7 +72,7 @@ class SearchSweeper(SweeperBase):
         self, search: "SearchOptions", space: Space, options: DictConfig, launcher: Launcher, sweep: Sweep
     ) -> int:
         from gptx.sweep.search.optuna_study import open_study, pruner_of, rejection
-        from gptx.sweep.search.trials import SearchContext, TrialSource
+        from gptx.sweep.search.trial_source import SearchContext, TrialSource
 
         known = sweep.plan.cells
         with sweep.work(replace(self._plan([], options), cells=known)) as journal:

@@ -1,4 +1,4 @@
-"""The context of a forward pass: the tokens that it sees besides its own. Empty in training, a KV cache in generation.
+"""The other tokens that a forward pass sees. Empty in training, a KV cache in generation.
 
 The KV cache has one ring buffer per layer and tensor. It is read in the order of time, so masks need no special case.
 The attention decides what is cached (keys and values, latents, ...); buffers are allocated by the first `keep`.
