@@ -247,7 +247,7 @@ def send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
 
 
 def _environment(process: psutil.Process) -> str:
-    """The mark (`Gptx.mark`) in the environment of a living process, or an empty string if it ended or belongs to another user."""
+    """The mark in the environment of a process; empty if it has ended or belongs to another user."""
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
             return ""
