@@ -106,8 +106,8 @@ class WarmParent:
         """Start ``python -m WORDS`` in a fork.
 
         Args:
-            streams: descriptors of its stdin, stdout and stderr. The default are an empty stdin, and files from which
-                the process returns the output. If stdin is a terminal, it becomes that of the process.
+            streams: descriptors of its stdin, stdout and stderr. Default: an empty stdin, and two files, whose text
+                `communicate` returns. If stdin is a terminal, it becomes that of the process.
         """
         files = TemporaryFile("w+"), TemporaryFile("w+")  # noqa: SIM115 - closed by the process
         reader, writer = os.pipe()

@@ -83,7 +83,7 @@ class GPT(nn.Module):
         Args:
             context: the other tokens that these tokens see; None: no others.
             documents: (B, T) ids of the documents packed into the rows; None: one document per row.
-            side: collects the side losses and metrics of the layers in training; None: nobody reads the metrics.
+            side: collects the side losses and metrics of the layers in training; None: the metrics are dropped.
 
         Raises:
             ValueError: the row is longer than the encoding supports.

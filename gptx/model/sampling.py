@@ -62,7 +62,7 @@ def tokens(
     """
     model.eval()
     stream = torch.Generator(model.embed.weight.device).manual_seed(seed)
-    row = _Row(model, prompt, cached)
+    row = _RecentTokens(model, prompt, cached)
     for _ in range(count):
         with autocast():
             logits = row.next_logits()[:, :n_vocab].float()
@@ -73,7 +73,7 @@ def tokens(
         row.append(token)
 
 
-class _Row:
+class _RecentTokens:
     """The newest tokens, as many as the model's context, and the cache of those that the model has seen."""
 
     def __init__(self, model: GPT, prompt: list[int], cached: bool) -> None:

@@ -32,7 +32,7 @@ _STARTS = StartRecord | ResumeRecord
 
 
 class RunFolder:
-    """``outputs/<study>/<name>-<identity>/``. Nothing is created before `lock`."""
+    """``outputs/<study>/<name>-<identity>/``. The constructor creates nothing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -66,6 +66,8 @@ class GridSweeper(SweeperBase):
     def _execute(self, cells: list[Cell], options: DictConfig, launcher: Launcher, seconds: float) -> int:
         """Run the cells that can run, compare the finished ones and list the others; returns the exit code."""
         sweep = launcher.sweep
+        for cell in (cell for cell in cells if not (cell.rejection or cell.done)):
+            cell.create_folder()
         with sweep.work(self._plan(cells, options), any(cell.cfg.get("force") for cell in cells)) as journal:
             for cell in filter(lambda cell: cell.rejection, cells):
                 journal.write(CellRejected(title=cell.title, reason=cell.rejection))

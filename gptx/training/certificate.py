@@ -219,7 +219,7 @@ def _first(compared: dict[str, Comparison]) -> FirstDifference | None:
 
 
 def _outcome(compared: dict[str, Comparison], other: list[str]) -> Outcome:
-    """The result. ``other``: which of the conditions differ."""
+    """Whether the two runs are equal. ``other``: names of the conditions that differ."""
     if not _first(compared):
         return Outcome.EQUAL
     close = all(one.largest <= TOLERANCE for one in compared.values())

@@ -34,7 +34,6 @@ def run(cfg: DictConfig) -> int:
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         cfg.force = False  # torchrun repeats the command after a lost worker; only the first start uses force=true
     location = locate(cfg)
-    log.debug("identity %s, folder %s", location.identity, location.existing.path)
     location.check(cfg.force)
     if _is_finished(cfg, location.existing):
         if _rank() == 0:
@@ -42,6 +41,7 @@ def run(cfg: DictConfig) -> int:
         return 0
     ready = preflight(cfg)
     location = location.create_folder()
+    log.debug("identity %s, folder %s", location.identity, location.folder.path)
     if _rank() > 0:  # of torchrun; rank 0 records the run
         _train_as_rank(cfg, location.folder)
         return 0
@@ -105,10 +105,9 @@ def _train(cfg: DictConfig, folder: RunFolder, ready: Preflight) -> int:
     except (GptxError, OSError) as error:
         if folder.finished():  # rank 0 has finished it, and another rank was lost after that
             return 0
-        with contextlib.suppress(GptxError, OSError):  # a full disk: the journal has no end record, so the run counts
-            folder.end(
-                RunEndReason.ERROR, error=str(error).splitlines()[-1]
-            )  # as killed. A worker's error is a traceback
+        # On a full disk the journal gets no end record, and the run counts as killed. A worker's error is a traceback.
+        with contextlib.suppress(GptxError, OSError):
+            folder.end(RunEndReason.ERROR, error=str(error).splitlines()[-1])
         if isinstance(error, BrokenPipeError):
             raise RunFailed(f"{error}; the same command resumes from the last checkpoint") from error
         raise

@@ -1,4 +1,4 @@
-"""Find the folder of a config's run. Does not import torch, so that a finished run is found quickly."""
+"""Find or create the folder of a config's run. Does not import torch, so that a finished run is found quickly."""
 
 import contextlib
 import os
@@ -33,7 +33,7 @@ class Location:
 
     @property
     def existing(self) -> RunFolder:
-        """The folder with the run's result or journal, if there is a run; else the folder that it will have."""
+        """The folder with the run's result or journal, if there is a run; else the folder that it may get."""
         return self.former or self.folder
 
     def check(self, force: bool) -> None:
@@ -70,7 +70,9 @@ class Location:
                 found.mkdir(exist_ok=True)
                 (found / journal.LOCK).touch()
         except OSError as error:
-            raise RunFailed(f"could not write {own}: {error.strerror or error}; change paths.outputs") from error
+            raise RunFailed(
+                f"could not write {error.filename or own}: {error.strerror or error}; change paths.outputs"
+            ) from error
         return replace(self, folder=RunFolder(found))
 
 
@@ -110,19 +112,21 @@ def _find(study: Path, name: str, *files: str) -> Path | None:
 def _holds(folder: Path, file: str) -> bool:
     """Whether a file is in a folder. A listing of the folder shows files that another machine has just created, but a
     network file system may answer the question for one name from an older cache."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return file in os.listdir(folder)
     return False
 
 
 @contextlib.contextmanager
 def _creation_lock(study: Path) -> Iterator[None]:
-    """Allow one process at a time to create a folder in a study. All users who may write there may hold the lock."""
+    """Allow one process at a time to create a folder in a study."""
     study.mkdir(parents=True, exist_ok=True)
     lock = study / CREATE_LOCK
-    if not lock.exists():
+    try:  # whoever may write in the study may hold the lock, also if the study's permissions have changed
         lock.touch()
-        with contextlib.suppress(PermissionError):  # another user has created it just now
-            lock.chmod(study.stat().st_mode & 0o666)
+        lock.chmod(study.stat().st_mode & 0o666)
+    except PermissionError:  # another user has created it
+        if not lock.exists():
+            raise
     with flocked(lock):
         yield

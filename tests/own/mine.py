@@ -39,7 +39,7 @@ class Fragile(Reference):
 
     RAISE_AT: raise in this call (on rank RAISE_RANK only, if that is given). NAN_AT: return NaN in these calls.
     PAUSE_AT: wait until the file PAUSE_IN/go exists, or until PAUSE_IN/go-after-signal exists and a signal has arrived;
-    0: when the kernel is built, first for the check of the config.
+    0: wait when the kernel is built; the check of the config is the first to build it.
     EXIT_AT: exit without a message. SLOW: wait so many seconds in each call.
     """
 

@@ -24,7 +24,7 @@ import gptx
 from gptx.training.run_location import locate
 
 fork = get_context("fork")
-barrier = fork.Barrier(8)
+barrier = fork.Barrier(8, timeout=120)
 
 def create(locations):
     for location in locations:

@@ -25,7 +25,7 @@ from gptx.sweep.execute.isolated import map_isolated
 from gptx.sweep.execute.launcher import Task
 from gptx.sweep.state.folder import PlannedCell
 from gptx.training.preflight import preflight
-from gptx.training.run_location import locate
+from gptx.training.run_location import Location, locate
 
 if TYPE_CHECKING:
     from gptx.hardware.device import Machine
@@ -77,6 +77,16 @@ class Cell:
         """The facts of a cell that has been checked."""
         assert self.facts is not None
         return self.facts
+
+    def create_folder(self) -> None:
+        """Create the folder of the run, so that every other spelling of its config finds this folder. If another
+        command has created it since the cell was composed, its folder is used.
+
+        Raises:
+            RunFailed: the folder cannot be written.
+        """
+        assert self.folder is not None
+        self.folder = Location(self.folder, self.identity).create_folder().folder
 
     def task(self, common: Sequence[str]) -> Task:
         """The task that a launcher starts. ``common``: overrides that all runs of the sweep get; those of the cell take

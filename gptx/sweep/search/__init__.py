@@ -1,1 +1,1 @@
-"""Sweeps that decide while runs train what is trained next: a search by optuna, and successive halving."""
+"""Sweeps that decide what to train next while other runs train: a search by optuna, and successive halving."""

@@ -155,6 +155,7 @@ class TrialSource:
         if cell.rejection or cell.folder is None:
             raise ConfigError(cell.rejection)
         cell.title = cell.arm = title
+        cell.create_folder()
         trial.set_user_attr(RUN, cell.planned().run)
         return _Point(trial, cell, cell.folder.path)
 
