@@ -34,6 +34,7 @@ def run(cfg: DictConfig) -> int:
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         cfg.force = False  # torchrun repeats the command after a lost worker; only the first start uses force=true
     location = locate(cfg)
+    log.debug("identity %s", location.identity)
     location.check(cfg.force)
     if _is_finished(cfg, location.existing):
         if _rank() == 0:
@@ -41,7 +42,7 @@ def run(cfg: DictConfig) -> int:
         return 0
     ready = preflight(cfg)
     location = location.create_folder()
-    log.debug("identity %s, folder %s", location.identity, location.folder.path)
+    log.debug("folder %s", location.folder.path)
     if _rank() > 0:  # of torchrun; rank 0 records the run
         _train_as_rank(cfg, location.folder)
         return 0

@@ -11,6 +11,7 @@ from command import DEADLINE, ROOT, Gptx, environment, pausing, records, until, 
 
 import gptx as api
 from gptx.runs import journal
+from gptx.sweep.plan.cells import compose_cells
 from gptx.training.run_location import CREATE_LOCK, locate
 
 MHA, GQA = ("attention=mha",), ("attention=gqa", "attention.n_kv_head=4")  # one computation with 4 heads
@@ -58,6 +59,17 @@ def test_processes_that_create_the_folder_of_one_run_at_once_create_one_folder(t
         gated, other = sorted(path.name for path in (tmp_path / study).iterdir() if path.name != CREATE_LOCK)
         assert (found.pop((study, gated)), found.pop((study, other))) == (2, 6)
     assert not found
+
+
+def test_sweep_uses_the_folder_of_another_spelling(tmp_path: Path, corpus: Path) -> None:
+    """Another command creates the folder after the cell of the sweep has been composed."""
+    common = ["data=text", f"data.path={corpus}", f"paths.outputs={tmp_path}"]
+    [cell], [other] = (compose_cells([[*common, *spelling]]) for spelling in (GQA, MHA))
+    assert cell.folder is not None and other.folder is not None and cell.folder.path != other.folder.path
+    other.create_folder()
+    cell.create_folder()
+    assert cell.folder.path == other.folder.path
+    assert {path.name for path in other.folder.path.parent.iterdir()} == {CREATE_LOCK, other.folder.path.name}
 
 
 def test_folder_without_journal_is_used_by_every_spelling(tmp_path: Path, corpus: Path) -> None:

@@ -43,6 +43,16 @@ def test_search_from_the_command_line(gptx: Gptx) -> None:
     assert f"val_loss {result:.6g}" in done.out and min(trial.values for trial in stored(gptx)) == [result]
 
 
+def test_two_spellings_of_a_point_are_one_run(gptx: Gptx) -> None:
+    """With four heads, mha and gqa with four key heads are the same model. Both trials are tried at once."""
+    overrides = command(gptx, "attention=mha,gqa", "attention.n_kv_head=4", "hydra.sweeper.sampler=random")
+    done = gptx.run("gptx.run", *overrides, "hydra.sweeper.n_trials=4")
+    assert done.code == 0, done.err
+    assert {trial.params["attention"] for trial in stored(gptx)} == {"mha", "gqa"}
+    assert [trial.state.name for trial in stored(gptx)] == ["COMPLETE"] * 4
+    assert len({trial.value for trial in stored(gptx)}) == len(gptx.folders()) == 1
+
+
 @pytest.mark.full
 def test_search_killed_with_its_runs_resumes(gptx: Gptx) -> None:
     overrides = command(gptx, "attention=mha,gqa", LR, "kernel=fragile")

@@ -133,8 +133,7 @@ class TrialSource:
             left = self._unfinished.popleft()
             self._study.sampler = sampler_of(self._context.options, left.number)
             return optuna.Trial(self._study, left._trial_id)
-        number = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = sampler_of(self._context.options, number)
+        self._study.sampler = sampler_of(self._context.options, len(self._study.get_trials(deepcopy=False)))
         self._count += 1
         return self._study.ask()
 
