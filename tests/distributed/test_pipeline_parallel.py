@@ -60,7 +60,7 @@ def check(processes: int, *overrides: str) -> None:
         (4, ["trainer.micro_batch=2"], ["2 rows", "4 stages", "trainer.micro_batch=4"]),
         (4, ["trainer.batch_size=2"], ["2 rows", "4 stages", "trainer.batch_size=4"]),
         (2, ["strategy.chunks=3"], ["strategy.chunks=3", "8 rows", "strategy.chunks=2"]),
-        (4, ["strategy.chunks=2"], ["strategy.chunks=2", "4 stages", "strategy.chunks=4"]),
+        (4, ["strategy.chunks=2"], ["strategy.chunks=2", "at least 4 (stages)", "strategy.chunks=4"]),
     ],
 )
 def test_advice_of_a_rejection_is_accepted(processes: int, overrides: list[str], texts: list[str]) -> None:

@@ -92,7 +92,7 @@ def test_flash_rejections(monkeypatch: pytest.MonkeyPatch) -> None:
         "no attention decay or sink": demanding.rejects(full, plain, "cuda"),
     }
     given_ = problem((4, 4), (20, 20), cuts=frozenset({3}))
-    reason["packed documents"] = rejected(flash.mask, given_.where, full, plain)
+    reason["no document mask"] = rejected(flash.mask, given_.where, full, plain)
     reason["given float64"] = rejected(lambda: replace(given_, where=Where.rows(20)).run(flash, full, plain))
     monkeypatch.undo()
     if importlib.util.find_spec("flash_attn") is None:
