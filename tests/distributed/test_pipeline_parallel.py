@@ -59,7 +59,7 @@ def check(processes: int, *overrides: str) -> None:
         (4, ["strategy.pp=3", "model.n_layer=6"], ["strategy.pp=3", "4 processes"]),
         (4, ["trainer.micro_batch=2"], ["2 rows", "4 stages", "trainer.micro_batch=4"]),
         (4, ["trainer.batch_size=2"], ["2 rows", "4 stages", "trainer.batch_size=4"]),
-        (2, ["strategy.chunks=3"], ["strategy.chunks=3", "8 rows", "strategy.chunks=2"]),
+        (2, ["strategy.chunks=3"], ["strategy.chunks=3", "8 (rows of a micro-batch)", "strategy.chunks=2"]),
         (4, ["strategy.chunks=2"], ["strategy.chunks=2", "at least 4 (stages)", "strategy.chunks=4"]),
     ],
 )
