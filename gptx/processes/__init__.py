@@ -1,1 +1,1 @@
-"""Child processes and workers (the ranks of a run): start, stop, signals, logs; what happens when a worker fails."""
+"""Child processes and workers (the ranks of a run): start, stop, signals, logs; a failed worker ends its peers."""

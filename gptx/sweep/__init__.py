@@ -1,5 +1,5 @@
-"""Sweeps: many runs from one command line. The same command resumes: sweepers skip the cells whose run is finished.
+"""Sweeps: many runs from one command line. The same command resumes: it skips the cells that are done (`plan.cells`).
 
-`grid_sweeper` runs every combination, `search.search_sweeper` those that optuna chooses. Whether a cell is done is read
-from its run folder (`plan.cells.Cell.done`).
+A cell is done if its run folder has a result. `grid_sweeper` runs all combinations, `search.search_sweeper` those that
+optuna chooses.
 """

@@ -1,1 +1,1 @@
-"""The training loop, evaluation, checkpoints, resuming, and the resume certificate."""
+"""The training loop, evaluation, checkpoints, certificate; `run_lifecycle` resumes a run and restarts lost workers."""

@@ -1,1 +1,1 @@
-"""The plan of a sweep: its cells, their budgets, memory and time, and the rungs of a halving."""
+"""The plan of a sweep: its cells and whether they are done, their budgets, memory and time, the rungs of a halving."""
