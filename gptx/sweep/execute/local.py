@@ -2,7 +2,6 @@
 
 import os
 import runpy
-import signal
 import sys
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
@@ -126,8 +125,6 @@ class Local(Launcher):
 def _train(overrides: list[str], log: Path, environment: Mapping[str, str]) -> None:
     """Do the same as ``python -m gptx.run *overrides`` in the new process, with its output in a log file."""
     os.setsid()  # a terminal's Ctrl-C reaches the sweep only, which stops this process
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # discards a Ctrl-C that came before setsid and is still blocked
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     prewarm.end_with_parent()
     if Path("/proc/self/oom_score_adj").exists():
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)

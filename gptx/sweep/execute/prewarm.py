@@ -55,8 +55,11 @@ def start_process(target: Callable[..., None], *args: Any, daemon: bool = False)
 def end_with_parent() -> None:
     """Receive SIGTERM when the process that called `start_process` dies, for whatever reason.
 
-    The new process calls this first. It also unblocks SIGINT, which is blocked in the fork server.
+    The new process calls this first. It also unblocks SIGINT, which is blocked in the fork server, and discards a
+    Ctrl-C of the terminal that came before: the sweep receives it, too, and ends this process.
     """
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # discards pending ones
+    signal.signal(signal.SIGINT, handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     parent = multiprocessing.parent_process()
     assert parent is not None
