@@ -15,6 +15,7 @@ COMMANDS = {
     "ui": "show all runs in MLflow",
     "generate": "continue a text with a trained model",
     "variants": "list all variants: paper, cost, what each rejects",
+    "prove": "check the properties that every variant must have: causality, gradients, cache, documents, cost",
     "certify": "train a part of a run again and compare it bit for bit",
     "sync": "write the journals of runs to MLflow",
 }

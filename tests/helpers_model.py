@@ -7,10 +7,9 @@ import re
 from typing import Any
 
 import pytest
-import torch
 from composed import composed
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 from gptx.config.instantiate import part
 from gptx.config.overrides import conf_dir
@@ -18,10 +17,11 @@ from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
 from gptx.model.build import build
 from gptx.model.gpt import GPT
+from gptx.proofs.small_model import CONTEXT, VOCAB, WINDOW, randomise
+from gptx.proofs.small_model import rows as rows  # for the tests
 from gptx.window.base import Window
 
-CONTEXT, VOCAB = 12, 11
-SIZE = 5  # upper limit of the windows' sizes in the tests, so that windows hide part of a row
+SIZE = WINDOW  # upper limit of the windows' sizes in the tests, so that windows hide part of a row
 GROUPS = ("attention", "pos", "window", "ffn", "norm", "placement", "kernel")
 TINY = (
     "model.n_layer=2",
@@ -129,14 +129,6 @@ def kernels(window: str) -> list[str]:
     return [option for option, kernel in kernels_by_option.items() if kernel.rejects(seen, pos, "cpu") is None]
 
 
-def randomise(module: nn.Module, seed: int = 0, std: float = 0.4) -> None:
-    """Draw every parameter from a normal distribution: zeros and ones would hide what they multiply."""
-    stream = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_(0.0, std, generator=stream)
-
-
 def random_model(cfg: DictConfig, seed: int = 0) -> GPT:
     """A model in float64 and eval mode with random weights. If its variants reject one another, the test is skipped."""
     try:
@@ -157,13 +149,6 @@ def model_of(arm: Arm, bias: bool = True) -> GPT:
 
 def parameter_count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
-
-
-def rows(batch: int, length: int, seed: int = 0) -> Tensor:
-    """Random tokens (batch, length) in which neighbours differ."""
-    stream = torch.Generator().manual_seed(seed)
-    steps = torch.randint(1, VOCAB, (batch, length), generator=stream)
-    return steps.cumsum(1) % VOCAB
 
 
 def rejected(build_it: Any, *args: Any) -> str:

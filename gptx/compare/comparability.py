@@ -32,7 +32,13 @@ def warnings(rows: Iterable[RunRow], summary: pd.DataFrame) -> list[str]:
         where = f"{part['data'].iloc[0]}: " if len(parts) > 1 else ""
         named = titled(part, str(part["corpus_hash"].iloc[0]))[0] if len(parts) > 1 else part
         out += [where + line for line in (*_budgets(part), *_seed_sets(named), *_measures(part))]
-    return out + _gaps(counted) + _codes(counted) + _strategies(counted)
+    return out + _failed_checks(counted) + _gaps(counted) + _codes(counted) + _strategies(counted)
+
+
+def _failed_checks(rows: list[RunRow]) -> list[str]:
+    """Properties that variants of the user lack, which were trained with runtime.unproven=true."""
+    found = Counter(line for row in rows for line in row.result.failed_checks)
+    return [f"not a fair comparison: {line} (in {count(n, 'run')})" for line, n in found.items()]
 
 
 def _gaps(rows: list[RunRow]) -> list[str]:

@@ -72,6 +72,7 @@ class RunFacts(RunSetup):
         remarks: warnings for the journal.
         resume_source: the checkpoint of another run to start from; None: the weights are new.
         code: hashes of the user's own modules, by name.
+        failed_checks: properties that the user's own variants lack, one line each.
     """
 
     data: DataFacts
@@ -79,3 +80,4 @@ class RunFacts(RunSetup):
     remarks: tuple[str, ...] = ()
     resume_source: ResumeSourceRecord | None = None
     code: dict[str, str] = field(default_factory=dict)
+    failed_checks: tuple[str, ...] = ()

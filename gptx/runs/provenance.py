@@ -16,14 +16,14 @@ from pathlib import Path
 from gptx.runs.json_codec import from_json
 from gptx.runs.preflight_facts import GitState
 
-_PACKAGE = Path(__file__).parents[1]
-_PLUGINS = _PACKAGE.parent / "hydra_plugins"
+PACKAGE = Path(__file__).parents[1]
+_PLUGINS = PACKAGE.parent / "hydra_plugins"
 COMMIT = ".commit.json"  # beside a copy of the package: the state of the checkout that it was copied from
 
 
 def git() -> GitState:
     """The state of gptx's own checkout, or of the checkout that this package is a copy of."""
-    root = _PACKAGE.parent
+    root = PACKAGE.parent
 
     def ask(*arguments: str) -> str:
         done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
@@ -56,7 +56,7 @@ def own_modules() -> dict[str, str]:
     """
     found = {}
     library = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    places = (*library, *site.getsitepackages(), site.getusersitepackages(), str(_PACKAGE), str(_PLUGINS))
+    places = (*library, *site.getsitepackages(), site.getusersitepackages(), str(PACKAGE), str(_PLUGINS))
     environments = [Path(place).resolve() for place in places]
     for name, module in sorted(sys.modules.items()):
         file = getattr(module, "__file__", None)

@@ -55,6 +55,7 @@ class RunDescription(RunSetup):
         variant: the option of each axis.
         config: the composed config, without ``variant``.
         versions: versions of Python and of the packages that may affect a result.
+        failed_checks: properties that the user's own variants lack, one line each (``runtime.unproven``).
     """
 
     uid: str = ""
@@ -71,6 +72,7 @@ class RunDescription(RunSetup):
     versions: dict[str, str] = field(default_factory=dict)
     resume_source: ResumeSourceRecord | None = field(default=None, metadata={"key": "origin"})
     code: dict[str, str] = field(default_factory=dict)
+    failed_checks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

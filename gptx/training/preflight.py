@@ -61,13 +61,15 @@ def preflight(cfg: DictConfig, machine: "Machine | None" = None, make: bool = Tr
     source = _resume_source(cfg)
     if cfg.tracking.enabled:
         check_uri(cfg.tracking.uri)
+    failed = _check_own_variants(cfg)
     model, tokens = _model_and_tokens(cfg, device, make)
     check_context(tokens, cfg.model.context)
     with torch.device("meta"):
         strategy.check(model, processes, plan)
     if source:
         _check_source_model(cfg, source, model)
-    return Preflight(strategy, _facts(cfg, model, tokens, source, dtype, processes, describe_hardware(device, machine)))
+    facts = _facts(cfg, model, tokens, source, dtype, processes, describe_hardware(device, machine), failed)
+    return Preflight(strategy, facts)
 
 
 def _facts(
@@ -78,6 +80,7 @@ def _facts(
     dtype: "torch.dtype",
     processes: int,
     hardware: Hardware,
+    failed: tuple[str, ...],
 ) -> RunFacts:
     """What the journal records of a run that has been checked."""
     import torch
@@ -96,9 +99,15 @@ def _facts(
         flops_per_token=price.flops_per_token,
         kv_bytes_per_token=price.kv_bytes_per_token,
         tokenizer=tokens.tokenizer.to_json(),
-        remarks=(*remarks(cfg, model), *_remarks_on_documents(cfg, tokens), *(source.remarks if source else ())),
+        remarks=(
+            *failed,
+            *remarks(cfg, model),
+            *_remarks_on_documents(cfg, tokens),
+            *(source.remarks if source else ()),
+        ),
         resume_source=source.record() if source else None,
         code=own_code(),
+        failed_checks=failed,
     )
 
 
@@ -159,6 +168,25 @@ def _build_on_meta(cfg: DictConfig, vocab_size: int, device: "torch.device") -> 
 
     with torch.device("meta"):
         return build(cfg, vocab_size, device)
+
+
+def _check_own_variants(cfg: DictConfig) -> tuple[str, ...]:
+    """The properties that the user's own variants lack, one line each; empty unless ``runtime.unproven`` allows them.
+
+    Raises:
+        ConfigError: a property is missing, and ``runtime.unproven`` is false.
+    """
+    from gptx.proofs.before_training import failed_checks
+    from gptx.proofs.small_model import own_axes
+
+    named = " ".join(f"{axis}={cfg.variant[axis]}" for axis in own_axes(cfg))
+    failed = tuple(f"{named} fails the check before training: {failure}" for failure in failed_checks(cfg))
+    if failed and not cfg.runtime.unproven:
+        raise ConfigError(
+            f"{failed[0]}; correct the code (python -m gptx.prove {named} shows all properties), or train it "
+            "nevertheless with runtime.unproven=true, which every comparison will mention"
+        )
+    return failed
 
 
 def _remarks_on_documents(cfg: DictConfig, tokens: "Tokens") -> list[str]:

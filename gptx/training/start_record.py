@@ -70,6 +70,7 @@ def _start_record(cfg: DictConfig, name: str, facts: RunFacts, replaced: str | N
         kv_bytes_per_token=facts.kv_bytes_per_token,
         resume_source=facts.resume_source,
         code=facts.code,
+        failed_checks=facts.failed_checks,
         versions=versions(),
         pid=os.getpid(),
         host=os.uname().nodename,

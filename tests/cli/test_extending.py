@@ -9,9 +9,9 @@ import pytest
 from command import ROOT
 from conftest import Maker
 from documented import FEW_STEPS, files
-from helpers_model import CONTEXT, arm, options, random_model, rows, tiny
+from helpers_model import arm, options, random_model, tiny
 from omegaconf import OmegaConf
-from proofs import prove
+from proving import prove
 from tiers import some
 
 PAGE = "docs/extending.md"
@@ -45,4 +45,4 @@ def test_attention_and_encoding_of_the_page_pass_every_proof(
     cfg = tiny(arm(window=window), bias=False)
     cfg.attention = OmegaConf.load(folder / "own/attention/cosine.yaml")
     cfg.pos = OmegaConf.load(folder / "own/pos/sandwich.yaml")
-    prove(random_model(cfg), rows(2, CONTEXT + 1))
+    prove(random_model(cfg))

@@ -12,9 +12,9 @@ import pytest
 from command import ROOT
 from conftest import Maker
 from documented import FEW_STEPS
-from helpers_model import CONTEXT, arm, options, random_model, rows, tiny
+from helpers_model import arm, options, random_model, tiny
 from omegaconf import OmegaConf
-from proofs import prove
+from proving import prove
 from tiers import some
 
 TINY = [*FEW_STEPS, "data=pydocs"]
@@ -83,4 +83,4 @@ def test_readme_example_passes_every_proof(attention: str, example: Path, monkey
     monkeypatch.syspath_prepend(str(example))
     cfg = tiny(arm(attention=attention), bias=True)
     cfg.window = OmegaConf.load(example / "own/window/logsparse.yaml")
-    prove(random_model(cfg), rows(2, CONTEXT + 1))
+    prove(random_model(cfg))

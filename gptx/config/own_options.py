@@ -1,0 +1,32 @@
+"""Compose configs from Python with the options of a folder of the user, as ``--config-dir`` does in a command."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra import initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+
+from gptx.config.overrides import conf_dir
+from gptx.errors import ConfigError
+
+
+@contextmanager
+def own_options(folder: Path | None) -> Iterator[None]:
+    """Inside the block, `gptx.config.compose.compose` also finds the options of a folder. None: gptx's only.
+
+    Raises:
+        ConfigError: the folder does not exist.
+    """
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"--config-dir {folder}: this folder does not exist; expected one with AXIS/OPTION.yaml")
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):  # restores Hydra's state at the end of the block
+        if folder is not None:
+            path = create_config_search_path(str(conf_dir()))
+            path.prepend("command-line", f"file://{folder.absolute()}", anchor=SearchPathQuery(provider="schema"))
+            GlobalHydra.instance().clear()
+            Hydra.create_main_hydra2("app", path)
+        yield

@@ -1,0 +1,1 @@
+"""Properties that every model variant must have, checked on small models with random weights: `gptx prove`."""

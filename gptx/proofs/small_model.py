@@ -1,0 +1,83 @@
+"""Small models with random weights, on which properties are checked, and random tokens for them.
+
+Letters: B batch, T time.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from gptx.config.axes import model_axes
+from gptx.errors import ConfigError
+from gptx.model.build import build
+from gptx.model.gpt import GPT
+
+CONTEXT, VOCAB = 12, 11
+WINDOW = 5  # upper limit of the sizes of gptx's windows, so that they hide part of a row
+HEAD_DIM = 8  # upper limit
+STD = 0.4  # of the random weights
+
+
+def small_model(cfg: DictConfig, dtype: torch.dtype = torch.float64) -> GPT:
+    """A model of the variants of ``cfg``, in eval mode, with random weights.
+
+    It has 2 layers, `CONTEXT` tokens and `VOCAB` ids. Heads of more than `HEAD_DIM` dimensions are reduced to that; the
+    sizes of ``cfg`` are used where a variant rejects smaller ones.
+
+    Raises:
+        ConfigError: the variants reject one another.
+    """
+    sizes = list(_sizes(cfg))
+    for layers, d_model in sizes:
+        try:
+            model = build(small_config(cfg, layers, d_model), VOCAB, "cpu")
+        except ConfigError:
+            if (layers, d_model) == sizes[-1]:
+                raise
+        else:
+            randomise(model)
+            return model.to(dtype).eval()
+    raise AssertionError("there is at least one size")
+
+
+def _sizes(cfg: DictConfig) -> Iterator[tuple[int, int]]:
+    """Layers and d_model, the smallest first."""
+    d_model = cfg.model.d_model
+    yield 2, min(d_model, cfg.model.n_head * HEAD_DIM)
+    yield 2, d_model
+    yield cfg.model.n_layer, d_model
+
+
+def small_config(cfg: DictConfig, n_layer: int, d_model: int) -> DictConfig:
+    """A copy of ``cfg`` for a small model without dropout. gptx's windows are reduced to at most `WINDOW` tokens; the
+    keys of the user's own variants are unchanged."""
+    small = cfg.copy()
+    small.model.update(n_layer=n_layer, d_model=d_model, context=CONTEXT, vocab_size=0, dropout=0.0)
+    small.activation_checkpointing, small.precision.dtype = False, "fp32"
+    if "window" not in own_axes(cfg):
+        for key, value in small.window.items():
+            if type(value) is int and value > WINDOW:
+                small.window[key] = WINDOW
+    return small
+
+
+def own_axes(cfg: DictConfig) -> tuple[str, ...]:
+    """The model's axes whose class is the user's own, not one of gptx."""
+    return tuple(axis for axis in model_axes() if not str(cfg[axis].get("_target_")).startswith("gptx."))
+
+
+def randomise(module: nn.Module, seed: int = 0, std: float = STD) -> None:
+    """Draw every parameter from a normal distribution: zeros and ones would hide what they multiply."""
+    stream = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(0.0, std, generator=stream)
+
+
+def rows(batch: int, length: int, seed: int = 0) -> Tensor:
+    """Random tokens (B, T) in which neighbours differ."""
+    stream = torch.Generator().manual_seed(seed)
+    steps = torch.randint(1, VOCAB, (batch, length), generator=stream)
+    return steps.cumsum(1) % VOCAB
