@@ -70,16 +70,18 @@ def _show(found: Sequence["Proven"]) -> None:
     from gptx.proofs.full import PROOFS, title
 
     models = [one for one in found if not one.rejection]
-    table = Table("property", "holds in", "first failure", title=f"{len(models)} models")
-    for proof in PROOFS if models else ():
-        failed = [(one, failure) for one in models for failure in one.failures if failure.proof is proof]
-        text = f"{failed[0][0].name}: {failed[0][1].reason}" if failed else ""
-        table.add_row(title(proof), "all" if not failed else f"{len(models) - len(failed)} of {len(models)}", text)
     console = Console(highlight=False, markup=False)
+    table = Table("property", "holds in", title=f"{len(models)} model{'s' * (len(models) != 1)}")
+    failed = {proof: [(one, f.reason) for one in models for f in one.failures if f.proof is proof] for proof in PROOFS}
+    for proof, cases in failed.items():
+        table.add_row(title(proof), f"{len(models) - len(cases)} of {len(models)}" if cases else "all")
     console.print(table)
+    for proof, cases in failed.items():
+        for one, reason in cases[:1]:
+            console.print(f"\nNot true: {title(proof)}.\n  {reason}\n  in {one.name}", soft_wrap=True)
     for one in found:
         if one.rejection:
-            console.print(f"rejected: {one.name}: {one.rejection}", soft_wrap=True)
+            console.print(f"\nRejected: {one.name}\n  {one.rejection}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 import dataclasses
 import os
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from gptx.config import instantiate
+from gptx.config.overrides import own_dirs
 from gptx.data import from_config
 from gptx.errors import CheckpointError, ConfigError, NotTokenised
 from gptx.runs import resume_source
@@ -182,9 +184,11 @@ def _check_own_variants(cfg: DictConfig) -> tuple[str, ...]:
     named = " ".join(f"{axis}={cfg.variant[axis]}" for axis in own_axes(cfg))
     failed = tuple(f"{named} fails the check before training: {failure}" for failure in failed_checks(cfg))
     if failed and not cfg.runtime.unproven:
+        folders = [word for folder in own_dirs() for word in ("--config-dir", str(folder))]
+        command = shlex.join(["python", "-m", "gptx.prove", *named.split(), *folders])
         raise ConfigError(
-            f"{failed[0]}; correct the code (python -m gptx.prove {named} shows all properties), or train it "
-            "nevertheless with runtime.unproven=true, which every comparison will mention"
+            f"{failed[0]}; correct the code ({command} shows all properties), or train it nevertheless with "
+            "runtime.unproven=true, which every comparison will mention"
         )
     return failed
 
