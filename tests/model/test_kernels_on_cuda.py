@@ -9,7 +9,10 @@ from torch import Tensor
 from gptx.geometry.visibility import Where
 from gptx.window.base import Window
 
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+]
 
 
 def worst(a: Tensor, b: Tensor) -> float:
@@ -17,7 +20,6 @@ def worst(a: Tensor, b: Tensor) -> float:
     return ((a.cpu().double() - b.double()).abs().max() / b.double().pow(2).mean().sqrt()).item()
 
 
-@cuda
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-3), (torch.bfloat16, 0.1)], ids=str)
 @pytest.mark.parametrize("pos", ["none", "alibi"])

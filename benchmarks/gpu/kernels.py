@@ -1,0 +1,148 @@
+"""Part 2a: each kernel equals the reference in float64, forward and backward, eager and compiled."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.attention import Case
+from benchmarks.gpu.part import GOOD, Part, Partial, Results, Row, Settings, Unsupported
+from benchmarks.gpu.sdpa_backends import BACKENDS, KERNELS, backend_of
+from benchmarks.report import markdown_table
+
+# In units of the root mean square of a tensor: bf16 has 8 bits, and fp32 is computed without TF32.
+BOUNDS = {"fp32": 1e-3, "bf16": 0.1}
+CONTEXT, WINDOW = 1000, 256  # no multiple of a kernel's block
+OUTPUTS = ("y", "dq", "dk", "dv")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One call of a kernel. ``window``: tokens, 0 is full attention; ``bias``: that of ALiBi."""
+
+    kernel: str
+    dtype: str
+    window: int
+    bias: bool
+    compiled: bool
+
+    def __str__(self) -> str:
+        parts = [self.kernel, self.dtype, f"window {self.window}" if self.window else "full"]
+        return ", ".join([*parts, *["alibi"] * self.bias, "compiled" if self.compiled else "eager"])
+
+
+@dataclass(frozen=True)
+class Differences:
+    """The largest difference of each tensor from the reference, in units of its root mean square."""
+
+    problem: Problem
+    worst: dict[str, float]
+    bound: float
+
+    @property
+    def text(self) -> str:
+        return ", ".join(f"{name} {value:.1e}" for name, value in self.worst.items())
+
+    @property
+    def wrong(self) -> str:
+        bad = [name for name, value in self.worst.items() if not value <= self.bound]
+        return f"{', '.join(bad)}: expected at most {self.bound:g}" if bad else ""
+
+
+def cases(settings: Settings) -> Mapping[str, Problem]:
+    problems = toys() if settings.toy else [*eager(), *compiled()]
+    return {str(problem): problem for problem in problems}
+
+
+def eager() -> Iterator[Problem]:
+    for dtype in ("bf16", "fp32"):
+        for window in (0, WINDOW):
+            for kernel in (*KERNELS, *BACKENDS, "auto"):
+                yield Problem(kernel, dtype, window, False, False)
+    for dtype in ("bf16", "fp32"):
+        for kernel in KERNELS:
+            yield Problem(kernel, dtype, WINDOW, True, False)
+
+
+def compiled() -> Iterator[Problem]:
+    for dtype in ("bf16", "fp32"):
+        for window in (0, WINDOW):
+            for kernel in ("flex", "sdpa", "banded", "flash"):
+                yield Problem(kernel, dtype, window, False, True)
+
+
+def toys() -> Iterator[Problem]:
+    for kernel in (*KERNELS, *BACKENDS):
+        yield Problem(kernel, "bf16", 0, False, False)
+    yield Problem("banded", "fp32", WINDOW, True, False)
+    yield Problem("sdpa", "fp32", 0, False, True)
+
+
+def measure(problem: Problem, settings: Settings, partial: Partial) -> Differences:
+    torch.compiler.reset()  # after eight shapes of a function torch would compile it no more
+    device = torch.device(settings.device)
+    context = 80 if settings.toy else CONTEXT
+    window = min(problem.window, context // 4)
+    case = Case(4, 64, context, window, problem.bias, problem.dtype, 2, device)
+    inputs = case.inputs()
+    with backend_of(problem.kernel) as kernel:
+        if reason := rejection(case, kernel):
+            raise Unsupported(reason)
+        if problem.compiled:
+            compile_forward(case, kernel)
+        found = case.step(kernel, case.mask(kernel), inputs)
+    expected = reference(case, inputs)
+    worst = {name: difference(a, b) for name, a, b in zip(OUTPUTS, found, expected, strict=True)}
+    return Differences(problem, worst, BOUNDS[problem.dtype])
+
+
+def rejection(case: Case, kernel: str) -> str:
+    """Why the kernel cannot compute the case; "": it can."""
+    if kernel == "flash" and case.dtype == "fp32":
+        return "flash computes in bf16"
+    return case.kernel(kernel).rejects(case.visible, case.pos, case.device.type) or ""
+
+
+def compile_forward(case: Case, kernel: str) -> None:
+    module = case.kernel(kernel)
+    module.forward = torch.compile(module.forward, fullgraph=True)  # type: ignore[method-assign]
+
+
+def reference(case: Case, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Output and gradients of the reference kernel in float64, for the same inputs."""
+    high = replace(case, dtype="fp32", kernels={})  # without autocast
+    doubles = [x.detach().double().requires_grad_(x.requires_grad) for x in inputs]
+    return high.step("reference", high.mask("reference"), doubles)
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    """The largest difference, in units of the root mean square."""
+    expected = expected.detach().double()
+    return float((found.detach().double() - expected).abs().max() / expected.pow(2).mean().sqrt())
+
+
+def tables(rows: Sequence[Row], results: Results) -> str:
+    """The largest error by kernel and dtype. Only rows with figures are given; `document` lists the others."""
+    kernels = list(dict.fromkeys(row.figures["problem"]["kernel"] for row in rows))
+    head = ("kernel", *(f"{dtype}, {how}" for dtype in BOUNDS for how in ("eager", "compiled")))
+    table = markdown_table(head, [(name, *_cells(rows, name)) for name in kernels], left=1)
+    wrong = sum(row.state not in GOOD for row in rows)
+    verdict = f"{wrong} of {len(rows)} cases differ by more" if wrong else f"none of {len(rows)} cases differs by more"
+    return (
+        "Largest difference of output and gradients from the reference in float64, in units of each tensor's root mean "
+        f"square, over full attention, a window of {WINDOW} and ALiBi; allowed are 1e-3 in fp32 and 0.1 in bf16: "
+        f"{verdict}.\n\n{table}"
+    )
+
+
+def _cells(rows: Sequence[Row], kernel: str) -> Iterator[str]:
+    for dtype in BOUNDS:
+        for compiled_ in (False, True):
+            key = {"kernel": kernel, "dtype": dtype, "compiled": compiled_}
+            fits = [row for row in rows if all(row.figures["problem"][name] == value for name, value in key.items())]
+            yield f"{max(max(row.figures['worst'].values()) for row in fits):.1e}" if fits else ""
+
+
+PART = Part("kernels", "Kernels equal the reference", 85, 40, cases, measure, tables)
