@@ -1,9 +1,9 @@
-"""Everything that a GPU is needed for, within a few minutes: rates of the device, kernels, training, strategies, resume,
-decoding, and the CUDA tests.
+"""Everything that a GPU is needed for, within a few minutes: rates of the device, kernels, training, strategies,
+resume, decoding, and the CUDA tests.
 
-The parts run one after the other, most valuable first, each in its own process and within its share of --minutes. A part
-that is cut off or crashes keeps what it has measured. DIR gets gpu.json and gpu.md, which are written again after every
-case, and the output of the parts in logs/.
+The parts run one after the other, most valuable first, each in its own process and within its share of --minutes. A
+part that is cut off or crashes keeps what it has measured. DIR gets gpu.json and gpu.md, which are written again after
+every case, and the output of the parts in logs/. Exit code 1: something is missing or wrong; gpu.md says what.
 """
 
 import argparse
@@ -32,6 +32,7 @@ EXAMPLES = """examples:
   python -m benchmarks.gpu --out rehearsal --device cpu        every part at toy size
 """
 RESERVE = 3.0  # seconds before the end of --minutes in which no part runs: to end processes and to write
+USEFUL = 20.0  # seconds that a part gets even if its share is smaller, so that the first ones are not starved
 LEAST = 2.0  # seconds: with less, a part is not started
 
 
@@ -131,7 +132,8 @@ def _run(document: "Document", settings: "Settings", end: float) -> None:
             result.progress, result.note = Progress.SKIPPED, part.skip(settings)
             _say(document, f"{part.name}: skipped, {result.note}")
             continue
-        limit = (end - time.monotonic()) * part.share / sum(one.share for one in waiting)
+        left = end - time.monotonic()
+        limit = min(left, max(USEFUL, left * part.share / sum(one.share for one in waiting)))
         waiting.remove(part)
         if limit < LEAST:
             result.note = "no time was left"

@@ -5,6 +5,7 @@ It goes on after an error. Only if the GPU answers nothing any more, as after an
 """
 
 import gc
+import importlib
 import json
 import os
 import signal
@@ -18,7 +19,6 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.part import Figures, Part, Row, Settings, State, Unsupported
-from benchmarks.gpu.parts import PARTS
 from benchmarks.gpu.supervise import POISONED
 from gptx.processes.children import die_with_parent
 
@@ -28,7 +28,7 @@ def main(given: str) -> int:
     work = json.loads(given)
     die_with_parent(work["parent"], signal.SIGKILL)
     settings, events = Settings(**work["settings"]), Path(work["events"])
-    part = next(part for part in PARTS if part.name == work["part"])
+    part: Part = importlib.import_module(work["module"]).PART
     for case, arguments in part.cases(settings).items():
         if case not in work["done"]:
             append(events, {"begin": case})

@@ -51,8 +51,10 @@ def measure(path: Path, settings: Settings, partial: Partial) -> Outcome:
     counter = Counter(Outcome(str(path.relative_to(ROOT))), partial)
     limits = [f"--maxfail={MOST_FAILURES}", "-p", "no:cacheprovider", "-q"]
     # A warning of a newer torch must not make every test fail, as the project's own settings would have it.
-    code = pytest.main([str(path), f"--rootdir={ROOT}", f"-c{ROOT / 'pyproject.toml'}", "-m", "cuda", "-W", "default",
-                        *limits], plugins=[counter])
+    code = pytest.main(
+        [str(path), f"--rootdir={ROOT}", f"-c{ROOT / 'pyproject.toml'}", "-m", "cuda", "-W", "default", *limits],
+        plugins=[counter],
+    )
     usual = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     return counter.outcome if code in usual else replace(counter.outcome, error=f"pytest ended with exit code {code}")
 

@@ -83,11 +83,12 @@ def decode(model: GPT, batch: int, prompt: int, count: int) -> float:
     cache, precision = KVCache(model.shape.context), bind(autocast, device, torch.bfloat16)
     with precision():
         newest = model(given, context=cache)[:, -1:].argmax(-1)  # (B, 1)
-        synchronize(device)
-        start = time.perf_counter()
-        for _ in range(count):
+    synchronize(device)
+    start = time.perf_counter()
+    for _ in range(count):
+        with precision():  # a new one for each token, as in gptx.model.sampling: it casts fp32 weights again
             newest = model(newest, context=cache)[:, -1:].argmax(-1)
-        synchronize(device)
+    synchronize(device)
     return time.perf_counter() - start
 
 
@@ -123,8 +124,8 @@ def tables(rows: Sequence[Row], results: Results) -> str:
         share = f"{used / bandwidth:.1%}" if bandwidth else ""
         lines.append((row.case, f"{row.figures['tokens_per_s']:,.0f}", f"{used:,.0f}", share))
     text = (
-        f"GPT-2 124M with random weights, {COUNT} tokens after a prompt of {PROMPT}, bf16; GB/s: weights and cache that "
-        "must be read, and their share of the measured copy bandwidth."
+        f"GPT-2 124M with random weights, {COUNT} tokens after a prompt of {PROMPT}, bf16; GB/s: weights and cache "
+        "that must be read, and their share of the measured copy bandwidth."
     )
     return "\n\n".join([text, markdown_table(("", "tokens/s", "GB/s", "share"), lines, left=1)])
 

@@ -44,7 +44,8 @@ class Facts:
 
 @dataclass(frozen=True)
 class Rate:
-    """The rate of a matrix product in TFLOP/s, and of each width; of a copy in GB/s, read and written bytes together."""
+    """The rate of a matrix product in TFLOP/s, and that of each width; of a copy in GB/s, on the device itself read and
+    written bytes together."""
 
     what: str
     rate: float
@@ -78,7 +79,8 @@ def facts(device: torch.device) -> Facts:
     found = {"python": platform.python_version(), "torch": torch.__version__}
     if gpu:
         found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
-        found |= {"nccl": ".".join(map(str, torch.cuda.nccl.version()))}
+        if torch.distributed.is_nccl_available():
+            found |= {"nccl": ".".join(map(str, torch.cuda.nccl.version()))}
     found |= {name: number for name in ("triton", "flash-attn") if (number := installed(name))}
     return Facts(
         name=hardware.name,

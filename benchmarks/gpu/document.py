@@ -79,7 +79,9 @@ class Document:
             try:
                 blocks.append(part.tables(rows, self.results))
             except Exception as error:
-                blocks.append(f"The table cannot be made ({type(error).__name__}: {error}); {self.json.name} has the rows.")
+                blocks.append(
+                    f"The table cannot be made ({type(error).__name__}: {error}); {self.json.name} has the rows."
+                )
         reasons: dict[str, list[str]] = {}
         for row in result.rows:
             if row.state != State.OK:

@@ -1,4 +1,4 @@
-"""Part 2b: how long each kernel takes for forward and backward, and the order that kernel=auto should take from that."""
+"""Part 2b: how long each kernel takes for forward and backward, and the order that these times give for kernel=auto."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -79,7 +79,7 @@ def measure(setup: Setup, settings: Settings, partial: Partial) -> Time:
     with backend_of(setup.kernel) as kernel:
         if reason := rejection(case, kernel):
             raise Unsupported(reason)
-        if (size := case.weights(kernel)) > MEMORY:
+        if (size := case.weights("reference" if setup.kernel == "sdpa: math" else kernel)) > MEMORY:
             raise Unsupported(f"its (T, T) tensors need {size / 1e9:.0f} GB")
         before = reset_peak(device)
         ms = best(case, kernel, 3, seconds=0.005 if settings.toy else 0.05)
@@ -101,8 +101,8 @@ def peak(device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class Order:
-    """The kernels of gptx, fastest first. ``slower``: the geometric mean, over the contexts that all of them support, of a
-    kernel's time divided by the shortest one."""
+    """The kernels of gptx, fastest first. ``slower``: the geometric mean, over the contexts that all of them support,
+    of a kernel's time divided by the shortest one."""
 
     dtype: str
     windowed: bool
@@ -126,8 +126,10 @@ def orders(rows: Sequence[Row]) -> list[Order]:
             longest = max((len(by_context) for by_context in times.values()), default=0)
             kept = {kernel: by_context for kernel, by_context in times.items() if 2 * len(by_context) > longest}
             if contexts := sorted(set.intersection(*map(set, kept.values())) if kept else ()):
-                slower = {kernel: _mean([kept[kernel][c] / min(t[c] for t in kept.values()) for c in contexts])
-                          for kernel in kept}
+                slower = {
+                    kernel: _mean([kept[kernel][c] / min(t[c] for t in kept.values()) for c in contexts])
+                    for kernel in kept
+                }
                 ranked = dict(sorted(slower.items(), key=lambda pair: pair[1]))
                 found.append(Order(dtype, windowed, ranked, contexts))
     return found

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +11,9 @@ from benchmarks.gpu.part import GOOD, Part, Partial, Results, Row, Settings, Uns
 from benchmarks.gpu.sdpa_backends import BACKENDS, KERNELS, backend_of
 from benchmarks.report import markdown_table
 
-# In units of the root mean square of a tensor: bf16 has 8 bits, and fp32 is computed without TF32.
-BOUNDS = {"fp32": 1e-3, "bf16": 0.1}
+# Of the relative difference, see `difference`. bf16 has 8 bits: on a CPU the reference kernel itself differs by up to
+# 0.065. fp32 must be computed without TF32, which has 10 bits.
+BOUNDS = {"fp32": 2e-4, "bf16": 0.1}
 CONTEXT, WINDOW = 1000, 256  # no multiple of a kernel's block
 OUTPUTS = ("y", "dq", "dk", "dv")
 
@@ -35,7 +35,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Differences:
-    """The largest difference of each tensor from the reference, in units of its root mean square."""
+    """The largest relative difference of each tensor from the reference, see `difference`."""
 
     problem: Problem
     worst: dict[str, float]
@@ -118,9 +118,11 @@ def reference(case: Case, inputs: Sequence[Tensor]) -> list[Tensor]:
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, in units of the root mean square."""
-    expected = expected.detach().double()
-    return float((found.detach().double() - expected).abs().max() / expected.pow(2).mean().sqrt())
+    """The largest |found - expected| / (|expected| + r), r being the root mean square of ``expected``: the first tokens
+    see few others, so that their outputs are much larger than r, and so is what rounding changes."""
+    found, expected = found.detach().double(), expected.detach().double()
+    size = expected.abs() + expected.pow(2).mean().sqrt()
+    return float(((found - expected).abs() / size).max())
 
 
 def tables(rows: Sequence[Row], results: Results) -> str:
@@ -131,8 +133,9 @@ def tables(rows: Sequence[Row], results: Results) -> str:
     wrong = sum(row.state not in GOOD for row in rows)
     verdict = f"{wrong} of {len(rows)} cases differ by more" if wrong else f"none of {len(rows)} cases differs by more"
     return (
-        "Largest difference of output and gradients from the reference in float64, in units of each tensor's root mean "
-        f"square, over full attention, a window of {WINDOW} and ALiBi; allowed are 1e-3 in fp32 and 0.1 in bf16: "
+        "Largest relative difference |a - b| / (|b| + r) of output and gradients a from those of the reference in "
+        f"float64 b, whose root mean square is r, over full attention, a window of {WINDOW} and ALiBi; allowed are "
+        f"{BOUNDS['fp32']:g} in fp32 and {BOUNDS['bf16']:g} in bf16: "
         f"{verdict}.\n\n{table}"
     )
 
@@ -145,4 +148,4 @@ def _cells(rows: Sequence[Row], kernel: str) -> Iterator[str]:
             yield f"{max(max(row.figures['worst'].values()) for row in fits):.1e}" if fits else ""
 
 
-PART = Part("kernels", "Kernels equal the reference", 85, 40, cases, measure, tables)
+PART = Part("kernels", "Kernels equal the reference", 95, 40, cases, measure, tables)

@@ -109,7 +109,7 @@ Partial = Callable[[Figures], None]  # called with the figures so far, which rem
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the benchmark.
+    """One part of the benchmark: the constant PART of the module in which `measure` is defined.
 
     Attributes:
         share: the seconds of eight minutes that it may take; what it leaves is added to the parts after it.

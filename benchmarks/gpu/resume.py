@@ -2,6 +2,7 @@
 line: bitwise equal to the undisturbed run."""
 
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -99,8 +100,6 @@ def certificate(setup: Setup, reference: Path, place: Path) -> Comparison:
     lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
     if done.returncode not in (0, 1) or not lines:
         raise RunFailed(f"gptx certify ended with exit code {done.returncode}: {done.stderr.strip()}")
-    import json
-
     conclusion = json.loads((reference / "certificate.json").read_text())["conclusion"]
     return Comparison(setup, f"certificate: {conclusion}", "" if done.returncode == 0 else "expected equal results")
 
@@ -141,7 +140,7 @@ def killed_after(settings: Settings, variant: str, study: str) -> int:
         time.sleep(0.002)
     ended = run.poll()
     os.kill(run.pid, signal.SIGKILL)  # not yet reaped by this process, so that the id is its own
-    _, err = run.communicate()
+    _, err = run.communicate(timeout=WAIT)
     if ended is not None or journal.status(folder_of(Path(settings.scratch), study)) == "finished":
         raise RunFailed(f"the run ended before it was killed (exit code {ended}): {' '.join(err.split())[-200:]}")
     return max(int(path.name.removeprefix("step-")) for path in study_folder.glob("*/checkpoints/step-*"))

@@ -35,7 +35,11 @@ class Setup:
         """The overrides of the run that is timed: GPT-2 124M, 16 rows per GPU."""
         count = max_processes(settings)
         large = ["model=gpt2", "model.dropout=0", "model.n_head=16", "model.vocab_size=50304", "precision=bf16"]
-        sizes = [*SMALL, f"trainer.batch_size={8 * count}"] if settings.toy else [*large, f"trainer.batch_size={16 * count}"]
+        sizes = (
+            [*SMALL, f"trainer.batch_size={8 * count}"]
+            if settings.toy
+            else [*large, f"trainer.batch_size={16 * count}"]
+        )
         return [*sizes, *self._common(settings)]
 
     def _common(self, settings: Settings) -> list[str]:
@@ -46,8 +50,8 @@ class Setup:
 
 @dataclass(frozen=True)
 class Found:
-    """``peak``: bytes of the rank that needs most; ``difference``: the largest relative one of a loss from single's; None:
-    single has no losses."""
+    """``peak``: bytes of the rank that needs most; ``difference``: the largest relative one of a loss from single's;
+    None: single has no losses."""
 
     setup: Setup
     losses: list[float]
@@ -129,7 +133,9 @@ def tables(rows: Sequence[Row], results: Results) -> str:
         found = row.figures
         difference = "" if found["difference"] is None else f"{found['difference']:.1e}"
         lines.append((row.case, f"{found['tokens_per_s']:,.0f}", f"{found['peak'] / 1e9:.2f}", difference))
-    text = "Losses: a small model in fp32. Speed: GPT-2 124M with 16 heads, context 1,024, 16 rows per GPU, bf16, eager."
+    text = (
+        "Losses: a small model in fp32. Speed: GPT-2 124M with 16 heads, context 1,024, 16 rows per GPU, bf16, eager."
+    )
     return "\n\n".join([text, markdown_table(head, lines, left=1)])
 
 

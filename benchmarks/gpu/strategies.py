@@ -1,4 +1,4 @@
-"""Part 4a: every strategy on one GPU, in a group of one process with nccl: its losses equal those of strategy=single."""
+"""Part 4a: every strategy on one GPU, in a group of one process with nccl: its losses equal those of single."""
 
 import functools
 import os

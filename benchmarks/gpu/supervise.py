@@ -99,7 +99,11 @@ class Supervisor:
         self.number, self.read, self.unread = self.number + 1, 0, ""
         self.events.touch()
         done = [row.case for row in self.result.rows]
-        work = {"part": self.part.name, "settings": asdict(self.settings), "events": str(self.events)}
+        work: dict[str, Any] = {
+            "module": self.part.measure.__module__,
+            "settings": asdict(self.settings),
+            "events": str(self.events),
+        }
         work |= {"done": done, "parent": os.getpid()}
         own = {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
         if self.settings.toy:  # models so small that more threads only make them slower

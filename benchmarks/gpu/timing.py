@@ -7,8 +7,8 @@ import torch
 
 
 def seconds_per_call(work: Callable[[], object], device: torch.device, least: float) -> float:
-    """Call ``work`` for at least ``least`` seconds, after a warm-up, and return the mean seconds of a call: on a GPU the
-    time between two events of its stream, so that the time to launch kernels counts only if the GPU waits for it."""
+    """Call ``work`` for at least ``least`` seconds, after a warm-up, and return the mean seconds of a call: on a GPU
+    the time between two events of its stream, so that the launch of kernels counts only if the GPU waits for it."""
     for _ in range(2):
         work()
     once = _seconds(work, device, 1)
@@ -28,4 +28,4 @@ def _seconds(work: Callable[[], object], device: torch.device, calls: int) -> fl
         work()
     last.record()
     torch.cuda.synchronize(device)
-    return first.elapsed_time(last) / 1e3 / calls
+    return float(first.elapsed_time(last)) / 1e3 / calls

@@ -3,8 +3,9 @@
 
 import gc
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,12 @@ from benchmarks.gpu.part import Part, Partial, Results, Row, Settings
 from benchmarks.report import markdown_table
 from benchmarks.train import SAME_MODEL, SHAPES
 from benchmarks.training_arms import Arm, Gptx, NanoGPT, Shape, timed
+from gptx.config.compose import compose
+from gptx.hardware.description import peak_memory
+from gptx.hardware.device import compute_dtype
+from gptx.memory.estimate import estimate
+from gptx.model.build import build
+from gptx.model.cost import flops_per_token
 
 # GPT-2 124M, as nanoGPT trains it. 32 rows of 1,024 tokens need about 45 GB without compile, most of it for logits and
 # activations: they fit on 80 GB. On a smaller GPU the batch is halved until it fits.
@@ -39,8 +46,8 @@ class Setup:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes. ``allocated``: the peak of torch's tensors; ``reserved``: with the allocator's free blocks; ``used``: on the
-    device, with the driver's context. Predicted: weights and moments, the rest of a step, and the process itself."""
+    """Bytes. ``allocated``: the peak of torch's tensors; ``reserved``: with the allocator's free blocks; ``used``: on
+    the device, with the driver's context. Predicted: weights and moments, the rest of a step, and the process."""
 
     allocated: int
     reserved: int
@@ -111,7 +118,7 @@ def measure(setup: Setup, settings: Settings, partial: Partial) -> Speed:
                 raise
         gc.collect()
         torch.cuda.empty_cache()
-        shape = Shape(*(*vars(shape).values(),)[:-1], shape.batch_size // 2)
+        shape = replace(shape, batch_size=shape.batch_size // 2)
 
 
 def timed_arm(setup: Setup, shape: Shape, settings: Settings) -> Speed:
@@ -124,12 +131,15 @@ def timed_arm(setup: Setup, shape: Shape, settings: Settings) -> Speed:
         arm.wait()
         start = time.perf_counter() - began
         turn = timed(arm, shape, 0.2 if settings.toy else SECONDS)
-        flops, memory = flops_of(shape, settings), memory_of(arm, device)
+        memory, wrong = used_memory(device), ""
+        if isinstance(arm, Gptx):
+            memory, wrong = with_prediction(memory, arm, device)
     finally:
         arm.close()
+    flops = flops_of(shape, settings)
     others = 12 * shape.n_layer * shape.d_model * shape.context
     palm = 6 * (turn.n_params - shape.context * shape.d_model) + others
-    return Speed(setup, shape, turn.tokens_per_s, start, turn.n_params, flops, palm, memory)
+    return Speed(setup, shape, turn.tokens_per_s, start, turn.n_params, flops, palm, memory, wrong)
 
 
 def make(setup: Setup, shape: Shape, settings: Settings) -> Arm:
@@ -145,40 +155,43 @@ def make(setup: Setup, shape: Shape, settings: Settings) -> Arm:
 
 def flops_of(shape: Shape, settings: Settings) -> int:
     """FLOPs per token of gptx's model of these sizes, which is also that of nanoGPT."""
-    from gptx.config.compose import compose
-    from gptx.model.build import build
-    from gptx.model.cost import flops_per_token
-
     sizes = [f"model.{key}={getattr(shape, key)}" for key in ("n_layer", "n_head", "d_model", "context", "vocab_size")]
     with torch.device("meta"):
         return flops_per_token(build(compose([*sizes, *SAME_MODEL, f"device={settings.device}"]), shape.vocab_size))
 
 
-def memory_of(arm: Arm, device: torch.device) -> Memory:
-    """The peak of an arm's memory and, for gptx, the prediction."""
-    from gptx.hardware.description import peak_memory
-    from gptx.hardware.device import compute_dtype
-    from gptx.memory.estimate import estimate
-
+def used_memory(device: torch.device) -> Memory:
+    """The peaks since `reset_peak`; on a CPU, those of the process."""
     allocated = reserved = used = peak_memory(device)
     if device.type == "cuda":
         reserved = torch.cuda.max_memory_reserved(device)
         free, total = torch.cuda.mem_get_info(device)
         used = total - free
-    if not isinstance(arm, Gptx):
-        return Memory(allocated, reserved, used)
+    return Memory(allocated, reserved, used)
+
+
+def with_prediction(memory: Memory, arm: Gptx, device: torch.device) -> tuple[Memory, str]:
+    """Add what `gptx.memory` predicts; if that fails, why: the speed that was measured must not be lost."""
     cfg = arm.trainer.cfg
     vocabulary, dtype = arm.trainer.tokens.tokenizer.n_vocab, compute_dtype(cfg.precision.dtype, device)
-    predicted = estimate(cfg, vocabulary, device.type, dtype, 1)
-    return Memory(allocated, reserved, used, predicted.held, predicted.step, predicted.base)
+    try:
+        found = estimate(cfg, vocabulary, device.type, dtype, 1)
+    except Exception as error:
+        traceback.print_exc()
+        return memory, f"its memory cannot be predicted: {type(error).__name__}: {error}"
+    return replace(memory, predicted_held=found.held, predicted_step=found.step, predicted_base=found.base), ""
 
 
 def tables(rows: Sequence[Row], results: Results) -> str:
     rate = rate_of(results, "matrix bf16")
     head = ("model", "arm", "batch", "tokens/s", "x nanoGPT", "MFU", "MFU (6N + 12LHQT)", "start, s")
     lines = [_speed_cells(row, rows, rate) for row in rows]
-    legend = "; ".join(dict.fromkeys(f"{row.figures['setup']['model']}: {Shape(**row.figures['shape'])}" for row in rows))
-    share = f"MFU: share of the measured {rate:,.0f} TFLOP/s in bf16" if rate else "MFU: the matrix rate was not measured"
+    legend = "; ".join(
+        dict.fromkeys(f"{row.figures['setup']['model']}: {Shape(**row.figures['shape'])}" for row in rows)
+    )
+    share = (
+        f"MFU: share of the measured {rate:,.0f} TFLOP/s in bf16" if rate else "MFU: the matrix rate was not measured"
+    )
     text = f"{legend}. {share}, counting the visible pairs, or in parentheses all pairs. x nanoGPT: its compiled speed."
     memory = [_memory_cells(row) for row in rows if row.figures["memory"]["predicted_held"]]
     memory_head = ("model", "arm", "peak", "predicted", "ratio", "reserved", "on the device", "predicted with driver")
