@@ -29,12 +29,12 @@ def main(given: str) -> int:
     die_with_parent(work["parent"], signal.SIGKILL)
     settings, events = Settings(**work["settings"]), Path(work["events"])
     part: Part = importlib.import_module(work["module"]).PART
-    for case, arguments in part.cases(settings).items():
-        if case not in work["done"]:
-            append(events, {"begin": case})
-            append(events, {"row": asdict(attempt(part, case, arguments, settings, events))})
-            if not usable(settings):
-                return POISONED
+    arguments = part.cases(settings)
+    for case in work["cases"]:
+        append(events, {"begin": case})
+        append(events, {"row": asdict(attempt(part, case, arguments[case], settings, events))})
+        if not usable(settings):
+            return POISONED
     return 0
 
 

@@ -78,7 +78,7 @@ class Supervisor:
         if why:
             self._end_case(State.CUT, why)
         elif child.returncode not in (0, POISONED):
-            self._end_case(State.FAILED, f"the process ended with {describe_exit(child.returncode)}; {_last(log)}")
+            self._end_case(State.FAILED, f"the process ended with {describe_exit(child.returncode)} (logs/{log.name})")
         if time.monotonic() > deadline:
             self.result.progress, self.result.note = Progress.CUT, OVER
         elif len(self.result.rows) == before:  # another process would do no better
@@ -98,13 +98,12 @@ class Supervisor:
     def _start(self) -> tuple["subprocess.Popen[bytes]", Path]:
         self.number, self.read, self.unread = self.number + 1, 0, ""
         self.events.touch()
-        done = [row.case for row in self.result.rows]
         work: dict[str, Any] = {
             "module": self.part.measure.__module__,
             "settings": asdict(self.settings),
             "events": str(self.events),
         }
-        work |= {"done": done, "parent": os.getpid()}
+        work |= {"cases": self._left(), "parent": os.getpid()}
         own = {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
         if self.settings.toy:  # models so small that more threads only make them slower
             own |= {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
@@ -112,7 +111,7 @@ class Supervisor:
         with open(log, "ab") as file:
             options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file}
             options |= {"cwd": self.settings.scratch, "env": os.environ | own}
-            command = [sys.executable, "-m", "benchmarks.gpu.child", json.dumps(work)]
+            command = [sys.executable, "-X", "faulthandler", "-m", "benchmarks.gpu.child", json.dumps(work)]
             return subprocess.Popen(command, start_new_session=True, **options), log
 
     @property

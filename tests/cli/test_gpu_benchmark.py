@@ -21,6 +21,10 @@ from benchmarks.gpu.__main__ import NAMES, _run, main
 from benchmarks.gpu.document import Document
 from benchmarks.gpu.part import PartResult, Progress, Settings, State
 
+TORCH_WITH_ITS_REQUIREMENTS = (
+    *("torch", "torchgen", "functorch", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "fsspec"),
+    *("setuptools", "_distutils_hack"),
+)
 COMMAND = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--out"]
 
 
@@ -199,7 +203,7 @@ def test_wheels_are_all_that_the_benchmark_needs(tmp_path: Path) -> None:
     [site] = venv.glob("lib/python*/site-packages")
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", site]
     subprocess.run([*install, *wheels.glob("*.whl")], check=True)
-    for name in ("torch", "torchgen", "functorch", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "fsspec"):
+    for name in TORCH_WITH_ITS_REQUIREMENTS:
         spec = importlib.util.find_spec(name)
         if spec and spec.origin:
             (site / name).symlink_to(Path(spec.origin).parent)
