@@ -15,7 +15,12 @@ BACKENDS = {
     "sdpa: math": SDPBackend.MATH,
 }
 KERNELS = ("sdpa", "flex", "banded", "flash", "reference")
-MISSING = ("No available kernel", "No viable backend")  # torch's words for a backend that cannot compute a case
+MISSING = (
+    "No available kernel",
+    "No viable backend",
+    "No execution plans",
+    "No valid execution plans",
+)  # torch's words for a backend that cannot compute a case
 
 
 @contextmanager

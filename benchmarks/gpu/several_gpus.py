@@ -79,7 +79,7 @@ def skip(settings: Settings) -> str:
 
 
 def cases(settings: Settings) -> Mapping[str, Setup]:
-    names = ("single", "ddp", "tp") if settings.toy else STRATEGIES
+    names = ("single", "tp") if settings.toy else STRATEGIES
     setups = [Setup(name, 1 if name == "single" else max_processes(settings)) for name in names]
     return {str(setup): setup for setup in setups}
 
