@@ -1,12 +1,14 @@
 """The case that `benchmarks.kernels` and `benchmarks.window` measure: attention of one layer with gptx's kernels,
 forward and backward, on random queries, keys and values."""
 
+import functools
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 
 from gptx.config.compose import compose
@@ -20,6 +22,12 @@ from gptx.hardware.device import autocast, compute_dtype, pick
 from gptx.kernel.auto import Auto
 from gptx.kernel.base import Kernel
 from gptx.kernel.predicted_cost import counted
+
+
+@functools.cache
+def _composed(*overrides: str) -> DictConfig:
+    """The config of these overrides: composing one takes longer than many a measurement."""
+    return compose(overrides)
 
 
 @dataclass
@@ -38,7 +46,7 @@ class Case:
 
     def __post_init__(self) -> None:
         window = ["window=sliding", f"window.size={self.window}"] if self.window else ["window=full"]
-        cfg = compose([f"pos={'alibi' if self.bias else 'none'}", *window])
+        cfg = _composed(f"pos={'alibi' if self.bias else 'none'}", *window)
         self.shape = ModelShape(1, self.heads, self.heads * self.dim, self.context, 1, 0.0, False)
         self.visible = part(cfg.window)
         self.pos = part(cfg.pos, self.shape, self.dim, self.heads).to(self.device)
@@ -46,7 +54,7 @@ class Case:
 
     def kernel(self, name: str) -> Kernel:
         if name not in self.kernels:
-            self.kernels[name] = part(compose([f"kernel={name}"]).kernel, self.shape, frozenset())
+            self.kernels[name] = part(_composed(f"kernel={name}").kernel, self.shape, frozenset())
         return self.kernels[name]
 
     def supports(self, name: str) -> bool:
@@ -88,11 +96,12 @@ class Case:
         tensors = (torch.randn(size, generator=stream, device=self.device, dtype=self.type) for _ in range(4))
         return [x.requires_grad_(number < 3) for number, x in enumerate(tensors)]  # q, k, v, gradient of the output
 
-    def step(self, name: str, mask: object, inputs: list[Tensor]) -> None:
+    def step(self, name: str, mask: object, inputs: list[Tensor]) -> list[Tensor]:
+        """Forward and backward: the output, and the gradients of queries, keys and values."""
         q, k, v, gradient = inputs
         with autocast(self.device, self.type):
             y = self.kernel(name)(q, k, v, mask, Score(self.dim**-0.5))
-        torch.autograd.grad(y, (q, k, v), gradient)
+        return [y, *torch.autograd.grad(y, (q, k, v), gradient)]
 
 
 def best(case: Case, kernel: str, rounds: int, seconds: float = 0.05) -> float:

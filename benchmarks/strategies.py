@@ -133,7 +133,7 @@ def _compared(losses: list[float] | str, alone: list[float]) -> dict[str, Any]:
 
 def _losses(cases: list[Case], args: argparse.Namespace) -> list[Any]:
     """The losses of all steps for each case, or why it is rejected. All cases run in one group of processes."""
-    losses: list[Any] = _run_group(_train_all, cases, args)
+    losses: list[Any] = run_group(_train_all, cases, args)
     return losses
 
 
@@ -146,8 +146,8 @@ def _train_all(cases: list[Case], out: str, steps: int, device: str) -> None:
     losses: list[Any] = []
     for case in cases:
         try:
-            with _trainer([*SMALL, f"trainer.max_steps={steps}", f"device={device}", *case.overrides]) as trainer:
-                losses.append([_step(trainer) for _ in range(steps)])
+            with open_trainer([*SMALL, f"trainer.max_steps={steps}", f"device={device}", *case.overrides]) as trainer:
+                losses.append([train_step(trainer) for _ in range(steps)])
         except ConfigError as error:
             losses.append(str(error))
     if os.environ.get("RANK", "0") == "0":
@@ -156,14 +156,14 @@ def _train_all(cases: list[Case], out: str, steps: int, device: str) -> None:
         dist.destroy_process_group()
 
 
-def _step(trainer: "Trainer") -> float:
+def train_step(trainer: "Trainer") -> float:
     """Train one step; return its loss, the mean over all ranks."""
     trainer.step()
     return trainer.meter.read(trainer.state.step).values["train/loss"]
 
 
 @contextmanager
-def _trainer(overrides: list[str]) -> Iterator["Trainer"]:
+def open_trainer(overrides: list[str]) -> Iterator["Trainer"]:
     import torch
 
     from gptx.config.instantiate import part
@@ -187,7 +187,7 @@ def _trainer(overrides: list[str]) -> Iterator["Trainer"]:
             trainer.close()
 
 
-def _run_group(work: Callable[..., None], cases: list[Case], args: argparse.Namespace) -> Any:
+def run_group(work: Callable[..., None], cases: list[Case], args: argparse.Namespace) -> Any:
     """Run ``work`` in a group of processes; returns the content of the JSON file that rank 0 writes."""
     from gptx.data.from_config import tokens_of
     from gptx.hardware.cpu import cores
@@ -210,7 +210,7 @@ def _speeds(args: argparse.Namespace) -> tuple[Row, list[Row], Any]:
     figures = []
     for case in cases:
         try:
-            found = _run_group(_time, [case], args)
+            found = run_group(_time, [case], args)
         except GptxError as error:
             rows.append((case.strategy, str(case.processes), str(error), "", ""))
             continue
@@ -225,16 +225,16 @@ def _time(cases: list[Case], out: str, steps: int, device: str) -> None:
     from gptx.hardware.description import peak_memory
 
     [case] = cases
-    with _trainer([*LARGE, f"trainer.max_steps={steps}", f"device={device}", *case.overrides]) as trainer:
+    with open_trainer([*LARGE, f"trainer.max_steps={steps}", f"device={device}", *case.overrides]) as trainer:
         strategy, before, times = trainer.strategy, peak_memory(trainer.strategy.device), []
         for _ in range(steps):
             then = time.perf_counter()
-            _step(trainer)
+            train_step(trainer)
             times.append(time.perf_counter() - then)
         tokens = trainer.plan.batch_size * trainer.cfg.model.context
         found = {
             "tokens_per_s": tokens / statistics.median(times[2:] or times),
-            "held": strategy.max(_held(trainer)) / 1e6,
+            "held": strategy.max(held(trainer)) / 1e6,
             "before": strategy.max(before) / 1e6,
             "peak": strategy.max(peak_memory(strategy.device)) / 1e6,
         }
@@ -242,7 +242,7 @@ def _time(cases: list[Case], out: str, steps: int, device: str) -> None:
         Path(out).write_text(json.dumps(found))
 
 
-def _held(trainer: "Trainer") -> int:
+def held(trainer: "Trainer") -> int:
     """Bytes of the weights and moments in this process."""
     from gptx.training.checkpoint import tensors
 

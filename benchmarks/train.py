@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser("python -m benchmarks.train", description=__doc__, epilog=EXAMPLES, formatter_class=raw)
-    parser.add_argument("--peer", type=_peer, metavar="nanogpt=PATH", help="also time a checkout of nanoGPT")
+    parser.add_argument("--peer", type=peer_checkout, metavar="nanogpt=PATH", help="also time a checkout of nanoGPT")
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=DEFAULT, help="(default: all but gpt2)")
     parser.add_argument("--rounds", type=int, default=5, help="how often each arm is timed (default %(default)s)")
     parser.add_argument(
@@ -98,7 +98,8 @@ def _parser() -> Parser:
     return parser
 
 
-def _peer(text: str) -> tuple[str, Path]:
+def peer_checkout(text: str) -> tuple[str, Path]:
+    """The argument of --peer: the name of the peer and the folder of its checkout."""
     name, _, path = text.partition("=")
     if name != "nanogpt" or not path:
         raise argparse.ArgumentTypeError(f"{text!r} is not nanogpt=PATH")

@@ -44,7 +44,7 @@ class Shape:
 
 
 class Arm(Protocol):
-    """One way to train. `wait` returns when the device has finished all steps."""
+    """One way to train. `wait` returns when the device has finished all steps; `close` ends the threads of the arm."""
 
     n_params: int
     device: torch.device
@@ -52,6 +52,8 @@ class Arm(Protocol):
     def step(self) -> None: ...
 
     def wait(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Gptx:
@@ -80,6 +82,9 @@ class Gptx:
     def wait(self) -> None:
         self.trainer.meter.grad_norm.item()
 
+    def close(self) -> None:
+        self.trainer.close()
+
 
 class NanoGPT:
     """karpathy/nanoGPT's model and optimiser from a checkout, used as its train.py does: fp32 on a CPU, bf16 on CUDA.
@@ -87,7 +92,7 @@ class NanoGPT:
     It gets two advantages: the fused AdamW, which it uses on CUDA only, and a batch that is already on the device.
     """
 
-    def __init__(self, shape: Shape, device: str, path: Path) -> None:
+    def __init__(self, shape: Shape, device: str, path: Path, compiled: bool = False) -> None:
         self.device = pick(device)
         peer = _module(path / "model.py")
         config = peer.GPTConfig(
@@ -103,6 +108,7 @@ class NanoGPT:
             self.model = peer.GPT(config).to(self.device)
             self.optimizer = self.model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cuda")  # "cuda": fused
         self.n_params = sum(p.numel() for p in self.model.parameters())
+        self.forward = torch.compile(self.model) if compiled else self.model
         rows = torch.randint(0, shape.vocab_size, (shape.batch_size, shape.context + 1)).to(self.device)
         self.x, self.y = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
@@ -110,7 +116,7 @@ class NanoGPT:
 
     def step(self) -> None:
         with autocast(self.device, self.dtype):
-            _, loss = self.model(self.x, self.y)
+            _, loss = self.forward(self.x, self.y)
         loss.backward()
         self.norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -119,6 +125,9 @@ class NanoGPT:
     def wait(self) -> None:
         if self.norm is not None:
             self.norm.item()
+
+    def close(self) -> None:
+        pass
 
 
 PEERS: dict[str, Any] = {"nanogpt": NanoGPT}
@@ -135,8 +144,12 @@ class Turn:
 
 
 def turn(make: Callable[..., Arm], shape: Shape, args: Sequence[Any], seconds: float) -> Turn:
-    """Build an arm, train some untimed steps first, then time steps for about ``seconds``, at least one step."""
-    arm = make(shape, *args)
+    """Build an arm and time it."""
+    return timed(make(shape, *args), shape, seconds)
+
+
+def timed(arm: Arm, shape: Shape, seconds: float) -> Turn:
+    """Train some untimed steps first, then time steps for about ``seconds``, at least one step."""
     _seconds(arm, WARM_UP)
     steps, seconds_taken = 1, _seconds(arm, 1)
     if seconds_taken < seconds:

@@ -25,7 +25,10 @@ ARMS = [
 ]  # flash-attn is a separate package
 NAMES = [f"{group}={option}" for group, option in ARMS]
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+]
 
 
 def pair(group: str, option: str) -> tuple[GPT, GPT]:
