@@ -36,6 +36,11 @@ class Attention(nn.Module, ABC):
     macs_per_pair: int
     demands: frozenset[str] = frozenset()
 
+    def at(self, layer: int, n_layer: int) -> "Attention":
+        """Return the attention of one layer, counted from 0. Called once for the attention of each layer, after its
+        constructor; an attention that depends on the depth overrides it."""
+        return self
+
     @abstractmethod
     def forward(self, x: Tensor, view: View, keep: Keep) -> Tensor:
         """(B, T, D) -> (B, T, D). ``keep(*tensors)`` appends (B, T, ...) to the cache and returns past and present

@@ -18,7 +18,8 @@ class AttentionRMSNorm(nn.RMSNorm):
     an fp32 weight torch would have no fused kernel."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
 
 
 def check_softcap(softcap: float) -> None:

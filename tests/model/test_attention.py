@@ -178,6 +178,13 @@ def test_lambda_init_bounds(lambda_init: float) -> None:
     build(config_of("differential", lambda_init=0.8), VOCAB)
 
 
+@pytest.mark.parametrize("rise", [-0.1, 0.5])
+def test_lambda_rise_bounds(rise: float) -> None:
+    message = rejected(build, config_of("differential", lambda_init=0.4, lambda_rise=rise), VOCAB)
+    assert f"lambda_rise={rise} with attention.lambda_init=0.4" in message and "such as 0.3" in message
+    build(config_of("differential", lambda_init=0.4, lambda_rise=0.3), VOCAB)
+
+
 @pytest.mark.parametrize("attention", [a for a in NEW if a != "mla"])
 def test_rejects_kv_heads_that_do_not_divide(attention: str) -> None:
     assert "expected one of 1, 2, 4" in rejected(build, config_of(attention, n_kv_head=3), VOCAB)

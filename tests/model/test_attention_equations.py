@@ -109,7 +109,7 @@ def test_initial_sink_is_softmax_off_by_one() -> None:
 
 @GROUPED
 def test_differential_cancels_equal_heads(groups: int) -> None:
-    model = random_model(config_of("differential", {"bias": True}, n_kv_head=groups, lambda_init=0.0))
+    model = random_model(config_of("differential", {"bias": True}, n_kv_head=groups, lambda_init=0.0, lambda_rise=0.0))
     attention, x = model.blocks[0].attention, torch.randn(1, CONTEXT, 16, dtype=torch.float64)
     with torch.no_grad():
         attention.lambda_q1.fill_(math.log(2) / DIM)
@@ -127,7 +127,7 @@ def test_differential_cancels_equal_heads(groups: int) -> None:
 
 def test_initial_lambda_is_near_lambda_init() -> None:
     """The four vectors are drawn with std 0.1: both products are near 0, and their exponentials cancel."""
-    model = build(config_of("differential", {"d_model": 256}, lambda_init=0.6), VOCAB)
+    model = build(config_of("differential", {"d_model": 256}, lambda_init=0.6, lambda_rise=0.0), VOCAB)
     for block in model.blocks:
         assert block.attention.factor().item() == pytest.approx(0.6, abs=0.6)
         assert 0.07 < block.attention.lambda_q1.std() < 0.13
