@@ -4,7 +4,6 @@ Letters: B batch, T time, D model width, H query heads, G key/value heads, R rot
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -16,7 +15,7 @@ class Attention(nn.Module, ABC):
     stream.
 
     Attributes:
-        tp: how tensor parallelism splits each child module. "col": by its outputs, which are heads. "row": by its
+        tp: how tensor parallelism splits each child module, by its name or dotted path. "col": by its outputs, which are heads. "row": by its
             inputs; the partial results are summed. "replicated": not at all; its output goes to all heads. "shared":
             not at all; its weights have the size of one head and all heads use them. A child without an entry is
             computed identically on every rank.
@@ -28,7 +27,7 @@ class Attention(nn.Module, ABC):
         demands: features that a kernel must support beyond plain products: "softcap", "sink", "decay".
     """
 
-    tp: ClassVar[dict[str, str]]
+    tp: dict[str, str]
     kv_heads: int
     head_group: int = 1
     rotary_dim: int

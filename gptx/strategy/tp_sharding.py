@@ -17,7 +17,7 @@ from gptx.pos.base import PositionalEncoding
 
 
 class HeadParameterParallel(ParallelStyle):
-    """Shards parameters (H,), one number a head; the module returns the numbers of the local heads."""
+    """Shards vectors of parameters, as many numbers for each head; the module returns those of the local heads."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         def shard(_: str, module: nn.Module, mesh: DeviceMesh) -> None:
@@ -88,7 +88,8 @@ def shard_model(model: GPT, mesh: DeviceMesh) -> list[str]:
     partial = [name for name, _ in model.pos.named_parameters(prefix="pos")] if not model.pos.embeds else []
     for name, module in model.named_modules():
         if isinstance(module, Attention | FFN):
-            styles = {child: _style(how, getattr(module, child)) for child, how in module.tp.items() if how != "shared"}
+            cut = {child: how for child, how in module.tp.items() if how != "shared"}
+            styles = {child: _style(how, module.get_submodule(child)) for child, how in cut.items()}
             parallelize_module(module, mesh, styles, src_data_rank=None)  # None: no broadcast
             children = ((key, module.tp.get(key.partition(".")[0])) for key, _ in module.named_parameters())
             partial += [f"{name}.{key}" for key, how in children if how == "shared"]
@@ -102,13 +103,12 @@ def take_local_shards(model: GPT, ranks: int) -> None:
     for module in model.modules():
         if isinstance(module, Attention | FFN):
             for child, how in module.tp.items():
-                _take_local_shard(getattr(module, child), how, ranks)
+                if how in ("col", "row"):
+                    _take_local_shard(module.get_submodule(child), how, ranks)
     _use_local_heads(model, 0, ranks)
 
 
 def _take_local_shard(child: nn.Module, how: str, ranks: int) -> None:
-    if how not in ("col", "row"):
-        return
     for name, parameter in list(child.named_parameters()):
         if how == "col" or parameter.dim() == 2:  # the bias of a row-wise layer is replicated
             local = parameter.chunk(ranks, 0 if how == "col" else 1)[0].clone()
