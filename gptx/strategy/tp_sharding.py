@@ -5,6 +5,7 @@ Letters: B batch, T time, H query heads, G key heads, R rotated dims, N processe
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_module, distribute_tensor
@@ -12,8 +13,13 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 
 from gptx.attention.base import Attention
 from gptx.ffn.base import FFN
+from gptx.geometry.attention_view import Score
+from gptx.geometry.model_shape import ModelShape
+from gptx.geometry.visibility import Where
+from gptx.kernel.base import Kernel
 from gptx.model.gpt import GPT
 from gptx.pos.base import PositionalEncoding
+from gptx.window.base import Window
 
 
 class HeadParameterParallel(ParallelStyle):
@@ -79,6 +85,36 @@ class LocalHeadsEncoding(PositionalEncoding):
         return self.full.bias(head + self.first_head, q_pos, k_pos)
 
 
+class OwnDropoutKernel(Kernel):
+    """Calls another kernel with random numbers that no other rank uses: heads with the same index on two ranks would
+    otherwise drop the same weights, and the noise in the sum of all heads would be larger than in one process.
+
+    They are seeded by a number from the stream that the ranks share, so that this stream stays the same on all ranks:
+    dropout outside of the heads must drop the same activations everywhere.
+    """
+
+    def __init__(self, shape: ModelShape, inner: Kernel, rank: int, ranks: int) -> None:
+        super().__init__(shape, inner.demands)
+        self.inner, self.rank, self.ranks = inner, rank, ranks
+
+    def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:
+        return self.inner.mask(where, window, pos)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, score: Score) -> Tensor:
+        call = self._with_own_numbers if self.dropout else self.inner
+        y: Tensor = call(q, k, v, mask, score)
+        return y
+
+    @torch.compiler.disable  # type: ignore[misc]
+    def _with_own_numbers(self, *args: Any) -> Tensor:
+        device = args[0].device
+        seed = int(torch.randint(2**32, (self.ranks,), device="cpu")[self.rank])  # torch uses 32 bits only
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            y: Tensor = self.inner(*args)
+        return y
+
+
 def shard_model(model: GPT, mesh: DeviceMesh) -> list[str]:
     """Shard a model in place. Every process has built the same model, so nothing is sent.
 
@@ -94,6 +130,8 @@ def shard_model(model: GPT, mesh: DeviceMesh) -> list[str]:
             children = ((key, module.tp.get(key.partition(".")[0])) for key, _ in module.named_parameters())
             partial += [f"{name}.{key}" for key, how in children if how == "shared"]
     _use_local_heads(model, mesh.get_local_rank(), mesh.size())
+    if model.shape.dropout:
+        model.use_kernel(OwnDropoutKernel(model.shape, model.kernel, mesh.get_local_rank(), mesh.size()))
     return partial
 
 
@@ -123,7 +161,6 @@ def _style(how: str, child: nn.Module) -> ParallelStyle:
 
 
 def _use_local_heads(model: GPT, rank: int, ranks: int) -> None:
-    """Set up kernels and encodings for the local heads. Dropout of attention weights may use the same random numbers
-    on every rank, because the heads differ."""
+    """Set up kernels and encodings for the local heads."""
     n_head = model.shape.n_head // ranks
     model.keep_heads(n_head, lambda pos: LocalHeadsEncoding(pos, rank, ranks, n_head))

@@ -285,7 +285,6 @@ KNOWN = {  # identities computed by commit a71c028
     "schedule=constant",
     "faea595231": "attention=gqa pos=rope strategy=ddp precision=fp32",
     "56f408207f": "attention=gqa pos=rope strategy=fsdp precision=fp32",
-    "66e5a973c5": "attention=gqa pos=rope strategy=tp precision=fp32",
     "9c5e5bb5f4": "attention=gqa pos=rope strategy=cp precision=fp32",
     "e97aea7771": "attention=gqa pos=rope strategy=pp precision=fp32",
 }
