@@ -15,10 +15,10 @@ class Attention(nn.Module, ABC):
     stream.
 
     Attributes:
-        tp: how tensor parallelism splits each child module, by its name or dotted path. "col": by its outputs, which are heads. "row": by its
-            inputs; the partial results are summed. "replicated": not at all; its output goes to all heads. "shared":
-            not at all; its weights have the size of one head and all heads use them. A child without an entry is
-            computed identically on every rank.
+        tp: how tensor parallelism splits each child module, by its name or dotted path. "col": by its outputs, which
+            are heads. "row": by its inputs; the partial results are summed. "replicated": not at all; its output goes
+            to all heads. "shared": not at all; its weights have the size of one head and all heads use them. A child
+            without an entry is computed identically on every rank.
         kv_heads: number of key/value heads that tensor parallelism can distribute.
         head_group: number of adjacent key/value heads that must stay on one rank.
         rotary_dim: R, number of dims of each head that go through `view.rotate`.

@@ -91,8 +91,8 @@ class Banded(Kernel):
 
 
 def decay_difference(decay: Tensor, chunks: Chunks, length: int, groups: int, dtype: torch.dtype) -> Tensor:
-    """Decay (B, Tk, G or H) -> the query's minus the key's, (B, G, n, 1 or H/G, C, W). Both are first taken relative to the chunk's
-    first query: the differences are small, so that fp32 suffices for them."""
+    """Decay (B, Tk, G or H) -> the query's minus the key's, (B, G, n, 1 or H/G, C, W). Both are first taken relative to
+    the chunk's first query: the differences are small, so that fp32 suffices for them."""
     decay = decay.transpose(1, 2)[..., None]  # (B, G or H, Tk, 1)
     own, keys = chunks.queries(decay[:, :, -length:]), chunks.keys(decay)  # (B, G or H, n, C or W, 1)
     start, high = own[..., :1, :], torch.promote_types(dtype, torch.float32)

@@ -56,7 +56,7 @@ ADDED_KEYS = {"shared": True}
 
 
 class FIRE(DistanceFunction):
-    """Each layer has a function of its own, and with it its own c and L. This object is the function of the first layer.
+    """Each layer has its own function, with its own c and L. This object is the function of the first layer.
 
     Args:
         width: W.

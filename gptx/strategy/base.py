@@ -50,7 +50,7 @@ class Strategy:
         rank, size: the index of this process and the number of processes; rank 0 is the main process.
         data_rank, data_size: which slice of the global batch's rows this process computes, and the number of slices.
         loss_ranks: the number of ranks that report a loss, each over equally many tokens; `sum` adds these losses.
-        dropout_stream: seeds dropout outside of attention; ranks that compute the same activations have the same number.
+        dropout_stream: seeds dropout; ranks that compute the same activations have the same number.
         cpu_group: a process group of all ranks for tensors on the CPU; None: there is one process.
         checkpoint_group: a second group of all ranks, for writing checkpoints while training uses the first.
         device: the device on which the model is placed.

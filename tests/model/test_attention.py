@@ -29,7 +29,12 @@ def random_variant(data: st.DataObject) -> DictConfig:
     groups = data.draw(st.sampled_from([2, 4] if name == "differential" else [1, 2, 3]))
     n_head = groups * data.draw(st.integers(1, 2))
     cfg = config_of(name, {"n_head": n_head, "d_model": n_head * dim, "bias": data.draw(st.booleans())})
-    found = {"n_kv_head": groups, "n_gate": data.draw(st.sampled_from([groups, n_head])), "q_rank": data.draw(st.integers(0, 5)), "softcap": data.draw(st.sampled_from([0, 2]))}
+    found = {
+        "n_kv_head": groups,
+        "n_gate": data.draw(st.sampled_from([groups, n_head])),
+        "q_rank": data.draw(st.integers(0, 5)),
+        "softcap": data.draw(st.sampled_from([0, 2])),
+    }
     cfg.attention.update({key: value for key, value in found.items() if key in cfg.attention})
     for key, value in cfg.attention.items():
         if isinstance(value, bool):
