@@ -3,17 +3,19 @@
 Letters: B batch, T time, Tk keys, H query heads, G key/value heads, D head dim.
 """
 
+import math
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptx.attention.gqa import GQA
+from gptx.attention.gqa import GQA, AttentionRMSNorm
 from gptx.errors import ConfigError
 from gptx.geometry.attention_view import Keep, View
 from gptx.geometry.model_shape import ModelShape
 
 ID = "attention.differential"
 REVISION = 1
+ADDED_KEYS = {"lambda_rise": 0.0, "norm_weight": False}
 
 
 class Differential(GQA):
@@ -27,17 +29,27 @@ class Differential(GQA):
     head h + H/2 instead.
 
     Args:
-        lambda_init: approximate initial value of lambda, in [0, 1). In the paper it rises with depth,
-            0.8 - 0.6 exp(-0.3 (layer - 1)); the paper reports about equal results for one value in all layers, which
-            is used here because an attention does not know its layer.
+        lambda_init: approximate initial value of lambda in deep layers, in [0, 1).
+        lambda_rise: in layer l, counted from 0, the initial value is lambda_init - lambda_rise exp(-0.3 l). The paper
+            uses 0.8 and 0.6, and reports about equal results for one value in all layers (lambda_rise = 0).
+        norm_weight: whether the RMS norm has a learned weight (2D), as in the authors' code; DiffLlama has none.
         n_kv_head, qk_norm, softcap, bias: see `GQA`; ``n_kv_head`` must be even.
     """
 
-    tp = GQA.tp | dict.fromkeys(("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"), "shared")
+    tp = GQA.tp | dict.fromkeys(("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2", "pair_norm"), "shared")
     head_group = 2
 
     def __init__(
-        self, shape: ModelShape, *, n_kv_head: int, lambda_init: float, qk_norm: bool, softcap: float, bias: bool
+        self,
+        shape: ModelShape,
+        *,
+        n_kv_head: int,
+        lambda_init: float,
+        lambda_rise: float,
+        norm_weight: bool,
+        qk_norm: bool,
+        softcap: float,
+        bias: bool,
     ) -> None:
         drawn = 0.1 * torch.randn(4, shape.head_dim)  # drawn first, so that it does not depend on the other options
         super().__init__(shape, n_kv_head=n_kv_head, qk_norm=qk_norm, softcap=softcap, bias=bias)
@@ -48,12 +60,17 @@ class Differential(GQA):
                 f"model.n_head={shape.n_head}, an odd number; use attention.n_kv_head={even} model.n_head={even} "
                 f"model.d_model={even * self.head_dim}"
             )
-        if not 0 <= lambda_init < 1:
-            raise ConfigError(f"attention.lambda_init={lambda_init}: expected 0 <= lambda_init < 1, such as 0.8")
+        check_lambda(lambda_init, lambda_rise)
         self.queries_per_key = shape.n_head // n_kv_head  # H/G
-        self.lambda_init = lambda_init
+        self.deepest, self.rise = lambda_init, lambda_rise
         self.macs_per_pair = 3 * shape.n_head * self.head_dim  # keys of D dims, values of 2D
         self.lambda_q1, self.lambda_k1, self.lambda_q2, self.lambda_k2 = (nn.Parameter(row.clone()) for row in drawn)
+        self.pair_norm = AttentionRMSNorm(2 * self.head_dim, eps=1e-5, elementwise_affine=norm_weight)
+        self.at(0, shape.n_layer)
+
+    def at(self, layer: int, n_layer: int) -> "Differential":
+        self.lambda_init = self.deepest - self.rise * math.exp(-0.3 * layer)
+        return self
 
     def forward(self, x: Tensor, view: View, keep: Keep) -> Tensor:
         q, k, v = self.project(x, view)
@@ -61,7 +78,7 @@ class Differential(GQA):
         v = v.unflatten(2, (-1, 2)).flatten(-2).repeat_interleave(2, dim=2)  # (B, Tk, G/2, 2D) -> (B, Tk, G, 2D)
         y = view.attend(q, k, v, self.score())  # (B, T, H, 2D)
         first, second = y.unflatten(2, (-1, 2, self.queries_per_key)).unbind(3)  # (B, T, G/2, H/G, 2D) each
-        y = F.rms_norm(first - self.factor() * second, (2 * self.head_dim,), eps=1e-5)
+        y = self.pair_norm(first - self.factor() * second)
         out: Tensor = self.out((1 - self.lambda_init) * y.flatten(-3))  # (B, T, H*D) -> (B, T, d_model)
         return out
 
@@ -69,3 +86,14 @@ class Differential(GQA):
         """lambda, a scalar."""
         one, two = (self.lambda_q1 * self.lambda_k1).sum(), (self.lambda_q2 * self.lambda_k2).sum()
         return one.exp() - two.exp() + self.lambda_init
+
+
+def check_lambda(init: float, rise: float) -> None:
+    """Reject initial values of lambda that are outside [0, 1) in some layer."""
+    if not 0 <= init < 1:
+        raise ConfigError(f"attention.lambda_init={init}: expected 0 <= lambda_init < 1, such as 0.8")
+    if not 0 <= rise <= init:
+        raise ConfigError(
+            f"attention.lambda_rise={rise} with attention.lambda_init={init}: expected 0 (the same lambda_init in all "
+            f"layers) to {init}, such as {0.75 * init:g}"
+        )

@@ -21,7 +21,7 @@ class Gated(GQA):
         n_kv_head, qk_norm, softcap, bias: see `GQA`.
     """
 
-    tp = {**GQA.tp, "gate": "col"}  # noqa: RUF012 - a ClassVar in the base
+    tp = {**GQA.tp, "gate": "col"}  # noqa: RUF012 - never changed
 
     def __init__(
         self, shape: ModelShape, *, n_kv_head: int, per_head: bool, qk_norm: bool, softcap: float, bias: bool

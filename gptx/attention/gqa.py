@@ -4,6 +4,7 @@
 Letters: B batch, T time, Tk keys, H query heads, G key/value heads, D head dim, R rotated dims.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,7 +19,31 @@ class AttentionRMSNorm(nn.RMSNorm):
     an fp32 weight torch would have no fused kernel."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
+
+
+class HeadParameters(nn.Module):
+    """Learned numbers, as many for each head, in one vector of ones. In a separate module that tensor parallelism can
+    split by heads."""
+
+    def __init__(self, heads: int, each: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(heads * each))
+
+    def forward(self) -> Tensor:
+        return self.weight
+
+
+class HeadRMSNorm(nn.Module):
+    """RMS norm of heads (B, T, heads, D), with a weight (D,) for each head."""
+
+    def __init__(self, heads: int, dim: int, *, eps: float) -> None:
+        super().__init__()
+        self.eps, self.scale = eps, HeadParameters(heads, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], eps=self.eps) * self.scale().to(x.dtype).view(-1, x.shape[-1])
 
 
 def check_softcap(softcap: float) -> None:

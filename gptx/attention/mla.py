@@ -33,7 +33,7 @@ class MLA(Attention):
         ConfigError: a size is out of range.
     """
 
-    tp = {"q": "col", "kv": "col", "k": "replicated", "out": "row"}  # noqa: RUF012 - a ClassVar in the base
+    tp = {"q": "col", "kv": "col", "k": "replicated", "out": "row"}  # noqa: RUF012 - never changed
 
     def __init__(
         self, shape: ModelShape, *, kv_rank: int, q_rank: int, rope_dim: int, softcap: float, bias: bool

@@ -32,7 +32,7 @@ class Sink(GQA):
     At initialisation the additional logit is 0, which is Miller's softmax-off-by-one. Args: see `GQA`.
     """
 
-    tp = {**GQA.tp, "sink": "col"}  # noqa: RUF012 - a ClassVar in the base
+    tp = {**GQA.tp, "sink": "col"}  # noqa: RUF012 - never changed
 
     def __init__(self, shape: ModelShape, *, n_kv_head: int, qk_norm: bool, softcap: float, bias: bool) -> None:
         super().__init__(shape, n_kv_head=n_kv_head, qk_norm=qk_norm, softcap=softcap, bias=bias)

@@ -4,7 +4,8 @@ Directly above every option's class (or function) its module has the constants
 
     ID = "attention.gqa"              # names what the class computes; stays the same when the class moves
     REVISION = 1                      # increased when the class computes something else than before
-    ADDED_KEYS = {"softcap": 0.0}     # optional: keys added after runs were made, with the value that reproduces those
+    ADDED_KEYS = {"softcap": 0.0}     # optional: keys added after runs were made, with the value that reproduces those;
+                                      # "${.other}": the value of the key `other` of the same group
 
 They are read from the source text, because importing the module would import torch.
 
@@ -13,6 +14,7 @@ A revision is not inherited. A change of what a shared base class or helper comp
 """
 
 import ast
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -40,13 +42,21 @@ class Declaration:
 
     Attributes:
         id: names what the class computes, unique among all built-in classes.
-    revision: 1 or more.
-    added_keys: by key, the value with which the class computes the same as before the key was added.
+        revision: 1 or more.
+        added_keys: by key, the value with which the class computes the same as before the key was added.
     """
 
     id: str
     revision: int
     added_keys: dict[str, Any] = field(default_factory=dict)
+
+    def reproducing(self, keys: Mapping[str, Any]) -> dict[str, Any]:
+        """`added_keys`, with references to other keys resolved in ``keys``, the group that configures the class."""
+        return {key: _resolved(value, keys) for key, value in self.added_keys.items()}
+
+
+def _resolved(value: Any, keys: Mapping[str, Any]) -> Any:
+    return keys.get(value[3:-1]) if isinstance(value, str) and value.startswith("${.") else value
 
 
 def current_target(target: str) -> str:

@@ -82,13 +82,13 @@ def result_keys(plain: Mapping[str, Any], made_with: Mapping[str, int] | None = 
     found: dict[str, Any] = {CORE: CORE_REVISION if made_with is None else made_with.get(CORE, 1)}
     for key, value in result_leaves(plain).items():
         group, _, name = key.rpartition(".")
-        built_in = declared(str(plain_value(plain, group, "_target_")))
+        built_in = declared(str(group_of(plain, group).get("_target_", "")))
         if built_in and name in HYDRA_KEYS:
             continue
         if built_in and name == "_target_":
             revision = built_in.revision if made_with is None else made_with.get(built_in.id, 1)
             value = f"{built_in.id} r{revision}"
-        added = built_in.added_keys if built_in else {}
+        added = built_in.reproducing(group_of(plain, group)) if built_in else {}
         if (name in added and added[name] == value) or (key in ADDED_KEYS and ADDED_KEYS[key] == value):
             continue
         found[key] = value
@@ -112,12 +112,12 @@ def result_leaves(plain: Mapping[str, Any]) -> PlainConfig:
     return {k: v for k, v in leaves.items() if k.split(".")[0] not in NOT_RESULT and k not in ignored}
 
 
-def plain_value(plain: Mapping[str, Any], group: str, name: str) -> Any:
-    """``plain[a][b][name]`` for the group ``a.b``, or "" if that key does not exist."""
+def group_of(plain: Mapping[str, Any], group: str) -> Mapping[str, Any]:
+    """``plain[a][b]`` for the group ``a.b``; empty if there is no such group."""
     node: Any = plain
     for part in filter(None, group.split(".")):
         node = node.get(part, {}) if isinstance(node, Mapping) else {}
-    return node.get(name, "") if isinstance(node, Mapping) else ""
+    return node if isinstance(node, Mapping) else {}
 
 
 def revisions(cfg: DictConfig) -> dict[str, int]:

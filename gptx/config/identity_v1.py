@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from gptx.config.class_ids import FORMER_TARGETS, declaration
-from gptx.config.identity import ADDED_KEYS, digest, plain_value, revisions
+from gptx.config.identity import ADDED_KEYS, digest, group_of, revisions
 from gptx.config.plain_dict import PlainConfig, flat, plain_dict
 
 # The groups and keys that did not count.
@@ -40,10 +40,11 @@ def identity_v1(cfg: DictConfig, corpus: str, origin: str = "") -> str | None:
     counted: dict[str, Any] = {}
     for key, value in _result_leaves(plain).items():
         group, _, name = key.rpartition(".")
-        built_in = declaration(str(plain_value(plain, group, "_target_")))
+        keys = group_of(plain, group)
+        built_in = declaration(str(keys.get("_target_", "")))
         added = {
             **ADDED_KEYS,
-            **{f"{group}.{added}": v for added, v in (built_in.added_keys if built_in else {}).items()},
+            **{f"{group}.{added}": v for added, v in (built_in.reproducing(keys) if built_in else {}).items()},
         }
         if key not in added:
             counted[key] = _former(value) if name == "_target_" else value

@@ -22,8 +22,8 @@ class Score:
         scale: factor on q.k.
         softcap: bound on the logits' size; 0: none.
         sink: (H,) an additional logit in each head's softmax, without a value; None: none.
-        decay: (B, Tk, G) subtracted from all logits of a key. The queries are the last of these tokens, and their
-            decay is added: this does not change the softmax and keeps the logits small. None: none.
+        decay: (B, Tk, G) or (B, Tk, H) subtracted from all logits of a key. The queries are the last of these tokens,
+            and their decay is added: this does not change the softmax and keeps the logits small. None: none.
     """
 
     scale: float

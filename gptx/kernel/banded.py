@@ -79,7 +79,7 @@ class Banded(Kernel):
         logits = capped((q.flatten(3, 4) * score.scale) @ k.mT, score.softcap)  # (B, G, n, H/G*C, W)
         logits = logits.unflatten(3, q.shape[3:5])  # (B, G, n, H/G, C, W)
         if score.decay is not None:
-            logits = logits + decay_difference(score.decay, chunks, length, logits.dtype)
+            logits = logits + decay_difference(score.decay, chunks, length, groups, logits.dtype)
         if mask.bias is not None:
             logits = logits + mask.bias.unflatten(1, (groups, -1)).transpose(2, 3)  # (B or 1, G, n or 1, H/G, C, W)
         logits += mask.hidden[:, None, :, None]
@@ -90,10 +90,11 @@ class Banded(Kernel):
         return out
 
 
-def decay_difference(decay: Tensor, chunks: Chunks, length: int, dtype: torch.dtype) -> Tensor:
-    """Decay (B, Tk, G) -> the query's minus the key's, (B, G, n, 1, C, W). Both are first taken relative to the chunk's
-    first query: the differences are small, so that fp32 suffices for them."""
-    decay = decay.transpose(1, 2)[..., None]  # (B, G, Tk, 1)
-    own, keys = chunks.queries(decay[:, :, -length:]), chunks.keys(decay)  # (B, G, n, C, 1), (B, G, n, W, 1)
+def decay_difference(decay: Tensor, chunks: Chunks, length: int, groups: int, dtype: torch.dtype) -> Tensor:
+    """Decay (B, Tk, G or H) -> the query's minus the key's, (B, G, n, 1 or H/G, C, W). Both are first taken relative to
+    the chunk's first query: the differences are small, so that fp32 suffices for them."""
+    decay = decay.transpose(1, 2)[..., None]  # (B, G or H, Tk, 1)
+    own, keys = chunks.queries(decay[:, :, -length:]), chunks.keys(decay)  # (B, G or H, n, C or W, 1)
     start, high = own[..., :1, :], torch.promote_types(dtype, torch.float32)
-    return ((own - start).to(high) - (keys - start).to(high).mT)[:, :, :, None]
+    difference = (own - start).to(high) - (keys - start).to(high).mT  # (B, G or H, n, C, W)
+    return difference.unflatten(1, (groups, -1)).transpose(2, 3)

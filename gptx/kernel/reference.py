@@ -34,7 +34,7 @@ class Reference(Kernel):
         logits = (q.flatten(2, 3) * score.scale) @ k.mT  # (B, G, H/G*Tq, Tk)
         logits = capped(logits, score.softcap).unflatten(2, q.shape[2:4])  # (B, G, H/G, Tq, Tk)
         if score.decay is not None:
-            decay = score.decay.transpose(1, 2)[:, :, None]  # (B, G, 1, Tk)
+            decay = score.decay.transpose(1, 2).unflatten(1, (groups, -1))  # (B, G, 1 or H/G, Tk)
             high = torch.promote_types(logits.dtype, torch.float32)
             logits = logits + (decay[..., -q.shape[3] :, None] - decay[..., None, :]).to(high)
         sink = None if score.sink is None else score.sink.view(-1, 1, 1)  # (H, 1, 1)

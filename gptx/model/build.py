@@ -12,7 +12,8 @@ from gptx.geometry.model_shape import ModelShape
 from gptx.hardware.device import compute_dtype, pick
 from gptx.model.gpt import GPT
 from gptx.model.initialise import initialise
-from gptx.pos.base import PositionalEncoding
+from gptx.window.full import Full
+from gptx.window.sliding import Sliding
 
 
 def build(cfg: DictConfig, vocab_size: int, device: str | torch.device | None = None) -> GPT:
@@ -42,7 +43,7 @@ def build(cfg: DictConfig, vocab_size: int, device: str | torch.device | None = 
 
 def _assemble(cfg: DictConfig, shape: ModelShape) -> GPT:
     """Construct all parts. The random numbers that a part draws in its constructor depend on no other part."""
-    attentions = [_layer_part(cfg, "attention", shape, layer) for layer in range(shape.n_layer)]
+    attentions = [_layer_part(cfg, "attention", shape, i).at(i, shape.n_layer) for i in range(shape.n_layer)]
     first = attentions[0]
     torch.manual_seed(cfg.seed)
     pos = part(cfg.pos, shape, first.rotary_dim, first.rotary_heads)
@@ -86,7 +87,8 @@ def remarks(cfg: DictConfig, model: GPT) -> list[str]:
             f"window={window} hides nothing in rows of model.context={cfg.model.context} tokens: it is equal to "
             "window=full"
         )
-    if type(model.pos).at is PositionalEncoding.at or len(set(map(id, model.layer_pos))) > 1:
+    local, other = (model.pos.at(0, window) for window in (Sliding(1), Full()))
+    if local is other or len(set(map(id, model.layer_pos))) > 1:
         return remarks
     kind = "local" if model.windows[0].local else "global"
     remarks.append(

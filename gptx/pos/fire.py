@@ -10,22 +10,15 @@ from gptx.geometry.model_shape import ModelShape
 from gptx.hardware.device import without_autocast
 from gptx.pos.base import PositionalEncoding
 from gptx.pos.range_check import above, at_least
-
-ID = "pos.fire"
-REVISION = 1
+from gptx.window.base import Window
 
 
-class FIRE(PositionalEncoding):
+class DistanceFunction(PositionalEncoding):
     """b(q, k) = f(psi(q - k) / psi(max(L, q))) with psi(x) = ln(c x + 1) and f a network with one hidden layer.
 
     c and L are learned, as their initial value times e^factor, so that they stay positive. Up to position L a logit
     depends on the distance only, beyond L on the distance relative to the position. The last layer of f has no bias:
-    the same number on all logits of a query does not change the softmax.
-
-    Args:
-        width: W.
-        c: initial value of c.
-        threshold: initial value of L, as a fraction of the model's context.
+    the same number on all logits of a query does not change the softmax. Args: see `FIRE`.
     """
 
     biased = True
@@ -55,3 +48,33 @@ class FIRE(PositionalEncoding):
         with without_autocast(hidden.device):  # bf16 cannot resolve long distances
             bias: Tensor = torch.einsum("...w,...w->...", hidden, self.out.weight[head])  # one matrix product
         return bias
+
+
+ID = "pos.fire"
+REVISION = 1
+ADDED_KEYS = {"shared": True}
+
+
+class FIRE(DistanceFunction):
+    """Each layer has its own function, with its own c and L. This object is the function of the first layer.
+
+    Args:
+        width: W.
+        c: initial value of c.
+        threshold: initial value of L, as a fraction of the model's context.
+        shared: one function for all layers, which computes the bias only once (FIRE-S in the paper).
+    """
+
+    def __init__(
+        self, shape: ModelShape, dim: int, heads: int, *, width: int, c: float, threshold: float, shared: bool
+    ) -> None:
+        super().__init__(shape, dim, heads, width=width, c=c, threshold=threshold)
+        deeper = 0 if shared else shape.n_layer - 1
+        self.deeper = nn.ModuleList(
+            DistanceFunction(shape, dim, heads, width=width, c=c, threshold=threshold) for _ in range(deeper)
+        )
+
+    def at(self, layer: int, window: Window) -> PositionalEncoding:
+        found = self.deeper[layer - 1] if layer and self.deeper else self
+        assert isinstance(found, PositionalEncoding)
+        return found

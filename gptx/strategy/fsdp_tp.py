@@ -9,7 +9,7 @@ from gptx.strategy.fsdp import FSDP
 from gptx.strategy.tp import TP
 
 ID = "strategy.fsdp_tp"
-REVISION = 1
+REVISION = 2  # 2: with dropout, each rank drops weights of its heads independently
 
 
 class FSDPTP(TP, FSDP):

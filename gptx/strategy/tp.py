@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gptx.strategy.batch_plan import BatchPlan
 
 ID = "strategy.tp"
-REVISION = 1
+REVISION = 2  # 2: with dropout, each rank drops weights of its heads independently
 
 
 class TP(Distributed):

@@ -5,6 +5,7 @@ Letters: B batch, T time, H query heads, G key heads, R rotated dims, N processe
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_module, distribute_tensor
@@ -12,12 +13,17 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 
 from gptx.attention.base import Attention
 from gptx.ffn.base import FFN
+from gptx.geometry.attention_view import Score
+from gptx.geometry.model_shape import ModelShape
+from gptx.geometry.visibility import Where
+from gptx.kernel.base import Kernel
 from gptx.model.gpt import GPT
 from gptx.pos.base import PositionalEncoding
+from gptx.window.base import Window
 
 
 class HeadParameterParallel(ParallelStyle):
-    """Shards parameters (H,), one number a head; the module returns the numbers of the local heads."""
+    """Shards vectors of parameters, as many numbers for each head; the module returns those of the local heads."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         def shard(_: str, module: nn.Module, mesh: DeviceMesh) -> None:
@@ -79,6 +85,36 @@ class LocalHeadsEncoding(PositionalEncoding):
         return self.full.bias(head + self.first_head, q_pos, k_pos)
 
 
+class OwnDropoutKernel(Kernel):
+    """Calls another kernel with random numbers that no other rank uses: heads with the same index on two ranks would
+    otherwise drop the same weights, and the noise in the sum of all heads would be larger than in one process.
+
+    They are seeded by a number from the stream that the ranks share, so that this stream stays the same on all ranks:
+    dropout outside of the heads must drop the same activations everywhere.
+    """
+
+    def __init__(self, shape: ModelShape, inner: Kernel, rank: int, ranks: int) -> None:
+        super().__init__(shape, inner.demands)
+        self.inner, self.rank, self.ranks = inner, rank, ranks
+
+    def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:
+        return self.inner.mask(where, window, pos)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, score: Score) -> Tensor:
+        call = self._with_own_numbers if self.dropout else self.inner
+        y: Tensor = call(q, k, v, mask, score)
+        return y
+
+    @torch.compiler.disable  # type: ignore[misc]
+    def _with_own_numbers(self, *args: Any) -> Tensor:
+        device = args[0].device
+        seed = int(torch.randint(2**32, (self.ranks,), device="cpu")[self.rank])  # torch uses 32 bits only
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            y: Tensor = self.inner(*args)
+        return y
+
+
 def shard_model(model: GPT, mesh: DeviceMesh) -> list[str]:
     """Shard a model in place. Every process has built the same model, so nothing is sent.
 
@@ -88,11 +124,14 @@ def shard_model(model: GPT, mesh: DeviceMesh) -> list[str]:
     partial = [name for name, _ in model.pos.named_parameters(prefix="pos")] if not model.pos.embeds else []
     for name, module in model.named_modules():
         if isinstance(module, Attention | FFN):
-            styles = {child: _style(how, getattr(module, child)) for child, how in module.tp.items() if how != "shared"}
+            cut = {child: how for child, how in module.tp.items() if how != "shared"}
+            styles = {child: _style(how, module.get_submodule(child)) for child, how in cut.items()}
             parallelize_module(module, mesh, styles, src_data_rank=None)  # None: no broadcast
             children = ((key, module.tp.get(key.partition(".")[0])) for key, _ in module.named_parameters())
             partial += [f"{name}.{key}" for key, how in children if how == "shared"]
     _use_local_heads(model, mesh.get_local_rank(), mesh.size())
+    if model.shape.dropout:
+        model.use_kernel(OwnDropoutKernel(model.shape, model.kernel, mesh.get_local_rank(), mesh.size()))
     return partial
 
 
@@ -102,13 +141,12 @@ def take_local_shards(model: GPT, ranks: int) -> None:
     for module in model.modules():
         if isinstance(module, Attention | FFN):
             for child, how in module.tp.items():
-                _take_local_shard(getattr(module, child), how, ranks)
+                if how in ("col", "row"):
+                    _take_local_shard(module.get_submodule(child), how, ranks)
     _use_local_heads(model, 0, ranks)
 
 
 def _take_local_shard(child: nn.Module, how: str, ranks: int) -> None:
-    if how not in ("col", "row"):
-        return
     for name, parameter in list(child.named_parameters()):
         if how == "col" or parameter.dim() == 2:  # the bias of a row-wise layer is replicated
             local = parameter.chunk(ranks, 0 if how == "col" else 1)[0].clone()
@@ -123,7 +161,6 @@ def _style(how: str, child: nn.Module) -> ParallelStyle:
 
 
 def _use_local_heads(model: GPT, rank: int, ranks: int) -> None:
-    """Set up kernels and encodings for the local heads. Dropout of attention weights may use the same random numbers
-    on every rank, because the heads differ."""
+    """Set up kernels and encodings for the local heads."""
     n_head = model.shape.n_head // ranks
     model.keep_heads(n_head, lambda pos: LocalHeadsEncoding(pos, rank, ranks, n_head))

@@ -278,13 +278,13 @@ KNOWN = {  # identities computed by commit a71c028
     "06c44fc982": "attention=mha pos=learned",
     "a5ef5404b6": "attention=gqa pos=rope window=sliding",
     "a6fa9f22ce": "attention=mla pos=rope_yarn ffn=swiglu norm=rmsnorm",
-    "8115836c22": "attention=differential pos=alibi placement=peri schedule=wsd",
-    "c038449797": "attention=forgetting pos=fire ffn=moe tokenizer=char",
+    "8115836c22": "attention=differential attention.lambda_rise=0 attention.norm_weight=false pos=alibi "
+    "placement=peri schedule=wsd",
+    "c038449797": "attention=forgetting pos=fire pos.shared=true ffn=moe tokenizer=char",
     "412aa4e3e9": "attention=sink pos=irope window=alternating data.document_mask=true model.dropout=0.1 "
     "schedule=constant",
     "faea595231": "attention=gqa pos=rope strategy=ddp precision=fp32",
     "56f408207f": "attention=gqa pos=rope strategy=fsdp precision=fp32",
-    "66e5a973c5": "attention=gqa pos=rope strategy=tp precision=fp32",
     "9c5e5bb5f4": "attention=gqa pos=rope strategy=cp precision=fp32",
     "e97aea7771": "attention=gqa pos=rope strategy=pp precision=fp32",
 }

@@ -203,3 +203,4 @@ def test_remarks_name_options_without_effect() -> None:
     assert "hides nothing" in remarks_of("alternating", pattern="GG")[0]
     assert "all layers are local" in remarks_of("sliding", "rope_dual")[0]
     assert "all layers are global" in remarks_of("full", "irope")[0]
+    assert remarks_of("full", "fire") == [], "it distinguishes layers, not windows"

@@ -52,7 +52,9 @@ ON_TWO: Checks = [
     train("pp", "attention=sink,pos=t5,window=alternating,model.tie=false,pack"),
     train("pp", "attention=mla,pos=kerple,ffn=swiglu,activation_checkpointing=true"),
     *(f"checkpoints {strategy},{CHECKPOINT}" for strategy in ("fsdp", "tp", "cp", "pp")),
+    train("tp", "attention=forgetting,attention.n_kv_head=2,attention.qk_norm=true,attention.norm_per_head=true"),
     "dropout tp,model.dropout=0.3,attention=mla,pos=alibi",
+    f"dropout tp,model.dropout=0.3,attention=gqa,compile,{RECOMPUTE}",
 ]  # fmt: skip
 
 ON_TWO_IN_FULL: Checks = [

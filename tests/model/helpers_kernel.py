@@ -102,12 +102,14 @@ def problem(
     more: tuple[str, ...] = (),
     seed: int = 0,
     offset: int = 0,
+    gates: int = 0,
 ) -> Problem:
-    """``heads`` (H, G), ``tokens`` (Tq, Tk), ``dims`` (D, Dv); ``cuts``: where new documents start; None: one each."""
+    """``heads`` (H, G), ``tokens`` (Tq, Tk), ``dims`` (D, Dv); ``cuts``: where new documents start; None: one each;
+    ``gates``: the width of the decay, G or H; 0: G."""
     (n_head, groups), (queries, keys), (dim, width) = heads, tokens, dims
     stream = torch.Generator().manual_seed(seed)
     sizes = {"q": (batch, queries, n_head, dim), "k": (batch, keys, groups, dim), "v": (batch, keys, groups, width)}
-    sizes |= {key: {"sink": (n_head,), "decay": (batch, keys, groups)}[key] for key in more}
+    sizes |= {key: {"sink": (n_head,), "decay": (batch, keys, gates or groups)}[key] for key in more}
     inputs = {key: torch.randn(size, generator=stream, dtype=torch.double) for key, size in sizes.items()}
     if "decay" in more:
         inputs["decay"] = inputs["decay"].abs().cumsum(1)
@@ -149,6 +151,7 @@ def problems(draw: st.DrawFn, longest: int = 150) -> Problem:
         more=tuple(draw(st.sets(st.sampled_from(["sink", "decay"])))),
         seed=draw(st.integers(0, 99)),
         offset=draw(st.sampled_from([0, 0, 1000])),
+        gates=draw(st.sampled_from([groups, groups * share])),
     )
 
 

@@ -29,11 +29,18 @@ def random_variant(data: st.DataObject) -> DictConfig:
     groups = data.draw(st.sampled_from([2, 4] if name == "differential" else [1, 2, 3]))
     n_head = groups * data.draw(st.integers(1, 2))
     cfg = config_of(name, {"n_head": n_head, "d_model": n_head * dim, "bias": data.draw(st.booleans())})
-    found = {"n_kv_head": groups, "q_rank": data.draw(st.integers(0, 5)), "softcap": data.draw(st.sampled_from([0, 2]))}
+    found = {
+        "n_kv_head": groups,
+        "n_gate": data.draw(st.sampled_from([groups, n_head])),
+        "q_rank": data.draw(st.integers(0, 5)),
+        "softcap": data.draw(st.sampled_from([0, 2])),
+    }
     cfg.attention.update({key: value for key, value in found.items() if key in cfg.attention})
     for key, value in cfg.attention.items():
         if isinstance(value, bool):
             cfg.attention[key] = data.draw(st.booleans())
+    if cfg.attention.get("norm_per_head"):
+        cfg.attention.qk_norm = True
     return cfg
 
 
@@ -49,7 +56,7 @@ def test_decoding_equals_forward_for_random_options(data: st.DataObject) -> None
         torch.testing.assert_close(steps, model(tokens), rtol=0, atol=1e-10)
 
 
-OPTIONS = {"softcap": 0.5, "qk_norm": True, "bias": True, "per_head": True}
+OPTIONS = {"softcap": 0.5, "qk_norm": True, "bias": True, "per_head": True, "norm_weight": False, "lambda_rise": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -66,14 +73,21 @@ def test_every_option_changes_the_logits(attention: str, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("attention", "numbers"), [("sink", 0), ("gated", 0), ("differential", 0), ("forgetting", GROUPS)]
+    ("attention", "keys", "numbers"),
+    [
+        ("sink", {}, 0),
+        ("gated", {}, 0),
+        ("differential", {}, 0),
+        ("forgetting", {}, HEADS),
+        ("forgetting", {"n_gate": GROUPS}, GROUPS),
+    ],
 )
-def test_cache_size_of_gqa_variants(attention: str, numbers: int) -> None:
+def test_cache_size_of_gqa_variants(attention: str, keys: dict[str, Any], numbers: int) -> None:
     variant, plain = (
-        cost(build(config_of(name, n_kv_head=GROUPS), VOCAB), torch.float32).kv_bytes_per_token
-        for name in (attention, "gqa")
+        cost(build(config_of(name, n_kv_head=GROUPS, **more), VOCAB), torch.float32).kv_bytes_per_token
+        for name, more in ((attention, keys), ("gqa", {}))
     )
-    assert variant - plain == 4 * LAYERS * numbers, "one gate a key/value head"
+    assert variant - plain == 4 * LAYERS * numbers, "one number for each gate"
 
 
 @pytest.mark.parametrize("attention", ["gqa", *NEW])
@@ -178,6 +192,13 @@ def test_lambda_init_bounds(lambda_init: float) -> None:
     build(config_of("differential", lambda_init=0.8), VOCAB)
 
 
+@pytest.mark.parametrize("rise", [-0.1, 0.5])
+def test_lambda_rise_bounds(rise: float) -> None:
+    message = rejected(build, config_of("differential", lambda_init=0.4, lambda_rise=rise), VOCAB)
+    assert f"lambda_rise={rise} with attention.lambda_init=0.4" in message and "such as 0.3" in message
+    build(config_of("differential", lambda_init=0.4, lambda_rise=0.3), VOCAB)
+
+
 @pytest.mark.parametrize("attention", [a for a in NEW if a != "mla"])
 def test_rejects_kv_heads_that_do_not_divide(attention: str) -> None:
     assert "expected one of 1, 2, 4" in rejected(build, config_of(attention, n_kv_head=3), VOCAB)
@@ -202,8 +223,8 @@ def part_of(attention: Attention, rank: int, ranks: int) -> Attention:
     """The shard of an attention that one process holds, according to its table `tp`."""
     piece = copy.deepcopy(attention)
     for child, cut in piece.tp.items():
-        found = getattr(piece, child)
         if cut in ("col", "row"):
+            found = piece.get_submodule(child)
             found.weight.data = found.weight.data.chunk(ranks, 0 if cut == "col" else 1)[rank]
             if getattr(found, "bias", None) is not None:
                 found.bias.data = found.bias.data.chunk(ranks, 0)[rank] if cut == "col" else found.bias.data / ranks
@@ -211,10 +232,15 @@ def part_of(attention: Attention, rank: int, ranks: int) -> Attention:
 
 
 @pytest.mark.parametrize("groups", [8, 4])
-@pytest.mark.parametrize("attention", ["gqa", *NEW])
-def test_heads_can_be_split_over_processes(attention: str, groups: int) -> None:
+@pytest.mark.parametrize(
+    ("attention", "more"),
+    [*((name, {}) for name in ("gqa", *NEW)), ("forgetting", {"norm_per_head": True}), ("forgetting", {"n_gate": 4})],
+)
+def test_heads_can_be_split_over_processes(attention: str, more: dict[str, Any], groups: int) -> None:
     """With columns of the head projections and rows of the output layer, the shards' outputs sum to the full output."""
-    keys = {} if attention == "mla" else {"n_kv_head": groups, "qk_norm": True}
+    keys = {} if attention == "mla" else {"n_kv_head": groups, "qk_norm": True, **more}
+    if "n_gate" in more and groups != more["n_gate"]:
+        pytest.skip("gates are those of query or of key heads")
     cfg = config_of(attention, {"n_head": 8, "d_model": 32, "bias": True}, **keys)
     model, x = random_model(cfg), torch.randn(2, CONTEXT, 32, dtype=torch.float64)
     complete = model.blocks[0].attention

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers_attention import DIM, GROUPED, HEADS, config_of, first_attention
+from helpers_attention import DIM, GROUPED, GROUPS, HEADS, config_of, first_attention
 from helpers_model import CONTEXT, VOCAB, arm, random_model, rows
 from torch import Tensor, nn
 
@@ -19,19 +19,20 @@ def heads(layer: nn.Linear, x: Tensor, dim: int) -> Tensor:
     return (x @ layer.weight.T + layer.bias).unflatten(-1, (-1, dim))
 
 
-@GROUPED
-def test_forgetting_equals_the_equation_of_the_paper(groups: int) -> None:
+@pytest.mark.parametrize(("groups", "gates"), [(HEADS, HEADS), (GROUPS, HEADS), (GROUPS, GROUPS)])
+def test_forgetting_equals_the_equation_of_the_paper(groups: int, gates: int) -> None:
     """FoX: o_i = sum_j F_ij exp(q_i.k_j / sqrt d) v_j / sum_j F_ij exp(q_i.k_j / sqrt d), F_ij = prod of f_l for
     l = j+1..i, f_t = sigmoid(w_f x_t + b_f)."""
-    model = random_model(config_of("forgetting", {"bias": True}, arm(pos="none"), n_kv_head=groups))
+    model = random_model(config_of("forgetting", {"bias": True}, arm(pos="none"), n_kv_head=groups, n_gate=gates))
     attention, x = model.blocks[0].attention, torch.randn(1, CONTEXT, 16, dtype=torch.float64)
     q, k, v = (heads(layer, x[0], DIM) for layer in (attention.q, attention.k, attention.v))
-    f = torch.sigmoid(heads(attention.forget, x[0], 1))[..., 0]  # (T, G)
+    f = torch.sigmoid(heads(attention.forget, x[0], 1))[..., 0]  # (T, N)
     y = torch.zeros(CONTEXT, HEADS, DIM, dtype=torch.float64)
     for i in range(CONTEXT):
         for h in range(HEADS):
             g = h // (HEADS // groups)
-            weights = [f[j + 1 : i + 1, g].prod() * (q[i, h] @ k[j, g] / DIM**0.5).exp() for j in range(i + 1)]
+            gate = h // (HEADS // gates)
+            weights = [f[j + 1 : i + 1, gate].prod() * (q[i, h] @ k[j, g] / DIM**0.5).exp() for j in range(i + 1)]
             y[i, h] = sum(w * v[j, g] for j, w in enumerate(weights)) / sum(weights)
     expected = y.flatten(1) @ attention.out.weight.T + attention.out.bias
     torch.testing.assert_close(first_attention(model, x)[0], expected, rtol=0, atol=1e-12)
@@ -109,7 +110,7 @@ def test_initial_sink_is_softmax_off_by_one() -> None:
 
 @GROUPED
 def test_differential_cancels_equal_heads(groups: int) -> None:
-    model = random_model(config_of("differential", {"bias": True}, n_kv_head=groups, lambda_init=0.0))
+    model = random_model(config_of("differential", {"bias": True}, n_kv_head=groups, lambda_init=0.0, lambda_rise=0.0))
     attention, x = model.blocks[0].attention, torch.randn(1, CONTEXT, 16, dtype=torch.float64)
     with torch.no_grad():
         attention.lambda_q1.fill_(math.log(2) / DIM)
@@ -127,7 +128,7 @@ def test_differential_cancels_equal_heads(groups: int) -> None:
 
 def test_initial_lambda_is_near_lambda_init() -> None:
     """The four vectors are drawn with std 0.1: both products are near 0, and their exponentials cancel."""
-    model = build(config_of("differential", {"d_model": 256}, lambda_init=0.6), VOCAB)
+    model = build(config_of("differential", {"d_model": 256}, lambda_init=0.6, lambda_rise=0.0), VOCAB)
     for block in model.blocks:
         assert block.attention.factor().item() == pytest.approx(0.6, abs=0.6)
         assert 0.07 < block.attention.lambda_q1.std() < 0.13

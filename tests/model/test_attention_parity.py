@@ -1,7 +1,5 @@
 """Attention variants against Hugging Face's models."""
 
-import math
-
 import pytest
 import torch
 from helpers_attention import DIM, GROUPED, GROUPS, HEADS, LAYERS, config_of, first_attention
@@ -121,7 +119,9 @@ def test_mla_equals_deepseek(kind: str, q_rank: int, bias: bool, dtype: torch.dt
 
 @both_dtypes
 @GROUPED
-def test_differential_equals_diffllama(dtype: torch.dtype, tolerance: float, groups: int) -> None:
+@pytest.mark.parametrize("norm_weight", [True, False])
+def test_differential_equals_diffllama(dtype: torch.dtype, tolerance: float, groups: int, norm_weight: bool) -> None:
+    """DiffLlama's norm has no weight, which is a weight of ones."""
     hf = hugging_face("DiffLlama", dtype, num_key_value_heads=groups, attention_bias=True)
     state = hf.state_dict()
     vectors = {f"lambda_{name}" for name in ("q1", "k1", "q2", "k2")}
@@ -133,10 +133,13 @@ def test_differential_equals_diffllama(dtype: torch.dtype, tolerance: float, gro
         # Hugging Face stores the first heads of all pairs, then the second ones.
         pairs = weights[key].unflatten(0, (2, groups // 2, per_key * DIM))
         weights[key] = pairs.transpose(0, 1).flatten(0, 2)
-    model = model_with(config_of("differential", n_kv_head=groups, bias=True), weights, dtype)
-    for layer, block in enumerate(model.blocks):
-        block.attention.lambda_init = 0.8 - 0.6 * math.exp(-0.3 * layer)
-    same_logits(model, hf, tolerance)
+    if norm_weight:
+        weights |= {f"blocks.{layer}.attention.pair_norm.weight": torch.ones(2 * DIM) for layer in range(LAYERS)}
+    cfg = config_of("differential", n_kv_head=groups, norm_weight=norm_weight, bias=True)
+    same_logits(model_with(cfg, weights, dtype), hf, tolerance)
+    cfg.attention.lambda_rise = 0.0
+    with pytest.raises(AssertionError, match="not close"):
+        same_logits(model_with(cfg, weights, dtype), hf, 1e-3)
 
 
 @both_dtypes

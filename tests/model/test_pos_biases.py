@@ -102,14 +102,15 @@ def test_fire_equals_the_formula_of_the_paper() -> None:
                 assert math.isclose(found[h, q, k].item(), expected, abs_tol=1e-10)
 
 
-def test_fire_cost_includes_its_products() -> None:
+@pytest.mark.parametrize(("shared", "functions"), [(True, 1), (False, 2)])
+def test_fire_cost_includes_its_products(shared: bool, functions: int) -> None:
     costs = {}
     for width in (16, 32):
         cfg = tiny(arm(pos="fire"))
-        cfg.pos.width = width
+        cfg.pos.width, cfg.pos.shared = width, shared
         costs[width] = attention_macs(build(cfg, VOCAB))
     pairs = (CONTEXT + 1) / 2  # visible keys of a token, on average
-    assert costs[32] - costs[16] == pytest.approx(16 * 4 * pairs)
+    assert costs[32] - costs[16] == pytest.approx(functions * 16 * 4 * pairs)
 
 
 @pytest.mark.parametrize("option", BIASES)
