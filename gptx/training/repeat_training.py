@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from gptx.training.preflight import Preflight
 
 
-def certify(folder: RunFolder, start_step: int | None = None) -> "Certificate":
+def certify(folder: RunFolder, start_step: int | None = None, trust: Iterable[str] = ()) -> "Certificate":
     """Train again from one checkpoint of a run to a later one, and compare the results with the run.
 
     The caller holds the run's lock.
 
     Args:
         start_step: the checkpoint to start from; 0: the start of the run; None: the oldest.
+        trust: modules outside gptx that the run may use, see `gptx.config.trust`.
 
     Raises:
         ConfigError: there is no run, or it does not have two intact checkpoints to start from and to end at.
@@ -43,8 +44,8 @@ def certify(folder: RunFolder, start_step: int | None = None) -> "Certificate":
     start = folder.start_record() if (folder.path / "config.yaml").exists() else None
     if start is None:
         raise ConfigError(f"{folder.path} is not a run folder: config.yaml or journal.jsonl is missing")
+    cfg = load_config(folder.path, trust)
     first, last = _choose_steps(folder, start_step)
-    cfg = load_config(folder.path)
     trained_from = first or (start.resume_source.step if start.resume_source else 0)
     before = conditions_of(folder, trained_from, last)
     with tempfile.TemporaryDirectory(prefix="gptx-") as place, _working_directory_of(cfg, folder):

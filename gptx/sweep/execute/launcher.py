@@ -134,9 +134,6 @@ def make(cfg: DictConfig) -> Launcher:
     Raises:
         ConfigError: an unknown key, a wrong value, or a class that is not a launcher.
     """
-    launcher = part(OmegaConf.create(plugin_keys("launcher", plain_dict(cfg))))
-    if not isinstance(launcher, Launcher):
-        raise ConfigError(
-            f"hydra.launcher._target_={cfg._target_} is not a {__name__}.Launcher; use hydra/launcher=local"
-        )
+    checked = OmegaConf.create({"hydra": {"launcher": plugin_keys("launcher", plain_dict(cfg))}})
+    launcher: Launcher = part(checked.hydra.launcher)
     return launcher
