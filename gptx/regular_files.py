@@ -37,6 +37,13 @@ def _opened(path: str, flags: int) -> int:
     raise _refused(Path(path))
 
 
+def open_log(path: Path, mode: str, **options: Any) -> IO[Any]:
+    """Open a log file, see `open_regular`; its folder is created, and must not be a symbolic link."""
+    refuse_link(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return open_regular(path, mode, **options)
+
+
 def read_text(path: Path, largest: int) -> str:
     """The utf-8 text of a file.
 

@@ -1,4 +1,4 @@
-"""What a ``_target_`` may name: for each axis the base class of its options. Imports neither torch nor the named module.
+"""What a ``_target_`` may name: for each axis the base class of its options. Imports no torch and nothing that is named.
 
 The bases are given by name, because importing them would import torch.
 """
@@ -55,7 +55,9 @@ def check_name(where: str, target: str) -> None:
         ConfigError: names the key ``where``.
     """
     if "." not in target or not all(name.isidentifier() for name in target.split(".")):
-        raise ConfigError(f"{where}._target_={target!r}: expected the name of a class with its module, such as mine.Mine")
+        raise ConfigError(
+            f"{where}._target_={target!r}: expected the name of a class with its module, such as mine.Mine"
+        )
 
 
 def constructor_keys(where: str, group: Mapping[str, Any]) -> dict[str, Any]:

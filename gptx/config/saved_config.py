@@ -1,13 +1,16 @@
 """The config that a run folder has saved, as today's code reads it. Does not import torch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_yaml_loader
+from omegaconf.errors import OmegaConfBaseException
 
+from gptx.config.axes import result_axes
 from gptx.config.class_ids import current_target, declaration
 from gptx.config.identity import ADDED_KEYS
 from gptx.config.plain_dict import PlainConfig
@@ -48,6 +51,23 @@ def load_config(run_dir: Path, trust: Iterable[str] = ()) -> DictConfig:
     return cfg
 
 
+@contextmanager
+def config_errors(run_dir: Path) -> Iterator[None]:
+    """Within the block, a key that the run's config lacks, or has with another type, is one line.
+
+    Raises:
+        ConfigError: instead of an error of OmegaConf.
+    """
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        raise _no_config(run_dir / CONFIG, error) from None
+
+
+def _no_config(path: Path, reason: object) -> ConfigError:
+    return ConfigError(f"{path} is not a config of gptx: {' '.join(str(reason).split())}")
+
+
 def _read(path: Path) -> PlainConfig:
     """The content of a config.yaml as nested dicts, lists and scalars."""
     try:
@@ -55,10 +75,12 @@ def _read(path: Path) -> PlainConfig:
         if not isinstance(plain, dict):
             raise ValueError(f"expected a group of keys, found {type(plain).__name__}")
         _check_plain(plain, "")
+        if missing := [axis for axis in result_axes() if not isinstance(plain.get(axis), dict)]:
+            raise ValueError(f"it has no {missing[0]}")
     except FileNotFoundError:
         raise ConfigError(f"{path.parent} is not a run folder: it has no {path.name}") from None
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is not a config of gptx: {' '.join(str(error).split())}") from None
+        raise _no_config(path, error) from None
     return plain
 
 

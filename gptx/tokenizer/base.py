@@ -93,6 +93,6 @@ def load(path: Path, expected: type[Tokenizer]) -> Tokenizer:
     except GptxError:
         raise
     except Exception as error:  # a class of the user may raise anything
-        detail = error.strerror if isinstance(error, OSError) else f"no {error}" if isinstance(error, KeyError) else error
-        raise DataError(f"{path} is not a tokenizer of gptx: {' '.join(str(detail).split())[:200]}") from None
+        text = f"it has no {error}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{path} is not a tokenizer of gptx: {' '.join(text.split())[:200]}") from None
     return tokenizer

@@ -4,11 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from gptx.config.instantiate import option_class
 from gptx.config.overrides import conf_dir
-from gptx.config.saved_config import CONFIG, load_config
+from gptx.config.saved_config import config_errors, load_config
 from gptx.errors import CheckpointError, ConfigError
 from gptx.hardware.device import pick
 from gptx.model.build import build
@@ -23,13 +22,12 @@ def load(run_dir: str | Path, device: str = "auto", trust: Iterable[str] = ()) -
     run = Path(run_dir)
     cfg = load_config(run, trust)
     weights, _ = load_best(run / "checkpoints")
-    try:
+    with config_errors(run):
         tokenizer = load_tokenizer(run / "tokenizer.json", option_class(cfg.tokenizer))
         model = _built(cfg, tokenizer.n_vocab, device)
+    try:
         model.load_state_dict(weights)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{run / CONFIG} is not a config of gptx: {' '.join(str(error).split())}") from None
-    except RuntimeError as error:  # of load_state_dict
+    except RuntimeError as error:
         raise CheckpointError(f"{run}: the weights are of another model: {' '.join(str(error).split())}") from None
     return model.to(pick(device)).eval(), tokenizer
 

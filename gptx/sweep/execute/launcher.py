@@ -13,7 +13,6 @@ from gptx.config.check_types import plugin_keys
 from gptx.config.instantiate import part
 from gptx.config.overrides import key_of
 from gptx.config.plain_dict import plain_dict
-from gptx.errors import ConfigError
 from gptx.runs.folder import RunFolder
 from gptx.sweep.state.folder import Sweep
 from gptx.sweep.state.records import AttemptOutcome
