@@ -1,4 +1,4 @@
-"""What a ``_target_`` may name: for each axis the base class of its options. Imports no torch and nothing that is named.
+"""What a ``_target_`` may name: for each axis the base class of its options. It imports nothing that is named.
 
 The bases are given by name, because importing them would import torch.
 """

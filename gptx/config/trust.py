@@ -91,6 +91,16 @@ def check_trust(config: Mapping[str, Any], trust: Iterable[str], source: Path) -
         raise ConfigError(_about(unknown, source))
 
 
+def own_modules(config: Mapping[str, Any]) -> list[str]:
+    """The modules of a config's classes that are not part of gptx."""
+    targets = {str(group.get("_target_", "")) for group in config.values() if isinstance(group, Mapping)}
+    return _modules(target for target in targets if target and not current_target(target).startswith("gptx."))
+
+
+def _modules(targets: Iterable[str]) -> list[str]:
+    return sorted({target.rpartition(".")[0] for target in targets})
+
+
 def _is_option_of_gptx(axis: str, target: str) -> bool:
     """Whether gptx has this option. Its declaration is read from the source of the installed package.
 
@@ -99,7 +109,10 @@ def _is_option_of_gptx(axis: str, target: str) -> bool:
     """
     if not current_target(target).startswith("gptx."):
         return False
-    declared = declaration(target)
+    try:
+        declared = declaration(target)
+    except ConfigError:  # there is no such module
+        declared = None
     if declared is None or not declared.id.startswith(f"{axis}."):
         raise ConfigError(f"{axis}._target_={target} is not an option of {axis} in gptx")
     return True
@@ -110,7 +123,7 @@ def _is_below(target: str, modules: Iterable[str]) -> bool:
 
 
 def _about(unknown: Mapping[str, str], source: Path) -> str:
-    modules = sorted({target.rpartition(".")[0] for target in unknown.values()})
+    modules = _modules(unknown.values())
     named = ", ".join(f"{axis}._target_={target}" for axis, target in unknown.items())
     return (
         f"{source} has {named}, which is not part of gptx and is not imported: if you trust the "

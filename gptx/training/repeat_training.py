@@ -105,7 +105,7 @@ def _working_directory_of(cfg: DictConfig, folder: RunFolder) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _imports_not_from_working_directory() -> Iterator[None]:
-    """Within the block, imports of this process and of those that it starts do not depend on their working directory."""
+    """Within the block, this process and those that it starts import nothing from their working directory."""
     search_path, environment = sys.path[:], dict(os.environ)
     sys.path[:] = map(os.path.abspath, search_path)
     os.environ["PYTHONSAFEPATH"] = "1"
