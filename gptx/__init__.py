@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from omegaconf import DictConfig
@@ -60,12 +60,18 @@ def build(cfg: DictConfig) -> GPT:
     return build(cfg, tokenizer_of(cfg).n_vocab)
 
 
-def load(run_dir: str | Path, device: str = "auto") -> tuple[GPT, Tokenizer]:
+def load(run_dir: str | Path, device: str = "auto", trust: Iterable[str] = ()) -> tuple[GPT, Tokenizer]:
     """The best model of a run, in eval mode on ``device``, and its tokenizer. Reads nothing but the run folder.
+
+    A run folder is data: only options of gptx are built.
+
+    Args:
+        trust: modules of your own that the run may use besides gptx, e.g. ``["my_windows"]``; their code is run.
 
     Raises:
         CheckpointError: no model was saved yet, or its file is damaged.
+        ConfigError: the run uses a module that is not trusted; the message names it.
     """
     from gptx.training.load_model import load
 
-    return load(run_dir, device)
+    return load(run_dir, device, trust)

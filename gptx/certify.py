@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gptx.cli import Parser, exit_code
+from gptx.config.trust import add_trust_options, trusted_modules
 from gptx.runs.atomic_files import write_json
 from gptx.runs.folder import RunFolder
 from gptx.runs.json_codec import to_json
@@ -39,13 +40,15 @@ def _parser() -> Parser:
         "checkpoint to the newest; if there is only one, from the start to it",
     )
     parser.add_argument("--json", action="store_true", help="print certificate.json")
+    add_trust_options(parser)
     return parser
 
 
 def _certify(args: argparse.Namespace) -> int:
+    trust = trusted_modules(args)
     folder = RunFolder(args.run_dir.resolve())
     with folder.lock():
-        certificate = certify(folder, args.start)
+        certificate = certify(folder, args.start, trust)
         write_json(folder.path / "certificate.json", to_json(certificate))
     if args.json:
         print(json.dumps(to_json(certificate), indent=1, ensure_ascii=False))

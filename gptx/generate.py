@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from gptx.cli import Parser, exit_code
+from gptx.config.trust import add_trust_options, trusted_modules
 from gptx.errors import ConfigError
 
 
@@ -27,6 +28,7 @@ def _parser() -> Parser:
     parser.add_argument("--no-cache", action="store_true", help="compute every token from scratch (slow; same text)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--precision", default="fp32", choices=["auto", "bf16", "fp32"])
+    add_trust_options(parser)
     return parser
 
 
@@ -36,7 +38,7 @@ def _generate(args: argparse.Namespace) -> None:
     from gptx.hardware.device import autocast, compute_dtype
     from gptx.model.sampling import stop_token, text
 
-    model, tokenizer = load(args.run_dir, device=args.device)
+    model, tokenizer = load(args.run_dir, device=args.device, trust=trusted_modules(args))
     precision = partial(autocast, device := model.embed.weight.device, compute_dtype(args.precision, device))
     sampling = {key: getattr(args, key) for key in ("temperature", "top_k", "top_p", "seed")}
     sampling |= {"stop": stop_token(tokenizer, args.stop), "cached": not args.no_cache}

@@ -1,58 +1,76 @@
 """Build the object that a group's ``_target_`` names. Does not import torch, so that a mistake is reported quickly."""
 
-from collections.abc import Iterator
+from functools import partial
+from importlib import import_module
 from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-from omegaconf import DictConfig, read_write
+from omegaconf import DictConfig, OmegaConf
 
 from gptx.config.class_ids import current_target
+from gptx.config.part_types import check_name, constructor_keys, expected, is_option_of
 from gptx.errors import ConfigError
 
 
 def part(cfg: DictConfig, *args: Any) -> Any:
-    """The object of a group, such as ``cfg.attention``.
+    """The object of a group, such as ``cfg.attention``; of a function with ``_partial_: true``, the function with its
+    keyword arguments.
+
+    Only an option of the group's axis is built: a subclass of the axis's base class. No other class is named in its
+    keys. Lists and groups among the keys become plain lists and dicts.
 
     Args:
         args: positional arguments of the constructor; the group's keys are its keyword arguments.
 
     Raises:
-        ConfigError: the class does not exist, or its constructor does not accept the keys.
-        Exception: an exception of the constructor, not wrapped in Hydra's own exception.
+        ConfigError: the target is no option of the axis, or its constructor does not accept the keys.
+        Exception: an exception of the constructor.
     """
+    where = str(cfg._get_full_key(None))
+    group: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    keys = constructor_keys(where, group)
+    target = group.get("_target_")
+    made = _located(where, target)
+    if group.get("_partial_"):
+        return partial(made, *args, **keys)
     try:
-        return instantiate(with_current_targets(cfg), *args)
-    except InstantiationException as error:
-        cause = error.__cause__
-        if cause is None or isinstance(cause, ImportError) or _is_wrong_call(cause):  # None: a target that is no class
-            where = str(cfg._get_full_key(None))
-            reason = " ".join(str(cause or error).split())
-            raise ConfigError(f"{where}._target_={cfg.get('_target_')}: {reason}") from None
-        raise cause from None
+        return made(*args, **keys)
+    except TypeError as error:
+        if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # no line of the class ran
+            raise ConfigError(f"{where}._target_={target}: {' '.join(str(error).split())}") from None
+        raise
 
 
-def with_current_targets(cfg: DictConfig) -> DictConfig:
-    """A copy of a config in which the targets of classes that have moved are today's, in nested groups too."""
-    copy = cfg.copy()
-    for group in groups_with_target(copy):
-        with read_write(group):
-            group._target_ = current_target(group._target_)
-    return copy
+def option_class(cfg: DictConfig) -> Any:
+    """The class or function that a group's ``_target_`` names.
+
+    Raises:
+        ConfigError: it is no option of the group's axis.
+    """
+    return _located(str(cfg._get_full_key(None)), cfg.get("_target_"))
 
 
-def groups_with_target(cfg: DictConfig) -> Iterator[DictConfig]:
-    """The config itself and all nested groups, where they have a ``_target_``."""
-    if "_target_" in cfg:
-        yield cfg
-    for group in cfg.values():
-        if isinstance(group, DictConfig):
-            yield from groups_with_target(group)
+def _located(where: str, given: Any) -> Any:
+    """The class or function of a target. A class inside another class is found, too."""
+    check_name(where, str(given))
+    target = current_target(str(given))
+    try:
+        found = _imported(target)
+    except Exception as error:  # importing a module of the user can raise anything
+        reason = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{where}._target_={given}: {' '.join(reason.split())}") from None
+    if not is_option_of(where, found, target):
+        raise ConfigError(f"{where}._target_={given} is not {expected(where)}")
+    return found
 
 
-def _is_wrong_call(error: BaseException | None) -> bool:
-    """Whether the arguments did not match the signature: then Hydra's frame is the last, no line of the class ran."""
-    frame = error.__traceback__ if isinstance(error, TypeError) else None
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    return frame is not None and str(frame.tb_frame.f_globals.get("__name__")).startswith("hydra.")
+def _imported(target: str) -> Any:
+    module, _, name = target.rpartition(".")
+    try:
+        found: Any = import_module(module)
+    except ModuleNotFoundError as error:
+        if "." not in module or error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        found = _imported(module)  # perhaps a class
+        if not isinstance(found, type):
+            raise
+    return getattr(found, name)

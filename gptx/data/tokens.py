@@ -20,12 +20,14 @@ from gptx.cli import log
 from gptx.data.base import Corpus
 from gptx.data.split import SPLITS, LimitedCorpus
 from gptx.errors import DataError, GptxError, NotTokenised
+from gptx.regular_files import refuse_link, refuse_links
 from gptx.runs.hashing import digest, file_hash
 from gptx.tokenizer.base import Tokenizer, load
 
 # Raise it when the same corpus and tokenizer would give other files, and with it `CORE_REVISION` of
 # `gptx.config.identity`: the identity of a run does not contain it.
 FORMAT = 1
+DTYPES = ("uint16", "uint32")  # of token files; the first is for vocabularies of up to 2**16 ids
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, quiet: bool = Fa
     """
     spec = TokenSpec.of(corpus, tokenizer)
     home = folder / spec.folder_name
-    if tokens := _open(home):
+    if tokens := _open(home, tokenizer):
         return tokens
     if not create:
         raise NotTokenised(f"{corpus.name} is not tokenised with {tokenizer.name} yet")
@@ -126,13 +128,14 @@ def _create_once(corpus: Corpus, tokenizer: Tokenizer, spec: TokenSpec, home: Pa
     from filelock import FileLock
 
     home.parent.mkdir(parents=True, exist_ok=True)
+    refuse_link(home.with_suffix(".lock"))
     with FileLock(home.with_suffix(".lock")):
-        if tokens := _open(home):  # another process was faster
+        if tokens := _open(home, tokenizer):  # another process was faster
             return tokens
         if home.exists() and not quiet:
             log.warning("the token files in %s are damaged; creating them again", home)
         _create(corpus, tokenizer, spec, home, quiet)
-        return _open(home)
+        return _open(home, tokenizer)
 
 
 def _create(corpus: Corpus, tokenizer: Tokenizer, spec: TokenSpec, home: Path, quiet: bool) -> None:
@@ -142,10 +145,12 @@ def _create(corpus: Corpus, tokenizer: Tokenizer, spec: TokenSpec, home: Path, q
     try:
         part.mkdir()
         cache = home.parent / "downloads"
+        refuse_link(cache)
+        refuse_links(cache)
         with _progress(f"tokenising {corpus.name} with {tokenizer.name}", corpus.max_tokens, quiet) as advance:
             if tokenizer.needs_fit:
                 tokenizer.fit(_fit_text(corpus, tokenizer, cache))
-            dtype = np.dtype(np.uint16 if tokenizer.n_vocab <= 2**16 else np.uint32)
+            dtype = np.dtype(DTYPES[tokenizer.n_vocab > 2**16])
             used = _write_splits(LimitedCorpus(corpus, cache), tokenizer, dtype, part, advance)
         (part / "tokenizer.json").write_text(json.dumps(tokenizer.to_json()), encoding="utf-8")
         meta = TokenMeta(
@@ -190,16 +195,24 @@ def _write_splits(
     return corpus.used
 
 
-def _open(home: Path) -> Tokens | None:
-    """The tokens in ``home``, or None if files are missing or do not match meta.json."""
+def _open(home: Path, tokenizer: Tokenizer) -> Tokens | None:
+    """The tokens in ``home``, or None if files are missing, do not match meta.json or are of another tokenizer's class.
+
+    Raises:
+        ConfigError: there is a symbolic link, see `gptx.regular_files`.
+    """
+    refuse_link(home)
+    refuse_links(home)
     try:
         meta = TokenMeta(**json.loads((home / "meta.json").read_text(encoding="utf-8")))
         if file_hash(home / "tokenizer.json") != meta.tokenizer_hash:
             return None
+        if meta.dtype not in DTYPES:
+            return None
         train, val = (np.memmap(home / f"{split}.bin", dtype=meta.dtype, mode="r") for split in SPLITS)
         if (len(train), len(val)) != (meta.train_tokens, meta.val_tokens):
             return None
-        return Tokens(train, val, load(home / "tokenizer.json"), meta)
+        return Tokens(train, val, load(home / "tokenizer.json", type(tokenizer)), meta)
     except (GptxError, OSError, ValueError, KeyError, TypeError, ImportError, AttributeError):
         return None
 

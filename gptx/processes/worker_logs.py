@@ -7,11 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import IO
+
+from gptx.regular_files import open_log
 
 
 @contextmanager
-def rank_log(folder: Path, rank: int) -> Iterator[TextIO]:
+def rank_log(folder: Path, rank: int) -> Iterator[IO[str]]:
     """Open ``folder/rank-0001.log`` and redirect stdout and stderr to it within the block. The file descriptors are
     redirected, because C++ code writes to them too. Rank 0 is not redirected. The stack trace of a crash of the
     interpreter is written to the log of every rank.
@@ -19,8 +21,7 @@ def rank_log(folder: Path, rank: int) -> Iterator[TextIO]:
     Raises:
         OSError: the file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f"rank-{rank:04d}.log", "a", buffering=1) as log:
+    with open_log(folder / f"rank-{rank:04d}.log", "a", buffering=1) as log:
         log.write(f"--- {time.strftime('%F %T')}, process {os.getpid()} on {os.uname().nodename}\n")
         faulthandler.enable(log)
         originals = {number: os.dup(number) for number in (1, 2)} if rank else {}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gptx.errors import RunFailed
+from gptx.regular_files import open_regular
 
 JsonObject = dict[str, Any]  # a JSON object; whoever reads one checks it
 
@@ -25,7 +26,7 @@ def write_json(path: Path, value: JsonObject) -> None:
     """
     part = path.with_name(f".{path.name}.part")
     try:
-        with open(part, "w") as file:
+        with open_regular(part, "w") as file:
             json.dump(value, file, indent=1, ensure_ascii=False)
             flush(file)
         part.rename(path)
@@ -60,6 +61,6 @@ def no_space(folder: Path) -> str:
 @contextmanager
 def flocked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on an existing file. The kernel releases it when the process ends."""
-    with open(path, "r+b") as file:  # NFS can lock only files that are open for writing
+    with open_regular(path, "r+b") as file:  # NFS can lock only files that are open for writing
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

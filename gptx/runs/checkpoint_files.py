@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gptx.regular_files import open_regular, refuse_links
 from gptx.runs.atomic_files import JsonObject, flush_folder, write_json
 from gptx.runs.hashing import file_hash
 from gptx.runs.json_codec import from_json, to_json
@@ -74,17 +75,25 @@ def meta(path: Path) -> CheckpointMeta:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((path / META).read_text())
+    with open_regular(path / META) as file:
+        found: dict[str, Any] = json.load(file)
     return found
 
 
 def damage(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint, or None if it is intact."""
+    """Return what is wrong with a checkpoint, or None if it is intact.
+
+    Raises:
+        ConfigError: it contains a symbolic link.
+    """
+    refuse_links(path)
     try:
         found = _read(path)
         if found["step"] != step_of(path):
             return f"{META} is of step {found['step']}"
         for name, (size, digest) in found["files"].items():
+            if Path(name).name != name:
+                return f"{META} names the file {name!r}"
             actual = (path / name).stat().st_size
             if actual != size:
                 return f"{name} has {actual} bytes, expected {size}"

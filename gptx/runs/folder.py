@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from gptx.errors import ConfigError, RunFailed
+from gptx.regular_files import open_regular, refuse_link, refuse_links
 from gptx.runs import journal
 from gptx.runs.journal import Journal
 from gptx.runs.records import (
@@ -55,7 +56,8 @@ class RunFolder:
         return next((record for record in journal.read(self.path) if isinstance(record, StartRecord)), None)
 
     def lock(self) -> AbstractContextManager[None]:
-        """Hold the lock of this run: see `held`."""
+        """Hold the lock of this run, whose folder contains no symbolic link: see `held`."""
+        refuse_links(self.path)
         return held(self.path, "trained")
 
     def move_away(self, outputs: Path) -> str | None:
@@ -67,6 +69,7 @@ class RunFolder:
         if start is None:
             return None
         replaced = outputs / ".replaced" / self.path.parent.name / f"{self.path.name}-{time.time_ns()}"
+        refuse_link(replaced.parent)
         replaced.mkdir(parents=True)
         for item in sorted(self.path.iterdir(), key=lambda item: item.name == journal.NAME):
             if item.name not in (journal.LOCK, "logs"):  # we hold the lock; other ranks of torchrun may already log
@@ -112,12 +115,13 @@ def held(folder: Path, doing: str) -> Iterator[None]:
         doing: the purpose of the lock as a participle, such as "trained", for the error message.
 
     Raises:
-        ConfigError: another living process holds the lock.
+        ConfigError: another living process holds the lock, or the folder or the lock is a symbolic link.
         RunFailed: the folder cannot be written.
     """
+    refuse_link(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        opened = open(folder / journal.LOCK, "a+")  # noqa: SIM115 - closed below
+        opened = open_regular(folder / journal.LOCK, "a+")
     except OSError as error:
         raise RunFailed(f"could not write {folder}: {error.strerror or error}") from error
     with opened as file:

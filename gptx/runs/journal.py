@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
+from gptx.regular_files import open_regular
 from gptx.runs import json_log
 from gptx.runs.json_log import NAME, JsonLog
 from gptx.runs.records import (
@@ -94,20 +95,38 @@ def computed(run_dir: Path) -> dict[tuple[int, str], float | str]:
 
 
 def runs(root: Path) -> Iterator[Path]:
-    """Run folders at or below ``root``, sorted. Folders that start with a dot (caches, replaced runs) are skipped."""
+    """Run folders at or below ``root``, sorted. Folders that start with a dot (caches, replaced runs) are skipped.
+
+    ``root`` and the folders in it may be symbolic links, but not the folder of a run, nor one below: a link could lead
+    out of what was given.
+    """
     if (root / NAME).exists():
         yield root
         return
-    if root.is_dir():
-        for child in sorted(root.iterdir()):
-            if child.is_dir() and not child.name.startswith("."):
-                yield from runs(child)
+    for child in _folders(root):
+        if not (child.is_symlink() and (child / NAME).exists()):
+            yield from _runs_without_links(child)
+
+
+def _runs_without_links(folder: Path) -> Iterator[Path]:
+    if (folder / NAME).exists():
+        yield folder
+        return
+    for child in _folders(folder):
+        if not child.is_symlink():
+            yield from _runs_without_links(child)
+
+
+def _folders(root: Path) -> list[Path]:
+    if not root.is_dir():
+        return []
+    return [child for child in sorted(root.iterdir()) if child.is_dir() and not child.name.startswith(".")]
 
 
 def locked(run_dir: Path) -> bool:
     """Whether a living process trains this run: the system frees the lock when its holder dies, however it dies."""
     try:
-        with open(run_dir / LOCK, "rb") as file:
+        with open_regular(run_dir / LOCK, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

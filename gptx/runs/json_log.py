@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from gptx.errors import RunFailed
+from gptx.regular_files import open_regular
 
 NAME = "journal.jsonl"
 Line = dict[str, Any]
@@ -29,7 +30,7 @@ class JsonLog:
         self.path = folder / NAME
         if not shared:
             drop_torn_line(self.path)
-        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
+        self._file = open_regular(self.path, "ab", buffering=0)
 
     def write(self, kind: str, **fields: Any) -> None:
         """Append one record with the present time ``t`` in milliseconds.
@@ -74,20 +75,24 @@ def now() -> int:
 
 def drop_torn_line(path: Path) -> None:
     """Remove an incomplete last line, which a kill leaves, so that the next record starts on a new line."""
-    if not path.exists():
+    try:
+        file = open_regular(path, "r+b")
+    except (FileNotFoundError, NotADirectoryError):
         return
-    data = path.read_bytes()
-    complete = data.rfind(b"\n") + 1
-    if complete != len(data):
-        os.truncate(path, complete)
+    with file:
+        data = file.read()
+        complete = data.rfind(b"\n") + 1
+        if complete != len(data):
+            file.truncate(complete)
 
 
 def tail(folder: Path, offset: int = 0) -> tuple[list[Line], int]:
     """The complete lines from byte ``offset`` on, and the offset after the last one."""
-    path = folder / NAME
-    if not path.exists():
+    try:
+        file = open_regular(folder / NAME, "rb")
+    except (FileNotFoundError, NotADirectoryError):
         return [], offset
-    with open(path, "rb") as file:
+    with file:
         file.seek(offset)
         data = file.read()
     complete = data.rfind(b"\n") + 1

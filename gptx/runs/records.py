@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar
 
+from gptx.regular_files import open_regular
 from gptx.runs.atomic_files import JsonObject, write_json
 from gptx.runs.json_codec import from_json, to_json
 from gptx.runs.preflight_facts import DataFacts, GitState, Hardware, ResumeSourceRecord, RunSetup
@@ -219,7 +220,8 @@ def read_result(path: Path) -> Result:
         OSError: the file cannot be read.
         ValueError: it is not a result.
     """
-    return from_json(Result, json.loads(path.read_bytes()))
+    with open_regular(path, "rb") as file:
+        return from_json(Result, json.load(file))
 
 
 def write_result(path: Path, result: Result) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from gptx.errors import ConfigError
+from gptx.regular_files import refuse_links
 from gptx.runs.checkpoint_files import NAME, damage, step_name, step_of, steps
 from gptx.runs.folder import RunFolder
 from gptx.runs.preflight_facts import ResumeSourceRecord
@@ -47,11 +48,12 @@ def find(given: str) -> ResumeSource | None:
     If it names a checkpoint, the files are not checked here: a run that has already started does not need them.
 
     Raises:
-        ConfigError: there is no run, or none of its checkpoints is intact.
+        ConfigError: there is no run, it contains a symbolic link, or none of its checkpoints is intact.
     """
     if not given:
         return None
     folder = run_of(given)
+    refuse_links(folder)
     start = RunFolder(folder).start_record()
     if start is None:
         raise ConfigError(f"resume_from={given}: there is no run in {folder}; gptx run makes one")

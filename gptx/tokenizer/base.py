@@ -3,15 +3,17 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
 
 from gptx.config.class_ids import current_target
+from gptx.errors import DataError, GptxError
+from gptx.regular_files import read_text
 from gptx.runs.atomic_files import JsonObject
 
+LARGEST = 2**28  # bytes of a tokenizer.json; that of gpt2 has half a million
 EOT_TEXT = "<|endoftext|>"  # the end-of-text token, decoded; the same characters in a text are encoded as characters
 
 
@@ -70,9 +72,27 @@ class Tokenizer(ABC):
         return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **self.state()}
 
 
-def load(path: Path) -> Tokenizer:
-    """Load a tokenizer of any class from a tokenizer.json. The file contains the name of the class."""
-    state = json.loads(path.read_text(encoding="utf-8"))
-    module, _, name = current_target(state["class"]).rpartition(".")
-    tokenizer: Tokenizer = getattr(import_module(module), name).restore(state)
+def load(path: Path, expected: type[Tokenizer]) -> Tokenizer:
+    """Load a tokenizer of a known class from a tokenizer.json.
+
+    The file contains the name of its class, which is compared and not imported: the file may come from somebody else.
+
+    Raises:
+        DataError: the file is damaged, or of another class.
+    """
+    name = f"{expected.__module__}.{expected.__qualname__}"
+    try:
+        state = json.loads(read_text(path, LARGEST))
+        if not isinstance(state, dict) or not isinstance(state.get("class"), str):
+            raise ValueError("expected an object with the name of a class")
+        if current_target(state["class"]) != name:
+            raise ValueError(f"it is of the class {state['class']}, and the config names {name}")
+        tokenizer = expected.restore(state)
+        if int(tokenizer.n_vocab) < 1:
+            raise ValueError("its vocabulary is empty")
+    except GptxError:
+        raise
+    except Exception as error:  # a class of the user may raise anything
+        text = f"it has no {error}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{path} is not a tokenizer of gptx: {' '.join(text.split())[:200]}") from None
     return tokenizer

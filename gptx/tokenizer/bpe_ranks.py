@@ -52,7 +52,10 @@ class RankTokenizer(Tokenizer):
 
     @classmethod
     def restore(cls, state: JsonObject) -> Self:
-        return cls.of([base64.b64decode(token) for token in state["ranks"].split(" ")])
+        ranks = [base64.b64decode(token, validate=True) for token in state["ranks"].split(" ")]
+        if len(set(ranks)) < len(ranks) or not {bytes([byte]) for byte in range(256)} <= set(ranks):
+            raise ValueError("expected ranks that are different from each other and contain all 256 bytes")
+        return cls.of(ranks)
 
     @classmethod
     @abstractmethod

@@ -68,8 +68,10 @@ class Char(Tokenizer):
 
     @classmethod
     def restore(cls, state: JsonObject) -> Self:
-        tokenizer = cls()
-        tokenizer._set(state["characters"])
+        characters, tokenizer = state["characters"], cls()
+        if not isinstance(characters, str) or sorted(set(characters)) != list(characters):
+            raise ValueError("expected characters that are sorted and different from each other")
+        tokenizer._set(characters)
         return tokenizer
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from gptx.processes.signals import STOP_SIGNALS, default_stop_signals
+from gptx.regular_files import open_log
 from gptx.runs import journal
 from gptx.tracking.mlflow_connection import one_line, store_uri
 
@@ -48,8 +49,7 @@ class Follower:
         if not (tracking["enabled"] and tracking["follow"]):
             return None
         log = outputs / ".logs" / f"tracking-{os.getpid()}{f'-{run_dirs[0].name}' if run_dirs else ''}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "ab") as stderr:
+        with open_log(log, "ab") as stderr:
             process = subprocess.Popen(
                 _command(run_dirs, tracking, outputs),
                 stdin=subprocess.PIPE,
@@ -93,7 +93,7 @@ class Follower:
 
 def _command(run_dirs: Sequence[Path], tracking: Mapping[str, Any], outputs: Path) -> list[str]:
     """The command line of the process: see `main`."""
-    command = [sys.executable, "-m", "gptx.tracking.follower", *map(str, run_dirs), "--outputs", str(outputs)]
+    command = [sys.executable, "-P", "-m", "gptx.tracking.follower", *map(str, run_dirs), "--outputs", str(outputs)]
     for key in ("uri", "experiment", "wait"):
         command += [f"--{key}", str(tracking[key])]
     return [*command, "--weights" if tracking["weights"] else "--no-weights"]

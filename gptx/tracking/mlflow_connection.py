@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gptx.errors import GptxError, RunFailed
+from gptx.regular_files import open_regular
 from gptx.runs.atomic_files import flocked
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Store:
         """Allow one process at a time among those that share ``outputs``: MLflow cannot find or create atomically."""
         name = hashlib.sha256(self.uri.encode()).hexdigest()[:12]
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / f"{name}.lock").touch()
+        open_regular(self.folder / f"{name}.lock", "a").close()
         with flocked(self.folder / f"{name}.lock"):
             yield
 

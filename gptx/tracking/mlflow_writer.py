@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gptx.errors import GptxError
+from gptx.regular_files import refuse_links
 from gptx.runs import journal
 from gptx.runs.atomic_files import flocked
 from gptx.runs.json_codec import to_json
@@ -57,6 +58,7 @@ class Replay:
 
         Raises GptxError for a file that is no journal, and what MLflow raises; the next call tries again.
         """
+        refuse_links(self.run_dir)
         with flocked(self.run_dir / journal.NAME):  # two processes at once would create the same run twice
             alive = journal.locked(self.run_dir)  # before reading: all records written before the unlock are read
             self._read()

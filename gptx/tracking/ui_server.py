@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from gptx.errors import GptxError, RunFailed
+from gptx.regular_files import open_regular
 from gptx.runs import journal
 from gptx.tracking import mlflow_view
 from gptx.tracking.mlflow_connection import FOLDER, Store, store_uri
@@ -92,11 +93,12 @@ def serve(outputs: Path, uri: str, host: str, port: int) -> Iterator[tuple[str, 
 
 def _start_server(folder: Path, uri: str, host: str, port: int, log: Path) -> "subprocess.Popen[bytes]":
     """Start MLflow's server in its own session. ``folder``: its working directory, which holds the artifacts."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", uri, "--artifacts-destination", (folder / "artifacts").as_uri()]
-    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # otherwise ten processes that need 1.1 GB
+    env = {**os.environ, "PYTHONSAFEPATH": "1"}  # modules are not imported from the working directory
+    env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # otherwise ten processes that need 1.1 GB
     null = subprocess.DEVNULL
-    with open(log, "wb") as file:
+    with open_regular(log, "wb") as file:
         return subprocess.Popen(
             command, stdin=null, stdout=file, stderr=file, env=env, cwd=folder, start_new_session=True
         )

@@ -9,6 +9,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gptx.errors import CheckpointError, RunFailed
+from gptx.regular_files import open_regular
 from gptx.runs.atomic_files import flush, write_json
 from gptx.runs.checkpoint_files import META
 
@@ -27,7 +28,7 @@ def save_best(folder: Path, step: int, weights: dict[str, Tensor], values: dict[
     header = {"step": str(step), "sha256": _digest(weights), **{key: repr(value) for key, value in values.items()}}
     part = best / ".model.part"
     try:
-        with open(part, "wb") as file:
+        with open_regular(part, "wb") as file:
             file.write(save({k: v.contiguous() for k, v in weights.items()}, metadata=header))
             flush(file)
         part.rename(best / "model.safetensors")
@@ -48,7 +49,7 @@ def load_best(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"there are no best weights in {folder}: the run has not reached its first validation")
     try:
         with safe_open(path, "pt") as file:
-            header = dict(file.metadata())
+            header = dict(file.metadata() or {})
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error

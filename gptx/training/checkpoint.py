@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import barrier
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import async_save
@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from gptx.errors import CheckpointError, RunFailed
 from gptx.runs.atomic_files import no_space
 from gptx.runs.checkpoint_files import CheckpointMeta, finish, meta, remove, step_name, steps
+from gptx.training.checkpoint_reader import CheckpointReader
 
 CLOSE_TIMEOUT = 60.0  # seconds that a rank which fails waits until the other ranks have written their shards
 
@@ -140,7 +141,7 @@ def load(path: Path, model: nn.Module, optim: torch.optim.Optimizer) -> Checkpoi
         CheckpointError: the checkpoint belongs to another model, or cannot be read.
     """
     _ignore_single_process_warning()
-    reader = FileSystemReader(path)
+    reader = CheckpointReader(path)
     try:
         sizes = _sizes(path, reader)
         _check_names(path, {f"model.{name}": t.shape for name, t in model.state_dict().items()}, sizes)
@@ -159,9 +160,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: the checkpoint cannot be read.
     """
     _ignore_single_process_warning()
-    reader = FileSystemReader(path)
-    found = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in _sizes(path, reader).items()}
+    reader = CheckpointReader(path)
+    sizes = _sizes(path, reader)
     try:
+        found = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in sizes.items()}
         load_shards(found, storage_reader=reader, no_dist=True)
     except (OSError, RuntimeError, ValueError, CheckpointException) as error:
         raise CheckpointError(f"could not read the checkpoint {path}: {_cause(error)}") from None
@@ -174,7 +176,7 @@ def check_model(path: Path, model: nn.Module) -> None:
     Raises:
         CheckpointError: a weight is missing in one of the two, or has another shape.
     """
-    sizes = _sizes(path, FileSystemReader(path))
+    sizes = _sizes(path, CheckpointReader(path))
     own = {f"model.{name}": tensor.shape for name, tensor in model.state_dict().items()}
     _check_names(path, own, sizes)
     extra = sorted(name.removeprefix("model.") for name in sizes if name.startswith("model.") and name not in own)
@@ -185,12 +187,12 @@ def check_model(path: Path, model: nn.Module) -> None:
 Sizes = dict[str, tuple[torch.Size, torch.dtype]]
 
 
-def _sizes(path: Path, reader: FileSystemReader) -> Sizes:
+def _sizes(path: Path, reader: CheckpointReader) -> Sizes:
     """Shape and dtype of each tensor of a checkpoint."""
     try:
         found = reader.read_metadata().state_dict_metadata
-    except Exception as error:  # a damaged pickle can raise anything
-        raise CheckpointError(f"could not read the checkpoint {path}: {type(error).__name__}: {error}") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"could not read the checkpoint {path}: {error}") from None
     entries = {name: entry for name, entry in found.items() if isinstance(entry, TensorStorageMetadata)}
     return {name: (entry.size, entry.properties.dtype) for name, entry in entries.items()}
 

@@ -2,10 +2,10 @@
 
 import contextlib
 import os
-import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from gptx.cli import log
 from gptx.config.plain_dict import plain_dict
-from gptx.config.saved_config import load_config
+from gptx.config.saved_config import config_errors, load_config
 from gptx.errors import ConfigError, Interrupted
 from gptx.runs.checkpoint_files import damage, step_name, step_of, steps
 from gptx.runs.folder import RunFolder
@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from gptx.training.preflight import Preflight
 
 
-def certify(folder: RunFolder, start_step: int | None = None) -> "Certificate":
+def certify(folder: RunFolder, start_step: int | None = None, trust: Iterable[str] = ()) -> "Certificate":
     """Train again from one checkpoint of a run to a later one, and compare the results with the run.
 
     The caller holds the run's lock.
 
     Args:
         start_step: the checkpoint to start from; 0: the start of the run; None: the oldest.
+        trust: modules outside gptx that the run may use, see `gptx.config.trust`.
 
     Raises:
         ConfigError: there is no run, or it does not have two intact checkpoints to start from and to end at.
@@ -43,13 +44,14 @@ def certify(folder: RunFolder, start_step: int | None = None) -> "Certificate":
     start = folder.start_record() if (folder.path / "config.yaml").exists() else None
     if start is None:
         raise ConfigError(f"{folder.path} is not a run folder: config.yaml or journal.jsonl is missing")
+    cfg = load_config(folder.path, trust)
     first, last = _choose_steps(folder, start_step)
-    cfg = load_config(folder.path)
     trained_from = first or (start.resume_source.step if start.resume_source else 0)
     before = conditions_of(folder, trained_from, last)
     with tempfile.TemporaryDirectory(prefix="gptx-") as place, _working_directory_of(cfg, folder):
         repetition = RunFolder(Path(place) / folder.path.name)
-        ready = _prepare(cfg, start, first, before[-1].processes)
+        with config_errors(folder.path):
+            ready = _prepare(cfg, start, first, before[-1].processes)
         _copy_start(folder, start, repetition, first)
         began = time.monotonic()
         _train(cfg, repetition.path, last, ready)
@@ -85,14 +87,37 @@ def _choose_steps(folder: RunFolder, start_step: int | None) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _working_directory_of(cfg: DictConfig, folder: RunFolder) -> Iterator[None]:
-    """Change to the folder above paths.outputs, where the run was started: relative paths of its config start there."""
+    """Change to the folder above paths.outputs, where the run was started: relative paths of its config start there.
+
+    No Python process that is started there imports modules from there, because the folder may come from somebody else.
+    """
     outputs, current = Path(cfg.paths.outputs), folder.path.parents[1]
     if outputs.is_absolute() or not outputs.parts:
         yield
         return
     above = current.parents[len(outputs.parts) - 1]
-    with contextlib.chdir(above) if above / outputs == current else contextlib.nullcontext():
+    if above / outputs != current:
         yield
+        return
+    with _imports_not_from_working_directory(), contextlib.chdir(above):
+        yield
+
+
+@contextlib.contextmanager
+def _imports_not_from_working_directory() -> Iterator[None]:
+    """Within the block, this process and those that it starts import nothing from their working directory."""
+    search_path, environment = sys.path[:], dict(os.environ)
+    sys.path[:] = map(os.path.abspath, search_path)
+    os.environ["PYTHONSAFEPATH"] = "1"
+    if places := environment.get("PYTHONPATH"):
+        os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, places.split(os.pathsep)))
+    try:
+        yield
+    finally:
+        sys.path[:] = search_path
+        for name in ("PYTHONSAFEPATH", "PYTHONPATH"):
+            os.environ.pop(name, None)
+            os.environ.update({name: environment[name]} if name in environment else {})
 
 
 def _prepare(cfg: DictConfig, start: StartRecord, first: int, processes: int) -> "Preflight":
@@ -126,13 +151,13 @@ def _resume_from(cfg: DictConfig, start: StartRecord) -> str:
 
 
 def _copy_start(folder: RunFolder, start: StartRecord, repetition: RunFolder, first: int) -> None:
-    """Create a run folder that continues from a checkpoint of the run, by symbolic links to the checkpoint's files."""
+    """Create a run folder that continues from a checkpoint of the run, by a symbolic link to the checkpoint."""
     repetition.checkpoints.mkdir(parents=True)
     with Journal(repetition.path) as journal:
         journal.write(start)
     if first:
         name = step_name(first)
-        shutil.copytree(folder.checkpoints / name, repetition.checkpoints / name, copy_function=os.symlink)
+        (repetition.checkpoints / name).symlink_to(folder.checkpoints / name)
 
 
 def _train(cfg: DictConfig, path: Path, last: int, ready: "Preflight") -> None:

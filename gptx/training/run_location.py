@@ -12,6 +12,7 @@ from gptx.config.identity import identity, run_name
 from gptx.config.identity_v1 import identity_v1
 from gptx.data import from_config
 from gptx.errors import ConfigError, RunFailed
+from gptx.regular_files import open_regular, refuse_link
 from gptx.runs import journal, resume_source
 from gptx.runs.atomic_files import flocked
 from gptx.runs.folder import RunFolder
@@ -68,7 +69,7 @@ class Location:
             with _creation_lock(own.parent):
                 found = _find(own.parent, self.identity, journal.NAME, journal.LOCK) or own
                 found.mkdir(exist_ok=True)
-                (found / journal.LOCK).touch()
+                open_regular(found / journal.LOCK, "a").close()
         except OSError as error:
             raise RunFailed(
                 f"could not write {error.filename or own}: {error.strerror or error}; change paths.outputs"
@@ -80,7 +81,8 @@ def locate(cfg: DictConfig) -> Location:
     """Find the run of a config under ``paths.outputs``.
 
     Raises:
-        ConfigError: ``study`` is not the name of a folder, or ``resume_from`` names no checkpoint.
+        ConfigError: ``study`` is not the name of a folder, ``resume_from`` names no checkpoint, or the run's folder is
+            a symbolic link.
     """
     if not cfg.study or cfg.study.startswith(".") or "/" in cfg.study:
         raise ConfigError(f"study={cfg.study}: expected the name of a folder, without '/' and not starting with '.'")
@@ -93,6 +95,7 @@ def locate(cfg: DictConfig) -> Location:
     # Another spelling of the same config, such as attention=gqa for mha, may have given the folder another name.
     found = own if _holds(own, journal.NAME) else _find(study, name, journal.NAME, journal.LOCK)
     folder = found or own
+    refuse_link(folder)
     if not former or _holds(folder, journal.NAME):
         return Location(RunFolder(folder), name)
     earlier = _find(study, former, journal.NAME)
@@ -123,8 +126,8 @@ def _creation_lock(study: Path) -> Iterator[None]:
     study.mkdir(parents=True, exist_ok=True)
     lock = study / CREATE_LOCK
     try:  # whoever may write in the study may hold the lock, also if the study's permissions have changed
-        lock.touch()
-        lock.chmod(study.stat().st_mode & 0o666)
+        with open_regular(lock, "a") as file:
+            os.fchmod(file.fileno(), study.stat().st_mode & 0o666)
     except PermissionError:  # another user has created it
         if not lock.exists():
             raise

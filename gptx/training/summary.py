@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.panel import Panel
 
+from gptx.config.trust import own_modules
 from gptx.runs.metrics import METRICS
 from gptx.runs.records import Result
 
@@ -29,8 +30,9 @@ def show(result: Result, folder: Path, status: str) -> None:
         console.print(f"{name:<{width}}  {value}", soft_wrap=True, markup=False)
     console.print("\nnext:", style="bold")
     quoted = shlex.quote(str(folder))
+    trust = "".join(f" --trust {module}" for module in own_modules(result.config))
     for command in (
-        f'gptx generate {quoted} --prompt "The state of the union"',
+        f'gptx generate {quoted} --prompt "The state of the union"{trust}',
         f"gptx compare {shlex.quote(str(folder.parent))}",
         "gptx ui",
     ):

@@ -139,7 +139,7 @@ def test_variant_of_a_user_trains(gptx: Gptx) -> None:
     result = json.loads((gptx.folder / "result.json").read_text())
     assert result["variant"]["attention"] == "scaled"
     assert result["config"]["attention"] == {"_target_": "mine.Scaled", "gain": 0.5}
-    generated = gptx.run("gptx.generate", str(gptx.folder), "--prompt", "The", "--tokens", "20")
+    generated = gptx.run("gptx.generate", str(gptx.folder), "--prompt", "The", "--tokens", "20", "--trust", "mine")
     assert generated.code == 0 and generated.out.startswith("The")
     missing = gptx.run("gptx.run", *gptx.tiny, *words, PYTHONPATH=str(OWN.parents[1]))
     assert missing.code == 0  # a finished run is shown without its code

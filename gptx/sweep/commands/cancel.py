@@ -6,6 +6,7 @@ import signal
 from contextlib import suppress
 
 from gptx.errors import RunFailed
+from gptx.regular_files import open_regular
 from gptx.runs import journal
 from gptx.sweep.commands.status import status_rows
 from gptx.sweep.execute import slurm_cluster
@@ -41,7 +42,8 @@ def _command_pid(sweep: Sweep) -> int:
     """The process on this machine that works on the sweep, or 0 if there is none."""
     if not journal.locked(sweep.path):
         return 0
-    holder = (sweep.path / journal.LOCK).read_text().strip()
+    with open_regular(sweep.path / journal.LOCK) as file:
+        holder = file.read().strip()
     found = re.fullmatch(r"process (\d+) on (.+)", holder)
     if not found or found[2] != os.uname().nodename:
         raise RunFailed(f"{sweep.name} is run by {holder}; cancel it on that machine")

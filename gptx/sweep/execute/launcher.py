@@ -13,7 +13,6 @@ from gptx.config.check_types import plugin_keys
 from gptx.config.instantiate import part
 from gptx.config.overrides import key_of
 from gptx.config.plain_dict import plain_dict
-from gptx.errors import ConfigError
 from gptx.runs.folder import RunFolder
 from gptx.sweep.state.folder import Sweep
 from gptx.sweep.state.records import AttemptOutcome
@@ -134,9 +133,6 @@ def make(cfg: DictConfig) -> Launcher:
     Raises:
         ConfigError: an unknown key, a wrong value, or a class that is not a launcher.
     """
-    launcher = part(OmegaConf.create(plugin_keys("launcher", plain_dict(cfg))))
-    if not isinstance(launcher, Launcher):
-        raise ConfigError(
-            f"hydra.launcher._target_={cfg._target_} is not a {__name__}.Launcher; use hydra/launcher=local"
-        )
+    checked = OmegaConf.create({"hydra": {"launcher": plugin_keys("launcher", plain_dict(cfg))}})
+    launcher: Launcher = part(checked.hydra.launcher)
     return launcher

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from gptx.cli import log
 from gptx.config.overrides import key_of
 from gptx.hardware.cpu import cores
+from gptx.regular_files import open_log
 from gptx.runs import journal
 from gptx.sweep.execute import prewarm
 from gptx.sweep.execute.launcher import End, Launcher, Task, force_once, run_uid
@@ -100,7 +101,6 @@ class Local(Launcher):
         if not any(key_of(override) == "runtime.threads" for override in overrides):
             overrides.append(f"runtime.threads={max(1, self._threads // task.processes)}")
         log = task.folder / "logs" / LOG
-        log.parent.mkdir(parents=True, exist_ok=True)
         process = prewarm.start_process(_train, overrides, log, environment)
         watchdog = Watchdog(task, process, self._limits, replaces)
         self._running[process.sentinel] = _Running(process, watchdog, gpus)
@@ -128,7 +128,7 @@ def _train(overrides: list[str], log: Path, environment: Mapping[str, str]) -> N
     prewarm.end_with_parent()
     if Path("/proc/self/oom_score_adj").exists():
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
-    with open(log, "ab", buffering=0) as file:
+    with open_log(log, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.environ.update(environment)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptx.processes.signals import STOP_SIGNALS, block_warning_signals
+from gptx.regular_files import open_log
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
 from gptx.runs.records import RunStatus
@@ -77,8 +78,7 @@ class Job:
     def _train(self, node: int) -> End:
         """One attempt. The child leads its own session, and Slurm's warnings are blocked until it handles them."""
         log = self.task.folder / "logs" / (LOG if node == 0 else f"node-{node}.log")
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "ab") as file:
+        with open_log(log, "ab") as file:
             child = subprocess.Popen(
                 self._command(node), stdout=file, stderr=file, start_new_session=True, preexec_fn=block_warning_signals
             )

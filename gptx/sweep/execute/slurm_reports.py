@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from gptx.regular_files import open_regular
 from gptx.runs.atomic_files import write_json
 from gptx.runs.folder import RunFolder
 from gptx.runs.json_codec import to_json
@@ -36,7 +37,8 @@ class NodeReport:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        data: dict[str, Any] = json.loads(path.read_text())
+        with open_regular(path) as file:
+            data: dict[str, Any] = json.load(file)
         kind, reason = data.get("kind"), data.get("reason", "")
         if data.get("end"):  # written by an older version, with three flags instead of the kind
             kind = "limit_exceeded" if data.get("bound") else "rejected" if data["final"] else "failed"

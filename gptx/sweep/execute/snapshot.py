@@ -44,9 +44,10 @@ def copy_code(folder: Path, arguments: Sequence[str], modules: Mapping[str, str]
         _copy(Path(given), partial / f"config-{number}")
     write_json(partial / COMMIT, to_json(git()))
     path = folder / _hash(partial)
-    if path.exists():
+    if path.exists() and _hash(path) == path.name:
         shutil.rmtree(partial)
-    else:
+    else:  # somebody else may have written another content under this name
+        shutil.rmtree(path, ignore_errors=True)
         partial.rename(path)
     return CodeCopy(path, {given: str(path / f"config-{number}") for number, given in enumerate(config_dirs)})
 

@@ -13,6 +13,7 @@ import psutil
 
 from gptx.cli import EXIT_RESUMABLE, stop_exit_code
 from gptx.processes.children import describe_exit
+from gptx.regular_files import open_regular
 from gptx.runs import journal
 from gptx.runs.atomic_files import no_space
 from gptx.runs.checkpoint_files import newest
@@ -133,7 +134,10 @@ class Watchdog:
 def last_error(folder: Path) -> str:
     """The last line of a run's log if it is an error message, else ""."""
     log = folder / "logs" / LOG
-    last = log.read_text(errors="replace").splitlines()[-1:] if log.exists() else []
+    if not log.exists():
+        return ""
+    with open_regular(log, errors="replace") as file:
+        last: list[str] = file.read().splitlines()[-1:]
     for line in last:
         if line.startswith("gptx: ") or line.partition(":")[0].endswith(("Error", "Exception")):
             return line.removeprefix("gptx: ")

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from gptx.config.overrides import did_you_mean
 from gptx.errors import ConfigError
+from gptx.regular_files import refuse_link
 from gptx.runs.json_log import drop_torn_line
 from gptx.runs.metrics import BY_KEY, CURVES
 
@@ -107,6 +108,7 @@ def open_study(folder: Path, options: SearchOptions, pruner: BasePruner) -> optu
     """Open the study of an earlier command, even if that command was killed, or create one. The caller must hold the
     lock of the sweep."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    refuse_link(folder / STORE)
     drop_torn_line(folder / STORE)
     path = str(folder / STORE)
     storage = JournalStorage(JournalFileBackend(path, _NoLock(path)))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from gptx.errors import GptxError
+from gptx.regular_files import open_regular
 from gptx.runs.atomic_files import write_json
 from gptx.runs.folder import held
 from gptx.runs.json_codec import from_json, to_json
@@ -98,7 +99,8 @@ class Sweep:
         """The plan of the last command; a plan without cells if there was no command."""
         if not (self.path / PLAN).exists():
             return SweepPlan()
-        data = json.loads((self.path / PLAN).read_text())
+        with open_regular(self.path / PLAN) as file:
+            data = json.load(file)
         cells = [{_FORMER_KEYS.get(key, key): value for key, value in cell.items()} for cell in data["cells"]]
         return from_json(SweepPlan, data | {"cells": cells})
 
@@ -151,7 +153,8 @@ class Sweep:
 
 def sweeps(outputs: Path) -> list[Sweep]:
     """All sweeps, the newest last."""
-    plans = sorted((outputs / SWEEPS).glob(f"*/{PLAN}"), key=lambda plan: plan.stat().st_mtime_ns)
+    found = [plan for plan in (outputs / SWEEPS).glob(f"*/{PLAN}") if not plan.parent.is_symlink()]
+    plans = sorted(found, key=lambda plan: plan.lstat().st_mtime_ns)
     return [Sweep(outputs, plan.parent.name) for plan in plans]
 
 
