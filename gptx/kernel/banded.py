@@ -97,4 +97,5 @@ def decay_difference(decay: Tensor, chunks: Chunks, length: int, groups: int, dt
     own, keys = chunks.queries(decay[:, :, -length:]), chunks.keys(decay)  # (B, G or H, n, C or W, 1)
     start, high = own[..., :1, :], torch.promote_types(dtype, torch.float32)
     difference = (own - start).to(high) - (keys - start).to(high).mT  # (B, G or H, n, C, W)
-    return difference.unflatten(1, (groups, -1)).transpose(2, 3)
+    by_group: Tensor = difference.unflatten(1, (groups, -1)).transpose(2, 3)
+    return by_group

@@ -105,7 +105,7 @@ class OwnDropoutKernel(Kernel):
         y: Tensor = call(q, k, v, mask, score)
         return y
 
-    @torch.compiler.disable  # type: ignore[misc]
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _with_own_numbers(self, *args: Any) -> Tensor:
         device = args[0].device
         seed = int(torch.randint(2**32, (self.ranks,), device="cpu")[self.rank])  # torch uses 32 bits only
