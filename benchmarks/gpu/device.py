@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -81,6 +82,7 @@ def facts(device: torch.device) -> Facts:
         found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
         if torch.distributed.is_nccl_available():
             found |= {"nccl": ".".join(map(str, torch.cuda.nccl.version()))}
+    found |= {"C compiler": shutil.which("gcc") or shutil.which("cc") or "none, so that nothing can be compiled"}
     found |= {name: number for name in ("triton", "flash-attn") if (number := installed(name))}
     return Facts(
         name=hardware.name,

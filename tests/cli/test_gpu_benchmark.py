@@ -25,6 +25,34 @@ TORCH_WITH_ITS_REQUIREMENTS = (
     *("torch", "torchgen", "functorch", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "fsspec"),
     *("setuptools", "_distutils_hack"),
 )
+PEER = """
+from dataclasses import dataclass
+import torch
+from torch import nn
+
+@dataclass
+class GPTConfig:
+    block_size: int
+    vocab_size: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+    dropout: float
+    bias: bool
+
+class GPT(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.embed = nn.Embedding(config.vocab_size, config.n_embd)
+        self.head = nn.Linear(config.n_embd, config.vocab_size)
+
+    def configure_optimizers(self, weight_decay, learning_rate, betas, device_type):
+        return torch.optim.AdamW(self.parameters(), learning_rate, betas, weight_decay=weight_decay)
+
+    def forward(self, tokens, targets):
+        logits = self.head(self.embed(tokens))
+        return logits, nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+"""
 COMMAND = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--out"]
 
 
@@ -158,7 +186,10 @@ def test_failing_cases_do_not_stop_the_others(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.full
 def test_rehearsal_of_every_part(tmp_path: Path) -> None:
-    done = run(tmp_path, "--minutes", "12")
+    peer = tmp_path / "a peer"
+    peer.mkdir()
+    (peer / "model.py").write_text(PEER)
+    done = run(tmp_path, "--minutes", "12", "--peer", f"nanogpt={peer}")
     assert done.returncode == 0, done.stdout + done.stderr
     parts = parts_of(tmp_path)
     assert list(parts) == list(NAMES)
@@ -168,7 +199,13 @@ def test_rehearsal_of_every_part(tmp_path: Path) -> None:
         assert parts[name]["progress"] == "done" and "ok" in {row["state"] for row in parts[name]["rows"]}
     report = (tmp_path / "gpu.md").read_text()
     assert "cannot be made" not in report and "it is complete" in report
-    for text in ("| single | kill |", "| ddp fp32 |", "| 32 sequences, bf16 weights |", "bitwise equal"):
+    for text in (
+        "| nano | nanoGPT, compiled | 2 |",
+        "| single | kill |",
+        "| ddp fp32 |",
+        "| 32 sequences, bf16 weights |",
+        "bitwise equal",
+    ):
         assert text in report
 
 
