@@ -62,3 +62,8 @@ def text_corpus(path: str, text_key: str = "text") -> Text:
 def no_partial_files(folder: Path) -> bool:
     """Whether a folder holds only token folders and their locks."""
     return {path.suffix for path in folder.iterdir()} <= {"", ".lock"}
+
+
+def texts(corpus: Corpus) -> list[str]:
+    """The documents of a corpus, in memory."""
+    return [str(document) for document in corpus.documents(Path())]

@@ -36,12 +36,22 @@ class Tokenizer(ABC):
         """Hash of the configuration, not of what the tokenizer learns from a corpus."""
 
     def fit(self, documents: Iterable[str]) -> None:
-        """Learn the vocabulary. If ``needs_fit``, this must be called before all other methods."""
+        """Learn the vocabulary. If ``needs_fit``, this must be called before all other methods except `cut`.
+
+        Args:
+            documents: each may come in several parts, cut where `cut` allows it.
+        """
         raise TypeError(f"tokenizer {self.name} has nothing to learn")
 
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
         """(n,) ids. The integer type may be small and the array read-only: cast it before giving it to torch."""
+
+    def cut(self, text: str) -> int:
+        """A position where any text that contains this one may be cut, so that both parts are encoded separately to
+        the same ids: more than 0 and at most ``len(text)``, the largest that is known. 0: none is known, so that a
+        document is encoded as a whole."""
+        return 0
 
     @abstractmethod
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes: ...

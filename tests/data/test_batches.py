@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from gptx.data.batches import TrainingRows, check_context, read_rows, row_starts, validation_starts
 from gptx.data.text import Text
-from gptx.data.tokens import Tokens, prepare
+from gptx.data.tokens import prepare
 from gptx.errors import DataError
 from gptx.tokenizer.byte import Byte
 
@@ -117,6 +118,6 @@ def test_context_longer_than_the_corpus_is_rejected(tmp_path: Path) -> None:
     assert str(caught.value) == (
         "context longer than the corpus: context=10 needs 11 tokens, text has 10 val tokens; at most context=9 works"
     )
-    short = Tokens(tokens.train[:5], tokens.val, tokens.tokenizer, tokens.meta)
+    short = replace(tokens, train=tokens.train[:5])
     with pytest.raises(DataError, match=r"has 5 train tokens; at most context=4 works"):
         check_context(short, 9)
