@@ -55,8 +55,8 @@ class Listed(Corpus):
         return iter(self.list)
 
 
-def text_corpus(path: str, text_key: str = "text") -> Text:
-    return Text(path=[path], text_key=text_key, val_fraction=0.1, max_tokens=0)
+def text_corpus(path: str, text_key: str = "text", max_tokens: int = 0) -> Text:
+    return Text(path=[path], text_key=text_key, val_fraction=0.1, max_tokens=max_tokens)
 
 
 def no_partial_files(folder: Path) -> bool:

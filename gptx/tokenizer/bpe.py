@@ -5,7 +5,7 @@ from typing import Self
 
 from gptx.errors import ConfigError, GptxError
 from gptx.runs.hashing import digest
-from gptx.tokenizer.bpe_ranks import PATTERN, RankTokenizer
+from gptx.tokenizer.bpe_ranks import PATTERN, RankTokenizer, replace_surrogates
 
 ID = "tokenizer.bpe"
 REVISION = 1
@@ -35,8 +35,8 @@ class BPE(RankTokenizer):
     def fit(self, documents: Iterable[str]) -> None:
         from rustbpe import Tokenizer as Learner  # type: ignore[attr-defined]  # compiled, without stubs
 
-        learner = Learner()
-        learner.train_from_iterator(iter(documents), self.n_vocab - 1, buffer_size=BUFFER, pattern=PATTERN)
+        learner, texts = Learner(), map(replace_surrogates, documents)
+        learner.train_from_iterator(texts, self.n_vocab - 1, buffer_size=BUFFER, pattern=PATTERN)
         self._set([bytes(token) for token, _ in sorted(learner.get_mergeable_ranks(), key=lambda pair: pair[1])])
 
     def ranks(self) -> list[bytes]:

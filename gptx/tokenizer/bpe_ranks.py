@@ -39,8 +39,7 @@ class RankTokenizer(Tokenizer):
         )
 
     def encode(self, text: str) -> np.ndarray:
-        clean = text.encode("utf-8", errors="replace").decode("utf-8")  # replaces lone surrogates
-        return self.encoding.encode_to_numpy(clean, disallowed_special=())
+        return self.encoding.encode_to_numpy(replace_surrogates(text), disallowed_special=())
 
     def cut(self, text: str) -> int:
         """Before a space or line feed that follows another character, or between a letter and punctuation: no match of
@@ -65,6 +64,11 @@ class RankTokenizer(Tokenizer):
     @abstractmethod
     def of(cls, ranks: list[bytes]) -> Self:
         """Create a fitted tokenizer from ``ranks``, see `ranks`."""
+
+
+def replace_surrogates(text: str) -> str:
+    """The text with a question mark for each lone surrogate, which is no character."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _separate(before: str, after: str) -> bool:
