@@ -12,6 +12,7 @@ import numpy as np
 from gptx.config.class_ids import current_target
 from gptx.runs.atomic_files import JsonObject
 
+SEPARATOR = "\n\n"  # the text between two documents
 EOT_TEXT = "<|endoftext|>"  # the end-of-text token, decoded; the same characters in a text are encoded as characters
 
 
@@ -62,11 +63,19 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def token_bytes(self) -> np.ndarray:
-        """(n_vocab,) int64: bytes of utf-8 text of each id, 0 for ``eot``. Used to compute bits per byte."""
+        """(n_vocab,) int64: bytes of utf-8 text of each id, 0 for ``eot``."""
+
+    def target_bytes(self) -> np.ndarray:
+        """(n_vocab,) int64: the bytes that each id counts for in bits per byte. These are bits per byte of the
+        documents joined by blank lines, for all tokenizers: ``eot`` counts for the blank line that it stands for."""
+        found = self.token_bytes().copy()
+        if self.eot is not None:
+            found[self.eot] = len(SEPARATOR)
+        return found
 
     def separator(self) -> np.ndarray:
         """The ids (n,) that separate two documents."""
-        return self.encode("\n\n") if self.eot is None else np.array([self.eot])
+        return self.encode(SEPARATOR) if self.eot is None else np.array([self.eot])
 
     @abstractmethod
     def state(self) -> JsonObject:
