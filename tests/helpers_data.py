@@ -35,7 +35,8 @@ def make(group: str, name: str, **overrides: Any) -> Any:
 
 def make_tokenizer(name: str) -> Tokenizer:
     """The tokenizer of a YAML file; gpt2 from the files of a package instead of a download."""
-    tokenizer: Tokenizer = make("tokenizer", name, **({"path": str(gpt2_files())} if name == "gpt2" else {}))
+    required = {"gpt2": {"path": str(gpt2_files())}, "ids": {"n_vocab": 300}}
+    tokenizer: Tokenizer = make("tokenizer", name, **required.get(name, {}))
     return tokenizer
 
 

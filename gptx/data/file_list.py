@@ -22,8 +22,8 @@ class FileList:
     listed: bool = False
 
     def __str__(self) -> str:
-        hidden = f" ({_count(self.hidden, 'hidden file or folder', 'hidden files or folders')} left out)"
-        return _count(len(self.files), "file", "files") + hidden * bool(self.hidden)
+        hidden = f", left out {_count(self.hidden, 'hidden file or folder', 'hidden files or folders')}"
+        return f"read {_count(len(self.files), 'file', 'files')}" + hidden * bool(self.hidden)
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -48,7 +48,7 @@ class Text(Corpus):
 
     def remarks(self) -> list[str]:
         files = self.files()
-        return [*([f"data.path: {files} read"] if files.listed else []), *self.rows.remarks()]
+        return [*([f"data.path: {files}"] if files.listed else []), *self.rows.remarks()]
 
     def files(self) -> FileList:
         """The files that ``path`` names.

@@ -36,10 +36,10 @@ def test_every_data_yaml_makes_a_corpus(path: Path) -> None:
 
 @pytest.mark.parametrize("path", TOKENIZERS, ids=lambda path: path.stem)
 def test_every_tokenizer_yaml_makes_a_tokenizer(path: Path) -> None:
-    tokenizer = instantiate(OmegaConf.load(path))
+    tokenizer = make_tokenizer(path.stem)
     assert isinstance(tokenizer, Tokenizer)
     assert tokenizer.name == path.stem
-    assert tokenizer.fingerprint() == instantiate(OmegaConf.load(path)).fingerprint()
+    assert tokenizer.fingerprint() == make_tokenizer(path.stem).fingerprint()
 
 
 @pytest.mark.parametrize("path", DATA + TOKENIZERS, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -52,7 +52,7 @@ def test_every_key_has_a_comment_and_a_value(path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", ["sotu", "pydocs"])
-@pytest.mark.parametrize("path", TOKENIZERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in TOKENIZERS if path.stem != "ids"], ids=lambda path: path.stem)
 def test_every_tokenizer_on_embedded_text(data: str, path: Path, tmp_path: Path) -> None:
     overrides = {"until": 1795} if data == "sotu" else {}
     corpus = make("data", data, **overrides)
