@@ -77,6 +77,6 @@ class ValidationSet:
         logits = logits.float()
         nats = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum", ignore_index=NO_TARGET)
         hits = (logits.argmax(-1) == y).sum()
-        targets = y[y != NO_TARGET]
-        size = self.token_bytes.to(y.device)[targets].sum()
-        return torch.stack([nats, hits.float(), size.float(), torch.tensor(float(targets.numel()), device=y.device)])
+        counted = y != NO_TARGET
+        size = (self.token_bytes.to(y.device)[y.clamp(min=0)] * counted).sum()
+        return torch.stack([nats, hits.float(), size.float(), counted.sum().float()])

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from helpers_data import DATA, NOWHERE, TEXT, TOKENIZERS, Listed, make, make_tokenizer, text_corpus, texts
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from gptx import compose

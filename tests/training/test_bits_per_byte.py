@@ -4,23 +4,17 @@ import json
 import math
 import shutil
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from command import Gptx
-from fake_runs import make_run
 from helpers_data import Listed, make_tokenizer
 from torch import Tensor, nn
 
-from gptx.compare.comparability import warnings
-from gptx.compare.run_rows import read_rows
-from gptx.compare.summary import summarise
 from gptx.data.split import split_documents
 from gptx.data.tokens import prepare
 from gptx.runs import journal
-from gptx.runs.records import write_result
 from gptx.strategy.single import Single
 from gptx.training.evaluation import ValidationSet
 
