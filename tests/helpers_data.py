@@ -35,7 +35,8 @@ def make(group: str, name: str, **overrides: Any) -> Any:
 
 def make_tokenizer(name: str) -> Tokenizer:
     """The tokenizer of a YAML file; gpt2 from the files of a package instead of a download."""
-    tokenizer: Tokenizer = make("tokenizer", name, **({"path": str(gpt2_files())} if name == "gpt2" else {}))
+    required = {"gpt2": {"path": str(gpt2_files())}, "ids": {"n_vocab": 300}}
+    tokenizer: Tokenizer = make("tokenizer", name, **required.get(name, {}))
     return tokenizer
 
 
@@ -55,10 +56,15 @@ class Listed(Corpus):
         return iter(self.list)
 
 
-def text_corpus(path: str, text_key: str = "text") -> Text:
-    return Text(path=[path], text_key=text_key, val_fraction=0.1, max_tokens=0)
+def text_corpus(path: str, text_key: str = "text", max_tokens: int = 0) -> Text:
+    return Text(path=[path], text_key=text_key, val_fraction=0.1, max_tokens=max_tokens)
 
 
 def no_partial_files(folder: Path) -> bool:
     """Whether a folder holds only token folders and their locks."""
     return {path.suffix for path in folder.iterdir()} <= {"", ".lock"}
+
+
+def texts(corpus: Corpus) -> list[str]:
+    """The documents of a corpus, in memory."""
+    return [str(document) for document in corpus.documents(Path())]

@@ -32,7 +32,9 @@ def warnings(rows: Iterable[RunRow], summary: pd.DataFrame) -> list[str]:
         where = f"{part['data'].iloc[0]}: " if len(parts) > 1 else ""
         named = titled(part, str(part["corpus_hash"].iloc[0]))[0] if len(parts) > 1 else part
         out += [where + line for line in (*_budgets(part), *_seed_sets(named), *_measures(part))]
-    return out + _failed_checks(counted) + _gaps(counted) + _codes(counted) + _strategies(counted)
+    return (
+        out + _failed_checks(counted) + _gaps(counted) + _codes(counted) + _validations(counted) + _strategies(counted)
+    )
 
 
 def _failed_checks(rows: list[RunRow]) -> list[str]:
@@ -57,6 +59,19 @@ def _codes(rows: list[RunRow]) -> list[str]:
         f"different code: {name} was changed between runs ({' and '.join(map(str, found.values()))} of them)"
         for name, found in sorted(hashes.items())
         if len(found) > 1
+    ]
+
+
+def _validations(rows: list[RunRow]) -> list[str]:
+    """Runs that were validated by other definitions than the others, see `gptx.runs.records.VALIDATION`."""
+    old = [row for row in rows if row.result.validation == 1]
+    if len(old) in (0, len(rows)):
+        return []
+    last = any(row.value("trainer.val_tokens") == 0 for row in rows)
+    more = ", and the last incomplete row was left out of all losses (trainer.val_tokens=0)" * last
+    return [
+        f"different definitions of bits/byte: in {count(len(old), 'run')} of an earlier version, end-of-text tokens "
+        f"had no bytes{more}: with many documents these runs are not comparable with the others"
     ]
 
 

@@ -4,7 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
+from gptx.data.id_array import IdArray
+from gptx.data.long_text import LongText
 from gptx.errors import DataError
+
+Document = str | LongText | IdArray
 
 
 class Corpus(ABC):
@@ -33,5 +37,13 @@ class Corpus(ABC):
         """
 
     @abstractmethod
-    def documents(self, cache: Path) -> Iterator[str]:
-        """Yield the documents, always in the same order. ``cache`` is a folder for downloads."""
+    def documents(self, cache: Path) -> Iterator[Document]:
+        """Yield the documents, always in the same order. ``cache`` is a folder for downloads.
+
+        A text that may be too long for the memory is a `LongText`.
+        """
+
+    def remarks(self) -> list[str]:
+        """What the user should know about the documents that were read last, such as rows that were left out; one
+        line each."""
+        return []

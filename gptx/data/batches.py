@@ -10,6 +10,7 @@ from gptx.data.tokens import Tokens
 from gptx.errors import DataError
 
 Ids = npt.NDArray[np.int64]
+NO_TARGET = -100  # torch leaves such targets out of a cross entropy
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,14 +70,27 @@ def read_rows(tokens: np.ndarray, starts: Ids, context: int) -> Ids:
     return rows
 
 
-def validation_starts(n_tokens: int, context: int, max_tokens: int) -> Ids:
+def validation_starts(n_tokens: int, context: int, max_tokens: int, incomplete: bool = True) -> Ids:
     """Ordered starts of rows that do not overlap: all of them, or rows of about ``max_tokens`` tokens, evenly spread.
 
-    ``max_tokens`` 0: all rows. Targets are the next tokens, so no token is predicted twice.
+    Targets are the next tokens, so no token is predicted twice.
+
+    Args:
+        max_tokens: 0: all rows.
+        incomplete: whether all rows include a last one with fewer than ``context`` targets.
     """
     n = (n_tokens - 1) // context
+    if max_tokens == 0 and incomplete:
+        n = -(-(n_tokens - 1) // context)
     count = n if max_tokens == 0 else min(n, max(1, max_tokens // context))
     return np.arange(count, dtype=np.int64) * n // max(count, 1) * context
+
+
+def validation_rows(tokens: np.ndarray, starts: Ids, context: int) -> tuple[Ids, Ids]:
+    """The inputs and the targets (len(starts), context) of rows. Targets after the end of the text are `NO_TARGET`."""
+    at = starts[:, None] + np.arange(context + 1)
+    rows: Ids = tokens[np.minimum(at, len(tokens) - 1)].astype(np.int64)
+    return rows[:, :-1], np.where(at < len(tokens), rows, NO_TARGET)[:, 1:]
 
 
 def check_context(tokens: Tokens, context: int) -> None:

@@ -22,11 +22,11 @@ def corpus_of(cfg: DictConfig) -> "Corpus":
     return corpus
 
 
-def tokens_of(cfg: DictConfig, quiet: bool = True, create: bool = True) -> "Tokens":
-    """The tokenised corpus of a config: from the cache, or created now. ``quiet``, ``create``: see `prepare`."""
+def tokens_of(cfg: DictConfig, quiet: bool = True, create: bool = True, thorough: bool = False) -> "Tokens":
+    """The tokenised corpus of a config: from the cache, or created now. The other arguments are those of `prepare`."""
     from gptx.data.tokens import prepare
 
-    return prepare(corpus_of(cfg), part(cfg.tokenizer), Path(cfg.paths.data), quiet, create)
+    return prepare(corpus_of(cfg), part(cfg.tokenizer), Path(cfg.paths.data), quiet, create, thorough)
 
 
 def tokenizer_of(cfg: DictConfig) -> "Tokenizer":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gptx.data.base import Corpus
+from gptx.data.row_files import RowReader
 from gptx.errors import DataError
 from gptx.runs.hashing import digest, file_hash
 
@@ -38,7 +39,7 @@ class HubCorpus(Corpus):
     ) -> None:
         super().__init__(val_fraction=val_fraction, max_tokens=max_tokens)
         self.hub, self.subset, self.split = hub, subset, split
-        self.text_key, self.revision = text_key, revision
+        self.rows, self.revision = RowReader(text_key), revision
         self.name = Path(hub).name
 
     def fingerprint(self) -> str:
@@ -46,41 +47,31 @@ class HubCorpus(Corpus):
         source = [self.hub, self.revision]
         if folder.is_dir():
             source = [file_hash(path) for path in sorted(folder.rglob("*")) if path.is_file()]
-        return digest([*source, self.subset, self.split, self.text_key])
+        return digest([*source, self.subset, self.split, self.rows.key])
 
     def documents(self, cache: Path) -> Iterator[str]:
+        from datasets.exceptions import DatasetsError
+        from datasets.load import load_dataset
+
         folder = Path(self.hub).expanduser()
         if not folder.is_dir():
             _check_online(self.hub)
-        yield from stream(
-            str(folder) if folder.is_dir() else self.hub,
-            text_key=self.text_key,
-            split=self.split,
-            name=self.subset or None,
-            revision=self.revision or None,
-        )
+        source = str(folder) if folder.is_dir() else self.hub
+        options: dict[str, Any] = {"name": self.subset or None, "revision": self.revision or None}
+        self.rows = RowReader(self.rows.key)
+        try:
+            rows = load_dataset(source, split=self.split, streaming=True, **options)
+            yield from self.rows.texts(rows, source)
+        except DataError:
+            raise
+        except (OSError, ValueError, TypeError, RuntimeError, DatasetsError) as exc:
+            # what datasets raises for bad data and names, and for a column whose type changes
+            given = f"split {self.split!r} {_format(options)}".rstrip()
+            advice = f"; data=text data.path={self.hub} reads it without the package datasets" * folder.is_dir()
+            raise DataError(f"cannot read {source} {given}: {' '.join(str(exc).split())}{advice}") from exc
 
-
-def stream(path: str, *, text_key: str, split: str, **options: Any) -> Iterator[str]:
-    """Yield ``row[text_key]`` of each row of ``datasets.load_dataset(path, ...)``, as a stream.
-
-    Raises:
-        DataError: the dataset cannot be read or has no such column.
-    """
-    from datasets.exceptions import DatasetsError
-    from datasets.load import load_dataset
-
-    try:
-        for row in load_dataset(path, split=split, streaming=True, **options):
-            if not isinstance(row.get(text_key), str):
-                found = ", ".join(key for key, value in row.items() if isinstance(value, str)) or "none"
-                raise DataError(f"data.text_key={text_key}: no such text column in {path}; it has: {found}")
-            yield row[text_key]
-    except DataError:
-        raise
-    except (OSError, ValueError, RuntimeError, DatasetsError) as exc:  # what datasets raises for bad data and names
-        reason = " ".join(str(exc).split())
-        raise DataError(f"cannot read {path} split {split!r} {_format(options)}: {reason}") from exc
+    def remarks(self) -> list[str]:
+        return self.rows.remarks()
 
 
 def _format(options: dict[str, Any]) -> str:

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 
-from gptx.data.base import Corpus
+from gptx.data.base import Corpus, Document
 from gptx.errors import DataError
 
 SPLITS = ("train", "val")
 
 
-def split_documents(documents: Iterator[str], val_fraction: float) -> Iterator[tuple[str, str]]:
-    """Yield (split, text): every round(1 / val_fraction)-th document is for validation, so both span the corpus.
+def split_documents(documents: Iterator[Document], val_fraction: float) -> Iterator[tuple[str, Document]]:
+    """Yield (split, document): every round(1 / val_fraction)-th document is for validation, so both span the corpus.
 
     A corpus with fewer documents is cut inside each document instead: the last ``val_fraction`` of its characters is
     for validation, as in nanoGPT.
@@ -30,7 +30,7 @@ def split_documents(documents: Iterator[str], val_fraction: float) -> Iterator[t
 
 
 class LimitedCorpus:
-    """The (split, text) pairs of a corpus until ``max_tokens`` tokens of it are used, which `take` adds up.
+    """The (split, document) pairs of a corpus until ``max_tokens`` tokens of it are used, which `take` adds up.
 
     Each split has its own part of max_tokens, and the iteration ends when both are used up: a small limit leaves some
     validation text, however late its first document comes.
@@ -46,7 +46,7 @@ class LimitedCorpus:
         self.used = dict.fromkeys(SPLITS, 0)
         self._corpus, self._cache = corpus, cache
 
-    def __iter__(self) -> Iterator[tuple[str, str]]:
+    def __iter__(self) -> Iterator[tuple[str, Document]]:
         for split, text in split_documents(self._corpus.documents(self._cache), self._corpus.val_fraction):
             if self.remaining[split]:
                 yield split, text
@@ -66,8 +66,14 @@ class LimitedCorpus:
         Raises:
             DataError: one of them has none.
         """
-        if not all(self.used.values()):
-            raise DataError(
-                f"corpus {self._corpus.name} gives {self.used['train']} train and {self.used['val']} val "
-                "tokens, expected some of both: use more text, or raise data.val_fraction or data.max_tokens"
-            )
+        if all(self.used.values()):
+            return
+        advice = "use more text"
+        if not any(self.used.values()):
+            advice = "its text is empty"
+        elif self.used["train"] and self._corpus.max_tokens:
+            advice = "use more text, or raise data.max_tokens or data.val_fraction"
+        raise DataError(
+            f"corpus {self._corpus.name} gives {self.used['train']} train and {self.used['val']} val tokens, expected "
+            f"some of both: {advice}"
+        )

@@ -11,95 +11,39 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from gptx.cli import log
-from gptx.data.base import Corpus
-from gptx.data.split import SPLITS, LimitedCorpus
-from gptx.errors import DataError, GptxError, NotTokenised
-from gptx.regular_files import refuse_link, refuse_links
-from gptx.runs.hashing import digest, file_hash
-from gptx.tokenizer.base import Tokenizer, load
+from gptx.data.base import Corpus, Document
+from gptx.data.id_array import IdArray
+from gptx.data.long_text import pieces
+from gptx.data.split import LimitedCorpus
+from gptx.data.token_files import TokenMeta, Tokens, TokenSpec, content_hash, open_folder
+from gptx.errors import DataError, NotTokenised
+from gptx.regular_files import refuse_link
+from gptx.runs.hashing import file_hash
+from gptx.tokenizer.base import Tokenizer
 
-# Raise it when the same corpus and tokenizer would give other files, and with it `CORE_REVISION` of
-# `gptx.config.identity`: the identity of a run does not contain it.
-FORMAT = 1
-DTYPES = ("uint16", "uint32")  # of token files; the first is for vocabularies of up to 2**16 ids
-
-
-@dataclass(frozen=True)
-class TokenSpec:
-    """Everything that decides the content of a token folder; its hash is the folder's name.
-
-    Attributes:
-        corpus_hash, tokenizer_spec: the fingerprints.
-    """
-
-    corpus: str
-    corpus_hash: str
-    val_fraction: float
-    max_tokens: int
-    tokenizer: str
-    tokenizer_spec: str
-    format: int
-
-    @classmethod
-    def of(cls, corpus: Corpus, tokenizer: Tokenizer) -> "TokenSpec":
-        """The spec of a corpus and a tokenizer in the present format."""
-        return TokenSpec(
-            corpus=corpus.name,
-            corpus_hash=corpus.fingerprint(),
-            val_fraction=corpus.val_fraction,
-            max_tokens=corpus.max_tokens,
-            tokenizer=tokenizer.name,
-            tokenizer_spec=tokenizer.fingerprint(),
-            format=FORMAT,
-        )
-
-    @property
-    def folder_name(self) -> str:
-        return digest([json.dumps(asdict(self))])[:16]
+__all__ = ["TokenMeta", "TokenSpec", "Tokens", "prepare"]
 
 
-@dataclass(frozen=True)
-class TokenMeta(TokenSpec):
-    """meta.json of a token folder.
-
-    Attributes:
-        tokenizer_hash: sha256 of tokenizer.json, the fitted tokenizer.
-    """
-
-    train_tokens: int
-    val_tokens: int
-    dtype: str
-    tokenizer_hash: str
-
-
-@dataclass(frozen=True, eq=False)
-class Tokens:
-    """A tokenised corpus.
-
-    Attributes:
-        train: (train_tokens,) uint16 or uint32, a read-only memory map.
-        val: (val_tokens,).
-        tokenizer: fitted.
-    """
-
-    train: np.ndarray
-    val: np.ndarray
-    tokenizer: Tokenizer
-    meta: TokenMeta
-
-
-def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, quiet: bool = False, create: bool = True) -> Tokens:
+def prepare(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    folder: Path,
+    quiet: bool = False,
+    create: bool = True,
+    thorough: bool = False,
+) -> Tokens:
     """The tokens of ``corpus``, from a token folder in ``folder``. Several processes may call this at once.
 
     Args:
         quiet: show neither a progress bar nor a line on stderr.
         create: whether to create token files that do not exist.
+        thorough: read existing token files again and compare their hashes, also if their time has not changed.
 
     Raises:
         NotTokenised: the token files do not exist and ``create`` is False.
@@ -107,12 +51,12 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, quiet: bool = Fa
     """
     spec = TokenSpec.of(corpus, tokenizer)
     home = folder / spec.folder_name
-    if tokens := _open(home, tokenizer):
+    if tokens := open_folder(home, type(tokenizer), thorough):
         return tokens
     if not create:
         raise NotTokenised(f"{corpus.name} is not tokenised with {tokenizer.name} yet")
     try:
-        tokens = _create_once(corpus, tokenizer, spec, home, quiet)
+        tokens = _create_once(corpus, tokenizer, spec, home, quiet, thorough)
     except OSError as exc:
         reason, full = exc.strerror or str(exc), exc.errno in (errno.ENOSPC, errno.EDQUOT)
         key = "paths.data" if folder.name != ".data" else "paths.outputs or paths.data"  # the default: in outputs
@@ -123,19 +67,23 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, quiet: bool = Fa
     return tokens
 
 
-def _create_once(corpus: Corpus, tokenizer: Tokenizer, spec: TokenSpec, home: Path, quiet: bool) -> Tokens | None:
+def _create_once(
+    corpus: Corpus, tokenizer: Tokenizer, spec: TokenSpec, home: Path, quiet: bool, thorough: bool
+) -> Tokens | None:
     """Write the token folder and open it. If another process is writing it, only wait for that process."""
     from filelock import FileLock
 
     home.parent.mkdir(parents=True, exist_ok=True)
     refuse_link(home.with_suffix(".lock"))
     with FileLock(home.with_suffix(".lock")):
-        if tokens := _open(home, tokenizer):  # another process was faster
+        if tokens := open_folder(home, type(tokenizer), thorough):  # another process was faster
             return tokens
         if home.exists() and not quiet:
             log.warning("the token files in %s are damaged; creating them again", home)
         _create(corpus, tokenizer, spec, home, quiet)
-        return _open(home, tokenizer)
+        for remark in corpus.remarks() if not quiet else ():
+            _print(remark)
+        return open_folder(home, type(tokenizer), thorough=False)
 
 
 def _create(corpus: Corpus, tokenizer: Tokenizer, spec: TokenSpec, home: Path, quiet: bool) -> None:
@@ -154,13 +102,16 @@ def _create(corpus: Corpus, tokenizer: Tokenizer, spec: TokenSpec, home: Path, q
             used = _write_splits(LimitedCorpus(corpus, cache), tokenizer, dtype, part, advance)
         (part / "tokenizer.json").write_text(json.dumps(tokenizer.to_json()), encoding="utf-8")
         meta = TokenMeta(
-            **asdict(spec),
+            **spec.to_json(),
             train_tokens=used["train"],
             val_tokens=used["val"],
             dtype=dtype.name,
             tokenizer_hash=file_hash(part / "tokenizer.json"),
         )
-        (part / "meta.json").write_text(json.dumps(asdict(meta), indent=1), encoding="utf-8")
+        (part / "meta.json").write_text(json.dumps(meta.to_json(), indent=1), encoding="utf-8")
+        content_hash(part)
+        if corpus.fingerprint() != spec.corpus_hash:
+            raise DataError(f"the text of corpus {corpus.name} changed while it was tokenised; start again")
         shutil.rmtree(home, ignore_errors=True)
         os.rename(part, home)
     finally:
@@ -168,12 +119,15 @@ def _create(corpus: Corpus, tokenizer: Tokenizer, spec: TokenSpec, home: Path, q
 
 
 def _fit_text(corpus: Corpus, tokenizer: Tokenizer, cache: Path) -> Iterator[str]:
-    """Yield the documents for fitting: at least all that will be encoded, as a token has one character or more."""
+    """Yield the documents for fitting, in parts: at least all that will be encoded, as a token has one character or
+    more."""
     limited = LimitedCorpus(corpus, cache)
     for split, text in limited:
-        limited.take(split, len(text))
+        if isinstance(text, IdArray):
+            raise DataError(f"tokenizer={tokenizer.name} learns from text, but corpus {corpus.name} has ids already")
+        limited.take(split, len(text) if corpus.max_tokens else 1)
         if split == "train" or tokenizer.fits_val:
-            yield text
+            yield from pieces(text, tokenizer.cut)
 
 
 def _write_splits(
@@ -182,12 +136,14 @@ def _write_splits(
     """Write train.bin and val.bin, with a separator between two documents; return the number of tokens by split."""
     with open(part / "train.bin", "wb") as train, open(part / "val.bin", "wb") as val:
         files = {"train": train, "val": val}
-        for split, text in corpus:
+        for split, document in corpus:
             separator = [tokenizer.separator()] if corpus.used[split] else []
-            for ids in (*separator, tokenizer.encode(text)):
+            for ids in chain(separator, _encoded(document, tokenizer)):
                 taken = corpus.take(split, len(ids))
                 files[split].write(ids[:taken].astype(dtype).tobytes())
                 advance(taken)
+                if not corpus.remaining[split]:
+                    break
         for file in files.values():
             file.flush()
             os.fsync(file.fileno())  # else a power cut after the rename could leave files of the right size with holes
@@ -195,26 +151,10 @@ def _write_splits(
     return corpus.used
 
 
-def _open(home: Path, tokenizer: Tokenizer) -> Tokens | None:
-    """The tokens in ``home``, or None if files are missing, do not match meta.json or are of another tokenizer's class.
-
-    Raises:
-        ConfigError: there is a symbolic link, see `gptx.regular_files`.
-    """
-    refuse_link(home)
-    refuse_links(home)
-    try:
-        meta = TokenMeta(**json.loads((home / "meta.json").read_text(encoding="utf-8")))
-        if file_hash(home / "tokenizer.json") != meta.tokenizer_hash:
-            return None
-        if meta.dtype not in DTYPES:
-            return None
-        train, val = (np.memmap(home / f"{split}.bin", dtype=meta.dtype, mode="r") for split in SPLITS)
-        if (len(train), len(val)) != (meta.train_tokens, meta.val_tokens):
-            return None
-        return Tokens(train, val, load(home / "tokenizer.json", type(tokenizer)), meta)
-    except (GptxError, OSError, ValueError, KeyError, TypeError, ImportError, AttributeError):
-        return None
+def _encoded(document: Document, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    if isinstance(document, IdArray):
+        return document.chunks(tokenizer.n_vocab)
+    return map(tokenizer.encode, pieces(document, tokenizer.cut))
 
 
 @contextmanager
@@ -223,8 +163,7 @@ def _progress(label: str, total: int, quiet: bool) -> Iterator[Callable[[int], N
     advances the bar by a number of tokens."""
     if quiet or not sys.stderr.isatty():
         if not quiet:
-            with suppress(BrokenPipeError):
-                print(label, file=sys.stderr, flush=True)
+            _print(label)
         yield lambda taken: None
         return
     from rich.console import Console
@@ -234,3 +173,8 @@ def _progress(label: str, total: int, quiet: bool) -> Iterator[Callable[[int], N
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=total or None)
         yield lambda taken: bar.advance(task, taken)
+
+
+def _print(line: str) -> None:
+    with suppress(BrokenPipeError):
+        print(line, file=sys.stderr, flush=True)

@@ -105,7 +105,7 @@ def text(model: GPT, tokenizer: Tokenizer, prompt: str, count: int, **options: A
     """
     ids = [int(i) for i in tokenizer.encode(prompt)]
     if not ids:
-        ids = [tokenizer.eot] if tokenizer.eot is not None else [int(tokenizer.encode("\n\n")[0])]
+        ids = tokenizer.separator()[:1].tolist() or [0]  # tokenizer=ids may have no separator
     options["n_vocab"] = tokenizer.n_vocab
     if tokenizer.eot is not None:  # the end of the document
         options["stop"] = {*options.get("stop", ()), tokenizer.eot}

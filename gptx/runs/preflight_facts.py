@@ -18,7 +18,10 @@ class Hardware:
 
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """The tokenized corpus of a run: hashes of text and tokenizer, sizes of the two splits in tokens."""
+    """The tokenized corpus of a run: hashes of text and tokenizer, sizes of the two splits in tokens.
+
+    ``source``: hash of the source of a corpus or tokenizer of the user's own; ``content_hash``: of the token ids.
+    """
 
     name: str = ""
     corpus: str = ""
@@ -32,6 +35,8 @@ class DataFacts:
     val_tokens: int | None = None
     dtype: str = ""
     tokenizer_hash: str = ""
+    source: str = ""
+    content_hash: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,6 +75,16 @@ def own_code() -> dict[str, str]:
     return {name: source_hash(Path(path)) for name, path in own_modules().items() if not name.startswith("__")}
 
 
+def own_source(*classes: type) -> str:
+    """A hash of the modules or packages that define the user's own classes among some classes and their bases; "" if
+    there are none."""
+    modules = {sys.modules.get(base.__module__) for one in classes for base in one.__mro__}
+    files = {Path(file).resolve() for module in modules if (file := getattr(module, "__file__", None))}
+    sources = (Path(path) for path in own_modules().values())
+    used = [source for source in sources if any(file.is_relative_to(source) for file in files)]
+    return hashlib.sha256(" ".join(sorted(map(source_hash, used))).encode()).hexdigest() if used else ""
+
+
 def changed(code: Mapping[str, str]) -> list[str]:
     """Names of the modules that exist and whose source hash is not the one in ``code``, an earlier `own_code`."""
     return [name for name, old in sorted(code.items()) if (path := _source(name)) and source_hash(path) != old]

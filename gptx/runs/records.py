@@ -16,6 +16,12 @@ from gptx.runs.atomic_files import JsonObject, write_json
 from gptx.runs.json_codec import from_json, to_json
 from gptx.runs.preflight_facts import DataFacts, GitState, Hardware, ResumeSourceRecord, RunSetup
 
+# The version of the definitions of validation metrics. A run keeps the version that it was started with.
+# 1: bits per byte counted the nats, but no bytes of end-of-text tokens; trainer.val_tokens=0 left out the last
+#    incomplete row.
+# 2: an end-of-text token counts for the two bytes of a blank line, and all tokens are predicted.
+VALIDATION = 2
+
 
 class RunStatus(StrEnum):
     """The status of a run. KILLED: its journal has no end record and no process trains it."""
@@ -53,6 +59,7 @@ class RunDescription(RunSetup):
         identity: a hash of the config; a repeated run has the same one.
         identity_scheme: version of the rules of that hash.
         revisions: id -> revision of each built-in class that the config names.
+        validation: how the run is validated, see `VALIDATION`.
         variant: the option of each axis.
         config: the composed config, without ``variant``.
         versions: versions of Python and of the packages that may affect a result.
@@ -63,6 +70,7 @@ class RunDescription(RunSetup):
     identity: str = ""
     identity_scheme: int = 1
     revisions: dict[str, int] = field(default_factory=dict)
+    validation: int = 1
     name: str = ""
     study: str = ""
     variant: dict[str, str] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from gptx.regular_files import read_text
 from gptx.runs.atomic_files import JsonObject
 
 LARGEST = 2**28  # bytes of a tokenizer.json; that of gpt2 has half a million
+SEPARATOR = "\n\n"  # the text between two documents
 EOT_TEXT = "<|endoftext|>"  # the end-of-text token, decoded; the same characters in a text are encoded as characters
 
 
@@ -38,12 +39,22 @@ class Tokenizer(ABC):
         """Hash of the configuration, not of what the tokenizer learns from a corpus."""
 
     def fit(self, documents: Iterable[str]) -> None:
-        """Learn the vocabulary. If ``needs_fit``, this must be called before all other methods."""
+        """Learn the vocabulary. If ``needs_fit``, this must be called before all other methods except `cut`.
+
+        Args:
+            documents: each may come in several parts, cut where `cut` allows it.
+        """
         raise TypeError(f"tokenizer {self.name} has nothing to learn")
 
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
         """(n,) ids. The integer type may be small and the array read-only: cast it before giving it to torch."""
+
+    def cut(self, text: str) -> int:
+        """A position where any text that contains this one may be cut, so that both parts are encoded separately to
+        the same ids: more than 0 and at most ``len(text)``, the largest that is known. 0: none is known, so that a
+        document is encoded as a whole."""
+        return 0
 
     @abstractmethod
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes: ...
@@ -54,11 +65,19 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def token_bytes(self) -> np.ndarray:
-        """(n_vocab,) int64: bytes of utf-8 text of each id, 0 for ``eot``. Used to compute bits per byte."""
+        """(n_vocab,) int64: bytes of utf-8 text of each id, 0 for ``eot``."""
+
+    def target_bytes(self) -> np.ndarray:
+        """(n_vocab,) int64: the bytes that each id counts for in bits per byte. These are bits per byte of the
+        documents joined by blank lines, for all tokenizers: ``eot`` counts for the blank line that it stands for."""
+        found = self.token_bytes().copy()
+        if self.eot is not None:
+            found[self.eot] = len(SEPARATOR)
+        return found
 
     def separator(self) -> np.ndarray:
         """The ids (n,) that separate two documents."""
-        return self.encode("\n\n") if self.eot is None else np.array([self.eot])
+        return self.encode(SEPARATOR) if self.eot is None else np.array([self.eot])
 
     @abstractmethod
     def state(self) -> JsonObject:

@@ -5,10 +5,14 @@ from typing import Self
 
 from gptx.errors import ConfigError, GptxError
 from gptx.runs.hashing import digest
-from gptx.tokenizer.bpe_ranks import PATTERN, RankTokenizer
+from gptx.tokenizer.bpe_ranks import PATTERN, RankTokenizer, replace_surrogates
 
 ID = "tokenizer.bpe"
 REVISION = 1
+
+
+BUFFER = 256  # texts that rustbpe holds at once
+MAX_VOCAB = 2**31  # ids are stored in 32 bits
 
 
 class BPE(RankTokenizer):
@@ -18,8 +22,10 @@ class BPE(RankTokenizer):
     needs_fit = True
 
     def __init__(self, *, vocab_size: int) -> None:
-        if vocab_size < 257:
-            raise ConfigError(f"tokenizer.vocab_size={vocab_size}: expected 257 (256 bytes, end of text) or more")
+        if not 257 <= vocab_size <= MAX_VOCAB:
+            raise ConfigError(
+                f"tokenizer.vocab_size={vocab_size}: expected 257 (256 bytes, end of text) to {MAX_VOCAB}, e.g. 4096"
+            )
         self.n_vocab, self.eot = vocab_size, vocab_size - 1
         self._ranks: list[bytes] = []
 
@@ -29,8 +35,8 @@ class BPE(RankTokenizer):
     def fit(self, documents: Iterable[str]) -> None:
         from rustbpe import Tokenizer as Learner  # type: ignore[attr-defined]  # compiled, without stubs
 
-        learner = Learner()
-        learner.train_from_iterator(iter(documents), self.n_vocab - 1, pattern=PATTERN)
+        learner, texts = Learner(), map(replace_surrogates, documents)
+        learner.train_from_iterator(texts, self.n_vocab - 1, buffer_size=BUFFER, pattern=PATTERN)
         self._set([bytes(token) for token, _ in sorted(learner.get_mergeable_ranks(), key=lambda pair: pair[1])])
 
     def ranks(self) -> list[bytes]:

@@ -1,6 +1,7 @@
 """The base of gpt2 and bpe: merge ranks, encoded by tiktoken."""
 
 import base64
+import unicodedata
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -38,8 +39,13 @@ class RankTokenizer(Tokenizer):
         )
 
     def encode(self, text: str) -> np.ndarray:
-        clean = text.encode("utf-8", errors="replace").decode("utf-8")  # replaces lone surrogates
-        return self.encoding.encode_to_numpy(clean, disallowed_special=())
+        return self.encoding.encode_to_numpy(replace_surrogates(text), disallowed_special=())
+
+    def cut(self, text: str) -> int:
+        """Before a space or line feed that follows another character, or between a letter and punctuation: no match of
+        `PATTERN` contains such a place, and what it looks ahead for is on the same side."""
+        places = (i for i in range(len(text) - 1, 0, -1) if _separate(text[i - 1], text[i]))
+        return next(places, 0)
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
         return self.encoding.decode_bytes(np.asarray(ids, dtype=np.int64).tolist())
@@ -61,3 +67,21 @@ class RankTokenizer(Tokenizer):
     @abstractmethod
     def of(cls, ranks: list[bytes]) -> Self:
         """Create a fitted tokenizer from ``ranks``, see `ranks`."""
+
+
+def replace_surrogates(text: str) -> str:
+    """The text with a question mark for each lone surrogate, which is no character."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def _separate(before: str, after: str) -> bool:
+    """Whether `PATTERN` splits between two characters for certain."""
+    if after in " \n":
+        return not before.isspace()
+    return _category(before) == "L" and _category(after) == "P"
+
+
+def _category(character: str) -> str:
+    """L for letters, P for punctuation; "" where it depends on the version of Unicode: tiktoken may have another."""
+    new, old = unicodedata.category(character)[0], unicodedata.ucd_3_2_0.category(character)[0]
+    return new if new == old else ""

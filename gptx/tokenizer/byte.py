@@ -23,6 +23,9 @@ class Byte(Tokenizer):
     def encode(self, text: str) -> np.ndarray:
         return np.frombuffer(text.encode("utf-8", errors="replace"), dtype=np.uint8)
 
+    def cut(self, text: str) -> int:
+        return len(text)
+
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
         array = np.asarray(ids, dtype=np.int64)
         documents = np.split(array, np.flatnonzero(array == self.eot))

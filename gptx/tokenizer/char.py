@@ -54,6 +54,9 @@ class Char(Tokenizer):
             )
         return ids
 
+    def cut(self, text: str) -> int:
+        return len(text)
+
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         return "".join(self.characters[i] for i in np.asarray(ids, dtype=np.int64))
 

@@ -1,23 +1,25 @@
 """The resume certificate: a comparison of a run with a repetition of some of its steps."""
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-import torch
-from torch import Tensor
-
 from gptx.runs import checkpoint_files, journal, json_log
 from gptx.runs.folder import RunFolder
-from gptx.runs.preflight_facts import Hardware, RunFacts
+from gptx.runs.preflight_facts import DataFacts, Hardware, RunFacts
 from gptx.runs.provenance import versions
 from gptx.runs.records import ResumeRecord, StartRecord
 from gptx.training import checkpoint
+from gptx.training.comparison import (
+    Comparison,
+    FirstDifference,
+    Values,
+    compare_best,
+    compare_tensors,
+    compare_values,
+    with_prefix,
+)
 
 TOLERANCE = 1e-5  # relative; allowed if hardware, torch or the number of processes differ
-Value = float | str
-Values = dict[tuple[int, str], Value]  # by step and key
 
 
 class Outcome(StrEnum):
@@ -36,32 +38,6 @@ class Conditions:
     torch: str
     strategy: str
     processes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class FirstDifference:
-    """Where two trainings differ first: the step, the name of the value or tensor, and the two values, if any."""
-
-    step: int
-    what: str
-    run: Value | None = None
-    again: Value | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """The comparison of one kind of values, such as losses. ``largest``: the largest relative difference."""
-
-    count: int
-    differ: int = 0
-    largest: float = 0.0
-    first: FirstDifference | None = None
-
-    def __str__(self) -> str:
-        if not self.differ:
-            return f"all {self.count} are equal" if self.count else "none to compare"
-        size = f" (by up to {self.largest:.1e} relative)" if 0 < self.largest < math.inf else ""
-        return f"{self.differ} of {self.count} differ{size}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +106,9 @@ def certificate(
     again = _conditions(facts.hardware, versions(), facts.processes, start.variant["strategy"])
     other = [key for key, value in vars(again).items() if any(vars(one)[key] != value for one in before)]
     compared = _compare(folder, repetition, *steps)
+    if start.data.corpus_hash == facts.data.corpus_hash and start.data.content_hash:
+        run, same = (_token_ids(steps[0], side.data) for side in (start, facts))
+        compared = {"token ids": compare_values(run, same, ["token ids"]), **compared}
     outcome, first = _outcome(compared, other), _first(compared)
     return Certificate(
         outcome=outcome,
@@ -155,12 +134,12 @@ def _compare(folder: RunFolder, repetition: RunFolder, first: int, last: int) ->
     name = checkpoint_files.step_name(last)
     run, again = (checkpoint.load_tensors(side.checkpoints / name) for side in (folder, repetition))
     for kind, prefix in (("weights", "model."), ("moments", "optim.")):
-        compared[kind] = _compare_tensors(_with_prefix(run, prefix), _with_prefix(again, prefix), last)
-    return compared
+        compared[kind] = compare_tensors(with_prefix(run, prefix), with_prefix(again, prefix), last)
+    return compared | compare_best(folder, repetition, last)
 
 
-def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+def _token_ids(step: int, data: DataFacts) -> Values:
+    return {(step, "token ids"): data.content_hash}
 
 
 def _values(folder: RunFolder, first: int, last: int) -> Values:
@@ -173,43 +152,7 @@ def _compare_journals(run: Values, again: Values) -> dict[str, Comparison]:
         again = {place: value for place, value in again.items() if place[1] != "batch"}
     others = {key for _, key in (*run, *again)} - {"batch", "train/grad_norm"}
     kinds = {"batches": {"batch"}, "gradient norms": {"train/grad_norm"}, "losses": others}
-    return {kind: _compare_values(run, again, keys) for kind, keys in kinds.items()}
-
-
-def _compare_values(run: Values, again: Values, keys: Iterable[str]) -> Comparison:
-    places = sorted(place for place in {*run, *again} if place[1] in keys)
-    differ = [place for place in places if run.get(place) != again.get(place)]
-    if not differ:
-        return Comparison(count=len(places))
-    (step, key), values = differ[0], (run.get(differ[0]), again.get(differ[0]))
-    largest = max(_relative_difference(run.get(place), again.get(place)) for place in differ)
-    first = FirstDifference(step=step, what=key, run=values[0], again=values[1])
-    return Comparison(count=len(places), differ=len(differ), largest=largest, first=first)
-
-
-def _relative_difference(a: Value | None, b: Value | None) -> float:
-    if not isinstance(a, float | int) or not isinstance(b, float | int):
-        return math.inf
-    return abs(a - b) / max(abs(a), abs(b))
-
-
-def _compare_tensors(run: dict[str, Tensor], again: dict[str, Tensor], step: int) -> Comparison:
-    names = sorted({*run, *again})
-    differ = [n for n in names if n not in run or n not in again or not torch.equal(run[n], again[n])]
-    if not differ:
-        return Comparison(count=len(names))
-    distances = {n: _distance(run[n], again[n]) if n in run and n in again else math.inf for n in differ}
-    worst = max(distances, key=lambda n: distances[n])
-    first = FirstDifference(step=step, what=worst)
-    return Comparison(count=len(names), differ=len(differ), largest=distances[worst], first=first)
-
-
-def _distance(a: Tensor, b: Tensor) -> float:
-    """The norm of the difference of two tensors, divided by the larger of their norms."""
-    if a.shape != b.shape:
-        return math.inf
-    a, b = a.double(), b.double()
-    return float((a - b).norm() / max(a.norm(), b.norm()))
+    return {kind: compare_values(run, again, keys) for kind, keys in kinds.items()}
 
 
 def _first(compared: dict[str, Comparison]) -> FirstDifference | None:

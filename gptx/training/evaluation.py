@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptx.data.batches import Ids, read_rows, validation_starts
+from gptx.data.batches import NO_TARGET, Ids, validation_rows, validation_starts
 from gptx.geometry.visibility import documents
 from gptx.strategy.base import Autocast, Batch, Strategy
 
@@ -17,11 +17,12 @@ class ValidationSet:
 
     Args:
         tokens: the validation split, a memory-mapped array.
-        token_bytes: (V,) number of bytes of each token's text.
+        token_bytes: (V,) number of bytes that each token counts for in bits per byte.
         context: tokens in a row.
         max_tokens: how many tokens to use, spread over the validation split; 0: all.
         batch_size: rows that each rank evaluates at once.
         separator: the token that separates documents, where rows with several documents are masked; None: no mask.
+        incomplete: whether the whole validation split includes a last row with fewer tokens.
     """
 
     def __init__(
@@ -32,10 +33,11 @@ class ValidationSet:
         max_tokens: int,
         batch_size: int,
         separator: int | None = None,
+        incomplete: bool = True,
     ) -> None:
         self.tokens, self.context, self.batch_size, self.separator = tokens, context, batch_size, separator
         self.token_bytes = torch.from_numpy(token_bytes)
-        self.starts = validation_starts(len(tokens), context, max_tokens)
+        self.starts = validation_starts(len(tokens), context, max_tokens, incomplete)
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, strategy: Strategy, autocast: Autocast) -> dict[str, float]:
@@ -66,14 +68,15 @@ class ValidationSet:
         The last batch is padded with other rows, so that a compiled model sees one shape only; they are not counted.
         """
         padded = np.resize(starts if len(starts) else self.starts, self.batch_size)
-        rows = torch.from_numpy(read_rows(self.tokens, padded, self.context)).to(strategy.device)
-        x, y = rows[:, :-1], rows[:, 1:]
+        rows = validation_rows(self.tokens, padded, self.context)
+        x, y = (torch.from_numpy(ids).to(strategy.device) for ids in rows)
         predicted = strategy.predict(model, Batch(x, y, documents(x, self.separator)), autocast)
         if predicted is None:
             return torch.zeros(4, device=strategy.device)
         logits, y = (tensor[: len(starts)] for tensor in predicted)
         logits = logits.float()
-        nats = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum")
+        nats = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum", ignore_index=NO_TARGET)
         hits = (logits.argmax(-1) == y).sum()
-        size = self.token_bytes.to(y.device)[y].sum()
-        return torch.stack([nats, hits.float(), size.float(), torch.tensor(float(y.numel()), device=y.device)])
+        counted = y != NO_TARGET
+        size = (self.token_bytes.to(y.device)[y.clamp(min=0)] * counted).sum()
+        return torch.stack([nats, hits.float(), size.float(), counted.sum().float()])

@@ -93,7 +93,7 @@ def _facts(
     with torch.device("meta"):
         price = cost(model, dtype)
     return RunFacts(
-        data=DataFacts(name=tokens.meta.corpus, **dataclasses.asdict(tokens.meta)),
+        data=DataFacts(name=tokens.meta.corpus, content_hash=tokens.content_hash, **dataclasses.asdict(tokens.meta)),
         hardware=hardware,
         processes=processes,
         dtype=str(dtype).removeprefix("torch."),

@@ -66,23 +66,30 @@ def _choose_steps(folder: RunFolder, start_step: int | None) -> tuple[int, int]:
         ConfigError: there are no such steps, or ``start_step`` is not one of them.
     """
     reasons = {step_of(path): damage(path) for path in steps(folder.checkpoints)}
-    damaged = [f"{step_name(step)} is damaged ({reason})" for step, reason in reasons.items() if reason]
+    damaged = {step: f"{step_name(step)} is damaged ({reason})" for step, reason in reasons.items() if reason}
     intact = [step for step, reason in reasons.items() if reason is None]
     if not intact:
-        reason = "; ".join(damaged) or "the run has not reached its first validation"
+        reason = "; ".join(damaged.values()) or "the run has not reached its first validation"
         raise ConfigError(f"{folder.path} has no checkpoint to compare with: {reason}")
     if start_step is None:
-        for line in damaged:
-            log.warning("%s: ignored", line)
+        _warn_of(damaged.values())
         return (intact[0], intact[-1]) if len(intact) > 1 else (0, intact[-1])
     if start_step not in (0, *intact[:-1]):
         expected = " or ".join(map(str, (0, *intact[:-1])))
-        reason = "; ".join(["", *damaged])
+        reason = "; ".join(["", *damaged.values()])
         raise ConfigError(
             f"--from {start_step}: expected {expected}; the intact checkpoints are of the steps "
             f"{', '.join(map(str, intact))}{reason}"
         )
-    return start_step, next(step for step in intact if step > start_step)
+    last = next(step for step in intact if step > start_step)
+    _warn_of(line for step, line in damaged.items() if start_step <= step <= last)
+    return start_step, last
+
+
+def _warn_of(damaged: Iterable[str]) -> None:
+    """Report damaged checkpoints in the repeated steps."""
+    for line in damaged:
+        log.warning("%s: ignored", line)
 
 
 @contextlib.contextmanager
@@ -124,6 +131,7 @@ def _prepare(cfg: DictConfig, start: StartRecord, first: int, processes: int) ->
     """Set what the repetition needs in the config, and check it."""
     import torch
 
+    from gptx.data.from_config import tokens_of
     from gptx.hardware.device import pick
     from gptx.training.preflight import preflight
 
@@ -132,6 +140,7 @@ def _prepare(cfg: DictConfig, start: StartRecord, first: int, processes: int) ->
     cfg.strategy.nproc = processes
     if pick(cfg.device.type).type == "cuda":
         cfg.strategy.nproc = min(processes, torch.cuda.device_count())
+    tokens_of(cfg, quiet=False, thorough=True)  # creates damaged token files again
     return preflight(cfg)
 
 

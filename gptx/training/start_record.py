@@ -17,7 +17,7 @@ from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
 from gptx.runs.preflight_facts import RunFacts
 from gptx.runs.provenance import changed, git, versions
-from gptx.runs.records import EventRecord, ResumeRecord, StartRecord
+from gptx.runs.records import VALIDATION, EventRecord, ResumeRecord, StartRecord
 from gptx.runs.resume_source import checkpoint_of
 
 
@@ -53,6 +53,7 @@ def _start_record(cfg: DictConfig, name: str, facts: RunFacts, replaced: str | N
         identity=name,
         identity_scheme=SCHEME,
         revisions=revisions(cfg),
+        validation=VALIDATION,
         name=run_name(cfg),
         study=cfg.study,
         variant=config["variant"],

@@ -26,7 +26,7 @@ from gptx.optim.update_step import decay_groups, update
 from gptx.runs.checkpoint_files import steps
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
-from gptx.runs.records import MetricsRecord
+from gptx.runs.records import VALIDATION, MetricsRecord
 from gptx.strategy.base import Batch, Strategy
 from gptx.strategy.batch_plan import BatchPlan
 from gptx.training import checkpoint
@@ -66,9 +66,15 @@ class Trainer:
         self.separator = separator_of(cfg, self.tokens.tokenizer)
         own = slice(data_rank * self.plan.rank_batch, (data_rank + 1) * self.plan.rank_batch)
         self.rows = TrainingRows(self.tokens.train, cfg.data_seed, self.plan.batch_size, cfg.model.context, own)
-        token_bytes, count = self.tokens.tokenizer.token_bytes(), cfg.trainer.val_tokens
-        self.validation_set = ValidationSet(
-            self.tokens.val, token_bytes, cfg.model.context, count, cfg.runtime.val_batch, self.separator
+        self.validation_set = self._validation_set()
+
+    def _validation_set(self) -> ValidationSet:
+        cfg, tokenizer, start = self.cfg, self.tokens.tokenizer, self.folder.start_record()
+        version = start.validation if start else VALIDATION
+        token_bytes = tokenizer.token_bytes() if version == 1 else tokenizer.target_bytes()
+        context, count, batch = cfg.model.context, cfg.trainer.val_tokens, cfg.runtime.val_batch
+        return ValidationSet(
+            self.tokens.val, token_bytes, context, count, batch, self.separator, incomplete=version > 1
         )
 
     def _build_model(self) -> None:

@@ -20,6 +20,7 @@ ONLY_USERS = {
     "hydra": {"gptx/config", "gptx/run.py", "gptx/sweep"},
     "optuna": {"gptx/sweep"},
     "datasets": {"gptx/data"},
+    "pyarrow": {"gptx/data"},
     "tiktoken": {"gptx/tokenizer"},
     "rustbpe": {"gptx/tokenizer"},
 }

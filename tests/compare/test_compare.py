@@ -320,6 +320,10 @@ def test_comparable_runs_give_no_warning(tmp_path: Path) -> None:
         ({"hardware": {"device": "cuda"}}, "tokens/s and peak memory are not comparable"),
         ({"keys": {"trainer": {"val_tokens": 1}}}, "different validation sets (trainer.val_tokens)"),
         ({"code": {"mine": "a", "other": "a"}}, "different code: mine was changed between runs (1 and 1 of them)"),
+        (
+            {"validation": 2},
+            "different definitions of bits/byte: in 1 run of an earlier version",
+        ),
         ({"corpus_hash": "abcdef"}, "different corpora (sotu 9f8e7d6c, sotu abcdef)"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptx.data.batches import TrainingRows, check_context, read_rows, row_starts, validation_starts
+from gptx.data.batches import (
+    NO_TARGET,
+    TrainingRows,
+    check_context,
+    read_rows,
+    row_starts,
+    validation_rows,
+    validation_starts,
+)
 from gptx.data.text import Text
-from gptx.data.tokens import Tokens, prepare
+from gptx.data.tokens import prepare
 from gptx.errors import DataError
 from gptx.tokenizer.byte import Byte
 
@@ -92,13 +101,23 @@ def test_an_error_of_the_reading_thread_is_raised() -> None:
 def test_validation_rows_do_not_overlap(n: int, context: int, cap: int) -> None:
     if n < context + 1:
         return
-    starts = validation_starts(n, context, cap)
+    starts = validation_starts(n, context, cap, incomplete=False)
     fitting = (n - 1) // context
     assert len(starts) == (fitting if cap == 0 else min(fitting, max(1, cap // context)))
     assert (np.diff(starts) >= context).all()
     assert starts[0] == 0 and starts[-1] + context + 1 <= n
     if len(starts) > 1:
         assert np.diff(starts).max() - np.diff(starts).min() <= context  # evenly spread
+
+
+@given(n=st.integers(2, 300), context=st.integers(1, 40))
+def test_the_whole_validation_split_is_predicted_once(n: int, context: int) -> None:
+    tokens = np.arange(n, dtype=np.uint16)
+    x, y = validation_rows(tokens, validation_starts(n, context, 0), context)
+    assert x.shape == y.shape == (-(-(n - 1) // context), context)
+    assert y[y != NO_TARGET].tolist() == list(range(1, n))
+    assert (y - x)[y != NO_TARGET].tolist() == [1] * (n - 1)  # each target follows its input
+    assert (x < n).all()
 
 
 def test_rows_hold_inputs_and_their_next_tokens() -> None:
@@ -117,6 +136,6 @@ def test_context_longer_than_the_corpus_is_rejected(tmp_path: Path) -> None:
     assert str(caught.value) == (
         "context longer than the corpus: context=10 needs 11 tokens, text has 10 val tokens; at most context=9 works"
     )
-    short = Tokens(tokens.train[:5], tokens.val, tokens.tokenizer, tokens.meta)
+    short = replace(tokens, train=tokens.train[:5])
     with pytest.raises(DataError, match=r"has 5 train tokens; at most context=4 works"):
         check_context(short, 9)
