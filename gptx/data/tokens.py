@@ -21,6 +21,7 @@ from gptx.data.base import Corpus
 from gptx.data.split import SPLITS, LimitedCorpus
 from gptx.errors import DataError, GptxError, NotTokenised
 from gptx.runs.hashing import digest, file_hash
+from gptx.terminal import echo
 from gptx.tokenizer.base import Tokenizer, load
 
 # Raise it when the same corpus and tokenizer would give other files, and with it `CORE_REVISION` of
@@ -211,11 +212,12 @@ def _progress(label: str, total: int, quiet: bool) -> Iterator[Callable[[int], N
     if quiet or not sys.stderr.isatty():
         if not quiet:
             with suppress(BrokenPipeError):
-                print(label, file=sys.stderr, flush=True)
+                echo(label, file=sys.stderr)
         yield lambda taken: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from gptx.console import Console
 
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn("tokens"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

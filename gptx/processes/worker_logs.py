@@ -20,7 +20,7 @@ def rank_log(folder: Path, rank: int) -> Iterator[TextIO]:
         OSError: the file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f"rank-{rank:04d}.log", "a", buffering=1) as log:
+    with open(folder / f"rank-{rank:04d}.log", "a", buffering=1, encoding="utf-8", errors="replace") as log:
         log.write(f"--- {time.strftime('%F %T')}, process {os.getpid()} on {os.uname().nodename}\n")
         faulthandler.enable(log)
         originals = {number: os.dup(number) for number in (1, 2)} if rank else {}

@@ -25,7 +25,7 @@ def write_json(path: Path, value: JsonObject) -> None:
     """
     part = path.with_name(f".{path.name}.part")
     try:
-        with open(part, "w") as file:
+        with open(part, "w", encoding="utf-8") as file:
             json.dump(value, file, indent=1, ensure_ascii=False)
             flush(file)
         part.rename(path)

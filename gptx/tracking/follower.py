@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from gptx.processes.signals import STOP_SIGNALS, default_stop_signals
 from gptx.runs import journal
+from gptx.terminal import echo
 from gptx.tracking.mlflow_connection import one_line, store_uri
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class _FollowedRuns:
 
     def _failed(self, error: Exception) -> bool:
         if not self._failures:  # only the first failure of a series is printed
-            print(f"{time.strftime('%F %T')} retrying after: {one_line(error)}", file=sys.stderr, flush=True)
+            echo(f"{time.strftime('%F %T')} retrying after: {one_line(error)}", file=sys.stderr)
         self._failures += 1
         return False
 

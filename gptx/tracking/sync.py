@@ -27,15 +27,16 @@ def sync(root: Path, uri: str = "", *, show: bool = True) -> tuple[int, list[str
 
 def send(run_dirs: list[Path], outputs: Path, uri: str = "", *, show: bool = True) -> tuple[int, list[str]]:
     """Replay these runs below ``outputs``; see `sync`."""
-    from rich.console import Console
     from rich.progress import track
+
+    from gptx.console import Console
 
     if not run_dirs:
         return 0, []
     store = Store(outputs, uri)
     from gptx.tracking.mlflow_writer import Replay
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True)
     rows = new = 0
     failures = []
     for run_dir in track(run_dirs, "MLflow", console=console, transient=True, disable=not show):
@@ -48,7 +49,7 @@ def send(run_dirs: list[Path], outputs: Path, uri: str = "", *, show: bool = Tru
         rows, new = rows + replay.rows, new + replay.new_rows
     if show:
         for line in failures:
-            console.print(f"failed: {line}", markup=False, soft_wrap=True)
+            console.print(f"failed: {line}", soft_wrap=True)
         done = f"{len(run_dirs) - len(failures)} of {len(run_dirs)} runs, {rows} rows, {new} new, in {store.uri}"
-        Console(highlight=False).print(done, markup=False, soft_wrap=True)
+        Console().print(done, soft_wrap=True)
     return len(run_dirs), failures

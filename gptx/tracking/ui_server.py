@@ -16,6 +16,7 @@ import psutil
 
 from gptx.errors import GptxError, RunFailed
 from gptx.runs import journal
+from gptx.terminal import echo
 from gptx.tracking import mlflow_view
 from gptx.tracking.mlflow_connection import FOLDER, Store, store_uri
 from gptx.tracking.sync import sync
@@ -48,10 +49,10 @@ def show_ui(outputs: Path, uri: str, host: str, port: int, *, send: bool) -> Non
         show_links(store.uri.rstrip("/"), experiments)
         return
     port = free_port(host, port)
-    print(f"starting the MLflow UI on port {port} ...", flush=True)
+    echo(f"starting the MLflow UI on port {port} ...")
     with serve(outputs, store_uri(outputs, uri), host, port) as (base, server):
         show_links(base, experiments)
-        print("\nPress Ctrl-C to stop.", flush=True)
+        echo("\nPress Ctrl-C to stop.")
         raise RunFailed(f"the MLflow server ended with code {server.wait()}")
 
 
@@ -156,6 +157,6 @@ def free_port(host: str, port: int) -> int:
 def show_links(base: str, experiments: dict[str, str]) -> None:
     """Print two links for each study."""
     for name, experiment_id in experiments.items():
-        print(f"\n{name}")
-        print(f"  table   {mlflow_view.link(base, experiment_id, charts=False)}")
-        print(f"  charts  {mlflow_view.link(base, experiment_id, charts=True)}", flush=True)
+        echo(f"\n{name}")
+        echo(f"  table   {mlflow_view.link(base, experiment_id, charts=False)}")
+        echo(f"  charts  {mlflow_view.link(base, experiment_id, charts=True)}")

@@ -5,9 +5,9 @@ import time
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gptx.console import Console
 from gptx.errors import RunFailed
 
 REFRESH = 0.1  # seconds between two redraws
@@ -22,12 +22,12 @@ class ProgressBar:
     """
 
     def __init__(self, name: str, total: int, done: int, enabled: bool) -> None:
-        self.console = Console(file=sys.stderr, highlight=False)
+        self.console = Console(file=sys.stderr)
         self.enabled, self.total = enabled, total
         self.live = enabled and self.console.is_terminal
         self.drawn = 0.0
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),
@@ -64,6 +64,6 @@ class ProgressBar:
         """
         if self.enabled:
             try:
-                self.console.print(line, soft_wrap=True, markup=False)
+                self.console.print(line, soft_wrap=True)
             except SystemExit as end:  # rich raises it for a broken pipe
                 raise RunFailed("the reader of the output ended; the same command resumes the run") from end
