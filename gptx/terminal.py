@@ -52,7 +52,7 @@ def prepare() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            with contextlib.suppress(ValueError):  # it is closed
+            with contextlib.suppress(OSError, ValueError):  # it is closed, or cannot tell its position
                 stream.reconfigure(errors="replace")
 
 

@@ -191,4 +191,9 @@ def _show_summary(cfg: DictConfig, folder: RunFolder, how: str) -> None:
 
     result = folder.result()
     assert result is not None
-    (brief if cfg.runtime.brief else show)(result, folder.path, how)
+    try:
+        (brief if cfg.runtime.brief else show)(result, folder.path, how)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RunFailed(f"cannot print the result: {error}; the run is finished, in {folder.path}") from error
