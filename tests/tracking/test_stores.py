@@ -62,14 +62,14 @@ def ask_in(outputs: Path, query: str) -> Any:
 
 def test_moved_store_keeps_its_files_and_gets_new_ones(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new place" / "outputs"
-    first = make_run(old)
+    first = uid_of(make_run(old))
     assert sync_main([str(old)]) == 0
     new.parent.mkdir()
     old.rename(new)
-    assert files(new) == {uid_of(first): EVERYTHING}
+    assert files(new) == {first: EVERYTHING}
     second = make_run(new, seed=1)
     assert sync_main([str(new)]) == 0
-    assert files(new) == {uid_of(first): EVERYTHING, uid_of(second): EVERYTHING}
+    assert files(new) == {first: EVERYTHING, uid_of(second): EVERYTHING}
     assert not old.exists()
     for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
         assert ask_in(new, f"select count(*) from {table} where {column} like '%/old/%'") == 0
