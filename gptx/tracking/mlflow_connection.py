@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -31,6 +31,19 @@ def _uri_of(database: Path) -> str:
     return "sqlite:///" + re.sub("[?#%]", lambda found: f"%{ord(found[0]):02X}", str(database))
 
 
+@contextmanager
+def _no_stray_folder(uri: str) -> Iterator[None]:
+    """Remove the empty folder that MLflow creates when it reads the address of a database without decoding it."""
+    literal = Path(uri.removeprefix("sqlite:///"))
+    stray = [folder for folder in literal.parents if "%" in str(folder) and not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in stray:
+            with suppress(OSError):
+                folder.rmdir()
+
+
 def without_password(uri: str) -> str:
     """An address for messages."""
     return re.sub(r"(://[^:/@]*:)[^/]*@", r"\1***@", uri)
@@ -48,12 +61,13 @@ class Store:
         quiet()
         self.folder = (outputs / FOLDER).resolve()
         self.uri = store_uri(outputs, uri)
-        if self.uri.startswith("sqlite:///"):
-            database = Path(unquote(self.uri.removeprefix("sqlite:///").partition("?")[0]))
-            self._initialise(database)
-            if database.resolve().parent == self.folder:
-                correct_addresses(database, self.folder / "artifacts")
-        self.client = self._connect()
+        with _no_stray_folder(self.uri):
+            if self.uri.startswith("sqlite:///"):
+                database = Path(unquote(self.uri.removeprefix("sqlite:///").partition("?")[0]))
+                self._initialise(database)
+                if database.resolve().parent == self.folder:
+                    correct_addresses(database, self.folder / "artifacts")
+            self.client = self._connect()
         self._experiments: dict[str, str] = {}
 
     def experiment(self, name: str) -> str:

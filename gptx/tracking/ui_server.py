@@ -94,6 +94,8 @@ def serve(outputs: Path, uri: str, host: str, port: int) -> Iterator[tuple[str, 
 def _start_server(folder: Path, uri: str, host: str, port: int, log: Path) -> "subprocess.Popen[bytes]":
     """Start MLflow's server in its own session. ``folder``: its working directory, which holds the artifacts."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+    if uri == store_uri(folder.parent, ""):
+        uri = "sqlite:///mlflow.db"  # in the working directory: no character of its path has a meaning in an address
     command += ["--backend-store-uri", uri, "--artifacts-destination", (folder / "artifacts").as_uri()]
     env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # otherwise ten processes that need 1.1 GB
     null = subprocess.DEVNULL
