@@ -8,9 +8,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -21,6 +23,7 @@ from gptx.tracking import mlflow_view
 from gptx.tracking.mlflow_connection import FOLDER, Store, store_uri
 from gptx.tracking.sync import sync
 
+_STOP_TIMEOUT = 2.0  # seconds that the server has to end its connections
 _START_TIMEOUT = 120.0  # seconds until the server must answer
 
 
@@ -63,14 +66,24 @@ def write_views(store: Store) -> dict[str, str]:
         {experiment name: experiment id}, newest first.
     """
     found = {}
-    for experiment in store.client.search_experiments():
-        query = "tags.`gptx.uid` != ''"
-        runs = store.client.search_runs([experiment.experiment_id], query, max_results=1000)
+    for experiment in every(store.client.search_experiments):
+        ids, query = [experiment.experiment_id], "tags.`gptx.uid` != ''"
+        runs = every(partial(store.client.search_runs, ids, query, max_results=1000))
         if runs:
             value = mlflow_view.view(run.data.params for run in runs)
             store.client.set_experiment_tag(experiment.experiment_id, mlflow_view.TAG, value)
             found[experiment.name] = (max(run.info.start_time for run in runs), experiment.experiment_id)
     return {name: found[name][1] for name in sorted(found, key=lambda name: found[name][0], reverse=True)}
+
+
+def every(search: Callable[..., Any]) -> list[Any]:
+    """All pages of what a search of MLflow finds."""
+    page = search()
+    found = list(page)
+    while page.token:
+        page = search(page_token=page.token)
+        found += page
+    return found
 
 
 @contextmanager
@@ -134,7 +147,7 @@ def _stop(server: "subprocess.Popen[bytes]") -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(server.pid, number)
-            server.wait(10)
+            server.wait(_STOP_TIMEOUT)
         except (ProcessLookupError, subprocess.TimeoutExpired):
             continue
 
