@@ -27,11 +27,11 @@ def show(result: Result, folder: Path, status: str) -> None:
     for name, value in rows.items():
         console.print(f"{name:<{width}}  {value}", soft_wrap=True)
     console.print("\nnext:", style="bold")
-    quoted = shlex.quote(str(folder))
+    quoted, outputs = shlex.quote(str(folder)), folder.parent.parent
     for command in (
         f'gptx generate {quoted} --prompt "The state of the union"',
         f"gptx compare {shlex.quote(str(folder.parent))}",
-        "gptx ui",
+        " ".join(["gptx ui", *([] if outputs == Path("outputs") else ["--outputs", shlex.quote(str(outputs))])]),
     ):
         console.print(f"  {command}", soft_wrap=True)
 

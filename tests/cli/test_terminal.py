@@ -204,3 +204,9 @@ def test_legend_of_bold_figures_is_shown_where_they_are(trained: Trained) -> Non
 @pytest.mark.parametrize("column", ["params", "bits/byte", "KV/token", "peak memory", "tokens/s"])
 def test_table_can_be_sorted_by_its_headings(trained: Trained, column: str) -> None:
     assert trained.gptx.run("gptx.compare", "--sort", column).code == 0
+
+
+def test_hints_name_the_folder_that_is_not_the_default(trained: Trained, gptx: Gptx) -> None:
+    assert trained.done.out.rstrip().endswith("  gptx ui")
+    done = gptx("paths.outputs=my runs", "trainer.max_steps=10")
+    assert done.code == 0 and done.out.rstrip().endswith("  gptx ui --outputs 'my runs'")
