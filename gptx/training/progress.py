@@ -11,6 +11,7 @@ from gptx.console import Console
 from gptx.errors import RunFailed
 
 REFRESH = 0.1  # seconds between two redraws
+_FIGURES = 66  # columns that steps, loss, speed, time and a short bar take
 
 
 class ProgressBar:
@@ -38,6 +39,8 @@ class ProgressBar:
             transient=True,
             expand=True,
         )
+        room = max(1, self.console.width - _FIGURES)
+        name = name if len(name) <= room else f"{name[: room - 1]}…"
         self.task = self.bar.add_task(name, total=total, completed=done, loss="-", speed="-")
 
     def __enter__(self) -> Self:

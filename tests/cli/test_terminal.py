@@ -210,3 +210,14 @@ def test_hints_name_the_folder_that_is_not_the_default(trained: Trained, gptx: G
     assert trained.done.out.rstrip().endswith("  gptx ui")
     done = gptx("paths.outputs=my runs", "trainer.max_steps=10")
     assert done.code == 0 and done.out.rstrip().endswith("  gptx ui --outputs 'my runs'")
+
+
+def test_progress_bar_shows_steps_and_time_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gptx.training.progress import ProgressBar
+
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    bar = ProgressBar("nano " + "differential·rope·full·fsdp_tp·s0-0123456789" * 2, 100_000, 12_345, True)
+    console = Console(file=io.StringIO(), width=80)
+    console.print(bar.bar.get_renderable())
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "12345/100000" in shown.replace(" ", "") and "tok/s" in shown and "-:--:--" in shown and "nano" in shown
