@@ -7,6 +7,7 @@ from importlib import import_module
 
 from gptx import cli
 from gptx.errors import ConfigError
+from gptx.terminal import echo
 
 COMMANDS = {
     "run": "train, resume or show one run",
@@ -31,10 +32,10 @@ def main(argv: list[str] | None = None) -> int:
     if arguments[:1] == ["--version"]:
         from gptx import __version__
 
-        print(f"gptx {__version__}")
+        echo(f"gptx {__version__}")
         return 0
     if not arguments or arguments[0] in ("-h", "--help"):
-        return cli.exit_code(lambda: print(_help()))
+        return cli.exit_code(lambda: echo(_help()))
     return cli.exit_code(lambda: _run(*arguments))
 
 
@@ -71,7 +72,7 @@ def _complete(arguments: list[str]) -> int:
     words = os.environ.get("COMP_LINE", "").split(" ")
     if any(argument.startswith("query=") for argument in arguments):
         if len(words) <= 2:
-            print(" ".join(COMMANDS))
+            echo(" ".join(COMMANDS))
             return 0
         if words[1] not in ("run", "sweep"):
             return 0  # the shell completes names of files

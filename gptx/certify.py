@@ -11,6 +11,7 @@ from gptx.config.trust import add_trust_options, trusted_modules
 from gptx.runs.atomic_files import write_json
 from gptx.runs.folder import RunFolder
 from gptx.runs.json_codec import to_json
+from gptx.terminal import write_data
 from gptx.training.repeat_training import certify
 
 _HELP = """\
@@ -52,7 +53,7 @@ def _certify(args: argparse.Namespace) -> int:
         certificate = certify(folder, args.start, trust)
         write_json(folder.path / "certificate.json", to_json(certificate))
     if args.json:
-        print(json.dumps(to_json(certificate), indent=1, ensure_ascii=False))
+        write_data(json.dumps(to_json(certificate), indent=1, ensure_ascii=False) + "\n")
     else:
         from gptx.training.certificate_table import show
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from gptx.errors import ConfigError, GptxError, Interrupted
+from gptx.terminal import prepare, visible
 
 EXIT_CODES = {
     0: "done; a finished run's command shows its result",
@@ -70,6 +71,7 @@ def exit_code(work: Callable[[], object], broken_pipe: int = 0) -> int:
     Args:
         broken_pipe: the exit code if the reader of the output ends early, as in ``gptx compare | head``.
     """
+    prepare()
     configure_logging()
     code = 0
     try:
@@ -106,15 +108,15 @@ def _fail(error: BaseException, text: str, code: int) -> int:
 
 
 def _discard_unread_output() -> None:
-    """Discard output that nobody reads: otherwise the interpreter would report the closed pipe again when it exits, and
-    change the exit code."""
+    """Discard output that cannot be written: otherwise the interpreter would report the closed pipe or the full device
+    again when it exits, and change the exit code."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:
+        except OSError:
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        except (OSError, ValueError):
+        except ValueError:  # it is closed
             pass
 
 
@@ -123,12 +125,19 @@ def default_sigint() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+class _Visible(logging.Formatter):
+    """Formats a record with its control characters made visible."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
 class _Stderr(logging.StreamHandler[TextIO]):
     """Writes to the current ``sys.stderr``, which may have been replaced since the start."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
-        self.setFormatter(logging.Formatter("gptx: %(message)s"))
+        self.setFormatter(_Visible("gptx: %(message)s"))
 
     @property
     def stream(self) -> TextIO:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gptx.cli import Parser, default_sigint, exit_code
+from gptx.terminal import echo
 from gptx.tracking.ui_server import show_ui
 
 
@@ -21,7 +22,7 @@ def _ui(args: argparse.Namespace) -> None:
     try:
         show_ui(args.outputs, args.uri, args.host, args.port, send=not args.no_sync)
     except KeyboardInterrupt:
-        print()
+        echo()
 
 
 def _parser() -> Parser:

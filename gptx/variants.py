@@ -8,11 +8,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from gptx.cli import Parser, exit_code
+from gptx.console import Console
 from gptx.model.variants_table import HEADER, VariantRow, markdown, table
+from gptx.terminal import echo
 
 EXAMPLES = """examples:
   gptx variants                    the default model
@@ -36,9 +37,9 @@ def _parser() -> Parser:
 def _print_table(args: argparse.Namespace) -> None:
     rows = list(table(args.overrides))
     if args.markdown:
-        print(markdown(rows))
+        echo(markdown(rows))
     else:
-        Console(highlight=False).print(_rich_table(rows))
+        Console().print(_rich_table(rows))
 
 
 def _rich_table(rows: Sequence[VariantRow]) -> Table:

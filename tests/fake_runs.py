@@ -101,7 +101,7 @@ def database(outputs: Path) -> Path:
 
 
 def ask(db: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:
-    with sqlite3.connect(f"file:{db}?mode=ro", uri=True, timeout=60) as connection:
+    with sqlite3.connect(f"{db.absolute().as_uri()}?mode=ro", uri=True, timeout=60) as connection:
         rows = connection.execute(query, values).fetchall()
     connection.close()
     return rows

@@ -5,20 +5,26 @@ import difflib
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console, Group
+from rich.console import Group
 from rich.measure import Measurement
 
 from gptx.cli import Parser, exit_code
 from gptx.compare import comparability, render
 from gptx.compare.run_rows import RunRow, read_rows, status_counts
 from gptx.compare.summary import summarise
+from gptx.console import Console
 from gptx.errors import GptxError
 from gptx.runs import journal
+from gptx.terminal import echo, visible, write_data
+
+STDOUT = Path("-")
+_WEB_FONT = re.compile(r',\s*url\("https:[^)]*\) format\("\w+"\)')  # rich adds fonts from the web to its pictures
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,13 +52,21 @@ def _parser() -> Parser:
         ("json", "raw figures, runs, warnings"),
         ("svg", "the table as a picture"),
     ):
-        parser.add_argument(f"--{kind}", type=Path, metavar="FILE", help=what)
+        parser.add_argument(f"--{kind}", type=_file, metavar="FILE", help=f"{what}; -: print them, and no table")
     return parser
 
 
+def _file(name: str) -> Path:
+    """The file of an option; ``/dev/stdout`` is not opened a second time, because it would overwrite what is there."""
+    return STDOUT if name == "/dev/stdout" else Path(name)
+
+
 def _compare(args: argparse.Namespace) -> None:
-    for option in ("csv", "json", "svg"):
-        _check(f"--{option}", getattr(args, option))
+    files = {kind: getattr(args, kind) for kind in ("csv", "json", "svg") if getattr(args, kind)}
+    for kind, path in files.items():
+        _check(f"--{kind}", path)
+    if (printed := list(files.values()).count(STDOUT)) > 1:
+        raise GptxError(f"{printed} of --csv, --json and --svg print to stdout; give the others the name of a file")
     paths = args.paths or [Path("outputs")]
     rows = _of_study(read_rows(_runs(paths)), args.study)
     summary = summarise(rows, all_keys=args.all_keys, include_unfinished=args.include_unfinished)
@@ -65,13 +79,15 @@ def _compare(args: argparse.Namespace) -> None:
         )
     summary = render.ordered(summary, args.sort)
     page = render.page(rows, summary)
-    Console(highlight=False).print(page)
-    if args.csv:
-        _write(args.csv, _csv(summary))
-    if args.json:
-        _write(args.json, _json(rows, summary))
-    if args.svg:
-        _write(args.svg, _svg(page, f"gptx.compare {args.study or _names(paths)}"))
+    if STDOUT not in files.values():
+        Console().print(page)
+    content = {
+        "csv": lambda: _csv(summary),
+        "json": lambda: _json(rows, summary),
+        "svg": lambda: _svg(page, f"gptx.compare {args.study or _names(paths)}"),
+    }
+    for kind, path in files.items():
+        _write(path, content[kind]())
 
 
 def _runs(paths: list[Path]) -> list[Path]:
@@ -119,9 +135,9 @@ def _svg(page: Group, title: str) -> str:
         for part in page.renderables
         if isinstance(part, render.FittingTable)
     ]
-    canvas = Console(record=True, file=io.StringIO(), width=max(80, *fits), highlight=False, legacy_windows=False)
+    canvas = Console(record=True, file=io.StringIO(), width=max(80, *fits), legacy_windows=False)
     canvas.print(page)
-    return canvas.export_svg(title=title)
+    return _WEB_FONT.sub("", canvas.export_svg(title=visible(title)))
 
 
 def _check(option: str, path: Path | None) -> None:
@@ -136,16 +152,23 @@ def _check(option: str, path: Path | None) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it, so that no reader sees an incomplete file."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a file under a temporary name and rename it, so that no reader sees an incomplete file. A device or a link
+    is written in place, and `STDOUT` is printed."""
+    if path == STDOUT:
+        write_data(text)
+        return
+    in_place = path.is_symlink() or (path.exists() and not path.is_file())
+    part = path if in_place else path.with_name(f".{path.name}.{os.getpid()}")
     try:
         part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        if not in_place:
+            part.replace(path)
     except OSError as error:
         raise GptxError(f"cannot write {path}: {error.strerror}") from error
     finally:
-        part.unlink(missing_ok=True)
-    print(f" wrote {path}")
+        if not in_place:
+            part.unlink(missing_ok=True)
+    echo(f" wrote {path}")
 
 
 if __name__ == "__main__":

@@ -6,16 +6,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
+import rich.console
 from rich import box
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
-from rich.text import Text
 
 from gptx.compare.comparability import warnings
 from gptx.compare.formatting import SHOWN, axes, count, figure, plain, titled, variant_name
 from gptx.compare.run_rows import RunRow, read_rows, status_counts
 from gptx.compare.summary import is_finished, summarise
+from gptx.console import Console, Text
 from gptx.errors import GptxError
 from gptx.runs import journal
 from gptx.runs.metrics import METRICS, Metric
@@ -23,7 +24,7 @@ from gptx.runs.metrics import METRICS, Metric
 
 def show(
     paths: Iterable[Path | str],
-    console: Console | None = None,
+    console: rich.console.Console | None = None,
     *,
     sort: str = "val_bpb",
     all_keys: bool = False,
@@ -41,12 +42,12 @@ def show(
     """
     rows = read_rows(run for path in paths for run in (list(journal.runs(Path(path))) or [Path(path)]))
     summary = summarise(rows, all_keys=all_keys, include_unfinished=include_unfinished)
-    (console or Console(highlight=False)).print(page(rows, ordered(summary, sort)))
+    (console or Console()).print(page(rows, ordered(summary, sort)))
     return summary
 
 
 def ordered(summary: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The rows sorted by a column, best first. A metric may be named without ``_mean``.
+    """The rows sorted by a column, best first. A metric may be named without ``_mean``, or by its heading.
 
     Rows without a value and unfinished runs come last.
 
@@ -55,6 +56,7 @@ def ordered(summary: pd.DataFrame, column: str) -> pd.DataFrame:
     """
     plain = [*axes(summary), "n", *(m.key for m in METRICS)]
     names = [*plain, *(f"{m.key}_{what}" for m in METRICS for what in ("mean", "sd"))]
+    column = {m.title.lower(): m.key for m in METRICS}.get(column.lower(), column)
     if column not in names:
         close = difflib.get_close_matches(column, names, 1, 0.5)
         hint = f" (did you mean {close[0]}?)" if close else ""
@@ -86,7 +88,7 @@ def page(rows: list[RunRow], summary: pd.DataFrame) -> Group:
         size = f"{count(len(summary), 'variant')}, {count(int(summary['n'].sum()), 'run')}"
         many = (summary["n"] > 1).any()
         spread = "mean ±sample standard deviation over n seeds" if many else "one seed each: deviations are unknown"
-        parts.append(Text(f"\n{size} · {spread} · bold: best of the column", "dim"))
+        parts.append(_Legend(f"\n{size} · {spread}"))
     messages = warnings(rows, summary)
     if messages:
         lines = Table.grid(padding=(0, 1))
@@ -105,6 +107,17 @@ def unfinished(rows: list[RunRow]) -> str:
     return ", ".join(f"{n} {status}" for status, n in status_counts(rows).items() if status != "finished")
 
 
+class _Legend:
+    """The line below the table. It explains bold figures where they can be seen."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __rich_console__(self, console: rich.console.Console, options: ConsoleOptions) -> RenderResult:
+        bold = " · bold: best of the column" if console.is_terminal or console.record else ""
+        yield Text(self.text + bold, "dim")
+
+
 class FittingTable:
     """Chooses the widest of four layouts that fits the console. The narrowest one splits the table in two."""
 
@@ -115,7 +128,7 @@ class FittingTable:
         parts = ((title, SHOWN[:3]), ("", SHOWN[3:]))
         self.split = [_layout(summary, head, joined=True, stacked=True, metrics=part) for head, part in parts]
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(self, console: rich.console.Console, options: ConsoleOptions) -> RenderResult:
         width = options.max_width
         if self._needs(console, self.wide).maximum <= width:
             yield self.wide
@@ -126,11 +139,11 @@ class FittingTable:
         else:
             yield Group(self.split[0], Text(), self.split[1])
 
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+    def __rich_measure__(self, console: rich.console.Console, options: ConsoleOptions) -> Measurement:
         return self._needs(console, self.wide)
 
     @staticmethod
-    def _needs(console: Console, layout: Table) -> Measurement:
+    def _needs(console: rich.console.Console, layout: Table) -> Measurement:
         return Measurement.get(console, console.options.update(max_width=10_000), layout)
 
 

@@ -10,7 +10,6 @@ from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from gptx.cli import Parser, exit_code
@@ -19,8 +18,10 @@ from gptx.compare.powerlaw import EXPONENTS, FittedLaw, Law, bootstrap, check, f
 from gptx.compare.render import unfinished
 from gptx.compare.run_rows import RunRow, read_rows, selected
 from gptx.compare.summary import distinguishing_keys
+from gptx.console import Console
 from gptx.errors import GptxError
 from gptx.runs.journal import runs
+from gptx.terminal import echo
 
 # The keys that runs of a scaling study may differ in. Of the learning rates at one size and length the best is used.
 SIZE_KEYS = {"model", "model.n_layer", "model.n_head", "model.d_model"}
@@ -72,19 +73,19 @@ def _command(args: argparse.Namespace) -> None:
         raise GptxError(f"--bootstrap {args.bootstrap}: expected at least 20 samples for a 95 % interval")
     rows, left_out = _rows(args.path)
     fitted = fit_runs(rows, args.bootstrap)
-    console = Console(highlight=False)
+    console = Console()
     sizes, lengths = len(set(fitted.sizes)), len(set(fitted.tokens))
-    print(f"{len(rows)} runs, {sizes} model sizes x {lengths} token counts{left_out and f'; left out: {left_out}'}")
-    print("loss = E + A / N^a + B / D^b; N: parameters, D: training tokens, C = 6 N D: FLOPs\n")
+    echo(f"{len(rows)} runs, {sizes} model sizes x {lengths} token counts{left_out and f'; left out: {left_out}'}")
+    echo("loss = E + A / N^a + B / D^b; N: parameters, D: training tokens, C = 6 N D: FLOPs\n")
     for part in (law_table(fitted), budget_table(fitted, args.flops), residual_table(fitted)):
         console.print(part, "")
     for line in remarks(fitted):
-        print(f"! {line}")
+        echo(f"! {line}")
     for kind, file in files.items():
         from gptx.compare.scaling_picture import draw
 
         draw(fitted, file, kind)
-        print(f" wrote {file}")
+        echo(f" wrote {file}")
 
 
 def _rows(path: Path) -> tuple[list[RunRow], str]:

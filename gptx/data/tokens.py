@@ -21,10 +21,11 @@ from gptx.data.base import Corpus, Document
 from gptx.data.id_array import IdArray
 from gptx.data.long_text import pieces
 from gptx.data.split import LimitedCorpus
-from gptx.data.token_files import TokenMeta, Tokens, TokenSpec, content_hash, open_folder
+from gptx.data.token_files import DTYPES, TokenMeta, Tokens, TokenSpec, content_hash, open_folder
 from gptx.errors import DataError, NotTokenised
-from gptx.regular_files import refuse_link
+from gptx.regular_files import refuse_link, refuse_links
 from gptx.runs.hashing import file_hash
+from gptx.terminal import echo
 from gptx.tokenizer.base import Tokenizer
 
 __all__ = ["TokenMeta", "TokenSpec", "Tokens", "prepare"]
@@ -166,8 +167,9 @@ def _progress(label: str, total: int, quiet: bool) -> Iterator[Callable[[int], N
             _print(label)
         yield lambda taken: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from gptx.console import Console
 
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn("tokens"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
@@ -177,4 +179,4 @@ def _progress(label: str, total: int, quiet: bool) -> Iterator[Callable[[int], N
 
 def _print(line: str) -> None:
     with suppress(BrokenPipeError):
-        print(line, file=sys.stderr, flush=True)
+        echo(line, file=sys.stderr)

@@ -4,14 +4,13 @@ Letters: B batch, V vocabulary.
 """
 
 import codecs
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gptx.errors import ConfigError
 from gptx.model.gpt import GPT
 from gptx.model.kv_cache import KVCache
 from gptx.tokenizer.base import Tokenizer
@@ -116,13 +115,16 @@ def text(model: GPT, tokenizer: Tokenizer, prompt: str, count: int, **options: A
     yield decoder.decode(b"", final=True)
 
 
-def stop_token(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The id of the token that a text is, or no id if the text is empty.
-
-    Raises:
-        ConfigError: the text is more than one token.
-    """
-    ids = [int(i) for i in tokenizer.encode(text)] if text else []
-    if len(ids) > 1:
-        raise ConfigError(f"--stop {text!r} is {len(ids)} tokens of this run's tokenizer; expected one token")
-    return ids
+def up_to(stop: str, chunks: Iterable[str]) -> Iterator[str]:
+    """The chunks of a text up to the first occurrence of ``stop``, which may lie across several chunks; all of them if
+    ``stop`` is empty. What may be its beginning is yielded as soon as it is known not to be."""
+    held = ""
+    for chunk in chunks:
+        held += chunk
+        if stop and stop in held:
+            yield held.partition(stop)[0]
+            return
+        begun = next((n for n in range(min(len(held), len(stop) - 1), 0, -1) if stop.startswith(held[-n:])), 0)
+        yield held[: len(held) - begun]
+        held = held[len(held) - begun :]
+    yield held

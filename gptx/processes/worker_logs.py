@@ -21,7 +21,7 @@ def rank_log(folder: Path, rank: int) -> Iterator[IO[str]]:
     Raises:
         OSError: the file cannot be written.
     """
-    with open_log(folder / f"rank-{rank:04d}.log", "a", buffering=1) as log:
+    with open_log(folder / f"rank-{rank:04d}.log", "a", buffering=1, errors="replace") as log:
         log.write(f"--- {time.strftime('%F %T')}, process {os.getpid()} on {os.uname().nodename}\n")
         faulthandler.enable(log)
         originals = {number: os.dup(number) for number in (1, 2)} if rank else {}

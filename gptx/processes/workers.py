@@ -28,6 +28,7 @@ from gptx.errors import GptxError, RunFailed
 from gptx.processes.children import describe_exit, die_with_parent
 from gptx.processes.signals import STOP_SIGNALS, count_stop_requests, unblocked_stop_signals
 from gptx.processes.worker_logs import rank_log
+from gptx.terminal import echo
 
 CONNECTION_LOST = re.compile(r"Connection (closed|reset|refused)|Broken pipe|gloo|NCCL")  # reported by peers
 FORWARDED_SIGNALS = {*STOP_SIGNALS, signal.SIGHUP}
@@ -134,7 +135,7 @@ def run_as_rank(function: Callable[..., Any], args: tuple[Any, ...], logs: Path)
         except GptxError:
             raise
         except Exception as error:
-            traceback.print_exc(file=log)
+            echo(traceback.format_exc(), file=log)
             cause = _last_line(error)
             problem = "lost the connection to another worker" if CONNECTION_LOST.search(cause) else "failed"
             raise WorkerLost(f"worker {rank} (of 0..{last}) {problem}: {cause}; see {log.name}") from error

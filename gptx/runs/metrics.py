@@ -83,7 +83,7 @@ METRICS = (
         prefix=True,
         in_table=True,
         curve="perf/tokens_per_s",
-        mlflow="tok_s",
+        mlflow="tokens_per_s",
     ),
     Metric(
         key="peak_memory_bytes",

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gptx.sweep.plan.cells import Cell
+from gptx.terminal import echo
 
 
 def close(
@@ -22,7 +23,7 @@ def close(
     from gptx.compare.render import show
 
     if finished:
-        print()
+        echo()
         show(finished)
     rejected = {cell.title: cell.rejection for cell in cells if cell.rejection}
     for status, reasons in (("dropped", dropped or {}), ("rejected", rejected), ("failed", failed)):
@@ -34,4 +35,4 @@ def list_reasons(status: str, reasons: Mapping[str, str], total: int) -> None:
     """Print to stderr every title with its reason; print nothing if there are none."""
     if reasons:
         lines = (f"  {title}\n    {reason}" for title, reason in reasons.items())
-        print(f"\n{len(reasons)} of {total} {status}:", *lines, sep="\n", file=sys.stderr)
+        echo(f"\n{len(reasons)} of {total} {status}:", *lines, file=sys.stderr)

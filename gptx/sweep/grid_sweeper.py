@@ -23,6 +23,7 @@ from gptx.sweep.state.folder import Sweep, SweepKind, sweep_name
 from gptx.sweep.state.records import CellRejected, SweepJournal
 from gptx.sweep.sweep_overrides import combinations
 from gptx.sweep.sweeper_base import SweeperBase, following
+from gptx.terminal import echo
 
 if TYPE_CHECKING:
     from gptx.hardware.device import Machine
@@ -88,7 +89,7 @@ class GridSweeper(SweeperBase):
         if launcher.detached:
             with launcher:
                 launcher.submit(tasks)
-            print(f"gptx sweep status {launcher.sweep.name} shows their status")
+            echo(f"gptx sweep status {launcher.sweep.name} shows their status")
             return _GridOutcome()
         halving = self._halving(able, options, launcher, journal)
         steps = {task.folder: cell.cfg.trainer.max_steps for task, cell in zip(tasks, to_run, strict=True)}

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,7 +21,9 @@ from typing import IO, TYPE_CHECKING, Any
 from gptx.processes.signals import STOP_SIGNALS, default_stop_signals
 from gptx.regular_files import open_log
 from gptx.runs import journal
-from gptx.tracking.mlflow_connection import one_line, store_uri
+from gptx.runs.atomic_files import no_space
+from gptx.terminal import echo
+from gptx.tracking.mlflow_connection import one_line, store_uri, without_password
 
 if TYPE_CHECKING:
     from gptx.tracking.mlflow_writer import Replay
@@ -59,8 +62,10 @@ class Follower:
                 start_new_session=True,  # so that Ctrl-C reaches the trainer only
             )
         uri = str(tracking["uri"])
-        command_line = f"gptx sync {outputs}" + (f" --uri {uri}" if uri else "")
-        hint = f"MLflow at {store_uri(outputs, uri)} is incomplete (see {log}); to complete it run: {command_line}"
+        given = ["--uri", without_password(uri)] if uri else []
+        command_line = shlex.join(["gptx", "sync", str(outputs), *given])
+        where = without_password(store_uri(outputs, uri))
+        hint = f"MLflow at {where} is incomplete (see {log}); to complete it run: {command_line}"
         return cls(process, log, float(tracking["wait"]), hint)
 
     def add(self, run_dir: Path) -> None:
@@ -152,13 +157,17 @@ class _FollowedRuns:
 
     def _failed(self, error: Exception) -> bool:
         if not self._failures:  # only the first failure of a series is printed
-            print(f"{time.strftime('%F %T')} retrying after: {one_line(error)}", file=sys.stderr, flush=True)
+            echo(f"{time.strftime('%F %T')} retrying after: {one_line(error)}", file=sys.stderr)
         self._failures += 1
         return False
 
     def pause(self) -> float:
         """Seconds until the next push."""
         return min(_POLL * 2.0 ** min(self._failures, 10), _MAX_PAUSE)
+
+    def writable(self) -> bool:
+        """Whether the disk has space left: without it, another attempt would fail as well."""
+        return not no_space(self._outputs)
 
     def ended(self) -> bool:
         """Whether none of the started runs had the status "running" at the last push."""
@@ -179,8 +188,10 @@ def follow(runs: _FollowedRuns, wait: float, pipe: IO[bytes]) -> int:
         arrived = runs.push()
     ended = time.monotonic()
     arrived = runs.push()
-    # A run that is still "running" is ending right now, or another process has resumed it and follows it.
-    while time.monotonic() < ended + (min(wait, _LOCK_DELAY) if arrived else wait) and not (arrived and runs.ended()):
+    while not (arrived and runs.ended()):
+        # A run that is still "running" is ending right now, or another process has resumed it and follows it.
+        if time.monotonic() > ended + (min(wait, _LOCK_DELAY) if arrived else wait) or not (arrived or runs.writable()):
+            break
         time.sleep(_POLL / 4)
         arrived = runs.push()
     return 0 if arrived else 1

@@ -3,24 +3,51 @@
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from gptx.errors import GptxError, RunFailed
 from gptx.regular_files import open_regular
 from gptx.runs.atomic_files import flocked
+from gptx.tracking.moved_store import correct_addresses
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 FOLDER = ".mlflow"
+_ANSWER = 8.0  # seconds in which a server must begin to answer
 
 
 def store_uri(outputs: Path, uri: str) -> str:
     """``uri``, or the address of the database under ``outputs`` if it is empty."""
-    return uri or f"sqlite:///{(outputs / FOLDER / 'mlflow.db').resolve()}"
+    return uri or _uri_of((outputs / FOLDER / "mlflow.db").resolve())
+
+
+def _uri_of(database: Path) -> str:
+    """The address of a database. Characters that have a meaning in addresses are escaped."""
+    return "sqlite:///" + re.sub("[?#%]", lambda found: f"%{ord(found[0]):02X}", str(database))
+
+
+@contextmanager
+def _no_stray_folder(uri: str) -> Iterator[None]:
+    """Remove the empty folder that MLflow creates when it reads the address of a database without decoding it."""
+    literal = Path(uri.removeprefix("sqlite:///"))
+    stray = [folder for folder in literal.parents if "%" in str(folder) and not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in stray:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def without_password(uri: str) -> str:
+    """An address for messages."""
+    return re.sub(r"(://[^:/@]*:)[^/]*@", r"\1***@", uri)
 
 
 class Store:
@@ -35,9 +62,13 @@ class Store:
         quiet()
         self.folder = (outputs / FOLDER).resolve()
         self.uri = store_uri(outputs, uri)
-        if self.uri.startswith("sqlite:///"):
-            self._initialise(Path(self.uri.removeprefix("sqlite:///")))
-        self.client = self._connect()
+        with _no_stray_folder(self.uri):
+            if self.uri.startswith("sqlite:///"):
+                database = Path(unquote(self.uri.removeprefix("sqlite:///").partition("?")[0]))
+                self._initialise(database)
+                if database.resolve().parent == self.folder:
+                    correct_addresses(database, self.folder / "artifacts")
+            self.client = self._connect()
         self._experiments: dict[str, str] = {}
 
     def experiment(self, name: str) -> str:
@@ -80,7 +111,7 @@ class Store:
             new.unlink(missing_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
             artifacts = (self.folder / "artifacts").as_uri()
-            store = SqlAlchemyStore(f"sqlite:///{new}", artifacts)  # type: ignore[no-untyped-call]
+            store = SqlAlchemyStore(_uri_of(new), artifacts)  # type: ignore[no-untyped-call]
             store._dispose_engine()  # type: ignore[no-untyped-call]
             new.rename(path)
 
@@ -89,12 +120,36 @@ class Store:
         from mlflow.exceptions import MlflowException
 
         check_uri(self.uri)
+        if self.uri.startswith("http"):
+            _check_answer(self.uri)
         try:
             client = MlflowClient(self.uri, registry_uri=self.uri)
             client.search_experiments(max_results=1)
         except (MlflowException, ImportError, OSError, ValueError) as error:
-            raise RunFailed(f"cannot open the MLflow store {self.uri}: {one_line(error)}") from error
+            raise RunFailed(f"{_cannot_open(self.uri)} {one_line(error)}") from error
         return client
+
+
+def _check_answer(uri: str) -> None:
+    """Check that a server answers at all, which MLflow's client tries for more than a minute.
+
+    Raises:
+        RunFailed: it cannot be reached, or has not answered after `_ANSWER` seconds.
+    """
+    import requests
+
+    try:
+        requests.get(f"{uri.rstrip('/')}/health", timeout=_ANSWER, allow_redirects=False)
+    except (requests.ConnectTimeout, requests.ReadTimeout) as error:
+        raise RunFailed(f"{_cannot_open(uri)} no answer within {_ANSWER:.0f} s") from error
+    except requests.exceptions.SSLError:  # an answer; MLflow's client says what is wrong with it
+        pass
+    except requests.RequestException as error:
+        raise RunFailed(f"{_cannot_open(uri)} {one_line(error)}") from error
+
+
+def _cannot_open(uri: str) -> str:
+    return f"cannot open the MLflow store {without_password(uri)}:"
 
 
 def check_uri(uri: str) -> None:

@@ -18,6 +18,7 @@ KEY = "gptx"  # key of the view in links
 TAG = f"mlflow.sharedViewState.{KEY}"
 _FIRST = ("val_bpb", "val_loss", "tokens_per_s")  # first columns of the table, which is sorted by val_bpb
 _METRICS = sorted(METRICS, key=lambda metric: _FIRST.index(metric.key) if metric.key in _FIRST else len(_FIRST))
+_KEYS = 8  # number of parameters that a table shows, besides the seed
 _RUNS = 20  # number of runs, the best ones, that charts show at first
 
 
@@ -30,30 +31,37 @@ def link(base: str, experiment_id: str, *, charts: bool) -> str:
 
 def view(params: Iterable[Mapping[str, str]]) -> str:
     """The value of the tag for a study whose runs have these parameters."""
-    now = time.time_ns() // 1_000_000
-    state = json.dumps(_state(_varied(list(params))), separators=(",", ":")).encode()
+    now, runs = time.time_ns() // 1_000_000, list(params)
+    varied = _varied(runs)
+    variants = {tuple(run.get(key) for key in varied if key != "seed") for run in runs}
+    state = json.dumps(_state(varied, len(variants) < len(runs)), separators=(",", ":")).encode()
     packed = "deflate;" + base64.b64encode(zlib.compress(state, 9)).decode()
     return json.dumps({"name": "gptx", "createdAt": now, "updatedAt": now, "state": packed})
 
 
 def _varied(runs: Sequence[Mapping[str, str]]) -> list[str]:
-    """Short parameters that differ between the runs."""
-    return [key for key in _columns() if len({run.get(key) for run in runs}) > 1]
+    """The parameters that differ between the runs: axes first, then other keys, then the seed.
+
+    A key of an option, such as ``attention.n_kv_head``, is left out if the runs differ in the option itself.
+    """
+    axes = [*run_name_axes(), *(axis for axis in result_axes() if axis not in run_name_axes())]
+    keys = dict.fromkeys(key for run in runs for key in run)
+    names = dict.fromkeys([*axes, *keys])
+    differing = [key for key in names if len({run.get(key) for run in runs}) > 1 and key != "seed"]
+    chosen = [key for key in differing if key in axes or key.partition(".")[0] not in differing]
+    seeds = len({run.get("seed") for run in runs}) > 1
+    return [*chosen[:_KEYS], *(["seed"] if seeds else [])]
 
 
-def _first_columns() -> list[str]:
-    """Columns of every table: the axes that a run's name shows, and the seed."""
-    return [*run_name_axes(), "seed"]
+def _state(varied: list[str], grouped: bool) -> dict[str, Any]:
+    """The complete state of the view.
 
-
-def _columns() -> list[str]:
-    """All short params, those of `_first_columns` first."""
-    return [*_first_columns(), *(axis for axis in result_axes() if axis not in run_name_axes())]
-
-
-def _state(varied: list[str]) -> dict[str, Any]:
-    """The complete state of the view. ``varied``: the parameters that differ between the runs."""
-    return {**_selection(), **_table(varied), **_run_list(), **_chart_panel(varied)}
+    Args:
+        varied: the parameters that differ between the runs.
+        grouped: whether to show the mean of each variant instead of its runs.
+    """
+    by = [key for key in varied if key != "seed"]
+    return {**_selection(), **_table(by if grouped else varied), **_run_list(), **_chart_panel(by, grouped)}
 
 
 def _selection() -> dict[str, Any]:
@@ -69,14 +77,13 @@ def _selection() -> dict[str, Any]:
     }
 
 
-def _table(varied: list[str]) -> dict[str, Any]:
-    columns = [*_first_columns(), *(key for key in varied if key not in _first_columns())]
+def _table(columns: list[str]) -> dict[str, Any]:
     names = [f"params.`{key}`" for key in columns]
     names += [f"metrics.`final/{metric.mlflow}`" for metric in _METRICS if metric.mlflow]
     return {
         "selectedColumns": ["attributes.`Run Name`", *names],
         "columnOrder": names,
-        "columnWidths": {name: 36 + 7 * max(10, len(name.split("`")[1])) for name in names},
+        "columnWidths": {name: 36 + 7 * max(8, len(name.split("`")[1])) for name in names},
     }
 
 
@@ -93,10 +100,12 @@ def _run_list() -> dict[str, Any]:
     }
 
 
-def _chart_panel(varied: list[str]) -> dict[str, Any]:
+def _chart_panel(by: list[str], grouped: bool) -> dict[str, Any]:
+    """``by``: the parameters that name a variant."""
+    keys = [{"mode": "param", "groupByData": key} for key in by] or [{"mode": "tag", "groupByData": "gptx.variant"}]
     return {
         "isAccordionReordered": True,  # otherwise MLflow sorts the sections by name
-        "groupBy": None,
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": keys} if grouped else None,
         "groupsExpanded": {},
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,
@@ -107,7 +116,7 @@ def _chart_panel(varied: list[str]) -> dict[str, Any]:
             _section("curves", "Curves", columns=3),
             *(_section(f"more-{name}", name, display=False) for name in ("final", "perf", "train", "val")),
         ],
-        "compareRunCharts": _charts([key for key in varied if key != "seed"] or list(interacting_axes())),
+        "compareRunCharts": _charts(by or list(interacting_axes())),
     }
 
 
@@ -117,15 +126,16 @@ def _section(uuid: str, name: str, display: bool = True, columns: int = 3) -> di
 
 
 def _charts(axes: list[str]) -> list[dict[str, Any]]:
-    speed = {"key": "final/tok_s", "type": "METRIC"}
+    speed = {"key": "final/tokens_per_s", "type": "METRIC"}
     quality = {"key": "final/val_bpb", "type": "METRIC"}
     parallel = {"selectedParams": axes, "selectedMetrics": ["final/val_bpb"], "showAllRuns": False}
     scatter = {"xaxis": speed, "yaxis": quality}
-    charts = [
+    size = {"key": "final/params", "type": "METRIC"}
+    charts = [  # no bars of a loss: they begin at 0, where differences cannot be seen
         _chart("parallel", "PARALLEL", "variants", parallel),
         _chart("scatter", "SCATTER", "variants", scatter),
-        _chart("bar", "BAR", "variants", {"metricKey": "final/val_bpb"}),
-        _chart("speed", "BAR", "variants", {"metricKey": "final/tok_s"}),
+        _chart("size", "SCATTER", "variants", {"xaxis": size, "yaxis": quality}),
+        _chart("speed", "BAR", "variants", {"metricKey": "final/tokens_per_s"}),
     ]
     line = {"lineSmoothness": 0, "xAxisKey": "step", "scaleType": "linear", "xAxisScaleType": "linear"}
     for key in (metric.curve for metric in _METRICS if metric.charted):

@@ -2,16 +2,14 @@
 
 from pathlib import Path
 
+from gptx.cli import log
 from gptx.runs import journal
-from gptx.tracking.mlflow_connection import FOLDER, Store, one_line
+from gptx.tracking.mlflow_connection import Store, one_line, without_password
 
 
 def outputs_of(root: Path) -> Path:
     """The outputs folder of ``root``, which is an outputs folder, a study or a run (``<outputs>/<study>/<run>``)."""
     root = root.resolve()
-    for folder in (root, *list(root.parents)[:2]):
-        if (folder / FOLDER).is_dir():
-            return folder
     first = next(journal.runs(root), root / "study" / "run")
     return {root: root.parent.parent, root / first.name: root.parent}.get(first, root)
 
@@ -27,15 +25,16 @@ def sync(root: Path, uri: str = "", *, show: bool = True) -> tuple[int, list[str
 
 def send(run_dirs: list[Path], outputs: Path, uri: str = "", *, show: bool = True) -> tuple[int, list[str]]:
     """Replay these runs below ``outputs``; see `sync`."""
-    from rich.console import Console
     from rich.progress import track
+
+    from gptx.console import Console
 
     if not run_dirs:
         return 0, []
     store = Store(outputs, uri)
     from gptx.tracking.mlflow_writer import Replay
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True)
     rows = new = 0
     failures = []
     for run_dir in track(run_dirs, "MLflow", console=console, transient=True, disable=not show):
@@ -48,7 +47,8 @@ def send(run_dirs: list[Path], outputs: Path, uri: str = "", *, show: bool = Tru
         rows, new = rows + replay.rows, new + replay.new_rows
     if show:
         for line in failures:
-            console.print(f"failed: {line}", markup=False, soft_wrap=True)
-        done = f"{len(run_dirs) - len(failures)} of {len(run_dirs)} runs, {rows} rows, {new} new, in {store.uri}"
-        Console(highlight=False).print(done, markup=False, soft_wrap=True)
+            log.error("not written to MLflow: %s", line)
+        sent, where = len(run_dirs) - len(failures), without_password(store.uri)
+        done = f"{sent} of {len(run_dirs)} runs, {rows} rows, {new} new, in {where}"
+        Console().print(done, soft_wrap=True)
     return len(run_dirs), failures

@@ -8,19 +8,23 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from gptx.errors import GptxError, RunFailed
 from gptx.regular_files import open_regular
 from gptx.runs import journal
+from gptx.terminal import echo
 from gptx.tracking import mlflow_view
 from gptx.tracking.mlflow_connection import FOLDER, Store, store_uri
 from gptx.tracking.sync import sync
 
+_STOP_TIMEOUT = 2.0  # seconds that the server has to end its connections
 _START_TIMEOUT = 120.0  # seconds until the server must answer
 
 
@@ -49,10 +53,10 @@ def show_ui(outputs: Path, uri: str, host: str, port: int, *, send: bool) -> Non
         show_links(store.uri.rstrip("/"), experiments)
         return
     port = free_port(host, port)
-    print(f"starting the MLflow UI on port {port} ...", flush=True)
+    echo(f"starting the MLflow UI on port {port} ...")
     with serve(outputs, store_uri(outputs, uri), host, port) as (base, server):
         show_links(base, experiments)
-        print("\nPress Ctrl-C to stop.", flush=True)
+        echo("\nPress Ctrl-C to stop.")
         raise RunFailed(f"the MLflow server ended with code {server.wait()}")
 
 
@@ -63,14 +67,24 @@ def write_views(store: Store) -> dict[str, str]:
         {experiment name: experiment id}, newest first.
     """
     found = {}
-    for experiment in store.client.search_experiments():
-        query = "tags.`gptx.uid` != ''"
-        runs = store.client.search_runs([experiment.experiment_id], query, max_results=1000)
+    for experiment in every(store.client.search_experiments):
+        ids, query = [experiment.experiment_id], "tags.`gptx.uid` != ''"
+        runs = every(partial(store.client.search_runs, ids, query, max_results=1000))
         if runs:
             value = mlflow_view.view(run.data.params for run in runs)
             store.client.set_experiment_tag(experiment.experiment_id, mlflow_view.TAG, value)
             found[experiment.name] = (max(run.info.start_time for run in runs), experiment.experiment_id)
     return {name: found[name][1] for name in sorted(found, key=lambda name: found[name][0], reverse=True)}
+
+
+def every(search: Callable[..., Any]) -> list[Any]:
+    """All pages of what a search of MLflow finds."""
+    page = search()
+    found = list(page)
+    while page.token:
+        page = search(page_token=page.token)
+        found += page
+    return found
 
 
 @contextmanager
@@ -94,6 +108,8 @@ def serve(outputs: Path, uri: str, host: str, port: int) -> Iterator[tuple[str, 
 def _start_server(folder: Path, uri: str, host: str, port: int, log: Path) -> "subprocess.Popen[bytes]":
     """Start MLflow's server in its own session. ``folder``: its working directory, which holds the artifacts."""
     command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+    if uri == store_uri(folder.parent, ""):
+        uri = "sqlite:///mlflow.db"  # in the working directory: no character of its path has a meaning in an address
     command += ["--backend-store-uri", uri, "--artifacts-destination", (folder / "artifacts").as_uri()]
     env = {**os.environ, "PYTHONSAFEPATH": "1"}  # modules are not imported from the working directory
     env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # otherwise ten processes that need 1.1 GB
@@ -133,7 +149,7 @@ def _stop(server: "subprocess.Popen[bytes]") -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(server.pid, number)
-            server.wait(10)
+            server.wait(_STOP_TIMEOUT)
         except (ProcessLookupError, subprocess.TimeoutExpired):
             continue
 
@@ -158,6 +174,6 @@ def free_port(host: str, port: int) -> int:
 def show_links(base: str, experiments: dict[str, str]) -> None:
     """Print two links for each study."""
     for name, experiment_id in experiments.items():
-        print(f"\n{name}")
-        print(f"  table   {mlflow_view.link(base, experiment_id, charts=False)}")
-        print(f"  charts  {mlflow_view.link(base, experiment_id, charts=True)}", flush=True)
+        echo(f"\n{name}")
+        echo(f"  table   {mlflow_view.link(base, experiment_id, charts=False)}")
+        echo(f"  charts  {mlflow_view.link(base, experiment_id, charts=True)}")

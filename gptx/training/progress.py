@@ -5,12 +5,13 @@ import time
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gptx.console import Console
 from gptx.errors import RunFailed
 
 REFRESH = 0.1  # seconds between two redraws
+_FIGURES = 66  # columns that steps, loss, speed, time and a short bar take
 
 
 class ProgressBar:
@@ -22,12 +23,12 @@ class ProgressBar:
     """
 
     def __init__(self, name: str, total: int, done: int, enabled: bool) -> None:
-        self.console = Console(file=sys.stderr, highlight=False)
+        self.console = Console(file=sys.stderr)
         self.enabled, self.total = enabled, total
         self.live = enabled and self.console.is_terminal
         self.drawn = 0.0
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),
@@ -38,6 +39,8 @@ class ProgressBar:
             transient=True,
             expand=True,
         )
+        room = max(1, self.console.width - _FIGURES)
+        name = name if len(name) <= room else f"{name[: room - 1]}…"
         self.task = self.bar.add_task(name, total=total, completed=done, loss="-", speed="-")
 
     def __enter__(self) -> Self:
@@ -64,6 +67,6 @@ class ProgressBar:
         """
         if self.enabled:
             try:
-                self.console.print(line, soft_wrap=True, markup=False)
+                self.console.print(line, soft_wrap=True)
             except SystemExit as end:  # rich raises it for a broken pipe
                 raise RunFailed("the reader of the output ended; the same command resumes the run") from end

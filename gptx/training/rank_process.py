@@ -87,6 +87,6 @@ def _sample(trainer: Trainer, writer: Journal, weights: dict[str, Tensor]) -> st
     text = "".join(sampling.text(model, tokenizer, "", count, seed=cfg.seed, autocast=trainer.autocast))
     samples = trainer.folder.path / "samples"
     samples.mkdir(exist_ok=True)
-    (samples / f"step-{trainer.state.step:08d}.txt").write_text(text)
+    (samples / f"step-{trainer.state.step:08d}.txt").write_text(text, encoding="utf-8")
     writer.write(SampleRecord(step=trainer.state.step, text=text))
     return text

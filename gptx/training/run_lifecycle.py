@@ -6,6 +6,7 @@ No torch is imported for a run that is finished already.
 import contextlib
 import os
 import signal
+import sys
 import traceback
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from gptx.runs import checkpoint_files
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
 from gptx.runs.records import RunEndReason
+from gptx.terminal import echo
 from gptx.tracking.follower import Follower
 from gptx.training.preflight import Preflight, preflight
 from gptx.training.run_location import Location, locate
@@ -114,7 +116,7 @@ def _train(cfg: DictConfig, folder: RunFolder, ready: Preflight) -> int:
         raise
     except Exception as error:
         folder.end(RunEndReason.ERROR, error=reason(error))
-        traceback.print_exc()
+        echo(traceback.format_exc(), file=sys.stderr)
         return 1
     return 0 if folder.finished() else _end_unfinished(cfg, folder, number)  # finished: the signal came too late
 
@@ -137,7 +139,7 @@ def _end_unfinished(cfg: DictConfig, folder: RunFolder, number: int) -> int:
     stopped = bool(until(cfg)) and checkpoint_files.newest(folder.checkpoints) >= until(cfg)
     folder.end(RunEndReason.UNTIL if stopped else RunEndReason.SIGNAL)
     if stopped:
-        print(f"stopped at step {until(cfg)}, as runtime.until asks; without it the same command resumes")
+        echo(f"stopped at step {until(cfg)}, as runtime.until asks; without it the same command resumes")
         return 0
     log.error("interrupted; the same command resumes from the last checkpoint in %s", folder.path)
     return stop_exit_code(number)
@@ -189,4 +191,9 @@ def _show_summary(cfg: DictConfig, folder: RunFolder, how: str) -> None:
 
     result = folder.result()
     assert result is not None
-    (brief if cfg.runtime.brief else show)(result, folder.path, how)
+    try:
+        (brief if cfg.runtime.brief else show)(result, folder.path, how)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RunFailed(f"cannot print the result: {error}; the run is finished, in {folder.path}") from error

@@ -59,7 +59,7 @@ def test_mlflow_has_everything_of_a_run(store: Store, outputs: Path) -> None:
     assert curves == rows_of(run_dir)
     final = {key: (value, step) for key, value, _, _, step in found["metrics"] if key.startswith("final/")}
     assert final["final/val_bpb"] == (1.2346, 0)
-    assert final["final/tok_s"] == (50_000, 0)
+    assert final["final/tokens_per_s"] == (50_000, 0)
     assert len(final) == 8
     params, tags = dict(found["params"]), dict(found["tags"])
     assert params["attention"] == "gqa" and params["seed"] == "7" and params["optim.betas"] == "[0.9, 0.95]"

@@ -1,11 +1,14 @@
 """``python -m gptx.ui`` in a real process: the command, its server, and a browser that opens the printed links."""
 
+import base64
+import json
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +19,7 @@ import pytest
 from command import DEADLINE, ROOT
 from fake_runs import make_run
 
-from gptx.tracking import ui_server
+from gptx.tracking import mlflow_view, ui_server
 from gptx.ui import main as ui_main
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -61,7 +64,7 @@ def browser() -> Iterator[Any]:
 
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1900,1700"):
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1600,1700"):
         options.add_argument(f"--{flag}")
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     yield driver
@@ -88,7 +91,7 @@ def shows(browser: Any, url: str, script: str, expected: Any) -> None:
 
 
 @pytest.mark.full
-def test_table_is_sorted_and_has_the_columns(printed: str, browser: Any) -> None:
+def test_table_is_sorted_and_grouped_and_shows_the_figures(printed: str, browser: Any) -> None:
     url = link(printed, "table")
     by_row = "(a, b) => a.closest('.ag-row').getAttribute('row-index') - b.closest('.ag-row').getAttribute('row-index')"
 
@@ -96,24 +99,67 @@ def test_table_is_sorted_and_has_the_columns(printed: str, browser: Any) -> None
         place = f'.ag-center-cols-container .ag-cell[col-id="{name}"]'
         return f"[...document.querySelectorAll('{place}')].sort({by_row}).map(cell => cell.innerText.trim())"
 
-    best_first = sorted((bpb + 0.01 * seed, *axes, seed) for axes, bpb in BPB.items() for seed in range(2))
-    for i, name in enumerate(["metrics.`final/val_bpb`", "params.`attention`", "params.`pos`", "params.`seed`"]):
-        shows(browser, url, column(name), [f"{row[i]:g}" if i == 0 else str(row[i]) for row in best_first])
+    best_first = sorted((bpb, *axes) for axes, bpb in BPB.items())
+    for i, name in enumerate(["params.`attention`", "params.`pos`"]):  # a group shows no parameters
+        shows(browser, url, column(name), [cell for row in best_first for cell in ("-", row[i + 1], row[i + 1])])
+    runs = [text for bpb, *_ in best_first for text in (f"{bpb:g}", f"{bpb + 0.01:g}")]
+    figures = column("metrics.`final/val_bpb`")
+    shows(browser, url, f"{figures}.filter((_, i) => i % 3)", runs)
+    means = f"{figures}.filter((_, i) => i % 3 == 0).map(cell => parseFloat(cell).toFixed(3))"
+    shows(browser, url, means, [f"{bpb + 0.005:.3f}" for bpb, *_ in best_first])
     headers = "[...document.querySelectorAll('.ag-header-viewport .ag-header-cell')]"
     left_to_right = f"{headers}.sort((a, b) => a.ariaColIndex - b.ariaColIndex).map(cell => cell.innerText.trim())"
-    first = ["attention", "pos", "window", "strategy", "seed", "final/val_bpb", "final/val_loss", "final/tok_s"]
+    first = ["attention", "pos", "final/val_bpb", "final/val_loss", "final/tokens_per_s"]
     shows(browser, url, f"{left_to_right}.slice(0, {len(first)})", first)
+    visible = "document.querySelector('.ag-header-cell[col-id=\"metrics.`final/val_bpb`\"]').getBoundingClientRect()"
+    shows(browser, url, f"{visible}.right < 1600", True)
 
 
 @pytest.mark.full
-def test_charts_show_all_runs(printed: str, browser: Any) -> None:
+def test_charts_show_each_variant_once(printed: str, browser: Any) -> None:
     url = link(printed, "charts")
-    titles = ["Parallel Coordinates", "final/tok_s vs. final/val_bpb", "final/val_bpb", "final/tok_s"]
+    titles = ["final/tokens_per_s vs. final/val_bpb", "final/params vs. final/val_bpb", "final/tokens_per_s"]
     titles += ["val/bpb", "val/loss", "train/loss"]
     shows(browser, url, f"{titles!r}.filter(title => !document.body.innerText.includes(title))", [])
-    shows(browser, url, "document.querySelectorAll('.scatterlayer .points path').length >= 8", True)
-    shows(browser, url, "document.querySelectorAll('.barlayer .point').length", 16)
-    shows(browser, url, "document.querySelectorAll('.scatterlayer .js-line').length >= 24", True)
+    shows(browser, url, "document.querySelectorAll('.barlayer .point').length", 4)
+    colours = "new Set([...document.querySelectorAll('.barlayer .point path')].map(bar => bar.style.fill)).size"
+    shows(browser, url, colours, 4)
+
+
+def state(runs: list[dict[str, str]]) -> dict[str, Any]:
+    """The state of the saved view of runs with these parameters."""
+    packed = json.loads(mlflow_view.view(runs))["state"].removeprefix("deflate;")
+    return dict(json.loads(zlib.decompress(base64.b64decode(packed))))
+
+
+def test_view_shows_what_differs_and_groups_seeds() -> None:
+    fixed = {"window": "full", "strategy": "single", "trainer.max_steps": "100"}
+    runs = [
+        {**fixed, "attention": attention, "attention.n_kv_head": heads, "optim.lr": rate, "seed": seed}
+        for attention, heads in (("gqa", "2"), ("mha", "4"))
+        for rate in ("0.001", "0.003")
+        for seed in ("0", "1")
+    ]
+    found = state(runs)
+    assert found["columnOrder"][:3] == ["params.`attention`", "params.`optim.lr`", "metrics.`final/val_bpb`"]
+    keys = [key["groupByData"] for key in found["groupBy"]["groupByKeys"]]
+    assert keys == ["attention", "optim.lr"] and found["groupBy"]["aggregateFunction"] == "average"
+    one_seed = state([run for run in runs if run["seed"] == "0"])
+    assert one_seed["groupBy"] is None and one_seed["columnOrder"][:2] == found["columnOrder"][:2]
+    seeds = state(runs[:2])
+    assert seeds["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "gptx.variant"}]
+
+
+def test_view_reads_all_pages_of_runs() -> None:
+    class Page(list[int]):
+        token: str | None = None
+
+    def search(page_token: str = "0") -> Page:
+        page = Page([int(page_token)])
+        page.token = str(int(page_token) + 1) if page_token != "2" else None
+        return page
+
+    assert ui_server.every(search) == [0, 1, 2]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # mlflow imports deprecated parts of sqlalchemy

@@ -12,6 +12,7 @@ from gptx.sweep.commands.status import status_rows
 from gptx.sweep.execute import slurm_cluster
 from gptx.sweep.state.folder import Sweep
 from gptx.sweep.state.records import JobsCancelled
+from gptx.terminal import echo
 
 
 def cancel(sweep: Sweep) -> None:
@@ -32,10 +33,10 @@ def cancel(sweep: Sweep) -> None:
     parts = [f"{len(jobs)} Slurm job{'s' if len(jobs) > 1 else ''}"] if jobs else []
     parts += [f"the sweep command (process {pid})"] if pid else []
     if not parts:
-        print(f"{sweep.name}: nothing is running or waiting")
+        echo(f"{sweep.name}: nothing is running or waiting")
         return
-    print(f"{sweep.name}: ending {' and '.join(parts)}")
-    print("running runs save a checkpoint first; the same command resumes them")
+    echo(f"{sweep.name}: ending {' and '.join(parts)}")
+    echo("running runs save a checkpoint first; the same command resumes them")
 
 
 def _command_pid(sweep: Sweep) -> int:

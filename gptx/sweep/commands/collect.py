@@ -12,6 +12,7 @@ from gptx.sweep.commands.status_table import command_for_the_rest, count_statuse
 from gptx.sweep.end_report import list_reasons
 from gptx.sweep.plan import learning_rates
 from gptx.sweep.state.folder import Sweep
+from gptx.terminal import echo
 from gptx.tracking.sync import send
 
 _NOT_FINISHED = (CellStatus.FAILED, CellStatus.REJECTED, CellStatus.STOPPED, CellStatus.NOT_STARTED)
@@ -28,12 +29,12 @@ def collect(sweep: Sweep) -> int:
     if finished:
         show(finished)
     if active := [one for one in statuses if one.active]:
-        print(f"\n{len(active)} of {len(statuses)} are not done yet ({count_statuses(active)}); collect again later")
+        echo(f"\n{len(active)} of {len(statuses)} are not done yet ({count_statuses(active)}); collect again later")
     for status in (CellStatus.DROPPED, CellStatus.PRUNED):
         list_reasons(status, {one.title: one.detail for one in statuses if one.status is status}, len(statuses))
     _list_not_finished(statuses)
     for line in command_for_the_rest(sweep, statuses):
-        print(line, file=sys.stderr)
+        echo(line, file=sys.stderr)
     return int(any(one.status is CellStatus.FAILED for one in statuses))
 
 
@@ -57,6 +58,6 @@ def _mlflow_uri(folder: Path) -> str | None:
 def _list_not_finished(statuses: list[StatusRow]) -> None:
     rows = [one for one in statuses if one.status in _NOT_FINISHED]
     if rows:
-        print(f"\n{len(rows)} of {len(statuses)} did not finish:", file=sys.stderr)
+        echo(f"\n{len(rows)} of {len(statuses)} did not finish:", file=sys.stderr)
     for row in group_rejected(rows):
-        print(f"  {row.title}\n    {': '.join(filter(None, (row.status, row.detail)))}", file=sys.stderr)
+        echo(f"  {row.title}\n    {': '.join(filter(None, (row.status, row.detail)))}", file=sys.stderr)

@@ -5,10 +5,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from gptx.console import Console, Text
 from gptx.runs import journal
 from gptx.runs.records import RunStatus
 from gptx.sweep.commands.status import CellStatus, StatusRow, status_rows
@@ -43,12 +42,12 @@ def show_status(sweep: Sweep) -> None:
     """Print the status of every run, and the commands that resume or collect the sweep."""
     plan, statuses, console = sweep.plan, list(status_rows(sweep)), console_without_folding()
     title = f"{sweep.name} ({plan.kind}, {plan.launcher}): {count_statuses(statuses)}"
-    console.print(title, markup=False, soft_wrap=True)
+    console.print(title, soft_wrap=True)
     console.print(_table(statuses))
     if any(one.active for one in statuses):
         return
     for line in (*command_for_the_rest(sweep, statuses), f"compare the finished runs: gptx sweep collect {sweep.name}"):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def command_for_the_rest(sweep: Sweep, statuses: Sequence[StatusRow]) -> list[str]:
@@ -90,4 +89,4 @@ def _table(statuses: Sequence[StatusRow]) -> Table:
 
 def console_without_folding() -> Console:
     """A console that does not wrap lines if stdout is a file or a pipe."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+    return Console(width=None if sys.stdout.isatty() else 10_000)

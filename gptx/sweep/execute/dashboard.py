@@ -7,12 +7,12 @@ from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
+from gptx.console import Console, Text
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
 from gptx.runs.records import MetricsRecord, RunStatus
@@ -57,7 +57,7 @@ class Dashboard:
     """
 
     def __init__(self, total: int, done: int, steps: dict[Path, int], seconds: float) -> None:
-        self.console = Console(file=sys.stderr, highlight=False)
+        self.console = Console(file=sys.stderr)
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
         self._total, self._done, self._failed = total, done, 0
         self._steps, self._estimate = steps, seconds
@@ -84,7 +84,7 @@ class Dashboard:
 
     def print(self, text: str) -> None:
         """Print one line above the table."""
-        self.console.print(text, soft_wrap=True, markup=False)
+        self.console.print(text, soft_wrap=True)
 
     def run_ended(self, end: End, retried: bool) -> None:
         """Count the end of a run and print it. ``retried``: whether the run starts again."""

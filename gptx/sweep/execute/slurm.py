@@ -33,6 +33,7 @@ from gptx.sweep.execute.snapshot import CodeCopy, copy_code
 from gptx.sweep.execute.watchdog import Limits
 from gptx.sweep.state.folder import Sweep
 from gptx.sweep.state.records import JobsSubmitted
+from gptx.terminal import echo
 
 _POLL = 1.0  # seconds between two queries of the queue
 _MAX_ARRAY = 1000  # jobs; Slurm's default for MaxArraySize is one more
@@ -104,7 +105,7 @@ class Slurm(Launcher):
         queued = self._queued(tasks)
         self._to_submit = []
         if queued:
-            print(f"{len(queued)} of {len(tasks)} runs are already in Slurm's queue")
+            echo(f"{len(queued)} of {len(tasks)} runs are already in Slurm's queue")
         self._jobs |= {} if self.detached else queued
         arrays: dict[ArrayShape, list[Task]] = {}
         for task in tasks:
@@ -145,7 +146,7 @@ class Slurm(Launcher):
         except (FailedJobError, FailedSubmissionError) as error:
             raise ConfigError(f"sbatch rejected the jobs: {_sbatch_error(str(error))}") from None
         ids = [job.job_id for job in submitted]
-        print(f"submitted job {ids[0].split('_')[0]}: {shape.describe(len(tasks))}")
+        echo(f"submitted job {ids[0].split('_')[0]}: {shape.describe(len(tasks))}")
         with self.sweep.journal() as journal:
             journal.write(JobsSubmitted(jobs={run_of(task): job for task, job in zip(tasks, ids, strict=True)}))
         if not self.detached:

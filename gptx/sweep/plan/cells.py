@@ -117,8 +117,9 @@ def compose_cells(combinations: Sequence[Sequence[str]]) -> list[Cell]:
     Raises:
         ConfigError: no combination can be composed. The message is that of the first combination.
     """
-    from rich.console import Console
     from rich.progress import track
+
+    from gptx.console import Console
 
     schemas: Schemas = {}
     named = list(zip(combinations, _titles(combinations), strict=True))

@@ -13,11 +13,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from gptx.config.overrides import key_of
+from gptx.console import Console
 from gptx.errors import ConfigError
 from gptx.runs.folder import RunFolder
 from gptx.runs.records import RunStatus
@@ -92,10 +91,10 @@ def with_rates(combinations: Sequence[Sequence[str]], rates: Sequence[Any]) -> l
 def show_choices(cells: Sequence[PlannedCell], outputs: Path, dropped: Collection[str]) -> list[Path]:
     """Print the losses of every arm by rate; returns the runs at the best rates, which are to be compared."""
     choices = choose(cells, outputs, dropped)
-    console = Console(highlight=False)
+    console = Console()
     console.print(table(choices))
     for warning in warnings(choices):
-        console.print(f"! {warning}", style="yellow", markup=False)
+        console.print(f"! {warning}", style="yellow")
     return [run for choice in choices for run in choice.runs]
 
 
@@ -181,7 +180,7 @@ def table(choices: Sequence[RateChoice]) -> Table:
         shown.add_column(f"{rate:g}", justify="right")
     for choice in choices:
         row = [_figure(choice, rate) for rate in rates]
-        shown.add_row(escape(choice.arm) or "the only arm", *row)
+        shown.add_row(choice.arm or "the only arm", *row)
     return shown
 
 

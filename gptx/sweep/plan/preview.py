@@ -6,9 +6,8 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.text import Text
 
+from gptx.console import Console, Text
 from gptx.sweep.execute.launcher import Launcher
 from gptx.sweep.plan.cells import Cell
 from gptx.sweep.plan.halving import HalvingState
@@ -72,7 +71,7 @@ def show(
     Returns:
         Estimated seconds of the full sweep; 0 if unknown.
     """
-    console = console or Console(highlight=False)
+    console = console or Console()
     rows, times = _rows(cells, estimator, halving.dropped() if halving else {})
     _print_about(about or {}, console)
     _print_arms(rows, console)

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from rich import box
-from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
-from rich.text import Text
 
+from gptx.console import Console, Text
 from gptx.runs.preflight_facts import RunSetup
 from gptx.sweep.plan import learning_rates
 from gptx.sweep.plan.cells import Cell

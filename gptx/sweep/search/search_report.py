@@ -15,6 +15,7 @@ from gptx.sweep.plan.cells import Cell, check_cells
 from gptx.sweep.search.space import Space
 from gptx.sweep.state.folder import Sweep, SweepKind, sweeps
 from gptx.sweep.state.records import TrialEnded
+from gptx.terminal import echo
 
 if TYPE_CHECKING:  # optuna is imported only by a command that searches
     import optuna
@@ -28,11 +29,11 @@ def show_search(options: "SearchOptions", space: Space, sweep: Sweep, study: str
     """Print what the search will try, and whether the study has other searches."""
     goals = [f"{way.name.lower()} {m}" for m, way in zip(options.metrics, options.directions, strict=True)]
     by = f"sampled by {options.sampler}" + (f", pruned by {options.pruner}" if options.curve else "")
-    print(f"search: {options.n_trials} trials to {' and '.join(goals)}, {by}, in {sweep.path}")
-    print(space)
+    echo(f"search: {options.n_trials} trials to {' and '.join(goals)}, {by}, in {sweep.path}")
+    echo(space)
     others = [] if sweep.path.exists() else [other for other in sweeps(sweep.outputs) if other.plan.study == study]
     if names := [other.name for other in others if other.plan.kind is SweepKind.OPTUNA]:
-        print(f"this search is new, because its space or its metrics differ; study={study} also has {', '.join(names)}")
+        echo(f"this search is new, because its space or its metrics differ; study={study} also has {', '.join(names)}")
 
 
 def show_estimate(trials: int, examples: Sequence[Cell], launcher: Launcher, options: DictConfig) -> None:
@@ -57,9 +58,9 @@ def show_estimate(trials: int, examples: Sequence[Cell], launcher: Launcher, opt
         ranges = [f"{verb} {' to '.join(dict.fromkeys([all_[0], all_[-1]]))}" for verb, all_ in needs.items() if all_]
         need = f"a trial {' and '.join(ranges)} (estimated at the ends of each range)" if ranges else ""
         for line in filter(None, (*rejections(examples), limit.note, need)):
-            print(line)
+            echo(line)
     statuses = [PreviewStatus.FINISHED] * done + [PreviewStatus.TO_RUN] * left
-    print(summary("trial", statuses, launcher.slots, seconds, [source for _, source in times]))
+    echo(summary("trial", statuses, launcher.slots, seconds, [source for _, source in times]))
 
 
 def close_search(study: "optuna.Study", options: "SearchOptions", sweep: Sweep, config_dirs: Sequence[str]) -> int:
@@ -71,16 +72,16 @@ def close_search(study: "optuna.Study", options: "SearchOptions", sweep: Sweep, 
     trials = study.get_trials(deepcopy=False)
     finished = [trial for trial in trials if trial.state.name == "COMPLETE"]
     if finished:
-        print()
+        echo()
         show(sorted({sweep.outputs / trial.user_attrs[RUN] for trial in finished}))
         _show_best(study, options, config_dirs)
     if found := importances(study):
         figures = ", ".join(f"{key} {value:.2f}" for key, value in found.items())
-        print(f"\nimportance of each key, estimated from {len(finished)} trials: {figures}")
+        echo(f"\nimportance of each key, estimated from {len(finished)} trials: {figures}")
     rejected = {trial.user_attrs[TITLE]: why for trial in trials if (why := rejection(trial))}
     counts = Counter(trial.state.name for trial in trials if not rejection(trial))
     parts = [f"{counts[state]} {status}" for state, status in _STATES.items() if counts[state]]
-    print(f"\ntrials: {', '.join([*parts, *([f'{len(rejected)} rejected'] if rejected else [])])}")
+    echo(f"\ntrials: {', '.join([*parts, *([f'{len(rejected)} rejected'] if rejected else [])])}")
     list_reasons("rejected", rejected, len(trials))
     failed = {t.user_attrs[TITLE]: t.user_attrs[FAILURE] for t in trials if t.state.name == "FAIL"}
     list_reasons("failed", failed, len(trials))
@@ -93,10 +94,10 @@ def _show_best(study: "optuna.Study", options: "SearchOptions", config_dirs: Seq
 
     best = {trial.user_attrs[RUN]: trial for trial in reversed(study.best_trials)}
     if len(options.metrics) == 1:
-        print("\nbest trial:")
+        echo("\nbest trial:")
     else:
-        print(f"\n{len(best)} best trials (no other is better in both {' and '.join(options.metrics)}):")
+        echo(f"\n{len(best)} best trials (no other is better in both {' and '.join(options.metrics)}):")
     for trial in sorted(best.values(), key=lambda trial: trial.values):
         values = ", ".join(f"{m} {value:,.6g}" for m, value in zip(options.metrics, trial.values, strict=True))
-        print(f"  {trial.user_attrs[TITLE]}: {values}")
-        print(f"    {shlex.join(['python', '-m', 'gptx.run', *config_dirs, *trial.user_attrs[OVERRIDES]])}")
+        echo(f"  {trial.user_attrs[TITLE]}: {values}")
+        echo(f"    {shlex.join(['python', '-m', 'gptx.run', *config_dirs, *trial.user_attrs[OVERRIDES]])}")

@@ -1,0 +1,223 @@
+"""What reaches a terminal, a pipe, a full device and a narrow encoding."""
+
+import ast
+import io
+import os
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+from typing import IO
+
+import pytest
+from command import ROOT, Gptx, Terminal
+from conftest import Trained
+from fake_runs import make_run
+from rich.panel import Panel
+from rich.table import Table
+
+from gptx.console import Console, Text
+from gptx.model.sampling import up_to
+from gptx.terminal import echo, visible
+
+HOSTILE = "\x1b]0;title\x07\x9b2J\u202ereversed\r\x00"
+SHOWN = r"\x1b]0;title\x07\x9b2J\u202ereversed\r\x00"
+NARROW = [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}]
+
+
+def raw(text: str) -> set[str]:
+    """The control characters of a hostile text that a text contains, without the escape of rich's colours."""
+    return set(HOSTILE) & set(text) & set("\x07\x9b\u202e\x00") | {"\x1b]" for _ in range("\x1b]" in text)}
+
+
+def cold(
+    gptx: Gptx, *words: str, stdout: int | IO[bytes] = subprocess.PIPE, **env: str
+) -> "subprocess.CompletedProcess[bytes]":
+    """``gptx WORDS`` in a new interpreter, whose streams have the encoding of the environment."""
+    command = [sys.executable, "-m", "gptx", *words]
+    environment = gptx.env | env
+    return subprocess.run(command, cwd=gptx.cwd, env=environment, stdout=stdout, stderr=subprocess.PIPE, check=False)
+
+
+def test_visible_keeps_printable_text_and_no_control_character() -> None:
+    for code in range(sys.maxunicode + 1):
+        shown = visible(chr(code))
+        category = unicodedata.category(chr(code))
+        if category in ("Cc", "Cs", "Zl", "Zp") and chr(code) not in "\n\t":
+            assert shown.isascii() and shown.isprintable()
+        elif category != "Cf":
+            assert shown == chr(code)
+    directions = [chr(code) for code in range(0x2000, 0x2070) if "override" in unicodedata.name(chr(code), "").lower()]
+    assert len(directions) == 2 and all(visible(mark).startswith("\\u20") for mark in directions)
+    assert visible("zero\u200djoiner") == "zero\u200djoiner"
+
+
+def test_console_shows_hostile_text_wherever_it_is_put() -> None:
+    console = Console(file=io.StringIO(), width=200, force_terminal=True)
+    table = Table(HOSTILE, "more", title=HOSTILE)
+    table.add_row(HOSTILE, Text.assemble((HOSTILE, "bold"), HOSTILE).append(HOSTILE))
+    console.print(HOSTILE, table, Panel(HOSTILE, title="sample"), "[red]no markup[/] :smile:")
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert raw(shown) == set()
+    assert shown.count(SHOWN) == 8 and "[red]no markup[/] :smile:" in shown
+
+
+def test_echo_shows_hostile_text(capsys: pytest.CaptureFixture[str]) -> None:
+    echo(HOSTILE, 1)
+    echo()
+    assert capsys.readouterr().out == f"{SHOWN}\n1\n\n"
+
+
+def test_other_modules_neither_print_nor_use_classes_of_rich_directly() -> None:
+    """They print with `gptx.terminal` and `gptx.console`."""
+    found = []
+    for path in sorted((ROOT / "gptx").rglob("*.py")):
+        if path.name in ("terminal.py", "console.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+                found.append(f"{path}:{node.lineno}: print")
+            if isinstance(node, ast.ImportFrom) and node.module in ("rich.console", "rich.text", "rich"):
+                names = {name.name for name in node.names}
+                found += [f"{path}:{node.lineno}: {name}" for name in names & {"Console", "Text", "print"}]
+            if isinstance(node, ast.Attribute) and node.attr in ("write", "writelines"):
+                found += [f"{path}:{node.lineno}: write" for _ in [0] if "sys.std" in ast.unparse(node.value)]
+    assert found == []
+
+
+def test_names_of_others_runs_reach_no_terminal_raw(gptx: Gptx) -> None:
+    make_run(gptx.outputs, attention=HOSTILE, study="study")
+    make_run(gptx.outputs, pos=HOSTILE, study="study", end="failed")
+    make_run(gptx.outputs, uid="9" * 32)
+    piped = gptx.run("gptx.compare", "--include-unfinished")
+    assert piped.code == 0, piped.err
+    terminal = Terminal(gptx, "gptx.compare", "--include-unfinished", warm=True)
+    assert terminal.end() == 0, terminal.shown
+    for shown in (piped.out + piped.err, terminal.shown):
+        assert raw(shown) == set()
+        assert r"\x1b]0;title" in "".join(shown.split())
+
+
+def test_errors_with_hostile_names_are_visible(gptx: Gptx) -> None:
+    for command in (["gptx.run", f"study={HOSTILE[:-1]}"], ["gptx.compare", HOSTILE[:-1]], ["gptx", HOSTILE[:-1]]):
+        done = gptx.run(*command)
+        assert done.code == 2
+        assert raw(done.out + done.err) == set() and r"\x1b]0;title" in done.err
+
+
+def test_generate_writes_exact_text_to_a_pipe_and_visible_text_to_a_terminal(trained: Trained) -> None:
+    words = ["generate", str(trained.folder), "--prompt", f"é{HOSTILE[:-1]}", "--tokens", "4", "--top-k", "1"]
+    done = cold(trained.gptx, *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"é{HOSTILE[:-1]}".encode()) and done.stdout.endswith(b"\n")
+    terminal = Terminal(trained.gptx, "gptx", *words, warm=True)
+    assert terminal.end() == 0, terminal.shown
+    assert raw(terminal.shown) == set() and rf"é{SHOWN}".removesuffix(r"\x00") in terminal.shown
+
+
+@pytest.mark.parametrize("env", NARROW, ids=["ascii", "C"])
+def test_commands_print_in_a_narrow_encoding(trained: Trained, env: dict[str, str]) -> None:
+    for words in (
+        ["run", *trained.gptx.tiny],
+        ["compare"],
+        ["generate", str(trained.folder.relative_to(trained.gptx.cwd)), "--prompt", "é", "--tokens", "4"],
+    ):
+        done = cold(trained.gptx, *words, **env)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == b""
+        if words[0] != "generate":
+            assert b"mha?rope?" in done.stdout and done.stdout.isascii()
+
+
+@pytest.mark.parametrize("env", NARROW, ids=["ascii", "C"])
+def test_run_ends_in_a_narrow_encoding(gptx: Gptx, env: dict[str, str]) -> None:
+    done = cold(gptx, "run", *gptx.tiny, "trainer.max_steps=10", **env)
+    assert done.returncode == 0, done.stderr
+    assert b"sample after 10 steps" in done.stdout and done.stdout.isascii()
+    assert gptx.folder.name.startswith("mha·rope·full·single·s0-")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_full_device_is_one_line(trained: Trained) -> None:
+    for words in (["generate", str(trained.folder), "--tokens", "4"], ["compare"], ["run", *trained.gptx.tiny]):
+        with open("/dev/full", "wb") as full:
+            done = cold(trained.gptx, *words, stdout=full)
+        assert done.returncode == 1
+        [line] = done.stderr.decode().splitlines()
+        assert line.startswith("gptx: ") and "No space left on device" in line and "resumes" not in line
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("one\n\ntwo\n\nthree", "one"),
+        ("one\ntwo", "one\ntwo"),
+        ("one\n", "one\n"),
+        ("\n\none", ""),
+        ("a\n\n", "a"),
+    ],
+)
+def test_text_ends_at_the_stop_string_however_it_is_divided(text: str, expected: str) -> None:
+    for size in (1, 2, 3, 5):
+        chunks = [text[i : i + size] for i in range(0, len(text), size)]
+        assert "".join(up_to("\n\n", chunks)) == expected
+    assert "".join(up_to("", list(text))) == text
+
+
+def test_csv_and_json_are_printed(trained: Trained) -> None:
+    for name in ("-", "/dev/stdout"):
+        done = trained.gptx.run("gptx.compare", "--csv", name)
+        assert done.code == 0 and done.out.startswith("attention,pos,window,strategy,n,"), done
+        assert len(done.out.splitlines()) == 2
+    assert not (trained.gptx.cwd / "-").exists()
+    assert trained.gptx.run("gptx.compare", "--json", "-").out.startswith("{\n")
+    both = trained.gptx.run("gptx.compare", "--json", "-", "--csv", "-")
+    assert both.code == 2 and both.err.startswith("gptx: 2 of --csv, --json and --svg print to stdout")
+    assert trained.gptx.run_unread("gptx.compare", "--csv", "-", stderr=False) == 0
+
+
+def test_files_that_are_not_regular_are_written_in_place(trained: Trained, tmp_path: Path) -> None:
+    target, link, pipe = tmp_path / "target.csv", tmp_path / "link.csv", tmp_path / "pipe"
+    target.write_text("old" * 10_000)
+    link.symlink_to(target)
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    done = trained.gptx.run("gptx.compare", "--csv", str(link), "--json", str(pipe))
+    assert done.code == 0, done.err
+    assert link.is_symlink() and target.read_text().startswith("attention,") and "old" not in target.read_text()
+    assert pipe.is_fifo() and os.read(reader, 2) == b"{\n"
+    os.close(reader)
+
+
+def test_picture_loads_nothing(trained: Trained, tmp_path: Path) -> None:
+    assert trained.gptx.run("gptx.compare", "--svg", str(tmp_path / "table.svg")).code == 0
+    picture = (tmp_path / "table.svg").read_text(encoding="utf-8")
+    assert "url(http" not in picture and 'url("' not in picture and "Fira Code" in picture
+
+
+def test_legend_of_bold_figures_is_shown_where_they_are(trained: Trained) -> None:
+    assert "bold" not in trained.gptx.run("gptx.compare").out
+    terminal = Terminal(trained.gptx, "gptx.compare", warm=True)
+    assert terminal.end() == 0 and "bold: best of the column" in terminal.shown
+
+
+@pytest.mark.parametrize("column", ["params", "bits/byte", "KV/token", "peak memory", "tokens/s"])
+def test_table_can_be_sorted_by_its_headings(trained: Trained, column: str) -> None:
+    assert trained.gptx.run("gptx.compare", "--sort", column).code == 0
+
+
+def test_hints_name_the_folder_that_is_not_the_default(trained: Trained, gptx: Gptx) -> None:
+    assert trained.done.out.rstrip().endswith("  gptx ui")
+    done = gptx("paths.outputs=my runs", "trainer.max_steps=10")
+    assert done.code == 0 and done.out.rstrip().endswith("  gptx ui --outputs 'my runs'")
+
+
+def test_progress_bar_shows_steps_and_time_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gptx.training.progress import ProgressBar
+
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    bar = ProgressBar("nano " + "differential·rope·full·fsdp_tp·s0-0123456789" * 2, 100_000, 12_345, True)
+    console = Console(file=io.StringIO(), width=80)
+    console.print(bar.bar.get_renderable())
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "12345/100000" in shown.replace(" ", "") and "tok/s" in shown and "-:--:--" in shown and "nano" in shown
