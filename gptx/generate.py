@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from gptx.cli import Parser, exit_code
-from gptx.config.trust import add_trust_options, trusted_modules
+from gptx.config.trust import trusted_modules, with_trust_options
 from gptx.errors import ConfigError
 
 
@@ -28,8 +28,7 @@ def _parser() -> Parser:
     parser.add_argument("--no-cache", action="store_true", help="compute every token from scratch (slow; same text)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--precision", default="fp32", choices=["auto", "bf16", "fp32"])
-    add_trust_options(parser)
-    return parser
+    return with_trust_options(parser)
 
 
 def _generate(args: argparse.Namespace) -> None:
@@ -45,8 +44,7 @@ def _generate(args: argparse.Namespace) -> None:
     sys.stdout.write(args.prompt)
     try:
         for chunk in text(model, tokenizer, args.prompt, args.tokens, autocast=precision, **sampling):
-            sys.stdout.write(chunk)
-            sys.stdout.flush()
+            print(chunk, end="", flush=True)
     finally:
         sys.stdout.write("\n")
 
