@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gptx.cli import Parser, exit_code
-from gptx.config.trust import add_trust_options, trusted_modules
+from gptx.config.trust import trusted_modules, with_trust_options
 from gptx.runs.atomic_files import write_json
 from gptx.runs.folder import RunFolder
 from gptx.runs.json_codec import to_json
@@ -23,6 +23,10 @@ The token files are read and compared with the hash of their content; damaged on
 Config, strategy and processes are those of the run. The result is written to RUN_DIR/certificate.json. Exit code 0:
 equal, or within 1e-5 on other hardware, torch or processes. 1: different or not finished. 2: cannot be repeated.
 """
+_FROM = """\
+train from the checkpoint of this step (0: from the start) to the next one; default: from the oldest checkpoint to the
+newest; if there is only one, from the start to it
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,24 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser("gptx certify", description=_HELP)
     parser.add_argument("run_dir", type=Path, help="a run folder, e.g. outputs/default/mha·rope·full·ddp·s0-…")
-    parser.add_argument(
-        "--from",
-        dest="start",
-        type=int,
-        metavar="STEP",
-        help="train from the checkpoint of this step (0: from the start) to the next one; default: from the oldest "
-        "checkpoint to the newest; if there is only one, from the start to it",
-    )
+    parser.add_argument("--from", dest="start", type=int, metavar="STEP", help=_FROM)
     parser.add_argument("--json", action="store_true", help="print certificate.json")
-    add_trust_options(parser)
-    return parser
+    return with_trust_options(parser)
 
 
 def _certify(args: argparse.Namespace) -> int:
-    trust = trusted_modules(args)
     folder = RunFolder(args.run_dir.resolve())
     with folder.lock():
-        certificate = certify(folder, args.start, trust)
+        certificate = certify(folder, args.start, trusted_modules(args))
         write_json(folder.path / "certificate.json", to_json(certificate))
     if args.json:
         write_data(json.dumps(to_json(certificate), indent=1, ensure_ascii=False) + "\n")

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from gptx.cli import Parser, exit_code, log
-from gptx.config.trust import add_trust_options, trusted_modules
+from gptx.config.trust import trusted_modules, with_trust_options
 from gptx.errors import ConfigError
 from gptx.terminal import write_data
 
@@ -34,8 +34,7 @@ def _parser() -> Parser:
     parser.add_argument("--no-cache", action="store_true", help="compute every token from scratch (slow; same text)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--precision", default="fp32", choices=["auto", "bf16", "fp32"])
-    add_trust_options(parser)
-    return parser
+    return with_trust_options(parser)
 
 
 def _generate(args: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ The bases are given by name, because importing them would import torch.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gptx.config.plain_dict import PlainConfig
 from gptx.errors import ConfigError
 
 BASES = {
@@ -60,7 +61,7 @@ def check_name(where: str, target: str) -> None:
         )
 
 
-def constructor_keys(where: str, group: Mapping[str, Any]) -> dict[str, Any]:
+def constructor_keys(where: str, group: Mapping[str, Any]) -> PlainConfig:
     """The keys of a group that its constructor takes.
 
     Raises:

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from gptx.cli import Parser
 from gptx.config.class_ids import current_target, declaration
 from gptx.config.part_types import BASES, FUNCTIONS, check_name, constructor_keys, nested_targets
 from gptx.errors import ConfigError
@@ -18,8 +19,8 @@ from gptx.errors import ConfigError
 _AXES = {*BASES, *FUNCTIONS} - {"hydra.launcher"}
 
 
-def add_trust_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--trust`` and ``--config-dir`` to a command that loads a run folder."""
+def with_trust_options(parser: Parser) -> Parser:
+    """Add ``--trust`` and ``--config-dir`` to the parser of a command that loads a run folder."""
     parser.add_argument(
         "--trust",
         action="append",
@@ -35,10 +36,11 @@ def add_trust_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="trust the modules that the YAML files of this folder of your own variants name",
     )
+    return parser
 
 
 def trusted_modules(args: argparse.Namespace) -> tuple[str, ...]:
-    """The modules that the options of `add_trust_options` name.
+    """The modules that the options of `with_trust_options` name.
 
     Raises:
         ConfigError: a folder does not exist, or a YAML file in it cannot be read.

@@ -99,7 +99,7 @@ class Tokens:
 
 
 def open_folder(home: Path, tokenizer: type[Tokenizer], thorough: bool) -> Tokens | None:
-    """The tokens in a folder, or None if files are missing, do not match meta.json, are of another tokenizer's class, or
+    """The tokens in a folder, or None if files are missing, do not match meta.json or the class of the tokenizer, or
     have another content than when they were written; see `content_hash` for ``thorough``.
 
     Raises:
