@@ -4,14 +4,15 @@ from functools import cache
 
 from omegaconf import DictConfig
 
-from gptx.config.compose import Schemas, compose
+from gptx.config.compose import compose
+from gptx.config.compositions import Compositions
 
-SCHEMAS: Schemas = {}  # of all tests in this process
+COMPOSITIONS = Compositions()  # of all tests in this process
 
 
 @cache
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    return compose(overrides, SCHEMAS)
+    return compose(overrides, COMPOSITIONS)
 
 
 def composed(*overrides: str) -> DictConfig:

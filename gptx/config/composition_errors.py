@@ -18,9 +18,21 @@ from gptx.config.plain_dict import key_names
 UNREADABLE = (HydraException, OmegaConfBaseException, YAMLError)  # what composing a config can raise
 _GRAMMAR = "expected key=value, e.g. attention=gqa; quote a value with special characters: 'data.path=\"a=b\"'"
 _PATTERNS = (
+    (r"Unsupported item value in defaults : (\w+)", "a defaults list has a value that YAML reads as {0}: put it in "
+    "quotes, e.g. - override /tracking: 'off'"),
+    (r"Config group (?:override|override deletion value) must be (a string)", "an option is chosen by its name: {0}"),
     (r"Multiple values for ([\w/]+)\.", "{0} has a choice already: write {0}=..., without +"),
     (r"Ambiguous value for argument '(.+)'", "{0} is several values: -m runs each of them, [...] makes a list"),
 )
+
+
+def is_hydras(error: BaseException) -> bool:
+    """Whether an error says that a config cannot be composed: Hydra also raises ValueError and others for that."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    module = str(frame.tb_frame.f_globals.get("__name__")) if frame else ""
+    return isinstance(error, UNREADABLE) or module.partition(".")[0] in ("hydra", "omegaconf", "antlr4", "yaml")
 
 
 def explain(error: Exception, overrides: Sequence[str] = ()) -> str:

@@ -11,11 +11,25 @@ PlainConfig = dict[str, Any]
 SEEDS = ("seed", "data_seed")
 
 
-def plain_dict(cfg: DictConfig) -> PlainConfig:
-    """The config as nested dicts, lists and scalars, with interpolations resolved."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
+def plain_dict(cfg: DictConfig | PlainConfig, complete: bool = False) -> PlainConfig:
+    """The config as nested dicts, lists and scalars, with interpolations resolved. Nested dicts are returned unchanged.
+
+    Args:
+        complete: whether a missing value (``???``) is an error.
+    """
+    if isinstance(cfg, dict):
+        return cfg
+    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=complete)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def plain_value(plain: Mapping[str, Any], group: str, name: str) -> Any:
+    """``plain[a][b][name]`` for the group ``a.b``, or None if that key does not exist."""
+    node: Any = plain
+    for part in filter(None, group.split(".")):
+        node = node.get(part, {}) if isinstance(node, Mapping) else {}
+    return node.get(name) if isinstance(node, Mapping) else None
 
 
 def flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,7 @@
 """The checks before a run starts: whether a config can be trained, on which hardware, and at what cost."""
 
 import dataclasses
+import json
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,11 +9,13 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from gptx.config import instantiate
+from gptx.config.axes import result_axes
+from gptx.config.plain_dict import PlainConfig, plain_dict
 from gptx.data import from_config
 from gptx.errors import CheckpointError, ConfigError, NotTokenised
 from gptx.runs import resume_source
 from gptx.runs.checkpoint_files import steps
-from gptx.runs.preflight_facts import DataFacts, Hardware, RunFacts
+from gptx.runs.preflight_facts import DataFacts, RunFacts
 from gptx.runs.provenance import own_code
 from gptx.runs.resume_source import ResumeSource
 from gptx.tracking.mlflow_connection import check_uri
@@ -36,21 +39,46 @@ class Preflight:
     facts: RunFacts
 
 
-def preflight(cfg: DictConfig, machine: "Machine | None" = None, make: bool = True) -> Preflight:
+@dataclass(frozen=True)
+class CheckedModel:
+    """A model on the meta device that its strategy can train, and the facts about it, the tokens and the hardware."""
+
+    model: "GPT"
+    facts: RunFacts
+
+
+CheckedModels = dict[str, CheckedModel]  # by `model_key`
+
+# What the checks of a model, of its tokens and of its hardware do not depend on.
+_NOT_OF_MODEL = {
+    *("seed", "data_seed", "optim", "schedule", "resume_from", "study", "about", "force", "dry_run", "sweep"),
+    *("runtime", "tracking", "match", "trainer", "variant"),
+}
+
+
+def model_key(plain: PlainConfig) -> str:
+    """Equal for configs of which one is checked by `preflight` and the other ones only in optimiser, schedule and
+    ``resume_from``."""
+    counted = {key: value for key, value in plain.items() if key not in _NOT_OF_MODEL}
+    batch = [plain["trainer"]["batch_size"], plain["trainer"]["micro_batch"]]
+    names = [plain["variant"][axis] for axis in result_axes() if axis not in _NOT_OF_MODEL]
+    return json.dumps([counted, batch, names])
+
+
+def preflight(
+    cfg: DictConfig, machine: "Machine | None" = None, make: bool = True, models: CheckedModels | None = None
+) -> Preflight:
     """Check a config completely before any process is started. Only the token cache is written.
 
     Args:
         machine: the machine that the run is for; None: this one.
         make: whether to tokenise the text if there are no tokens yet, which may take hours; else `NotTokenised` is
             raised.
+        models: models that are checked already; new ones are added.
 
     Raises:
         GptxError: the config cannot be trained.
     """
-    import torch
-
-    from gptx.data.batches import check_context
-    from gptx.hardware.description import describe_hardware
     from gptx.hardware.device import compute_dtype, pick
 
     device = pick(cfg.device.type, machine)
@@ -61,27 +89,46 @@ def preflight(cfg: DictConfig, machine: "Machine | None" = None, make: bool = Tr
     source = _resume_source(cfg)
     if cfg.tracking.enabled:
         check_uri(cfg.tracking.uri)
-    model, tokens = _model_and_tokens(cfg, device, make)
+    models, key = {} if models is None else models, model_key(plain_dict(cfg))
+    if key not in models:
+        model, tokens = _model_and_tokens(cfg, device, make)
+        _check_model(cfg, strategy, model, tokens, processes, plan)
+        models[key] = CheckedModel(model, _facts(cfg, model, tokens, dtype, processes, device, machine))
+    checked, remarks = models[key], models[key].facts.remarks
+    if source:
+        _check_source_model(cfg, source, checked.model)
+        remarks = (*remarks, *source.remarks)
+    record = source.record() if source else None
+    return Preflight(
+        strategy, dataclasses.replace(checked.facts, remarks=remarks, resume_source=record, code=own_code())
+    )
+
+
+def _check_model(
+    cfg: DictConfig, strategy: "Strategy", model: "GPT", tokens: "Tokens", processes: int, plan: "BatchPlan"
+) -> None:
+    import torch
+
+    from gptx.data.batches import check_context
+
     check_context(tokens, cfg.model.context)
     with torch.device("meta"):
         strategy.check(model, processes, plan)
-    if source:
-        _check_source_model(cfg, source, model)
-    return Preflight(strategy, _facts(cfg, model, tokens, source, dtype, processes, describe_hardware(device, machine)))
 
 
 def _facts(
     cfg: DictConfig,
     model: "GPT",
     tokens: "Tokens",
-    source: ResumeSource | None,
     dtype: "torch.dtype",
     processes: int,
-    hardware: Hardware,
+    device: "torch.device",
+    machine: "Machine | None",
 ) -> RunFacts:
     """What the journal records of a run that has been checked."""
     import torch
 
+    from gptx.hardware.description import describe_hardware
     from gptx.model.build import remarks
     from gptx.model.cost import cost
 
@@ -89,16 +136,14 @@ def _facts(
         price = cost(model, dtype)
     return RunFacts(
         data=DataFacts(name=tokens.meta.corpus, **dataclasses.asdict(tokens.meta)),
-        hardware=hardware,
+        hardware=describe_hardware(device, machine),
         processes=processes,
         dtype=str(dtype).removeprefix("torch."),
         n_params=price.n_params,
         flops_per_token=price.flops_per_token,
         kv_bytes_per_token=price.kv_bytes_per_token,
         tokenizer=tokens.tokenizer.to_json(),
-        remarks=(*remarks(cfg, model), *_remarks_on_documents(cfg, tokens), *(source.remarks if source else ())),
-        resume_source=source.record() if source else None,
-        code=own_code(),
+        remarks=(*remarks(cfg, model), *_remarks_on_documents(cfg, tokens)),
     )
 
 
@@ -124,9 +169,8 @@ def _resume_source(cfg: DictConfig) -> ResumeSource | None:
     Raises:
         ConfigError: the checkpoint cannot be used.
     """
-    location = locate(cfg)
     source = resume_source.find(cfg.resume_from)
-    if source is None or (steps(location.folder.checkpoints) and not cfg.force):
+    if source is None or (steps(locate(cfg).folder.checkpoints) and not cfg.force):
         return None
     resume_source.check(cfg, source)
     return source
@@ -197,5 +241,5 @@ def _check_optimiser(cfg: DictConfig) -> None:
         instantiate.part(cfg.optim)([weight]).step()
     except (ValueError, LookupError, TypeError) as error:
         given = ", ".join(f"{key}={value}" for key, value in cfg.optim.items() if not key.startswith("_"))
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).partition("full_key:")[0].split())  # what follows is OmegaConf's
         raise ConfigError(f"optim={cfg.variant.optim} rejects its options ({given}): {reason}") from error

@@ -10,9 +10,9 @@ import optuna
 import pytest
 from fake_cells import FACTS
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial
 
+from gptx.config.plain_dict import PlainConfig
 from gptx.errors import ConfigError
 from gptx.runs.atomic_files import write_json
 from gptx.runs.folder import RunFolder
@@ -123,10 +123,9 @@ class Search:
             raise ConfigError("unknown option attention=typo")
         folder = self.sweep.outputs / "study" / " ".join(overrides)
         folder.mkdir(parents=True, exist_ok=True)
-        known = {"study": "study", "force": False, "trainer": {"max_steps": STEPS}, "strategy": {}}
-        cfg = OmegaConf.create(known)
+        known: PlainConfig = {"study": "study", "force": False, "trainer": {"max_steps": STEPS}, "strategy": {}}
         rejection = "it cannot be" if "attention=never" in overrides else ""
-        return Cell(overrides, "", "", cfg, RunFolder(folder), rejection, FACTS)
+        return Cell(overrides, "", "", known, RunFolder(folder), rejection, FACTS)
 
     def __call__(
         self, launcher: SimulatedLauncher, keys: SearchOptions = KEYS, where: Space | None = None

@@ -19,8 +19,10 @@ from gptx.runs.folder import RunFolder
 from gptx.runs.records import MetricsRecord
 from gptx.sweep.execute.dashboard import Dashboard
 from gptx.sweep.execute.launcher import End, Launcher, Task
-from gptx.sweep.plan.cells import Cell, check_cells, compose_cells
+from gptx.sweep.plan.cell_checks import check_cells
+from gptx.sweep.plan.cells import Cell, compose_cells
 from gptx.sweep.plan.memory_fit import FreeMemory, check_memory, fits_at_once
+from gptx.sweep.plan.partial_keys import PartialKeys
 from gptx.sweep.search.optuna_study import (
     FAILURE,
     OVERRIDES,
@@ -78,6 +80,7 @@ class SearchContext:
     Attributes:
         common: arguments that every run of the sweep gets.
         follow: called with the folder of each run before it starts.
+        keys: the keys that only some points have; None: all points have all keys.
     """
 
     options: SearchOptions
@@ -88,6 +91,7 @@ class SearchContext:
     journal: SweepJournal
     dashboard: Dashboard
     follow: Callable[[Path], None]
+    keys: PartialKeys | None = None
 
 
 class TrialSource:
@@ -145,7 +149,10 @@ class TrialSource:
         """
         launcher = self._context.launcher
         tried = [dimension.suggest(trial) for dimension in self._context.space.dimensions]
-        overrides, title = [*self._context.space.fixed, *tried], " ".join([f"trial {trial.number}:", *tried])
+        overrides = [*self._context.space.fixed, *tried]
+        if self._context.keys:
+            overrides = self._context.keys.applied(overrides)
+        title = " ".join([f"trial {trial.number}:", *(override for override in tried if override in overrides)])
         trial.set_user_attr(TITLE, title)
         trial.set_user_attr(OVERRIDES, overrides)
         [cell] = compose_cells([overrides])
@@ -172,7 +179,7 @@ class TrialSource:
             self._runs[folder].trials.append(trial)
             return []
         context.follow(folder)
-        context.dashboard.add_run(folder, cell.cfg.trainer.max_steps)
+        context.dashboard.add_run(folder, cell.config["trainer"]["max_steps"])
         run = self._runs[folder] = _Run(cell.task(context.common), cell, [trial])
         self._report(run)  # validations from before an interruption, so that they do not stop the run at once
         return [run.task]
@@ -228,7 +235,7 @@ class TrialSource:
     def _should_prune(self, run: _Run) -> bool:
         """Whether a new validation shows that the run should be stopped. The last validation never does."""
         newest = self._report(run)
-        if not newest or newest.step >= run.cell.cfg.trainer.max_steps or not run.trials[0].should_prune():
+        if not newest or newest.step >= run.cell.config["trainer"]["max_steps"] or not run.trials[0].should_prune():
             return False
         run.pruned = True
         message = f"pruned at step {newest.step:,} with {self._context.options.curve} {newest.value:.4f}"
