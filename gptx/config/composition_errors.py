@@ -18,8 +18,12 @@ from gptx.config.plain_dict import key_names
 UNREADABLE = (HydraException, OmegaConfBaseException, YAMLError)  # what composing a config can raise
 _GRAMMAR = "expected key=value, e.g. attention=gqa; quote a value with special characters: 'data.path=\"a=b\"'"
 _PATTERNS = (
-    (r"Unsupported item value in defaults : (\w+)", "a defaults list has a value that YAML reads as {0}: put it in "
-    "quotes, e.g. - override /tracking: 'off'"),
+    (r"Interpolation key '(.+)' not found\s+full_key: ([\w.]+)", "{1}=${{{0}}}: the config has no key {0}"),
+    (
+        r"Unsupported item value in defaults : (\w+)",
+        "a defaults list has a value that YAML does not read as text but as {0}: write it in quotes, e.g. "
+        '- override /tracking: "off"',
+    ),
     (r"Config group (?:override|override deletion value) must be (a string)", "an option is chosen by its name: {0}"),
     (r"Multiple values for ([\w/]+)\.", "{0} has a choice already: write {0}=..., without +"),
     (r"Ambiguous value for argument '(.+)'", "{0} is several values: -m runs each of them, [...] makes a list"),
@@ -44,7 +48,7 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     text = str(error)
     for pattern, line in _PATTERNS:
         if found := re.search(pattern, text):
-            return line.format(found.group(1))
+            return line.format(*found.groups())
     if isinstance(error, OverrideParseException):
         found = re.search(r"while evaluating '.*': (.+)", text)  # what a function in the override reported
         return f"cannot read '{error.override}': {found.group(1) if found else _GRAMMAR}"

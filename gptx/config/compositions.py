@@ -19,7 +19,7 @@ from gptx.config.check_types import checked
 from gptx.config.composition_errors import UNREADABLE, explain, is_hydras
 from gptx.config.overrides import conf_dir, is_group, key_of, own_dirs
 from gptx.config.parsing import parsed, quote, typed_value
-from gptx.config.plain_dict import PlainConfig, plain_dict, plain_value
+from gptx.config.plain_dict import PlainConfig, flat, plain_dict, plain_value
 from gptx.errors import ConfigError
 
 Keys = tuple[str, ...]
@@ -42,8 +42,14 @@ class Composition:
     checked: PlainConfig
 
     def has(self, key: str) -> bool:
-        """Whether the config has a key, which may be a group."""
-        return _node(self.config, key) is not None
+        """Whether the options have a key, which may be a group."""
+        group, _, name = key.rpartition(".")
+        return plain_value(self.schema, group, name) is not None
+
+    def unknown(self) -> list[str]:
+        """The keys that the options do not have, but the study's file sets."""
+        keys = [key for key, _ in flat(OmegaConf.to_container(self.config))]
+        return [key for key in keys if not self.has(key) and (self.has(key.rpartition(".")[0]) or "." not in key)]
 
 
 class Compositions:

@@ -104,6 +104,32 @@ def preflight(
     )
 
 
+def check(cfg: DictConfig) -> None:
+    """Check a config as `preflight` does, but without its text. If this machine does not have the device that the
+    config names, one that has it is assumed.
+
+    Raises:
+        ConfigError: the config cannot be trained.
+    """
+    import torch
+
+    from gptx.hardware.device import Machine, compute_dtype, is_available, pick
+
+    kind, machine = cfg.device.type, None
+    if kind in ("cuda", "mps") and not is_available(kind):
+        machine = Machine(kind, per_node=cfg.strategy.get("nproc", 0) or 8, cores=1)
+    device = pick(kind, machine)
+    compute_dtype(cfg.precision.dtype, device)
+    strategy: Strategy = instantiate.part(cfg.strategy)
+    processes, plan = _processes_and_plan(cfg, strategy, device, machine)
+    _check_optimiser(cfg)
+    tokenizer = instantiate.part(cfg.tokenizer)
+    from_config.separator_of(cfg, tokenizer)
+    vocabulary = (cfg.model.vocab_size or 1) if tokenizer.needs_fit else tokenizer.n_vocab
+    with torch.device("meta"):
+        strategy.check(_build_on_meta(cfg, vocabulary, device), processes, plan)
+
+
 def _check_model(
     cfg: DictConfig, strategy: "Strategy", model: "GPT", tokens: "Tokens", processes: int, plan: "BatchPlan"
 ) -> None:

@@ -53,12 +53,11 @@ def test_each_set_of_options_is_composed_once(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_cells_that_crash_while_they_are_checked_are_rejected(gptx: Gptx) -> None:
-    overrides = ["attention=mha,scaled", "attention.gain=1,-1,-2,-3"]
+    overrides = ["attention=scaled", "attention.gain=1,-1,-2,-3"]
     done = sweep_here(gptx, *overrides)
     assert done.code == 2 and gptx.folders() == []
     assert "ArithmeticError: a gain below nothing" in done.out and "SystemExit: 0" in done.out
     assert "its code crashed the process (SIGSEGV)" in done.out
-    assert "4 combinations: unknown key 'attention.gain'" in done.out
     done = sweep_here(gptx, *overrides, "match=params", "dry_run=true")
     assert "ArithmeticError: a gain below nothing" in done.out and "(SIGSEGV)" in done.out
     done = sweep_here(gptx, *overrides, "sweep.skip_invalid=true")

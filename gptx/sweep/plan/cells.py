@@ -134,8 +134,10 @@ def _titles(combinations: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
     """Title and arm of each combination: the overrides of the keys that have several values."""
     values: dict[str, set[str]] = {}
     for override in chain.from_iterable(combinations):
-        values.setdefault(key_of(override), set()).add(override)
-    varied = [[override for override in overrides if len(values[key_of(override)]) > 1] for overrides in combinations]
+        if not override.startswith("~"):  # a study's key that only other combinations have
+            values.setdefault(key_of(override), set()).add(override)
+    varying = {override for given in values.values() if len(given) > 1 for override in given}
+    varied = [[override for override in overrides if override in varying] for overrides in combinations]
     arms = [" ".join(override for override in overrides if key_of(override) not in SEEDS) for overrides in varied]
     return [(" ".join(overrides) or "the only run", arm) for overrides, arm in zip(varied, arms, strict=True)]
 

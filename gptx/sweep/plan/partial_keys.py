@@ -1,6 +1,7 @@
 """Keys that some combinations of a sweep have and others have not: ``window=full,sliding window.size=16``.
 
-Such a key reaches the combinations that have it. The others run without it, as if it had not been given.
+Such a key reaches the combinations that have it. The others run without it, as if it had not been given. It may also be
+given in the file of a study, and is then deleted (``~window.size``) where an option does not have it.
 """
 
 from collections.abc import Sequence
@@ -24,37 +25,44 @@ class PartialKeys:
 
     def __init__(self, combinations: Sequence[Sequence[str]], compositions: Compositions) -> None:
         self._compositions = compositions
-        self._missing: dict[Options, dict[str, bool]] = {}  # by options and key
-        self._given: dict[str, str] = {}  # an override of each key
+        self._has: dict[Options, dict[str, bool]] = {}  # whether the options have the given keys
+        self._of_study: dict[Options, list[str]] = {}  # keys that the study's file sets and the options do not have
+        self._partial: set[str] = set()
         with initialised():
             for overrides in combinations:
                 self._add(overrides)
-        has, lacks = (
-            {key for keys in self._missing.values() for key, missing in keys.items() if missing is wanted}
-            for wanted in (False, True)
-        )
-        self._keys = has & lacks
+            for key in {key for keys in self._of_study.values() for key in keys}:
+                for options, found in self._has.items():
+                    found[key] = self._compositions.of(options).has(key)
+        given = [item for keys in self._has.values() for item in keys.items()]
+        self._partial = {key for key, has in given if has} & {key for key, has in given if not has}
 
-    def _add(self, overrides: Sequence[str]) -> None:
+    def _add(self, overrides: Sequence[str]) -> Options | None:
+        """The options of a combination, whose keys are now known; None if they cannot be composed."""
         options, values = self._compositions.divided(list(map(readable, overrides)))
-        missing = self._missing.setdefault(tuple(options), {})
-        for override in values:
-            if (key := key_of(override)) not in missing:
-                self._given.setdefault(key, override)
-                try:
-                    missing[key] = not self._compositions.of(options).has(key)
-                except ConfigError:  # the combination will be rejected
-                    return
+        key = tuple(options)
+        try:
+            composition = self._compositions.of(options)
+        except ConfigError:  # the combination will be rejected
+            return None
+        if key not in self._has:
+            self._has[key], self._of_study[key] = {}, composition.unknown()
+        for name in map(key_of, values):
+            if name not in self._has[key]:
+                self._has[key][name] = composition.has(name)
+        return key
 
     def applied(self, overrides: Sequence[str]) -> list[str]:
         """The overrides of a combination without the keys that it has not and others have."""
-        if not self._keys:
+        if not self._partial:
             return list(overrides)
         with initialised():
-            self._add(overrides)
-        options, _ = self._compositions.divided(list(map(readable, overrides)))
-        missing = self._missing[tuple(options)]
-        return [one for one in overrides if not (key_of(one) in self._keys and missing.get(key_of(one)))]
+            options = self._add(overrides)
+        if options is None:
+            return list(overrides)
+        has = self._has[options]
+        kept = [one for one in overrides if has.get(key_of(one), True) or key_of(one) not in self._partial]
+        return [*kept, *(f"~{key}" for key in self._of_study[options] if key in self._partial)]
 
     def all_applied(self, combinations: Sequence[Sequence[str]]) -> list[list[str]]:
         """Every combination with `applied`; combinations that become equal are one."""
@@ -63,13 +71,12 @@ class PartialKeys:
     def remark(self) -> str:
         """A line that names the keys and the options without them; empty if there are none."""
         parts = []
-        for key in sorted(self._keys):
+        for key in sorted(self._partial):
             group = key.partition(".")[0]
-            chosen = [
-                (next((one for one in options if key_of(one) == group), f"the default {group}"), keys.get(key))
-                for options, keys in self._missing.items()
-            ]
-            has = dict.fromkeys(name for name, missing in chosen if missing is False)
-            lacks = dict.fromkeys(name for name, missing in chosen if missing)
-            parts.append(f"{key} is a key of {', '.join(has)}; {', '.join(lacks)} runs without it")
+            names: dict[bool, list[str]] = {True: [], False: []}
+            for options, has in self._has.items():
+                if key in has:
+                    names[has[key]].append(next((one for one in options if key_of(one) == group), f"the default {group}"))
+            having, lacking = (", ".join(dict.fromkeys(names[has])) for has in (True, False))
+            parts.append(f"{key} is a key of {having}; {lacking} runs without it")
         return "; ".join(parts)
