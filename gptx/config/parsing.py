@@ -34,10 +34,16 @@ def readable(override: str) -> str:
     is returned unchanged.
     """
     key, equals, value = override.partition("=")
-    if not equals or parsed(override) or "while evaluating" in str(_parse(override)):  # a function rejects its arguments
+    if not equals or parsed(override) or _is_rejected_by_function(override):
         return override
     quoted = f"{key}={_quoted(key, value)}"
     return quoted if parsed(quoted) else override
+
+
+def _is_rejected_by_function(override: str) -> bool:
+    """Whether the value calls a function of Hydra with wrong arguments, such as ``range(1,b)``."""
+    text = str(_parse(override))
+    return "while evaluating" in text and "Unknown function" not in text
 
 
 def typed_value(override: str) -> str:

@@ -22,7 +22,7 @@ from gptx.sweep.plan.timed_step import StepToTime, flops_per_second
 
 STARTUP, STARTUP_OF_MANY = 1.5, 8.0  # seconds before training: composing, building; and starting workers with torch
 FAR = log(10)  # a run whose FLOPs per token differ by more than this factor is not used
-TIMING = 20.0  # seconds to spend on timing steps; then arms take the speed of the most similar timed one
+TIMING = 5.0  # seconds to spend on timing steps; then arms take the speed of the most similar timed one
 WORTH = 0.02  # fraction of the sweep's estimated time that may be spent on timing
 NEIGHBOURS = 3  # finished runs whose median speed is taken
 
