@@ -1,4 +1,4 @@
-"""Seconds and memory of checking a grid: ``gptx run -m ... dry_run=true`` for grids of 100, 1,000 and 10,000 combinations.
+"""Seconds and memory of checking a grid: ``gptx run -m ... dry_run=true`` for 100, 1,000 and 10,000 combinations.
 
 The grid has 50 models of the preset nano, each with several learning rates and seeds; ``--models`` gives every
 combination a model of its own. CPU seconds count all processes of the command.

@@ -8,7 +8,6 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from hydra import compose as hydra_compose
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config.axes import axes
 from gptx.config.check_types import checked
 from gptx.config.composition_errors import UNREADABLE, explain, is_hydras
+from gptx.config.option_files import option_files
 from gptx.config.overrides import conf_dir, is_group, key_of, own_dirs
 from gptx.config.parsing import parsed, quote, typed_value
 from gptx.config.plain_dict import PlainConfig, flat, plain_dict, plain_value
@@ -50,7 +49,7 @@ class Composition:
 
     def unknown(self) -> list[str]:
         """The keys that the options do not have, but the study's file sets."""
-        keys = [key for key, _ in flat(OmegaConf.to_container(self.config))]
+        keys = [key for key, _ in flat(plain_dict(self.config, resolve=False))]
         return [key for key in keys if not self.has(key) and (self.has(key.rpartition(".")[0]) or "." not in key)]
 
 
@@ -102,7 +101,8 @@ class Compositions:
     def divided(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
         """The overrides that Hydra must compose, and those that set values, whose order among themselves is kept."""
         own = own_dirs()
-        values, others = [], []
+        values: list[str] = []
+        others: list[str] = []
         for override in overrides:
             one = parsed(override)
             (values if one and _is_value(one, own) else others).append(override)
@@ -133,7 +133,7 @@ class Compositions:
     def _exchanged(self, options: Sequence[str]) -> Composition | None:
         """The default config with other options, whose files replace the groups of that name: much faster than Hydra.
         None where more than that may differ: with a study, or an option whose file has a package or defaults."""
-        files = _files(options)
+        files = option_files(options)
         if not files:
             return None
         default = self.of(())
@@ -149,33 +149,6 @@ class Compositions:
         if options not in self._schemas:
             self._schemas[options] = plain_dict(hydra_compose("config", list(options)))
         return self._schemas[options]
-
-
-def _files(options: Sequence[str]) -> dict[str, tuple[str, DictConfig]]:
-    """By axis the name and the file of every chosen option; empty if one is not an option of gptx of which no more than
-    its file is known to matter."""
-    found: dict[str, tuple[str, DictConfig]] = {}
-    own = own_dirs()
-    names = {axis.name for axis in axes()} - {"experiment"}
-    for override in options:
-        one, axis = parsed(override), key_of(override)
-        choice = one.value() if one and one.type is OverrideType.CHANGE and axis in names else None
-        if not isinstance(choice, str) or axis in found or any((place / axis / f"{choice}.yaml").exists() for place in own):
-            return {}
-        if (file := _option_file(conf_dir() / axis / f"{choice}.yaml")) is None:
-            return {}
-        found[axis] = choice, file
-    return found
-
-
-@cache
-def _option_file(path: Path) -> DictConfig | None:
-    """The YAML file of an option; None if it does not exist, or has defaults or a package, which only Hydra can apply."""
-    if not path.is_file():
-        return None
-    file = OmegaConf.load(path)
-    plain = isinstance(file, DictConfig) and "defaults" not in file and "@package" not in path.read_text(encoding="utf-8")
-    return file if plain and isinstance(file, DictConfig) else None
 
 
 def _is_value(one: Override, own: Sequence[Path]) -> bool:
@@ -194,7 +167,7 @@ def _overlap(one: str, other: str) -> bool:
 def _is_leaf(config: DictConfig, key: str) -> bool:
     """Whether the config has such a key, which is no group."""
     found = _node(config, key)
-    return found is not None and not isinstance(found[0]._get_node(found[1]), DictConfig)
+    return found is not None and not isinstance(_content(found[0])[found[1]], DictConfig)
 
 
 def _node(config: DictConfig, key: str) -> tuple[DictConfig, str] | None:
@@ -202,8 +175,14 @@ def _node(config: DictConfig, key: str) -> tuple[DictConfig, str] | None:
     group, *rest = key.split(".")
     node: Any = config
     for name in rest:
-        node, group = node._get_node(group) if isinstance(node, DictConfig) else None, name
-    return (node, group) if isinstance(node, DictConfig) and group in node._content else None
+        node, group = _content(node).get(group), name
+    return (node, group) if group in _content(node) else None
+
+
+def _content(node: Any) -> dict[str, Any]:
+    """The nodes of a group; empty if the node is no group."""
+    content = node.__dict__["_content"] if isinstance(node, DictConfig) else None
+    return content if isinstance(content, dict) else {}
 
 
 @contextmanager
@@ -215,13 +194,13 @@ def _set(composition: Composition, values: Sequence[Override]) -> Iterator[None]
             key = str(one.key_or_group)
             place = _node(composition.config, key)
             assert place is not None
-            before.append((*place, copy.deepcopy(place[0]._get_node(place[1]))))
+            before.append((*place, copy.deepcopy(_content(place[0])[place[1]])))
             OmegaConf.update(composition.config, key, _value(one, composition.schema), merge=True)
         yield
     finally:
         for group, name, node in reversed(before):
             node._set_parent(group)
-            group.__dict__["_content"][name] = node
+            _content(group)[name] = node
 
 
 def _value(one: Override, schema: PlainConfig) -> Any:

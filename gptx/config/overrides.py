@@ -86,7 +86,7 @@ def check_choice(override: str, arguments: Sequence[str] = ()) -> None:
     if found is None or found.is_sweep_override() or isinstance(given := found.value(), dict):
         return
     outside = not isinstance(given, str) or ".." in Path(given).parts or given.startswith("/") or ".yaml" in given
-    if outside or (group in PLUGINS and given not in options(group, own) and _is_hydras(group, given)):
+    if outside or (group in PLUGINS and given not in options(group, own) and _is_hydras(group, text)):
         raise ConfigError(unknown_option(group, text, own))
 
 

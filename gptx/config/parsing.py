@@ -1,6 +1,6 @@
 """Overrides as typed: values with characters outside Hydra's grammar are quoted, then parsed. Does not import torch.
 
-The shell has removed the user's own quotes, so ``paths.outputs=/data/é`` and ``resume_from=outputs/default/mha·rope`` arrive
+The shell has removed the user's own quotes, so ``paths.outputs=/data/é`` and ``resume_from=outputs/mha·rope`` arrive
 without any.
 """
 
@@ -30,8 +30,8 @@ def _parse(override: str) -> Override | HydraException:
 def readable(override: str) -> str:
     """The override, with quotes around a value that Hydra's grammar cannot read: ``a.b=x=y`` -> ``a.b='x=y'``.
 
-    Commas separate values, each of which is quoted on its own, in lists too. An override that quotes do not make readable
-    is returned unchanged.
+    Commas separate values, each of which is quoted on its own, in lists too. An override that quotes do not make
+    readable is returned unchanged.
     """
     key, equals, value = override.partition("=")
     if not equals or parsed(override) or _is_rejected_by_function(override):

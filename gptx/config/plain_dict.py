@@ -11,15 +11,16 @@ PlainConfig = dict[str, Any]
 SEEDS = ("seed", "data_seed")
 
 
-def plain_dict(cfg: DictConfig | PlainConfig, complete: bool = False) -> PlainConfig:
-    """The config as nested dicts, lists and scalars, with interpolations resolved. Nested dicts are returned unchanged.
+def plain_dict(cfg: DictConfig | PlainConfig, complete: bool = False, resolve: bool = True) -> PlainConfig:
+    """The config as nested dicts, lists and scalars. Nested dicts are returned unchanged.
 
     Args:
         complete: whether a missing value (``???``) is an error.
+        resolve: whether interpolations are replaced by their values.
     """
     if isinstance(cfg, dict):
         return cfg
-    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=complete)
+    plain = OmegaConf.to_container(cfg, resolve=resolve, throw_on_missing=complete)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def corpus_of(cfg: DictConfig) -> "Corpus":
     """The corpus of a config."""
-    data = {key: value for key, value in cfg.data.items() if key != "document_mask"}  # a key for training, not of the text
+    # document_mask is a key for training: it does not change the text.
+    data = {key: value for key, value in cfg.data.items() if key != "document_mask"}
     corpus: Corpus = part(OmegaConf.create({"data": data}).data)
     return corpus
 

@@ -51,8 +51,7 @@ def pick(kind: str | torch.device, target: Machine | None = None) -> torch.devic
 
 def is_available(kind: str) -> bool:
     """Return whether this machine has a device of type "cuda", "mps" or "cpu"."""
-    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
-    return available[kind]()
+    return {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}[kind]
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:

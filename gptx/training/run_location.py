@@ -113,7 +113,9 @@ def locate(cfg: DictConfig | PlainConfig, known: Known | None = None) -> Locatio
     if study not in known.folders:
         known.folders[study] = _by_identity(study)
     # Another spelling of the same config, such as attention=gqa for mha, may have given the folder another name.
-    found = own if _holds(own, journal.NAME) else _first(known.folders[study].get(current, []), journal.NAME, journal.LOCK)
+    found = (
+        own if _holds(own, journal.NAME) else _first(known.folders[study].get(current, []), journal.NAME, journal.LOCK)
+    )
     folder = found or own
     if not former or _holds(folder, journal.NAME):
         return Location(RunFolder(folder), current)

@@ -20,7 +20,10 @@ from gptx.config.parsing import parsed, readable
 from gptx.config.plain_dict import PlainConfig, flat, plain_dict
 from gptx.errors import ConfigError
 
-STUDIES = sorted(str(path.relative_to(conf_dir() / "experiment").with_suffix("")) for path in (conf_dir() / "experiment").rglob("*.yaml"))
+STUDIES = sorted(
+    str(path.relative_to(conf_dir() / "experiment").with_suffix(""))
+    for path in (conf_dir() / "experiment").rglob("*.yaml")
+)
 
 
 def composed_by_hydra(overrides: list[str]) -> PlainConfig:
@@ -38,13 +41,18 @@ def composed_by_hydra(overrides: list[str]) -> PlainConfig:
 @st.composite
 def override_sets(draw: st.DrawFn) -> list[str]:
     """Options of some axes, perhaps a study, and values for some keys of these options, in any order."""
-    names = draw(st.lists(st.sampled_from([axis.name for axis in axes() if axis.name != "experiment"]), unique=True, max_size=5))
+    names = draw(
+        st.lists(st.sampled_from([axis.name for axis in axes() if axis.name != "experiment"]), unique=True, max_size=5)
+    )
     chosen = [f"{name}={draw(st.sampled_from(options(name)))}" for name in names]
     if draw(st.booleans()):
         chosen.append(f"experiment={draw(st.sampled_from(STUDIES))}")
     keys = {key: value for key, value in flat(compose_plain(chosen, COMPOSITIONS)) if not key.startswith("variant")}
-    given = [f"{key}={draw(values(keys[key]))}" for key in draw(st.lists(st.sampled_from(sorted(keys)), unique=True, max_size=6))
-             if not isinstance(keys[key], dict) and not key.endswith("_target_")]
+    given = [
+        f"{key}={draw(values(keys[key]))}"
+        for key in draw(st.lists(st.sampled_from(sorted(keys)), unique=True, max_size=6))
+        if not isinstance(keys[key], dict) and not key.endswith("_target_")
+    ]
     return list(draw(st.permutations([*chosen, *given])))
 
 
@@ -100,7 +108,12 @@ def test_text_is_read_as_typed(typed: str, value: str) -> None:
 
 
 @settings(max_examples=100)
-@given(st.text(st.characters(exclude_characters="${}[]()'\",\\\0", exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"]), min_size=1))
+@given(
+    st.text(
+        st.characters(exclude_characters="${}[]()'\",\\\0", exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"]),
+        min_size=1,
+    )
+)
 def test_any_text_without_signs_of_the_grammar_is_read_as_typed(text: str) -> None:
     assert compose([f"paths.outputs=/{text}"], COMPOSITIONS).paths.outputs == f"/{text}"
 
@@ -127,7 +140,10 @@ def test_quotes_are_added_where_the_grammar_needs_them() -> None:
         (["attention=gqa.yaml"], "unknown option attention=gqa.yaml."),
         (["hydra/launcher=3"], "unknown option hydra/launcher=3."),
         (["=3"], "cannot read '=3': expected key=value"),
-        (["attention=gqa", "attention=mha"], "attention=gqa and attention=mha: only the last would count; give attention once"),
+        (
+            ["attention=gqa", "attention=mha"],
+            "attention=gqa and attention=mha: only the last would count; give attention once",
+        ),
         (["model.n_head=${nothere}"], "model.n_head=${nothere}: the config has no key nothere"),
         (["study=null"], "study=None: expected text"),
         (["trainer=3"], "trainer=3: expected a group of keys: "),

@@ -33,7 +33,9 @@ def fake_cell(tmp_path: Path, *overrides: str, seed: int = 0, rejection: str = "
     cfg.seed, cfg.paths.outputs = seed, str(tmp_path)
     title = " ".join(overrides)
     folder = RunFolder(tmp_path / "s" / f"{title}{seed}".replace(" ", "·"))
-    return Cell([*overrides], f"{title} seed={seed}", title, plain_dict(cfg), folder, rejection, None if rejection else FACTS)
+    return Cell(
+        [*overrides], f"{title} seed={seed}", title, plain_dict(cfg), folder, rejection, None if rejection else FACTS
+    )
 
 
 def fake_result(cell: Cell, **others: Any) -> None:

@@ -80,11 +80,15 @@ def test_study_whose_defaults_yaml_reads_as_false(gptx: Gptx) -> None:
         "# @package _global_\ndefaults:\n  - override /tracking: off\n"
     )
     done = run_here(gptx, "--config-dir", str(gptx.cwd / "own"), "experiment=mine", "dry_run=true")
-    one_line(done, "a defaults list has a value that YAML does not read as text but as bool", '- override /tracking: "off"')
+    one_line(
+        done, "a defaults list has a value that YAML does not read as text but as bool", '- override /tracking: "off"'
+    )
 
 
 def test_combinations_that_become_equal_are_one() -> None:
-    grid = [[f"window={w}", f"window.size={s}", f"seed={n}"] for w in ("full", "sliding") for s in (4, 8) for n in (0, 1)]
+    grid = [
+        [f"window={w}", f"window.size={s}", f"seed={n}"] for w in ("full", "sliding") for s in (4, 8) for n in (0, 1)
+    ]
     compositions = Compositions()
     applied = PartialKeys(grid, compositions).all_applied(grid)
     assert len(applied) == 2 + 4

@@ -13,7 +13,8 @@ from gptx.runs.preflight_facts import RunFacts
 from gptx.runs.provenance import own_modules
 from gptx.sweep.execute.isolated import map_isolated
 from gptx.sweep.plan.cells import Cell
-from gptx.training.preflight import CheckedModels, model_key, preflight
+from gptx.training.model_checks import CheckedModels, model_key
+from gptx.training.preflight import preflight
 
 if TYPE_CHECKING:
     from gptx.hardware.device import Machine

@@ -76,7 +76,9 @@ class PartialKeys:
             names: dict[bool, list[str]] = {True: [], False: []}
             for options, has in self._has.items():
                 if key in has:
-                    names[has[key]].append(next((one for one in options if key_of(one) == group), f"the default {group}"))
+                    names[has[key]].append(
+                        next((one for one in options if key_of(one) == group), f"the default {group}")
+                    )
             having, lacking = (", ".join(dict.fromkeys(names[has])) for has in (True, False))
             parts.append(f"{key} is a key of {having}; {lacking} runs without it")
         return "; ".join(parts)

@@ -93,7 +93,9 @@ class SearchSweeper(SweeperBase):
             ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
             dashboard = Dashboard(search.n_trials, sum(not rejection(trial) for trial in ended), {}, 0.0)
             with following(options, [sweep.outputs / cell.run for cell in known if cell.run]) as follow:
-                context = SearchContext(search, space, self._common(), launcher, sweep, journal, dashboard, follow, keys)
+                context = SearchContext(
+                    search, space, self._common(), launcher, sweep, journal, dashboard, follow, keys
+                )
                 trials = TrialSource(study, context)
                 drive(trials, launcher, journal, dashboard, options.sweep.retry)
         code = close_search(study, search, sweep, self._config_dirs())
