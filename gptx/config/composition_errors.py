@@ -52,6 +52,8 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     if isinstance(error, OverrideParseException):
         found = re.search(r"while evaluating '.*': (.+)", text)  # what a function in the override reported
         return f"cannot read '{error.override}': {found.group(1) if found else _GRAMMAR}"
+    if named := re.search(r"\A(.+?)\s*\n\s*full_key: (\S+)", text):  # an error of OmegaConf
+        return f"{named.group(2)}: {' '.join(named.group(1).split())}"
     lines = [line.strip() for line in text.splitlines() if line.strip() and "https://hydra.cc" not in line]
     return " ".join(lines[:2]) if lines else type(error).__name__
 

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Sequence
+from functools import cache
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -17,6 +18,7 @@ PLUGINS = ("hydra/launcher", "hydra/sweeper")  # groups whose options must be gp
 OF_SWEEPS = ("sweep.", "match.", "dry_run.", "hydra.launcher.", "hydra.sweeper.")
 
 
+@cache
 def conf_dir() -> Path:
     """The folder of the YAML files: beside the package in a checkout, inside it in a wheel."""
     inside = Path(__file__).parents[1] / "conf"

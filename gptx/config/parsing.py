@@ -4,6 +4,7 @@ The shell has removed the user's own quotes, so ``paths.outputs=/data/é`` and `
 without any.
 """
 
+import re
 from functools import lru_cache
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -41,9 +42,9 @@ def readable(override: str) -> str:
 
 
 def _is_rejected_by_function(override: str) -> bool:
-    """Whether the value calls a function of Hydra with wrong arguments, such as ``range(1,b)``."""
-    text = str(_parse(override))
-    return "while evaluating" in text and "Unknown function" not in text
+    """Whether the value calls a function with wrong arguments, such as ``range(1,b)``, or one that Hydra does not have;
+    ``a (1)`` is no call."""
+    return "while evaluating" in str(_parse(override)) and not re.search(r"=\w* +\(", override)
 
 
 def typed_value(override: str) -> str:

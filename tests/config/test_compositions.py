@@ -20,10 +20,11 @@ from gptx.config.parsing import parsed, readable
 from gptx.config.plain_dict import PlainConfig, flat, plain_dict
 from gptx.errors import ConfigError
 
-STUDIES = sorted(
-    str(path.relative_to(conf_dir() / "experiment").with_suffix(""))
-    for path in (conf_dir() / "experiment").rglob("*.yaml")
-)
+_FOLDER = conf_dir() / "experiment"
+STUDIES = sorted(str(path.relative_to(_FOLDER).with_suffix("")) for path in _FOLDER.rglob("*.yaml"))
+AXES = [axis.name for axis in axes() if axis.name != "experiment"]
+
+compose_plain((), COMPOSITIONS)  # Hydra loads its plugins here, and not while hypothesis draws
 
 
 def composed_by_hydra(overrides: list[str]) -> PlainConfig:
@@ -41,19 +42,18 @@ def composed_by_hydra(overrides: list[str]) -> PlainConfig:
 @st.composite
 def override_sets(draw: st.DrawFn) -> list[str]:
     """Options of some axes, perhaps a study, and values for some keys of these options, in any order."""
-    names = draw(
-        st.lists(st.sampled_from([axis.name for axis in axes() if axis.name != "experiment"]), unique=True, max_size=5)
-    )
+    names = draw(st.lists(st.sampled_from(AXES), unique=True, max_size=5))
     chosen = [f"{name}={draw(st.sampled_from(options(name)))}" for name in names]
     if draw(st.booleans()):
         chosen.append(f"experiment={draw(st.sampled_from(STUDIES))}")
-    keys = {key: value for key, value in flat(compose_plain(chosen, COMPOSITIONS)) if not key.startswith("variant")}
-    given = [
-        f"{key}={draw(values(keys[key]))}"
-        for key in draw(st.lists(st.sampled_from(sorted(keys)), unique=True, max_size=6))
-        if not isinstance(keys[key], dict) and not key.endswith("_target_")
-    ]
+    defaults = {key: value for key, value in flat(compose_plain(chosen, COMPOSITIONS)) if settable(key, value)}
+    keys = draw(st.lists(st.sampled_from(sorted(defaults)), unique=True, max_size=6))
+    given = [f"{key}={draw(values(defaults[key]))}" for key in keys]
     return list(draw(st.permutations([*chosen, *given])))
+
+
+def settable(key: str, default: Any) -> bool:
+    return not (isinstance(default, dict) or key.startswith("variant.") or key.endswith("_target_"))
 
 
 def values(default: Any) -> st.SearchStrategy[str]:
@@ -107,13 +107,12 @@ def test_text_is_read_as_typed(typed: str, value: str) -> None:
     assert compose([typed], COMPOSITIONS).study == value
 
 
+GRAMMAR = "${}[]()'\",\\\0"
+SPACES = ("Cs", "Cc", "Zs", "Zl", "Zp")
+
+
 @settings(max_examples=100)
-@given(
-    st.text(
-        st.characters(exclude_characters="${}[]()'\",\\\0", exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"]),
-        min_size=1,
-    )
-)
+@given(st.text(st.characters(exclude_characters=GRAMMAR, exclude_categories=SPACES), min_size=1))
 def test_any_text_without_signs_of_the_grammar_is_read_as_typed(text: str) -> None:
     assert compose([f"paths.outputs=/{text}"], COMPOSITIONS).paths.outputs == f"/{text}"
 

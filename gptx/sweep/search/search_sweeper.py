@@ -85,7 +85,8 @@ class SearchSweeper(SweeperBase):
         sweep: Sweep,
     ) -> int:
         from gptx.sweep.search.optuna_study import open_study, pruner_of, rejection
-        from gptx.sweep.search.trial_source import SearchContext, TrialSource
+        from gptx.sweep.search.search_context import SearchContext
+        from gptx.sweep.search.trial_source import TrialSource
 
         known = sweep.plan.cells
         with sweep.work(replace(self._plan([], options), cells=known)) as journal:

@@ -6,7 +6,6 @@ the command is given again: they have the same values, so the same run folders, 
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,25 +16,21 @@ from gptx.errors import ConfigError
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
 from gptx.runs.records import MetricsRecord
-from gptx.sweep.execute.dashboard import Dashboard
-from gptx.sweep.execute.launcher import End, Launcher, Task
+from gptx.sweep.execute.launcher import End, Task
 from gptx.sweep.plan.cell_checks import check_cells
 from gptx.sweep.plan.cells import Cell, compose_cells
 from gptx.sweep.plan.memory_fit import FreeMemory, check_memory, fits_at_once
-from gptx.sweep.plan.partial_keys import PartialKeys
 from gptx.sweep.search.optuna_study import (
     FAILURE,
     OVERRIDES,
     REJECTION,
     RUN,
     TITLE,
-    SearchOptions,
     rejection,
     sampler_of,
 )
-from gptx.sweep.search.space import Space
-from gptx.sweep.state.folder import Sweep
-from gptx.sweep.state.records import AttemptOutcome, CellRejected, SweepJournal, TrialEnded
+from gptx.sweep.search.search_context import SearchContext
+from gptx.sweep.state.records import AttemptOutcome, CellRejected, TrialEnded
 
 MAX_REJECTIONS = 25  # rejected points in a row after which the search is abandoned
 
@@ -71,27 +66,6 @@ class _CurveValue:
 
     step: int
     value: float
-
-
-@dataclass(frozen=True)
-class SearchContext:
-    """The objects that all trials of a search share.
-
-    Attributes:
-        common: arguments that every run of the sweep gets.
-        follow: called with the folder of each run before it starts.
-        keys: the keys that only some points have; None: all points have all keys.
-    """
-
-    options: SearchOptions
-    space: Space
-    common: Sequence[str]
-    launcher: Launcher
-    sweep: Sweep
-    journal: SweepJournal
-    dashboard: Dashboard
-    follow: Callable[[Path], None]
-    keys: PartialKeys | None = None
 
 
 class TrialSource:
