@@ -2,6 +2,7 @@
 
 from functools import cache
 
+from command import options_once
 from omegaconf import DictConfig
 
 from gptx.config.compose import compose
@@ -16,5 +17,5 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
 
 
 def composed(*overrides: str) -> DictConfig:
-    """A copy of the config with these overrides, which a test may change."""
-    return _composed(overrides).copy()
+    """A copy of the config with these overrides, which a test may change. Of two options of a group the last counts."""
+    return _composed(tuple(options_once(*overrides))).copy()

@@ -24,8 +24,9 @@ from gptx.sweep.execute.loop import drive
 from gptx.sweep.plan.cells import Cell
 from gptx.sweep.search import trial_source as module
 from gptx.sweep.search.optuna_study import STORE, SearchOptions, open_study, pruner_of
+from gptx.sweep.search.search_context import SearchContext
 from gptx.sweep.search.space import Space
-from gptx.sweep.search.trial_source import SearchContext, TrialSource
+from gptx.sweep.search.trial_source import TrialSource
 from gptx.sweep.state.folder import Sweep, SweepKind, SweepPlan
 from gptx.sweep.state.records import AttemptOutcome
 
