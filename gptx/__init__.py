@@ -37,12 +37,21 @@ def __getattr__(name: str) -> str:
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """The checked config of a run, e.g. ``compose(["attention=gqa", "trainer.max_steps=100"])``.
 
-    Raises:
-        ConfigError: an unknown option or key, or a value of the wrong type; the message is one line.
-    """
-    from gptx.config.compose import compose
+    The checks are those of the command, except that no text is read and no device needs to be here. The config is
+    read-only: ``trainer.max_steps=100`` is given as an override, which is checked.
 
-    return compose(overrides)
+    Raises:
+        ConfigError: an unknown option or key, a value of the wrong type or out of range, or parts that do not fit
+            together; the message is one line.
+    """
+    from gptx.config.compose import compose_plain
+    from gptx.config.locked import locked
+
+    cfg = locked(compose_plain(overrides))
+    from gptx.training.preflight import check
+
+    check(cfg)
+    return cfg
 
 
 def build(cfg: DictConfig) -> GPT:

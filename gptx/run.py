@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from gptx.cli import configure_logging, default_sigint, exit_code, log, split_verbosity, stop_exit_code
 from gptx.config.command import run_hydra
@@ -45,13 +46,14 @@ def _run() -> int:
 def _dry_run(overrides: list[str]) -> int:
     """Check one run and show its estimated costs; returns the exit code."""
     from gptx.sweep.execute.launcher import make
-    from gptx.sweep.plan.cells import check_cells, compose_cells
+    from gptx.sweep.plan.cell_checks import check_cells
+    from gptx.sweep.plan.cells import compose_cells
     from gptx.sweep.plan.preview import preview
 
     cells = compose_cells([[override for override in overrides if not about_sweeps(override)]])
     launcher = make(HydraConfig.get().launcher)
     check_cells(cells, launcher.machine)
-    preview(cells, launcher, cells[0].cfg)
+    preview(cells, launcher, OmegaConf.create(cells[0].config))
     return 2 if cells[0].rejection else 0
 
 

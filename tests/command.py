@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file
 from warm import WarmParent, WarmProcess
 
-from gptx.config.overrides import key_of
+from gptx.config.overrides import is_group, key_of
 from gptx.runs import checkpoint_files, journal, json_log
 from gptx.training.checkpoint import load_tensors
 
@@ -68,6 +68,12 @@ def words(strategy: str, dropout: float = 0.1) -> list[str]:
 def once(*given: str) -> list[str]:
     """Each key once, as a sweep requires: the last override of a key counts."""
     return list({key_of(word): word for word in given}.values())
+
+
+def options_once(*given: str) -> list[str]:
+    """All overrides and flags, except an option of a group that is given again later: gptx refuses two of a group."""
+    last = {key_of(word): word for word in given}
+    return [word for word in given if not is_group(key_of(word)) or last[key_of(word)] == word]
 
 
 def pausing(gptx: "Gptx", at: int) -> dict[str, str]:
@@ -119,7 +125,7 @@ class Gptx:
 
     def __call__(self, *overrides: str, **env: str) -> Done:
         """Run the tiny model with these overrides and wait for its end."""
-        return self.run("gptx.run", *self.tiny, *overrides, **env)
+        return self.run("gptx.run", *options_once(*self.tiny, *overrides), **env)
 
     def run(
         self, module: str, *words: str, timeout: float = DEADLINE, by: WarmParent | None = None, **env: str
@@ -154,7 +160,7 @@ class Gptx:
     def start(self, *overrides: str, **env: str) -> "Started":
         """Start the tiny run with these overrides and return at once: in a fork of the warm parent."""
         if self.warm:
-            return self._fork(self.warm, ["gptx.run", *self.tiny, *overrides], env)
+            return self._fork(self.warm, ["gptx.run", *options_once(*self.tiny, *overrides)], env)
         return self.start_cold(*overrides, **env)
 
     def start_in_terminal(self, terminal: int, *words: str, **env: str) -> "Started":
@@ -164,7 +170,7 @@ class Gptx:
 
     def start_cold(self, *overrides: str, **env: str) -> "subprocess.Popen[str]":
         """Start the tiny run in a new interpreter."""
-        return self.popen("gptx.run", *self.tiny, *overrides, **env)
+        return self.popen("gptx.run", *options_once(*self.tiny, *overrides), **env)
 
     def start_under(self, command: str, *overrides: str, **env: str) -> "subprocess.Popen[str]":
         """Start the tiny run through another command, such as torchrun or nohup."""
@@ -172,7 +178,7 @@ class Gptx:
 
     def start_as(self, command: list[str], *overrides: str, **env: str) -> "subprocess.Popen[str]":
         """Start the tiny run with a full command line in place of ``python -m gptx.run``."""
-        return self._popen([*command, *self.tiny, *overrides], env)
+        return self._popen([*command, *options_once(*self.tiny, *overrides)], env)
 
     def popen(self, module: str, *words: str, **env: str) -> "subprocess.Popen[str]":
         return self._popen([sys.executable, "-m", module, *words], env)

@@ -2,18 +2,20 @@
 
 from functools import cache
 
+from command import options_once
 from omegaconf import DictConfig
 
-from gptx.config.compose import Schemas, compose
+from gptx.config.compose import compose
+from gptx.config.compositions import Compositions
 
-SCHEMAS: Schemas = {}  # of all tests in this process
+COMPOSITIONS = Compositions()  # of all tests in this process
 
 
 @cache
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    return compose(overrides, SCHEMAS)
+    return compose(overrides, COMPOSITIONS)
 
 
 def composed(*overrides: str) -> DictConfig:
-    """A copy of the config with these overrides, which a test may change."""
-    return _composed(overrides).copy()
+    """A copy of the config with these overrides, which a test may change. Of two options of a group the last counts."""
+    return _composed(tuple(options_once(*overrides))).copy()

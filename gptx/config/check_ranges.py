@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from omegaconf import DictConfig, OmegaConf
-
+from gptx.config.plain_dict import PlainConfig, plain_value
 from gptx.errors import ConfigError
 
 
@@ -57,13 +56,14 @@ RANGES = {
 }
 
 
-def check_ranges(cfg: DictConfig) -> None:
+def check_ranges(plain: PlainConfig) -> None:
     """Check that each number of the config that `RANGES` lists is in its range.
 
     Raises:
         ConfigError: one is out of range.
     """
     for key, allowed in RANGES.items():
-        value = OmegaConf.select(cfg, key)  # a user's own optimiser may have no lr
+        group, _, name = key.rpartition(".")
+        value = plain_value(plain, group, name)  # a user's own optimiser may have no lr
         if value is not None and (expected := allowed.expected(value)):
             raise ConfigError(f"{key}={value}: expected {expected}")

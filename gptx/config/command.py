@@ -1,10 +1,12 @@
 """The command line of ``gptx run``: Hydra parses it, gptx composes and checks the config. Does not import torch."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -13,8 +15,9 @@ from omegaconf import DictConfig
 
 from gptx.cli import Parser, log
 from gptx.config.compose import compose
-from gptx.config.composition_errors import UNREADABLE, explain
-from gptx.config.overrides import about_sweeps, check_choice, conf_dir, key_of
+from gptx.config.composition_errors import explain, is_hydras
+from gptx.config.overrides import about_sweeps, check_choices, conf_dir, is_group, key_of, own_dirs
+from gptx.config.parsing import readable
 from gptx.errors import ConfigError
 
 Task = Callable[[DictConfig, list[str]], int]
@@ -26,6 +29,29 @@ class _CommandOutcome:
 
     code: int = 0
     errors: list[Exception] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Typed:
+    """The command line as typed.
+
+    Attributes:
+        arguments: ``sys.argv``, with the flags first.
+        overrides: of the runs, with quotes where Hydra needs them.
+        about_hydra: those about Hydra itself, such as its launcher.
+    """
+
+    arguments: list[str]
+    overrides: list[str]
+    about_hydra: list[str]
+
+
+_typed: list[Typed] = []  # the command line that Hydra is working on
+
+
+def typed() -> Typed:
+    """The command line that Hydra is working on. Hydra itself gets another one: see `_for_hydra`."""
+    return _typed[-1]
 
 
 def run_hydra(task: Task) -> int:
@@ -42,33 +68,68 @@ def run_hydra(task: Task) -> int:
     outcome = _CommandOutcome()
 
     def guarded(_: DictConfig) -> None:  # the config that Hydra composed is not checked
+        sys.argv = list(typed().arguments)
         try:
             outcome.code = _one_run(task)
         except Exception as error:
             outcome.errors.append(error)
 
+    arguments = list(sys.argv)
     try:
-        _check_arguments()
+        arguments = _check_arguments()
+        sys.argv = _for_hydra(arguments)
         hydra.main(str(conf_dir()), "config", version_base="1.3")(guarded)()
-    except UNREADABLE as error:
-        raise ConfigError(explain(error, sys.argv[1:])) from error
+    except Exception as error:
+        if not is_hydras(error):
+            raise
+        raise ConfigError(explain(error, arguments[1:])) from error
+    finally:
+        sys.argv = arguments
+        _typed.clear()
     if outcome.errors:
         raise outcome.errors[0]
     return outcome.code
 
 
-def _check_arguments() -> None:
-    """Move flags in front of the overrides, where Hydra's parser accepts them; reject wrong flags and options.
+def _check_arguments() -> list[str]:
+    """The arguments with flags in front of the overrides, where Hydra's parser accepts them; rejects wrong flags and
+    options.
 
     Raises:
         ConfigError: an unknown flag, or an option that Hydra would accept and gptx does not.
     """
+    arguments = [sys.argv[0], *sorted(sys.argv[1:], key=_is_override)]
+    overrides = [readable(override) for override in _parsed(arguments).overrides]
+    check_choices(overrides, arguments[1:])
+    about_hydra = [one for one in overrides if key_of(one).startswith(("hydra.", "hydra/"))]
+    _typed[:] = [Typed(arguments, [one for one in overrides if one not in about_hydra], about_hydra)]
+    return arguments
+
+
+def _for_hydra(arguments: list[str]) -> list[str]:
+    """The arguments that Hydra gets: overrides in quotes where necessary.
+
+    For a sweep Hydra composes a config from the overrides that have one value, to find the sweeper and the launcher. It
+    does not get ``window.size=16``, which would be an unknown key where only the options of the sweep have it.
+    """
+    found = _parsed(arguments)
+    is_sweep = found.multirun and not (found.cfg or found.info or found.hydra_help or found.help)
+    flags = [argument for argument in arguments[1:] if argument not in found.overrides]
+    own = own_dirs(arguments)
+    given = [readable(one) for one in found.overrides if not (is_sweep and _is_key_of_option(one, own))]
+    return [arguments[0], *flags, *given]
+
+
+def _is_key_of_option(override: str, own: Sequence[Path]) -> bool:
+    group, dot, _ = key_of(override).partition(".")
+    return bool(dot) and override[0] not in "+~" and is_group(group, own) and group != "hydra"
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = get_args_parser()
     parser.prog = "gptx run"
     parser.error = partial(Parser.error, parser)  # type: ignore[method-assign, arg-type]
-    sys.argv[1:] = sorted(sys.argv[1:], key=_is_override)
-    for override in parser.parse_args(sys.argv[1:]).overrides:
-        check_choice(override, sys.argv[1:])
+    return parser.parse_args(arguments[1:])
 
 
 def _is_override(argument: str) -> bool:
@@ -76,11 +137,11 @@ def _is_override(argument: str) -> bool:
 
 
 def _one_run(task: Task) -> int:
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides = typed().overrides
     cfg = compose(overrides)
     # A dry run checks whether the run fits the launcher's machine.
     allowed = ("dry_run", "hydra.launcher") if cfg.dry_run else ("dry_run",)
-    for override in filter(about_sweeps, (*overrides, *HydraConfig.get().overrides.hydra)):
+    for override in filter(about_sweeps, (*overrides, *typed().about_hydra)):
         if not key_of(override).replace("/", ".").startswith(allowed):
             raise ConfigError(f"{override} is an option of a sweep: give -m, or use gptx sweep")
     _warn_of_ignored_options(cfg, overrides)

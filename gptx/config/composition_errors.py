@@ -18,9 +18,25 @@ from gptx.config.plain_dict import key_names
 UNREADABLE = (HydraException, OmegaConfBaseException, YAMLError)  # what composing a config can raise
 _GRAMMAR = "expected key=value, e.g. attention=gqa; quote a value with special characters: 'data.path=\"a=b\"'"
 _PATTERNS = (
+    (r"Interpolation key '(.+)' not found\s+full_key: ([\w.]+)", "{1}=${{{0}}}: the config has no key {0}"),
+    (
+        r"Unsupported item value in defaults : (\w+)",
+        "a defaults list has a value that YAML does not read as text but as {0}: write it in quotes, e.g. "
+        '- override /tracking: "off"',
+    ),
+    (r"Config group (?:override|override deletion value) must be (a string)", "an option is chosen by its name: {0}"),
     (r"Multiple values for ([\w/]+)\.", "{0} has a choice already: write {0}=..., without +"),
     (r"Ambiguous value for argument '(.+)'", "{0} is several values: -m runs each of them, [...] makes a list"),
 )
+
+
+def is_hydras(error: BaseException) -> bool:
+    """Whether an error says that a config cannot be composed: Hydra also raises ValueError and others for that."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    module = str(frame.tb_frame.f_globals.get("__name__")) if frame else ""
+    return isinstance(error, UNREADABLE) or module.partition(".")[0] in ("hydra", "omegaconf", "antlr4", "yaml")
 
 
 def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
@@ -32,10 +48,12 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     text = str(error)
     for pattern, line in _PATTERNS:
         if found := re.search(pattern, text):
-            return line.format(found.group(1))
+            return line.format(*found.groups())
     if isinstance(error, OverrideParseException):
         found = re.search(r"while evaluating '.*': (.+)", text)  # what a function in the override reported
         return f"cannot read '{error.override}': {found.group(1) if found else _GRAMMAR}"
+    if named := re.search(r"\A(.+?)\s*\n\s*full_key: (\S+)", text):  # an error of OmegaConf
+        return f"{named.group(2)}: {' '.join(named.group(1).split())}"
     lines = [line.strip() for line in text.splitlines() if line.strip() and "https://hydra.cc" not in line]
     return " ".join(lines[:2]) if lines else type(error).__name__
 

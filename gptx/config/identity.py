@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from gptx.config.axes import run_name_axes
 from gptx.config.class_ids import Declaration, declaration
-from gptx.config.plain_dict import PlainConfig, flat, plain_dict
+from gptx.config.plain_dict import PlainConfig, flat, group_of, plain_dict
 from gptx.errors import ConfigError
 
 SCHEME = 2
@@ -54,7 +54,7 @@ NOT_RESULT_KEYS = (
 HYDRA_KEYS = ("_partial_", "_recursive_", "_convert_")
 
 
-def identity(cfg: DictConfig, corpus: str, origin: str = "") -> str:
+def identity(cfg: DictConfig | PlainConfig, corpus: str, origin: str = "") -> str:
     """Ten hex digits that name what a config computes.
 
     Args:
@@ -82,7 +82,7 @@ def result_keys(plain: Mapping[str, Any], made_with: Mapping[str, int] | None = 
     found: dict[str, Any] = {CORE: CORE_REVISION if made_with is None else made_with.get(CORE, 1)}
     for key, value in result_leaves(plain).items():
         group, _, name = key.rpartition(".")
-        built_in = declared(str(group_of(plain, group).get("_target_", "")))
+        built_in = declared(str(group_of(plain, group).get("_target_") or ""))
         if built_in and name in HYDRA_KEYS:
             continue
         if built_in and name == "_target_":
@@ -112,21 +112,13 @@ def result_leaves(plain: Mapping[str, Any]) -> PlainConfig:
     return {k: v for k, v in leaves.items() if k.split(".")[0] not in NOT_RESULT and k not in ignored}
 
 
-def group_of(plain: Mapping[str, Any], group: str) -> Mapping[str, Any]:
-    """``plain[a][b]`` for the group ``a.b``; empty if there is no such group."""
-    node: Any = plain
-    for part in filter(None, group.split(".")):
-        node = node.get(part, {}) if isinstance(node, Mapping) else {}
-    return node if isinstance(node, Mapping) else {}
-
-
-def revisions(cfg: DictConfig) -> dict[str, int]:
+def revisions(cfg: DictConfig | PlainConfig) -> dict[str, int]:
     """The revisions of the core and of every built-in class in a config, by id; stored in a run's start record."""
     targets = [value for key, value in flat(plain_dict(cfg)) if key.endswith("._target_")]
     built_in = [found for target in targets if (found := declaration(str(target)))]
     return {CORE: CORE_REVISION, **{found.id: found.revision for found in built_in}}
 
 
-def run_name(cfg: DictConfig) -> str:
+def run_name(cfg: DictConfig | PlainConfig) -> str:
     """The readable part of a run's name: ``gqa·rope·full·ddp·s0``."""
-    return "·".join([*(cfg.variant[axis] for axis in run_name_axes()), f"s{cfg.seed}"])
+    return "·".join([*(cfg["variant"][axis] for axis in run_name_axes()), f"s{cfg['seed']}"])

@@ -10,8 +10,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from gptx.config.class_ids import FORMER_TARGETS, declaration
-from gptx.config.identity import ADDED_KEYS, digest, group_of, revisions
-from gptx.config.plain_dict import PlainConfig, flat, plain_dict
+from gptx.config.identity import ADDED_KEYS, digest, revisions
+from gptx.config.plain_dict import PlainConfig, flat, group_of, plain_dict
 
 # The groups and keys that did not count.
 NOT_RESULT = ("tracking", "runtime", "sweep", "paths", "study", "about", "force", "dry_run", "match", "variant")
@@ -29,7 +29,7 @@ NOT_RESULT_KEYS = (
 )
 
 
-def identity_v1(cfg: DictConfig, corpus: str, origin: str = "") -> str | None:
+def identity_v1(cfg: DictConfig | PlainConfig, corpus: str, origin: str = "") -> str | None:
     """The identity that scheme 1 gave to a config; None where the code of that time computed something else.
 
     Args: the same as those of `gptx.config.identity.identity`.
@@ -41,7 +41,7 @@ def identity_v1(cfg: DictConfig, corpus: str, origin: str = "") -> str | None:
     for key, value in _result_leaves(plain).items():
         group, _, name = key.rpartition(".")
         keys = group_of(plain, group)
-        built_in = declaration(str(keys.get("_target_", "")))
+        built_in = declaration(str(keys.get("_target_") or ""))
         added = {
             **ADDED_KEYS,
             **{f"{group}.{added}": v for added, v in (built_in.reproducing(keys) if built_in else {}).items()},

@@ -1,9 +1,9 @@
 """Parse overrides such as ``attention=gqa``: its key, and the option that it chooses. Imports no torch."""
 
 import difflib
-import os
 import re
 from collections.abc import Sequence
+from functools import cache
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -11,12 +11,14 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 
+from gptx.config.parsing import parsed, typed_value
 from gptx.errors import ConfigError
 
 PLUGINS = ("hydra/launcher", "hydra/sweeper")  # groups whose options must be gptx's
 OF_SWEEPS = ("sweep.", "match.", "dry_run.", "hydra.launcher.", "hydra.sweeper.")
 
 
+@cache
 def conf_dir() -> Path:
     """The folder of the YAML files: beside the package in a checkout, inside it in a wheel."""
     inside = Path(__file__).parents[1] / "conf"
@@ -48,21 +50,51 @@ def own_dirs(arguments: Sequence[str] = ()) -> list[Path]:
     return [Path(place.path.removeprefix("file://")) for place in places if place.provider == "command-line"]
 
 
+def check_choices(overrides: Sequence[str], arguments: Sequence[str] = ()) -> None:
+    """Reject options that Hydra would accept and gptx does not have, and two options of one group.
+
+    Args:
+        arguments: all of the command line, where ``--config-dir`` may stand.
+
+    Raises:
+        ConfigError: see `check_choice`; or a group is given twice.
+    """
+    given: dict[str, str] = {}
+    for override in overrides:
+        check_choice(override, arguments)
+        key = key_of(override)
+        first = given.setdefault(key, override)
+        if first != override and is_group(key, own_dirs(arguments)) and "{" not in first + override:
+            raise ConfigError(f"{first} and {override}: only the last would count; give {key} once")
+
+
 def check_choice(override: str, arguments: Sequence[str] = ()) -> None:
     """Reject an option that Hydra would accept and gptx does not have. ``arguments``: all of the command line.
 
     Raises:
-        ConfigError: a list, which Hydra would merge into one config; null; a launcher or a sweeper that is not gptx's.
+        ConfigError: no key; a list, which Hydra would merge into one config; a number, true, false or null; a path to a
+            file of another group; a launcher or a sweeper that is not gptx's.
     """
-    group, given = key_of(override), override.partition("=")[2]
-    if not os.path.isdir(conf_dir() / group) or override.startswith("~") or override == "experiment=null":
-        return
-    if given.startswith("["):
-        each = re.sub(r"[\[\] ]", "", given)
-        raise ConfigError(f"{override} is a list: expected one option, or {group}={each} with -m, which runs each")
+    group, text = key_of(override), typed_value(override)
+    if not group:
+        raise ConfigError(f"cannot read '{override}': expected key=value, e.g. attention=gqa")
     own = own_dirs(arguments)
-    if given == "null" or (group in PLUGINS and given not in options(group, own) and _is_hydras(group, given)):
-        raise ConfigError(unknown_option(group, given, own))
+    if not is_group(group, own) or override.startswith("~") or override == "experiment=null":
+        return
+    if text.startswith("["):
+        each = re.sub(r"[\[\] ]", "", text)
+        raise ConfigError(f"{override} is a list: expected one option, or {group}={each} with -m, which runs each")
+    found = parsed(override)
+    if found is None or found.is_sweep_override() or isinstance(given := found.value(), dict):
+        return
+    outside = not isinstance(given, str) or ".." in Path(given).parts or given.startswith("/") or ".yaml" in given
+    if outside or (group in PLUGINS and given not in options(group, own) and _is_hydras(group, text)):
+        raise ConfigError(unknown_option(group, text, own))
+
+
+def is_group(key: str, own: Sequence[Path] = ()) -> bool:
+    """Whether a key is a group of options such as ``attention`` or ``hydra/launcher``. ``own``: the user's folders."""
+    return any((place / key).is_dir() for place in (conf_dir(), *own))
 
 
 def _is_hydras(group: str, given: str) -> bool:

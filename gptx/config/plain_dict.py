@@ -11,11 +11,31 @@ PlainConfig = dict[str, Any]
 SEEDS = ("seed", "data_seed")
 
 
-def plain_dict(cfg: DictConfig) -> PlainConfig:
-    """The config as nested dicts, lists and scalars, with interpolations resolved."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
+def plain_dict(cfg: DictConfig | PlainConfig, complete: bool = False, resolve: bool = True) -> PlainConfig:
+    """The config as nested dicts, lists and scalars. Nested dicts are returned unchanged.
+
+    Args:
+        complete: whether a missing value (``???``) is an error.
+        resolve: whether interpolations are replaced by their values.
+    """
+    if isinstance(cfg, dict):
+        return cfg
+    plain = OmegaConf.to_container(cfg, resolve=resolve, throw_on_missing=complete)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def group_of(plain: Mapping[str, Any], group: str) -> Mapping[str, Any]:
+    """``plain[a][b]`` for the group ``a.b``; empty if there is no such group."""
+    node: Any = plain
+    for part in filter(None, group.split(".")):
+        node = node.get(part, {}) if isinstance(node, Mapping) else {}
+    return node if isinstance(node, Mapping) else {}
+
+
+def plain_value(plain: Mapping[str, Any], group: str, name: str) -> Any:
+    """``plain[a][b][name]`` for the group ``a.b``, or None if that key does not exist."""
+    return group_of(plain, group).get(name)
 
 
 def flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

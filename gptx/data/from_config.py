@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from gptx.config.instantiate import part
 from gptx.errors import ConfigError
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 def corpus_of(cfg: DictConfig) -> "Corpus":
     """The corpus of a config."""
-    data = cfg.data.copy()
-    data.pop("document_mask", None)  # a key for training: it does not change the text
-    corpus: Corpus = part(data)
+    # document_mask is a key for training: it does not change the text.
+    data = {key: value for key, value in cfg.data.items() if key != "document_mask"}
+    corpus: Corpus = part(OmegaConf.create({"data": data}).data)
     return corpus
 
 

@@ -38,16 +38,20 @@ def pick(kind: str | torch.device, target: Machine | None = None) -> torch.devic
     """
     if isinstance(kind, torch.device):
         return kind
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    names = [name for name in ("cuda", "mps", "cpu") if is_available(name)]
     if target:
-        available = {target.device: True, "cpu": True}
-    names = [name for name, is_available in available.items() if is_available]
+        names = list(dict.fromkeys([target.device, "cpu"]))
     if kind == "auto":
         kind = names[0]
     if kind not in names:
         owner = f"with hydra.launcher.device={target.device} a node has" if target else "this machine has"
         raise ConfigError(f"device={kind} is not available: {owner} {' and '.join(names)}")
     return torch.device(kind)
+
+
+def is_available(kind: str) -> bool:
+    """Return whether this machine has a device of type "cuda", "mps" or "cpu"."""
+    return {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}[kind]
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch.optim import AdamW
 
+from gptx.errors import ConfigError
+
 ID = "optim.adamw"
 REVISION = 1
 
@@ -20,5 +22,10 @@ def adamw(
         eps: added to the square root of the second moment.
         weight_decay: for the parameter groups that do not set it.
         fused: use one fused kernel for the update.
+
+    Raises:
+        ConfigError: ``betas`` are not two numbers.
     """
+    if len(betas) != 2:
+        raise ConfigError(f"optim.betas={[*betas]}: expected two numbers, such as [0.9,0.95]")
     return AdamW(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)  # type: ignore[arg-type]

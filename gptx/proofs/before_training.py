@@ -5,6 +5,7 @@ A variant that sees the next token has by far the lowest loss, so nothing in a c
 """
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from gptx.config.axes import model_axes
+from gptx.config.overrides import own_dirs
 from gptx.config.plain_dict import plain_dict
 from gptx.errors import ConfigError, reason
 from gptx.model.gpt import GPT
@@ -26,6 +28,24 @@ from gptx.runs.hashing import digest
 from gptx.runs.provenance import PACKAGE, own_code, source_hash
 
 BATCHES = 4  # in one of them every parameter must have a gradient: experts do not get tokens in each
+
+
+def check_own_variants(cfg: DictConfig) -> tuple[str, ...]:
+    """The properties that the user's own variants lack, one line each; empty unless ``runtime.unproven`` allows them.
+
+    Raises:
+        ConfigError: a property is missing, and ``runtime.unproven`` is false.
+    """
+    named = " ".join(f"{axis}={cfg.variant[axis]}" for axis in own_axes(cfg))
+    failed = tuple(f"{named} fails the check before training: {failure}" for failure in failed_checks(cfg))
+    if failed and not cfg.runtime.unproven:
+        folders = [word for folder in own_dirs() for word in ("--config-dir", str(folder))]
+        command = shlex.join(["python", "-m", "gptx.prove", *named.split(), *folders])
+        raise ConfigError(
+            f"{failed[0]}; correct the code ({command} shows all properties), or train it nevertheless with "
+            "runtime.unproven=true, which every comparison will mention"
+        )
+    return failed
 
 
 def failed_checks(cfg: DictConfig) -> list[str]:

@@ -9,6 +9,7 @@ import sys
 import sysconfig
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,6 +55,12 @@ def own_modules() -> dict[str, str]:
     These are the user's own variants, among others. Of a namespace package, which has no single folder, the
     imported modules are listed.
     """
+    return dict(_own_modules(frozenset(sys.modules)))
+
+
+@lru_cache(maxsize=1)  # a sweep asks for every cell, and paths are slow to resolve
+def _own_modules(_: frozenset[str]) -> dict[str, str]:
+    """`own_modules`, for the names of the modules that are imported now."""
     found = {}
     library = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     places = (*library, *site.getsitepackages(), site.getusersitepackages(), str(PACKAGE), str(_PLUGINS))

@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from gptx.cli import log
+from gptx.config.compositions import Compositions
 from gptx.errors import ConfigError
 from gptx.sweep.end_report import close
 from gptx.sweep.execute.dashboard import Dashboard
 from gptx.sweep.execute.launcher import Launcher, make
 from gptx.sweep.execute.loop import TaskList, drive
 from gptx.sweep.plan import learning_rates, matching
-from gptx.sweep.plan.cells import Cell, check_cells, compose_cells, with_overrides
+from gptx.sweep.plan.cell_checks import check_cells
+from gptx.sweep.plan.cells import Cell, compose_cells, with_overrides
 from gptx.sweep.plan.halving import check_rungs
+from gptx.sweep.plan.partial_keys import PartialKeys
 from gptx.sweep.search.halving_source import HalvingSource
 from gptx.sweep.state.folder import Sweep, SweepKind, sweep_name
 from gptx.sweep.state.records import CellRejected, SweepJournal
@@ -46,13 +50,14 @@ class GridSweeper(SweeperBase):
         """Compose and check all cells, show the preview, then run them."""
         from gptx.sweep.plan.preview import preview
 
-        grid = combinations(self._parse(overrides))
-        cells = compose_cells(grid)
-        options = self._options(next(cell.overrides for cell in cells if cell.cfg), of_sweep)
+        compositions = Compositions()
+        grid = self._applied(combinations(self._parse(overrides)), compositions)
+        cells = compose_cells(grid, compositions)
+        options = self._options(next(cell.overrides for cell in cells if cell.config), of_sweep)
         if options.sweep.lr:
-            cells = compose_cells(learning_rates.with_rates(grid, options.sweep.lr))
+            cells = compose_cells(learning_rates.with_rates(grid, options.sweep.lr), compositions)
         launcher = make(self.hydra.launcher)
-        cells = _matched(cells, options, launcher.machine)
+        cells = _matched(cells, options, launcher.machine, compositions)
         sweep = Sweep(Path(options.paths.outputs), sweep_name(options.study, [cell.name for cell in cells]))
         launcher.open(sweep, options.sweep, len(cells))
         check_cells(cells, launcher.machine)
@@ -64,12 +69,20 @@ class GridSweeper(SweeperBase):
         _check_rejected(cells, options)
         return self._execute(cells, options, launcher, seconds)
 
+    @staticmethod
+    def _applied(grid: Sequence[Sequence[str]], compositions: Compositions) -> list[list[str]]:
+        """The combinations, each without the keys that only others have."""
+        keys = PartialKeys(grid, compositions)
+        if remark := keys.remark():
+            log.warning("%s", remark)
+        return keys.all_applied(grid)
+
     def _execute(self, cells: list[Cell], options: DictConfig, launcher: Launcher, seconds: float) -> int:
         """Run the cells that can run, compare the finished ones and list the others; returns the exit code."""
         sweep = launcher.sweep
         for cell in (cell for cell in cells if not (cell.rejection or cell.done)):
             cell.create_folder()
-        with sweep.work(self._plan(cells, options), any(cell.cfg.get("force") for cell in cells)) as journal:
+        with sweep.work(self._plan(cells, options), any(cell.config.get("force") for cell in cells)) as journal:
             for cell in filter(lambda cell: cell.rejection, cells):
                 journal.write(CellRejected(title=cell.title, reason=cell.rejection))
             outcome = self._train(cells, options, launcher, journal, seconds)
@@ -92,7 +105,7 @@ class GridSweeper(SweeperBase):
             echo(f"gptx sweep status {launcher.sweep.name} shows their status")
             return _GridOutcome()
         halving = self._halving(able, options, launcher, journal)
-        steps = {task.folder: cell.cfg.trainer.max_steps for task, cell in zip(tasks, to_run, strict=True)}
+        steps = {task.folder: cell.config["trainer"]["max_steps"] for task, cell in zip(tasks, to_run, strict=True)}
         dashboard = Dashboard(len(able), len(able) - len(to_run), steps, seconds)
         with following(options, [cell.folder.path for cell in able if cell.folder]):
             failed = drive(halving or TaskList(tasks), launcher, journal, dashboard, options.sweep.retry)
@@ -107,21 +120,25 @@ class GridSweeper(SweeperBase):
         return HalvingSource(cells, self._common(), options.sweep.factor, journal, records)
 
 
-def _matched(cells: list[Cell], options: DictConfig, machine: "Machine | None") -> list[Cell]:
+def _matched(
+    cells: list[Cell], options: DictConfig, machine: "Machine | None", compositions: Compositions
+) -> list[Cell]:
     """The cells, changed so that all arms have the same budget if `match` is set."""
     able = [cell for cell in cells if not cell.rejection]
     if options.variant.match == "none" or not able:
         return cells
-    found = matching.match_budgets([cell.cfg for cell in able], options, machine)
-    return _apply(cells, dict(zip(map(id, able), found, strict=True)))
+    found = matching.match_budgets([cell.config for cell in able], options, machine)
+    return _apply(cells, dict(zip(map(id, able), found, strict=True)), compositions)
 
 
-def _apply(cells: Sequence[Cell], found: dict[int, matching.Matched | matching.Unmatched]) -> list[Cell]:
+def _apply(
+    cells: Sequence[Cell], found: dict[int, matching.Matched | matching.Unmatched], compositions: Compositions
+) -> list[Cell]:
     changed = []
     for cell in cells:
         match = found.get(id(cell))
         if isinstance(match, matching.Matched):
-            changed.append(with_overrides(cell, match.overrides, match.note))
+            changed.append(with_overrides(cell, match.overrides, match.note, compositions))
             continue
         if match:
             cell.rejection = match.reason

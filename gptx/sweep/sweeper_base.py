@@ -15,6 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from gptx.cli import log
+from gptx.config.command import typed
 from gptx.config.compose import compose
 from gptx.config.overrides import about_sweeps, key_of
 from gptx.config.plain_dict import plain_dict
@@ -41,9 +42,10 @@ class SweeperBase(Sweeper):
         self.context, self.hydra = hydra_context, config.hydra
 
     def sweep(self, arguments: list[str]) -> Any:
+        sys.argv = list(typed().arguments)
         prewarm.start_server()
         try:
-            raise SystemExit(self._sweep(arguments))
+            raise SystemExit(self._sweep(typed().overrides))
         finally:
             prewarm.stop_server()
 

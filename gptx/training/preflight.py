@@ -2,32 +2,34 @@
 
 import dataclasses
 import os
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from gptx.config import instantiate
-from gptx.config.overrides import own_dirs
-from gptx.data import from_config
-from gptx.errors import CheckpointError, ConfigError, NotTokenised
+from gptx.config.plain_dict import plain_dict
+from gptx.errors import CheckpointError, ConfigError
 from gptx.runs import resume_source
 from gptx.runs.checkpoint_files import steps
-from gptx.runs.preflight_facts import DataFacts, Hardware, RunFacts
+from gptx.runs.preflight_facts import RunFacts
 from gptx.runs.provenance import own_code
 from gptx.runs.resume_source import ResumeSource
 from gptx.tracking.mlflow_connection import check_uri
+from gptx.training.model_checks import (
+    CheckedModels,
+    Target,
+    check_strategy,
+    checked_model,
+    model_key,
+    model_without_text,
+)
 from gptx.training.run_location import locate
 
 if TYPE_CHECKING:
-    import torch
-
-    from gptx.data.tokens import Tokens
     from gptx.hardware.device import Machine
     from gptx.model.gpt import GPT
     from gptx.strategy.base import Strategy
-    from gptx.strategy.batch_plan import BatchPlan
 
 
 @dataclass(frozen=True)
@@ -38,95 +40,72 @@ class Preflight:
     facts: RunFacts
 
 
-def preflight(cfg: DictConfig, machine: "Machine | None" = None, make: bool = True) -> Preflight:
+def preflight(
+    cfg: DictConfig, machine: "Machine | None" = None, make: bool = True, models: CheckedModels | None = None
+) -> Preflight:
     """Check a config completely before any process is started. Only the token cache is written.
 
     Args:
         machine: the machine that the run is for; None: this one.
         make: whether to tokenise the text if there are no tokens yet, which may take hours; else `NotTokenised` is
             raised.
+        models: models that are checked already; new ones are added.
 
     Raises:
         GptxError: the config cannot be trained.
     """
-    import torch
-
-    from gptx.data.batches import check_context
-    from gptx.hardware.description import describe_hardware
-    from gptx.hardware.device import compute_dtype, pick
-
-    device = pick(cfg.device.type, machine)
-    dtype = compute_dtype(cfg.precision.dtype, device)
-    strategy: Strategy = instantiate.part(cfg.strategy)
-    processes, plan = _processes_and_plan(cfg, strategy, device, machine)
+    target = _target(cfg, machine)
     _check_optimiser(cfg)
     source = _resume_source(cfg)
     if cfg.tracking.enabled:
         check_uri(cfg.tracking.uri)
-    failed = _check_own_variants(cfg)
-    model, tokens = _model_and_tokens(cfg, device, make)
-    check_context(tokens, cfg.model.context)
-    with torch.device("meta"):
-        strategy.check(model, processes, plan)
+    models, key = {} if models is None else models, model_key(plain_dict(cfg))
+    if key not in models:
+        models[key] = checked_model(cfg, target, make)
+    checked, remarks = models[key], models[key].facts.remarks
     if source:
-        _check_source_model(cfg, source, model)
-    facts = _facts(cfg, model, tokens, source, dtype, processes, describe_hardware(device, machine), failed)
-    return Preflight(strategy, facts)
-
-
-def _facts(
-    cfg: DictConfig,
-    model: "GPT",
-    tokens: "Tokens",
-    source: ResumeSource | None,
-    dtype: "torch.dtype",
-    processes: int,
-    hardware: Hardware,
-    failed: tuple[str, ...],
-) -> RunFacts:
-    """What the journal records of a run that has been checked."""
-    import torch
-
-    from gptx.model.build import remarks
-    from gptx.model.cost import cost
-
-    with torch.device("meta"):
-        price = cost(model, dtype)
-    return RunFacts(
-        data=DataFacts(name=tokens.meta.corpus, content_hash=tokens.content_hash, **dataclasses.asdict(tokens.meta)),
-        hardware=hardware,
-        processes=processes,
-        dtype=str(dtype).removeprefix("torch."),
-        n_params=price.n_params,
-        flops_per_token=price.flops_per_token,
-        kv_bytes_per_token=price.kv_bytes_per_token,
-        tokenizer=tokens.tokenizer.to_json(),
-        remarks=(
-            *failed,
-            *remarks(cfg, model),
-            *_remarks_on_documents(cfg, tokens),
-            *(source.remarks if source else ()),
-        ),
-        resume_source=source.record() if source else None,
-        code=own_code(),
-        failed_checks=failed,
+        _check_source_model(cfg, source, checked.model)
+        remarks = (*remarks, *source.remarks)
+    record = source.record() if source else None
+    return Preflight(
+        target.strategy, dataclasses.replace(checked.facts, remarks=remarks, resume_source=record, code=own_code())
     )
 
 
-def _processes_and_plan(
-    cfg: DictConfig, strategy: "Strategy", device: "torch.device", machine: "Machine | None"
-) -> "tuple[int, BatchPlan]":
-    """The number of processes that train the run, and how a batch is divided among them.
+def check(cfg: DictConfig) -> None:
+    """Check a config as `preflight` does, but without its text. If this machine does not have the device that the
+    config names, one that has it is assumed.
 
     Raises:
-        ConfigError: the strategy cannot use so many processes, or the batch cannot be divided.
+        ConfigError: the config cannot be trained.
     """
+    from gptx.hardware.device import Machine, is_available
+
+    kind, machine = cfg.device.type, None
+    if kind in ("cuda", "mps") and not is_available(kind):
+        machine = Machine(kind, per_node=cfg.strategy.get("nproc", 0) or 8, cores=1)
+    target = _target(cfg, machine)
+    _check_optimiser(cfg)
+    check_strategy(model_without_text(cfg, target.device), target)
+
+
+def _target(cfg: DictConfig, machine: "Machine | None") -> Target:
+    """How the run is to be trained.
+
+    Raises:
+        ConfigError: the machine has no such device, the strategy cannot use so many processes, or the batch cannot be
+            divided among them.
+    """
+    from gptx.hardware.device import compute_dtype, pick
     from gptx.strategy.batch_plan import BatchPlan
 
+    device = pick(cfg.device.type, machine)
+    dtype = compute_dtype(cfg.precision.dtype, device)
+    strategy: Strategy = instantiate.part(cfg.strategy)
     per_node = machine.per_node if machine else None
     processes = strategy.processes(device, int(os.environ.get("WORLD_SIZE", "0")), per_node)
     slices = strategy.batch_slices(processes)
-    return processes, BatchPlan.of(cfg, slices, processes // slices)
+    return Target(strategy, device, dtype, machine, processes, BatchPlan.of(cfg, slices, processes // slices))
 
 
 def _resume_source(cfg: DictConfig) -> ResumeSource | None:
@@ -135,69 +114,11 @@ def _resume_source(cfg: DictConfig) -> ResumeSource | None:
     Raises:
         ConfigError: the checkpoint cannot be used.
     """
-    location = locate(cfg)
     source = resume_source.find(cfg.resume_from)
-    if source is None or (steps(location.folder.checkpoints) and not cfg.force):
+    if source is None or (steps(locate(cfg).folder.checkpoints) and not cfg.force):
         return None
     resume_source.check(cfg, source)
     return source
-
-
-def _model_and_tokens(cfg: DictConfig, device: "torch.device", make: bool) -> "tuple[GPT, Tokens]":
-    """Build the model on the meta device and prepare the tokens. The model is built first, to find mistakes
-    before the slow tokenising.
-
-    The vocabulary of a tokenizer that is fitted is known only from the tokens. If they are not cached, the model is
-    built once more with the vocabulary of ``model.vocab_size``, or with one token, to find mistakes before tokenising.
-    """
-    tokenizer = instantiate.part(cfg.tokenizer)
-    from_config.separator_of(cfg, tokenizer)
-    quiet = int(os.environ.get("RANK", "0")) > 0
-    if not tokenizer.needs_fit:
-        return _build_on_meta(cfg, tokenizer.n_vocab, device), from_config.tokens_of(cfg, quiet, make)
-    try:
-        tokens = from_config.tokens_of(cfg, quiet, create=False)
-    except NotTokenised:
-        _build_on_meta(cfg, cfg.model.vocab_size or 1, device)
-        tokens = from_config.tokens_of(cfg, quiet, make)
-    return _build_on_meta(cfg, tokens.tokenizer.n_vocab, device), tokens
-
-
-def _build_on_meta(cfg: DictConfig, vocab_size: int, device: "torch.device") -> "GPT":
-    import torch
-
-    from gptx.model.build import build
-
-    with torch.device("meta"):
-        return build(cfg, vocab_size, device)
-
-
-def _check_own_variants(cfg: DictConfig) -> tuple[str, ...]:
-    """The properties that the user's own variants lack, one line each; empty unless ``runtime.unproven`` allows them.
-
-    Raises:
-        ConfigError: a property is missing, and ``runtime.unproven`` is false.
-    """
-    from gptx.proofs.before_training import failed_checks
-    from gptx.proofs.small_model import own_axes
-
-    named = " ".join(f"{axis}={cfg.variant[axis]}" for axis in own_axes(cfg))
-    failed = tuple(f"{named} fails the check before training: {failure}" for failure in failed_checks(cfg))
-    if failed and not cfg.runtime.unproven:
-        folders = [word for folder in own_dirs() for word in ("--config-dir", str(folder))]
-        command = shlex.join(["python", "-m", "gptx.prove", *named.split(), *folders])
-        raise ConfigError(
-            f"{failed[0]}; correct the code ({command} shows all properties), or train it nevertheless with "
-            "runtime.unproven=true, which every comparison will mention"
-        )
-    return failed
-
-
-def _remarks_on_documents(cfg: DictConfig, tokens: "Tokens") -> list[str]:
-    separator = from_config.separator_of(cfg, tokens.tokenizer)
-    if separator is None or (tokens.train == separator).any():
-        return []
-    return [f"data={cfg.variant.data} is one document: data.document_mask=true has no effect"]
 
 
 def _check_source_model(cfg: DictConfig, source: ResumeSource, model: "GPT") -> None:
@@ -229,5 +150,5 @@ def _check_optimiser(cfg: DictConfig) -> None:
         instantiate.part(cfg.optim)([weight]).step()
     except (ValueError, LookupError, TypeError) as error:
         given = ", ".join(f"{key}={value}" for key, value in cfg.optim.items() if not key.startswith("_"))
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).partition("full_key:")[0].split())  # what follows is OmegaConf's
         raise ConfigError(f"optim={cfg.variant.optim} rejects its options ({given}): {reason}") from error

@@ -1,15 +1,17 @@
 """Find or create the folder of a config's run. Does not import torch, so that a finished run is found quickly."""
 
 import contextlib
+import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from gptx.config.identity import identity, run_name
 from gptx.config.identity_v1 import identity_v1
+from gptx.config.plain_dict import PlainConfig, plain_dict
 from gptx.data import from_config
 from gptx.errors import ConfigError, RunFailed
 from gptx.regular_files import open_regular, refuse_link
@@ -77,38 +79,75 @@ class Location:
         return replace(self, folder=RunFolder(found))
 
 
-def locate(cfg: DictConfig) -> Location:
+@dataclass
+class Known:
+    """What `locate` has found for other configs: hashes of texts, and the folders of studies, which it lists once.
+
+    Attributes:
+        corpora: fingerprints by the config's data group.
+        folders: by study, the folders of its runs by identity.
+    """
+
+    corpora: dict[str, str] = field(default_factory=dict)
+    folders: dict[Path, dict[str, list[Path]]] = field(default_factory=dict)
+
+
+def locate(cfg: DictConfig | PlainConfig, known: Known | None = None) -> Location:
     """Find the run of a config under ``paths.outputs``.
+
+    Args:
+        known: found for other configs a moment ago; new facts are added.
 
     Raises:
         ConfigError: ``study`` is not the name of a folder, ``resume_from`` names no checkpoint, or the run's folder is
             a symbolic link.
     """
-    if not cfg.study or cfg.study.startswith(".") or "/" in cfg.study:
-        raise ConfigError(f"study={cfg.study}: expected the name of a folder, without '/' and not starting with '.'")
-    source = resume_source.find(cfg.resume_from)
+    config, known = plain_dict(cfg), known or Known()
+    name = config["study"]
+    if not name or name.startswith(".") or "/" in name:
+        raise ConfigError(f"study={name}: expected the name of a folder, without '/' and not starting with '.'")
+    source = resume_source.find(config["resume_from"])
     origin = f"{source.identity}@{source.step}" if source else ""
-    corpus = from_config.corpus_of(cfg).fingerprint()
-    name, former = identity(cfg, corpus, origin), identity_v1(cfg, corpus, origin)
-    study = Path(cfg.paths.outputs) / cfg.study
-    own = study / f"{run_name(cfg)}-{name}"
+    corpus = _fingerprint(config, known)
+    current, former = identity(config, corpus, origin), identity_v1(config, corpus, origin)
+    study = Path(config["paths"]["outputs"]) / name
+    own = study / f"{run_name(config)}-{current}"
+    if study not in known.folders:
+        known.folders[study] = _by_identity(study)
     # Another spelling of the same config, such as attention=gqa for mha, may have given the folder another name.
-    found = own if _holds(own, journal.NAME) else _find(study, name, journal.NAME, journal.LOCK)
+    found = (
+        own if _holds(own, journal.NAME) else _first(known.folders[study].get(current, []), journal.NAME, journal.LOCK)
+    )
     folder = found or own
     refuse_link(folder)
     if not former or _holds(folder, journal.NAME):
-        return Location(RunFolder(folder), name)
-    earlier = _find(study, former, journal.NAME)
-    return Location(RunFolder(folder), name, RunFolder(earlier) if earlier else None)
+        return Location(RunFolder(folder), current)
+    earlier = _first(known.folders[study].get(former, []), journal.NAME)
+    return Location(RunFolder(folder), current, RunFolder(earlier) if earlier else None)
+
+
+def _fingerprint(config: PlainConfig, known: Known) -> str:
+    key = json.dumps(config["data"])
+    if key not in known.corpora:
+        known.corpora[key] = from_config.corpus_of(OmegaConf.create({"data": config["data"]})).fingerprint()
+    return known.corpora[key]
+
+
+def _by_identity(study: Path) -> dict[str, list[Path]]:
+    """The folders of a study, by the identity at the end of their names."""
+    found: dict[str, list[Path]] = {}
+    for folder in sorted(study.glob("*-*")):
+        found.setdefault(folder.name.rpartition("-")[2], []).append(folder)
+    return found
 
 
 def _find(study: Path, name: str, *files: str) -> Path | None:
-    """The folder of the run with an identity, or None.
+    """The folder of the run with an identity, or None; see `_first`."""
+    return _first(sorted(study.glob(f"*-{name}")), *files)
 
-    Args:
-        files: the folder holds one of these files; a folder with the first one takes precedence.
-    """
-    folders = sorted(study.glob(f"*-{name}"))
+
+def _first(folders: Sequence[Path], *files: str) -> Path | None:
+    """The first of several folders that holds one of these files; a folder with the first file takes precedence."""
     return next((folder for file in files for folder in folders if _holds(folder, file)), None)
 
 

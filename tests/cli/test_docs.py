@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from command import ROOT
-from composed import SCHEMAS
+from composed import COMPOSITIONS
 from documented import generated_table
 
 from gptx.config.compose import compose
@@ -72,7 +72,7 @@ def cells(overrides: tuple[str, ...]) -> list[list[str]]:
 def test_documented_overrides_compose(page: Path) -> None:
     for overrides in overrides_of(page):
         for cell in cells(overrides)[:4]:
-            compose(cell, SCHEMAS)
+            compose(cell, COMPOSITIONS)
 
 
 def test_documented_overrides_are_found() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Gptx, one_line
-from composed import SCHEMAS
+from command import Gptx, one_line, options_once
+from composed import COMPOSITIONS
 from conftest import Trained
 from warm import WarmParent
 
@@ -147,7 +147,7 @@ def test_preflight_rejects_in_one_line(words: list[str], parts: list[str], train
     """The rejections of preflight, called in the test process."""
     tiny = [word for word in trained.gptx.tiny if word.partition("=")[0] not in [w.partition("=")[0] for w in words]]
     with pytest.raises(GptxError) as rejected:
-        preflight(compose([*tiny, *words, f"paths.outputs={tmp_path}/outputs"], SCHEMAS))
+        preflight(compose(options_once(*tiny, *words, f"paths.outputs={tmp_path}/outputs"), COMPOSITIONS))
     assert rejected.value.exit_code == 2
     assert "\n" not in str(rejected.value)
     for part in parts:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from command import DEADLINE, OWN, ROOT, Gptx, Terminal, history, records
+from command import DEADLINE, OWN, ROOT, Gptx, Terminal, history, options_once, records
 from conftest import Trained
 from warm import WarmParent
 
@@ -102,7 +102,7 @@ def test_finished_run_shows_its_result_without_torch(trained: Trained, without_t
 
 def test_keys_outside_the_identity_find_the_same_run(trained: Trained, without_torch: WarmParent) -> None:
     other = ["runtime.log_every=7", "runtime.threads=2", "tracking=mlflow", "runtime.brief=true"]
-    again = trained.gptx.run("gptx.run", *trained.gptx.tiny, *other, by=without_torch)
+    again = trained.gptx.run("gptx.run", *options_once(*trained.gptx.tiny, *other), by=without_torch)
     assert again.code == 0, again.err
     assert again.out.startswith("finished already: val loss ")
     assert len(again.out.splitlines()) == 1

@@ -91,7 +91,7 @@ def test_package_is_imported_only_by_its_users(package: str) -> None:
 
 
 def test_config_imports_no_torch() -> None:
-    code = "import gptx, gptx.run, sys; gptx.compose(['attention=gqa']); print('torch' in sys.modules)"
+    code = "import gptx.run, sys; gptx.config.compose.compose(['attention=gqa']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

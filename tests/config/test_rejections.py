@@ -5,19 +5,19 @@ from typing import Any
 
 import pytest
 import torch
-from composed import SCHEMAS
+from composed import COMPOSITIONS
 from helpers_model import CONTEXT, VOCAB, advice, arm, options, rejected, tiny
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config.compose import compose as compose_with_schemas
+from gptx.config.compose import compose as compose_with
 from gptx.config.instantiate import part
 from gptx.config.overrides import conf_dir
 from gptx.errors import ConfigError
 from gptx.model.build import build, remarks
 
-compose = functools.partial(compose_with_schemas, schemas=SCHEMAS)
+compose = functools.partial(compose_with, compositions=COMPOSITIONS)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,9 @@ def fake_cell(tmp_path: Path, *overrides: str, seed: int = 0, rejection: str = "
     cfg.seed, cfg.paths.outputs = seed, str(tmp_path)
     title = " ".join(overrides)
     folder = RunFolder(tmp_path / "s" / f"{title}{seed}".replace(" ", "·"))
-    return Cell([*overrides], f"{title} seed={seed}", title, cfg, folder, rejection, None if rejection else FACTS)
+    return Cell(
+        [*overrides], f"{title} seed={seed}", title, plain_dict(cfg), folder, rejection, None if rejection else FACTS
+    )
 
 
 def fake_result(cell: Cell, **others: Any) -> None:
@@ -41,7 +43,7 @@ def fake_result(cell: Cell, **others: Any) -> None:
     assert cell.folder is not None
     cell.folder.path.mkdir(parents=True)
     (cell.folder.path / "journal.jsonl").touch()
-    plain = plain_dict(cell.cfg)
+    plain = cell.config
     measured = {"tokens_per_s": 256.0, "peak_memory_bytes": 400 * MB}
     facts = {**to_json(cell.checked), "status": "finished", "config": plain, "variant": plain["variant"]}
     write_json(cell.folder.path / "result.json", {**facts, **measured, **others})

@@ -10,9 +10,9 @@ import optuna
 import pytest
 from fake_cells import FACTS
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial
 
+from gptx.config.plain_dict import PlainConfig
 from gptx.errors import ConfigError
 from gptx.runs.atomic_files import write_json
 from gptx.runs.folder import RunFolder
@@ -24,8 +24,9 @@ from gptx.sweep.execute.loop import drive
 from gptx.sweep.plan.cells import Cell
 from gptx.sweep.search import trial_source as module
 from gptx.sweep.search.optuna_study import STORE, SearchOptions, open_study, pruner_of
+from gptx.sweep.search.search_context import SearchContext
 from gptx.sweep.search.space import Space
-from gptx.sweep.search.trial_source import SearchContext, TrialSource
+from gptx.sweep.search.trial_source import TrialSource
 from gptx.sweep.state.folder import Sweep, SweepKind, SweepPlan
 from gptx.sweep.state.records import AttemptOutcome
 
@@ -123,10 +124,9 @@ class Search:
             raise ConfigError("unknown option attention=typo")
         folder = self.sweep.outputs / "study" / " ".join(overrides)
         folder.mkdir(parents=True, exist_ok=True)
-        known = {"study": "study", "force": False, "trainer": {"max_steps": STEPS}, "strategy": {}}
-        cfg = OmegaConf.create(known)
+        known: PlainConfig = {"study": "study", "force": False, "trainer": {"max_steps": STEPS}, "strategy": {}}
         rejection = "it cannot be" if "attention=never" in overrides else ""
-        return Cell(overrides, "", "", cfg, RunFolder(folder), rejection, FACTS)
+        return Cell(overrides, "", "", known, RunFolder(folder), rejection, FACTS)
 
     def __call__(
         self, launcher: SimulatedLauncher, keys: SearchOptions = KEYS, where: Space | None = None

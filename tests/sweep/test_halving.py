@@ -14,7 +14,6 @@ import pytest
 from fake_cells import FACTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from gptx.errors import ConfigError
@@ -37,9 +36,9 @@ Loss = Callable[[Path, int], float]
 def cells(root: Path, arms: int = 8, seeds: int = 1, force: bool = False, **trainer: int) -> list[Cell]:
     """Arms named a0, a1, ..., none of them started."""
     keys = {"max_steps": STEPS, "eval_every": EVERY, **trainer}
-    cfg = OmegaConf.create({"trainer": keys, "strategy": {}, "resume_from": "", "force": force})
+    config = {"trainer": keys, "strategy": {}, "resume_from": "", "force": force}
     titles = [(f"a{arm}", f"a{arm} seed={seed}") for arm in range(arms) for seed in range(seeds)]
-    return [Cell([title], title, arm, cfg, RunFolder(root / title), facts=FACTS) for arm, title in titles]
+    return [Cell([title], title, arm, config, RunFolder(root / title), facts=FACTS) for arm, title in titles]
 
 
 def until(task: Task) -> int:
@@ -61,7 +60,7 @@ class SimulatedSweep:
         """Run the sweep; it is killed after this many runs have ended."""
         self.root.mkdir(exist_ok=True)
         with SweepJournal(self.root) as log:
-            log.write(CommandStarted(force=any(cell.cfg.force for cell in found)))
+            log.write(CommandStarted(force=any(cell.config["force"] for cell in found)))
             records = list(read_records(self.root))
             source = HalvingSource(found, ["brief"], factor, log, records)
             while tasks := source.next_tasks(2):
@@ -324,7 +323,7 @@ def test_sweeps_that_halving_rejects(tmp_path: Path) -> None:
     coarse = rejected(cells(tmp_path, eval_every=800))
     assert "trainer.eval_every=800 leaves none" in coarse and coarse.endswith("use trainer.eval_every=200")
     started = cells(tmp_path)
-    started[0].cfg.resume_from = "outputs/x"
+    started[0].config["resume_from"] = "outputs/x"
     assert "remove resume_from" in rejected(started)
 
 

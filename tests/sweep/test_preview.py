@@ -71,14 +71,14 @@ def test_preview_fits_the_terminal(tmp_path: Path) -> None:
 def test_match_note_is_shown_once_for_all_learning_rates(tmp_path: Path) -> None:
     cells = [fake_cell(tmp_path, *variant, f"optim.lr={n}") for variant in ([], ["ffn=moe"]) for n in (1, 2)]
     for one in cells:
-        one.note = f"matched for {one.cfg.variant.ffn}"
+        one.note = f"matched for {one.config['variant']['ffn']}"
     lines = [line.strip() for line in shown(cells, tmp_path).splitlines() if "matched for" in line]
     assert lines == ["the only arm  matched for gelu", "ffn=moe       matched for moe"]
 
 
 def test_preview_of_many_arms_is_cut(tmp_path: Path) -> None:
-    cfg = fake_cell(tmp_path).cfg
-    cells = [Cell([], f"optim.lr={n}", f"optim.lr={n}", cfg, None, "no") for n in range(50)]
+    config = fake_cell(tmp_path).config
+    cells = [Cell([], f"optim.lr={n}", f"optim.lr={n}", config, None, "no") for n in range(50)]
     text = shown(cells, tmp_path)
     assert "and 10 more arms\n" in text
     assert text.count(" rejected\n") == MAX_ROWS + 1  # and the last line

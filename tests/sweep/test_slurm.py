@@ -18,6 +18,7 @@ from in_process import run_here
 from omegaconf import OmegaConf
 
 from gptx.config.overrides import conf_dir
+from gptx.config.plain_dict import plain_dict
 from gptx.errors import ConfigError
 from gptx.hardware.device import Machine
 from gptx.runs.folder import RunFolder
@@ -151,8 +152,8 @@ def test_requeued_job_does_not_force_again(tmp_path: Path) -> None:
 
 def test_strategy_restarts_become_max_restarts_of_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether the command line, an experiment or a profile sets them."""
-    cfg = composed("strategy=ddp", "strategy.restarts=3")
-    task = Cell([], "it", "it", cfg, RunFolder(tmp_path), facts=replace(FACTS, processes=2)).task([])
+    config = plain_dict(composed("strategy=ddp", "strategy.restarts=3"))
+    task = Cell([], "it", "it", config, RunFolder(tmp_path), facts=replace(FACTS, processes=2)).task([])
     monkeypatch.setattr("gptx.sweep.execute.slurm_job._first_node", lambda: "n0")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     command = Job(task, (), tmp_path, 2, 0, 0, "", Limits())._command(1)

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 from command import DEADLINE, OWN, TINY, Done, Gptx, Started, flip, records, the_first, until
-from composed import SCHEMAS
+from composed import COMPOSITIONS
 from conftest import Maker, Trained
 from tiers import some
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
@@ -93,7 +93,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[BlockedWriter]]:
 
 
 def config(corpus: Path, tmp_path: Path, *words: str) -> Any:
-    return compose([*TINY, "data=text", f"data.path={corpus}", f"paths.outputs={tmp_path}", *words], SCHEMAS)
+    return compose([*TINY, "data=text", f"data.path={corpus}", f"paths.outputs={tmp_path}", *words], COMPOSITIONS)
 
 
 def test_training_continues_while_a_checkpoint_is_written(

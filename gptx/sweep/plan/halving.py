@@ -75,23 +75,23 @@ def check_rungs(cells: Sequence[Cell], factor: int) -> list[int]:
     if factor < 2:
         raise ConfigError(f"sweep.factor={factor}: expected at least 2; the best 1/factor of the arms are promoted")
     for key in ("max_steps", "eval_every"):
-        values = sorted({cell.cfg.trainer[key] for cell in cells})
+        values = sorted({cell.config["trainer"][key] for cell in cells})
         if len(values) > 1:
             given = ",".join(map(str, values))
             raise ConfigError(
                 f"sweep.halving compares arms at the same steps, so trainer.{key}={given} cannot vary; use one value"
             )
-    if any(cell.cfg.resume_from for cell in cells):
+    if any(cell.config["resume_from"] for cell in cells):
         raise ConfigError("sweep.halving needs runs that start untrained; remove resume_from")
     if not cells:
         return []
-    arms, trainer = len({cell.arm for cell in cells}), cells[0].cfg.trainer
-    steps = rung_steps(arms, trainer.max_steps, trainer.eval_every, factor)
+    arms, trainer = len({cell.arm for cell in cells}), cells[0].config["trainer"]
+    steps = rung_steps(arms, trainer["max_steps"], trainer["eval_every"], factor)
     if arms > 1 and not steps:
         raise ConfigError(
-            f"sweep.halving compares arms at validations, but trainer.eval_every={trainer.eval_every} leaves none "
-            f"early enough before trainer.max_steps={trainer.max_steps}; use "
-            f"trainer.eval_every={max(1, trainer.max_steps // (2 * factor))}"
+            f"sweep.halving compares arms at validations, but trainer.eval_every={trainer['eval_every']} leaves none "
+            f"early enough before trainer.max_steps={trainer['max_steps']}; use "
+            f"trainer.eval_every={max(1, trainer['max_steps'] // (2 * factor))}"
         )
     return steps
 
@@ -128,7 +128,7 @@ class HalvingState:
     def __init__(self, cells: Sequence[Cell], factor: int, records: Iterable[SweepRecord]) -> None:
         self.factor = factor
         self.steps = [*check_rungs(cells, factor), 0]
-        self.force = any(cell.cfg.force for cell in cells)
+        self.force = any(cell.config["force"] for cell in cells)
         self.arms: dict[str, list[Cell]] = {}
         for cell in cells:
             self.arms.setdefault(cell.arm, []).append(cell)
@@ -171,7 +171,7 @@ class HalvingState:
     def stages(self) -> list[Stage]:
         """The remaining training, stage by stage."""
         start = self.rungs[-1].step if self.rungs else 0
-        last = next(cell.cfg.trainer.max_steps for cells in self.arms.values() for cell in cells)
+        last = next(cell.config["trainer"]["max_steps"] for cells in self.arms.values() for cell in cells)
         arms, stages = len(self.remaining), []
         for begin, end in pairwise([start, *self.steps[:-1], last]):
             stages.append(Stage((end - begin) / (last - start), arms / len(self.remaining)))

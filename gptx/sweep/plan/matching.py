@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config.plain_dict import SEEDS, flat, plain_dict
+from gptx.config.plain_dict import SEEDS, PlainConfig, flat, plain_dict
 from gptx.errors import ConfigError
 from gptx.sweep.execute.isolated import map_isolated
 from gptx.sweep.plan import learning_rates
@@ -50,7 +50,7 @@ class Unmatched:
 
 
 def match_budgets(
-    cfgs: Sequence[DictConfig], options: DictConfig, machine: "Machine | None" = None
+    cfgs: Sequence[DictConfig | PlainConfig], options: DictConfig, machine: "Machine | None" = None
 ) -> list[Matched | Unmatched]:
     """Find for each config of a sweep the overrides that give it the budget. Configs that differ only in their seeds
     and learning rates are one arm and get the same overrides.
@@ -94,7 +94,7 @@ def _match(work: tuple[dict[str, Any], Budget]) -> Matched:
     return Matched(tuple(f"{key}={value!r}" for key, value in changed.items()), int(found.size), budget.target, note)
 
 
-def _budget(cfgs: Sequence[DictConfig], kind: str, match: DictConfig) -> Budget:
+def _budget(cfgs: Sequence[DictConfig | PlainConfig], kind: str, match: DictConfig) -> Budget:
     """The budget that the options ask for, checked."""
     if kind not in UNITS:
         raise ConfigError(f"match={kind}: expected params or flops")
@@ -113,7 +113,7 @@ def _budget(cfgs: Sequence[DictConfig], kind: str, match: DictConfig) -> Budget:
     return Budget(kind, match.target, match.by, match.tolerance)
 
 
-def _arm_key(cfg: DictConfig, without: Sequence[str] = ()) -> str:
+def _arm_key(cfg: DictConfig | PlainConfig, without: Sequence[str] = ()) -> str:
     """Equal for configs that differ only in seeds, learning rate and the keys of ``without``."""
     ignored = {*SEEDS, learning_rates.KEY, *without}
     leaves = {key: v for key, v in flat(plain_dict(cfg)) if key not in ignored and not isinstance(v, dict)}

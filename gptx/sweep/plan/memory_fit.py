@@ -12,7 +12,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from gptx.config.overrides import conf_dir
-from gptx.config.plain_dict import plain_dict
 from gptx.data.from_config import tokens_of
 from gptx.errors import GptxError
 from gptx.memory.estimate import BASE, estimate
@@ -59,7 +58,7 @@ def check_memory(cells: Sequence[Cell], jobs: int, here: bool = True, free: Free
 def _estimate(cells: Sequence[Cell]) -> None:
     """Store the estimate in the cells; those with the same memory-related keys are estimated once."""
     alike = {_memory_key(cell): cell for cell in cells}
-    work = [(plain_dict(cell.cfg), cell.checked) for cell in alike.values()]
+    work = [(cell.config, cell.checked) for cell in alike.values()]
     warnings = [warn_no_estimate(f"the memory of {cell.title}") for cell in alike.values()]
     found = map_isolated(_bytes_of_process, work, on_failure=_Unknown)
     for warn, size in zip(warnings, found, strict=True):
@@ -94,7 +93,7 @@ def _shared_memory(free: Mapping[str, int]) -> int:
 
 def _memory_key(cell: Cell) -> str:
     """Equal for cells that need the same memory, such as those that differ in a rate or a seed."""
-    plain, facts = plain_dict(cell.cfg), cell.checked
+    plain, facts = cell.config, cell.checked
     batch = [plain["trainer"]["batch_size"], plain["trainer"]["micro_batch"], plain["runtime"]["val_batch"]]
     setting = [facts.hardware.device, facts.dtype, facts.processes]
     return json.dumps([[plain[key] for key in COMPUTED_BY.split()], batch, setting])
@@ -107,7 +106,7 @@ def _reject_too_large(cells: Sequence[Cell], free: Mapping[str, int]) -> None:
         if _bytes_of_cell(cell) > limit:
             key = _memory_key(cell)
             if key not in advice:
-                work = TooLarge(plain_dict(cell.cfg), cell.checked, limit)
+                work = TooLarge(cell.config, cell.checked, limit)
                 [ways] = map_isolated(
                     smaller_settings, [work], warn_no_estimate(f"settings that would make {cell.title} fit")
                 )

@@ -43,7 +43,9 @@ def preview(cells: Sequence[Cell], launcher: Launcher, options: DictConfig, swee
 
 def _changed_code(cells: Sequence[Cell]) -> list[str]:
     """A warning if the user's own modules have changed since runs were made with them."""
-    changed = [other_code(cell.folder) for cell in cells if cell.folder and not (cell.rejection or cell.cfg.force)]
+    changed = [
+        other_code(cell.folder) for cell in cells if cell.folder and not (cell.rejection or cell.config["force"])
+    ]
     if not (count := sum(map(bool, changed))):
         return []
     names = ", ".join(sorted({name for modules in changed for name in modules}))

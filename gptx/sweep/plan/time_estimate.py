@@ -11,10 +11,7 @@ from math import log
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from gptx.config.axes import model_axes
-from gptx.config.plain_dict import plain_dict
 from gptx.runs import checkpoint_files, journal
 from gptx.runs.folder import RunFolder
 from gptx.runs.preflight_facts import RunSetup
@@ -25,7 +22,7 @@ from gptx.sweep.plan.timed_step import StepToTime, flops_per_second
 
 STARTUP, STARTUP_OF_MANY = 1.5, 8.0  # seconds before training: composing, building; and starting workers with torch
 FAR = log(10)  # a run whose FLOPs per token differ by more than this factor is not used
-TIMING = 20.0  # seconds to spend on timing steps; then arms take the speed of the most similar timed one
+TIMING = 5.0  # seconds to spend on timing steps; then arms take the speed of the most similar timed one
 WORTH = 0.02  # fraction of the sweep's estimated time that may be spent on timing
 NEIGHBOURS = 3  # finished runs whose median speed is taken
 
@@ -42,7 +39,7 @@ class Setting:
     threads: int
 
     @classmethod
-    def of(cls, cfg: DictConfig | Mapping[str, Any], setup: RunSetup, jobs: int) -> "Setting":
+    def of(cls, cfg: Mapping[str, Any], setup: RunSetup, jobs: int) -> "Setting":
         """The setting of a run; ``jobs``: how many runs share the cores."""
         hardware, processes = setup.hardware, setup.processes
         threads = cfg["runtime"]["threads"] or max(1, hardware.cores // (jobs * processes))
@@ -118,8 +115,8 @@ class TimeEstimator:
         self.known += [speed for result in results if result and (speed := _speed_of(result))]
 
     def estimate(self, cell: Cell) -> TimeEstimate:
-        setting, processes = Setting.of(cell.cfg, cell.checked, self.jobs), cell.checked.processes
-        flops, axes = cell.checked.flops_per_token, _axes(cell.cfg.variant)
+        setting, processes = Setting.of(cell.config, cell.checked, self.jobs), cell.checked.processes
+        flops, axes = cell.checked.flops_per_token, _axes(cell.config["variant"])
         similar = self._similar(setting, flops, axes)
         untimed = not similar or (similar[0].timed and similar[0].axes != axes)
         if untimed and self._may_time() and cell.arm not in self.failed_arms:
@@ -138,7 +135,7 @@ class TimeEstimator:
 
     def _time_step(self, cell: Cell, threads: int) -> float | None:
         start = time.monotonic()
-        step = StepToTime(plain_dict(cell.cfg), cell.checked, threads)
+        step = StepToTime(cell.config, cell.checked, threads)
         [speed] = map_isolated(flops_per_second, [step], warn_no_estimate(f"the time of {cell.title}"), sequential=True)
         self.spent += time.monotonic() - start
         return speed
@@ -168,12 +165,12 @@ def startup(processes: int) -> float:
 
 def remaining_flops(cell: Cell) -> float:
     """FLOPs of the remaining steps and validations; a validation token counts a third, because it has no backward."""
-    cfg, trainer, available = cell.cfg, cell.cfg.trainer, cell.checked.data.val_tokens or 0
-    saved = checkpoint_files.steps(cell.folder.checkpoints) if cell.folder and not cfg.force else []
-    steps = trainer.max_steps - (checkpoint_files.step_of(saved[-1]) if saved else 0)
-    val_tokens = min(trainer.val_tokens or available, available)
-    validations = -(-steps // trainer.eval_every)
-    tokens = steps * trainer.batch_size * cfg.model.context + validations * val_tokens / 3
+    trainer, available = cell.config["trainer"], cell.checked.data.val_tokens or 0
+    saved = checkpoint_files.steps(cell.folder.checkpoints) if cell.folder and not cell.config["force"] else []
+    steps = trainer["max_steps"] - (checkpoint_files.step_of(saved[-1]) if saved else 0)
+    val_tokens = min(trainer["val_tokens"] or available, available)
+    validations = -(-steps // trainer["eval_every"])
+    tokens = steps * trainer["batch_size"] * cell.config["model"]["context"] + validations * val_tokens / 3
     return float(tokens * cell.checked.flops_per_token)
 
 

@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 
 from gptx.sweep.end_report import list_reasons
 from gptx.sweep.execute.launcher import Launcher
-from gptx.sweep.plan.cells import Cell, check_cells
+from gptx.sweep.plan.cell_checks import check_cells
+from gptx.sweep.plan.cells import Cell
 from gptx.sweep.search.space import Space
 from gptx.sweep.state.folder import Sweep, SweepKind, sweeps
 from gptx.sweep.state.records import TrialEnded

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from gptx.cli import log
 from gptx.config.check_types import plugin_keys
+from gptx.config.compositions import Compositions
 from gptx.config.plain_dict import plain_dict
 from gptx.errors import ConfigError
 from gptx.sweep.execute.dashboard import Dashboard
 from gptx.sweep.execute.launcher import Launcher, make
 from gptx.sweep.execute.loop import drive
 from gptx.sweep.plan.cells import compose_cells
+from gptx.sweep.plan.partial_keys import PartialKeys
 from gptx.sweep.search.search_report import close_search, show_estimate, show_search
 from gptx.sweep.search.space import Space
 from gptx.sweep.state.folder import Sweep, SweepKind, sweep_name
@@ -37,8 +40,12 @@ class SearchSweeper(SweeperBase):
         """Check the space, search it, and print what was found."""
         search = self._search_options()
         space = Space.of(self._parse(overrides))
-        examples = compose_cells(space.examples())
-        if wrong := [cell.rejection for cell in examples if not cell.cfg]:  # a wrong key or value
+        compositions = Compositions()
+        keys = PartialKeys(space.examples(), compositions)
+        if remark := keys.remark():
+            log.warning("%s", remark)
+        examples = compose_cells(keys.all_applied(space.examples()), compositions)
+        if wrong := [cell.rejection for cell in examples if not cell.config]:  # a wrong key or value
             raise ConfigError(wrong[0])
         first = examples[0]
         if first.folder is None:
@@ -58,7 +65,7 @@ class SearchSweeper(SweeperBase):
         if options.dry_run:
             show_estimate(search.n_trials, examples, launcher, options)
             return 0
-        return self._search(search, space, options, launcher, sweep)
+        return self._search(search, space, keys, options, launcher, sweep)
 
     def _search_options(self) -> "SearchOptions":
         from gptx.sweep.search.optuna_study import SearchOptions
@@ -69,10 +76,17 @@ class SearchSweeper(SweeperBase):
         return options
 
     def _search(
-        self, search: "SearchOptions", space: Space, options: DictConfig, launcher: Launcher, sweep: Sweep
+        self,
+        search: "SearchOptions",
+        space: Space,
+        keys: PartialKeys,
+        options: DictConfig,
+        launcher: Launcher,
+        sweep: Sweep,
     ) -> int:
         from gptx.sweep.search.optuna_study import open_study, pruner_of, rejection
-        from gptx.sweep.search.trial_source import SearchContext, TrialSource
+        from gptx.sweep.search.search_context import SearchContext
+        from gptx.sweep.search.trial_source import TrialSource
 
         known = sweep.plan.cells
         with sweep.work(replace(self._plan([], options), cells=known)) as journal:
@@ -80,7 +94,9 @@ class SearchSweeper(SweeperBase):
             ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
             dashboard = Dashboard(search.n_trials, sum(not rejection(trial) for trial in ended), {}, 0.0)
             with following(options, [sweep.outputs / cell.run for cell in known if cell.run]) as follow:
-                context = SearchContext(search, space, self._common(), launcher, sweep, journal, dashboard, follow)
+                context = SearchContext(
+                    search, space, self._common(), launcher, sweep, journal, dashboard, follow, keys
+                )
                 trials = TrialSource(study, context)
                 drive(trials, launcher, journal, dashboard, options.sweep.retry)
         code = close_search(study, search, sweep, self._config_dirs())

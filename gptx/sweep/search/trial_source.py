@@ -6,7 +6,6 @@ the command is given again: they have the same values, so the same run folders, 
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,9 +16,9 @@ from gptx.errors import ConfigError
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
 from gptx.runs.records import MetricsRecord
-from gptx.sweep.execute.dashboard import Dashboard
-from gptx.sweep.execute.launcher import End, Launcher, Task
-from gptx.sweep.plan.cells import Cell, check_cells, compose_cells
+from gptx.sweep.execute.launcher import End, Task
+from gptx.sweep.plan.cell_checks import check_cells
+from gptx.sweep.plan.cells import Cell, compose_cells
 from gptx.sweep.plan.memory_fit import FreeMemory, check_memory, fits_at_once
 from gptx.sweep.search.optuna_study import (
     FAILURE,
@@ -27,13 +26,11 @@ from gptx.sweep.search.optuna_study import (
     REJECTION,
     RUN,
     TITLE,
-    SearchOptions,
     rejection,
     sampler_of,
 )
-from gptx.sweep.search.space import Space
-from gptx.sweep.state.folder import Sweep
-from gptx.sweep.state.records import AttemptOutcome, CellRejected, SweepJournal, TrialEnded
+from gptx.sweep.search.search_context import SearchContext
+from gptx.sweep.state.records import AttemptOutcome, CellRejected, TrialEnded
 
 MAX_REJECTIONS = 25  # rejected points in a row after which the search is abandoned
 
@@ -69,25 +66,6 @@ class _CurveValue:
 
     step: int
     value: float
-
-
-@dataclass(frozen=True)
-class SearchContext:
-    """The objects that all trials of a search share.
-
-    Attributes:
-        common: arguments that every run of the sweep gets.
-        follow: called with the folder of each run before it starts.
-    """
-
-    options: SearchOptions
-    space: Space
-    common: Sequence[str]
-    launcher: Launcher
-    sweep: Sweep
-    journal: SweepJournal
-    dashboard: Dashboard
-    follow: Callable[[Path], None]
 
 
 class TrialSource:
@@ -145,7 +123,10 @@ class TrialSource:
         """
         launcher = self._context.launcher
         tried = [dimension.suggest(trial) for dimension in self._context.space.dimensions]
-        overrides, title = [*self._context.space.fixed, *tried], " ".join([f"trial {trial.number}:", *tried])
+        overrides = [*self._context.space.fixed, *tried]
+        if self._context.keys:
+            overrides = self._context.keys.applied(overrides)
+        title = " ".join([f"trial {trial.number}:", *(override for override in tried if override in overrides)])
         trial.set_user_attr(TITLE, title)
         trial.set_user_attr(OVERRIDES, overrides)
         [cell] = compose_cells([overrides])
@@ -172,7 +153,7 @@ class TrialSource:
             self._runs[folder].trials.append(trial)
             return []
         context.follow(folder)
-        context.dashboard.add_run(folder, cell.cfg.trainer.max_steps)
+        context.dashboard.add_run(folder, cell.config["trainer"]["max_steps"])
         run = self._runs[folder] = _Run(cell.task(context.common), cell, [trial])
         self._report(run)  # validations from before an interruption, so that they do not stop the run at once
         return [run.task]
@@ -228,7 +209,7 @@ class TrialSource:
     def _should_prune(self, run: _Run) -> bool:
         """Whether a new validation shows that the run should be stopped. The last validation never does."""
         newest = self._report(run)
-        if not newest or newest.step >= run.cell.cfg.trainer.max_steps or not run.trials[0].should_prune():
+        if not newest or newest.step >= run.cell.config["trainer"]["max_steps"] or not run.trials[0].should_prune():
             return False
         run.pruned = True
         message = f"pruned at step {newest.step:,} with {self._context.options.curve} {newest.value:.4f}"

@@ -1,0 +1,230 @@
+"""Sets of options that are composed once, and values that are applied to them. Does not import torch.
+
+Hydra needs 70 ms to compose a config and 1 ms is enough to set a value, so a grid composes each set of options once.
+Overrides of another form than ``key=value`` (``+key=value``, ``~key``, ``key={...}``) are left to Hydra.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra.core.override_parser.types import Override, OverrideType
+from omegaconf import DictConfig, OmegaConf
+
+from gptx.config.check_types import checked
+from gptx.config.composition_errors import UNREADABLE, explain, is_hydras
+from gptx.config.option_files import option_files
+from gptx.config.overrides import conf_dir, is_group, key_of, own_dirs
+from gptx.config.parsing import parsed, quote, typed_value
+from gptx.config.plain_dict import PlainConfig, flat, plain_dict, plain_value
+from gptx.errors import ConfigError
+
+Keys = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A set of options, as Hydra composes it.
+
+    Attributes:
+        config: the config with interpolations, without Hydra's own section.
+        variant: the chosen options by group.
+        schema: the config with these options and no other override, as nested dicts.
+        checked: the checked config, whose groups other configs share; empty if it cannot be resolved as it is.
+    """
+
+    config: DictConfig
+    variant: dict[str, str]
+    schema: PlainConfig
+    checked: PlainConfig
+
+    def has(self, key: str) -> bool:
+        """Whether the options have a key, which may be a group."""
+        group, _, name = key.rpartition(".")
+        return plain_value(self.schema, group, name) is not None
+
+    def unknown(self) -> list[str]:
+        """The keys that the options do not have, but the study's file sets."""
+        keys = [key for key, _ in flat(plain_dict(self.config, resolve=False))]
+        return [key for key in keys if not self.has(key) and (self.has(key.rpartition(".")[0]) or "." not in key)]
+
+
+class Compositions:
+    """Composed sets of options: made by the first config that has them, used by all others."""
+
+    def __init__(self) -> None:
+        self._composed: dict[Keys, Composition | ConfigError] = {}
+        self._schemas: dict[Keys, PlainConfig] = {}
+
+    def compose(self, overrides: Sequence[str]) -> PlainConfig:
+        """The checked config of overrides that are `readable`. Hydra is initialised.
+
+        Raises:
+            ConfigError: an unknown option or key, or a value of the wrong type.
+        """
+        options, lines = self.divided(overrides)
+        values = [one for one in map(parsed, lines) if one]
+        composition = self.of(options)
+        unsettable = [one for one in values if not _is_leaf(composition.config, str(one.key_or_group))]
+        if unsettable:  # an unknown key, or a group given one value: Hydra's error explains it
+            composition, values = self.of(overrides), []
+        try:
+            with _set(composition, values):
+                found = plain_dict(composition.config, complete=True)
+        except UNREADABLE as error:
+            raise ConfigError(explain(error, overrides)) from None
+        plain = {**checked(found, composition.schema), "variant": composition.variant}
+        return {key: _shared(value, composition.checked.get(key)) for key, value in plain.items()}
+
+    def of(self, options: Sequence[str]) -> Composition:
+        """The composition of some options, and of other overrides that only Hydra can apply.
+
+        Raises:
+            ConfigError: Hydra cannot compose them.
+        """
+        key = tuple(options)
+        if key not in self._composed:
+            try:
+                self._composed[key] = self._compose(options)
+            except ConfigError as error:
+                self._composed[key] = error
+        found = self._composed[key]
+        if isinstance(found, ConfigError):
+            raise ConfigError(str(found))
+        return found
+
+    @staticmethod
+    def divided(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+        """The overrides that Hydra must compose, and those that set values, whose order among themselves is kept."""
+        own = own_dirs()
+        values: list[str] = []
+        others: list[str] = []
+        for override in overrides:
+            one = parsed(override)
+            (values if one and _is_value(one, own) else others).append(override)
+        keys = [key_of(override) for override in others if not is_group(key_of(override), own)]
+        if any(_overlap(key, key_of(value)) for key in keys for value in values):
+            return list(overrides), []  # their order counts
+        return others, values
+
+    def _compose(self, options: Sequence[str]) -> Composition:
+        if (exchanged := self._exchanged(options)) is not None:
+            return exchanged
+        try:
+            config = hydra_compose("config", list(options), return_hydra_config=True)
+            choices = {str(g): str(c) for g, c in config.hydra.runtime.choices.items() if c}
+            choices = {group: choice for group, choice in choices.items() if not group.startswith("hydra")}
+            variant = {group: choice for group, choice in choices.items() if group != "experiment"}
+            _check_names(choices)
+            OmegaConf.set_struct(config, False)
+            del config["hydra"]
+            OmegaConf.set_struct(config, True)
+            schema = self._schema(tuple(f"{group}={quote(choice)}" for group, choice in variant.items()))
+        except Exception as error:
+            if not is_hydras(error):
+                raise
+            raise ConfigError(explain(error, options)) from None
+        return Composition(config, variant, schema, _checked_as_it_is(config, schema, variant))
+
+    def _exchanged(self, options: Sequence[str]) -> Composition | None:
+        """The default config with other options, whose files replace the groups of that name: much faster than Hydra.
+        None where more than that may differ: with a study, or an option whose file has a package or defaults."""
+        files = option_files(options)
+        if not files:
+            return None
+        default = self.of(())
+        config, variant = copy.deepcopy(default.config), dict(default.variant)
+        OmegaConf.set_struct(config, False)
+        for axis, (choice, file) in files.items():
+            config[axis], variant[axis] = copy.deepcopy(file), choice
+        OmegaConf.set_struct(config, True)
+        schema = plain_dict(config)
+        return Composition(config, variant, schema, _checked_as_it_is(config, schema, variant))
+
+    def _schema(self, options: Keys) -> PlainConfig:
+        if options not in self._schemas:
+            self._schemas[options] = plain_dict(hydra_compose("config", list(options)))
+        return self._schemas[options]
+
+
+def _is_value(one: Override, own: Sequence[Path]) -> bool:
+    """Whether an override sets a value that needs no Hydra: ``key=value``."""
+    key = str(one.key_or_group)
+    if one.type is not OverrideType.CHANGE or one.is_sweep_override() or one.package is not None or is_group(key, own):
+        return False
+    return not isinstance(one.value(), dict) and not key.startswith("hydra.")
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether one of two dotted keys is the other, or a group that contains it."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
+def _is_leaf(config: DictConfig, key: str) -> bool:
+    """Whether the config has such a key, which is no group."""
+    found = _node(config, key)
+    return found is not None and not isinstance(_content(found[0])[found[1]], DictConfig)
+
+
+def _node(config: DictConfig, key: str) -> tuple[DictConfig, str] | None:
+    """The group of a key and its name in there; None if the config does not have it."""
+    group, *rest = key.split(".")
+    node: Any = config
+    for name in rest:
+        node, group = _content(node).get(group), name
+    return (node, group) if group in _content(node) else None
+
+
+def _content(node: Any) -> dict[str, Any]:
+    """The nodes of a group; empty if the node is no group."""
+    content = node.__dict__["_content"] if isinstance(node, DictConfig) else None
+    return content if isinstance(content, dict) else {}
+
+
+@contextmanager
+def _set(composition: Composition, values: Sequence[Override]) -> Iterator[None]:
+    """Set values of a config as Hydra does, and restore it at the end."""
+    before: list[tuple[DictConfig, str, Any]] = []
+    try:
+        for one in values:
+            key = str(one.key_or_group)
+            place = _node(composition.config, key)
+            assert place is not None
+            before.append((*place, copy.deepcopy(_content(place[0])[place[1]])))
+            OmegaConf.update(composition.config, key, _value(one, composition.schema), merge=True)
+        yield
+    finally:
+        for group, name, node in reversed(before):
+            node._set_parent(group)
+            _content(group)[name] = node
+
+
+def _value(one: Override, schema: PlainConfig) -> Any:
+    """The value of an override. A number for a key that is a text is that text as typed: ``study=2e10``."""
+    value, (group, _, name) = one.value(), str(one.key_or_group).rpartition(".")
+    is_text = isinstance(plain_value(schema, group, name), str) and name
+    return typed_value(str(one.input_line)).strip() if is_text and isinstance(value, int | float) else value
+
+
+def _checked_as_it_is(config: DictConfig, schema: PlainConfig, variant: dict[str, str]) -> PlainConfig:
+    try:
+        return {**checked(plain_dict(config, complete=True), schema), "variant": variant}
+    except (*UNREADABLE, ConfigError):  # a value that an override sets is missing or wrong
+        return {}
+
+
+def _shared(value: Any, other: Any) -> Any:
+    return other if value == other and type(value) is type(other) else value
+
+
+def _check_names(choices: Mapping[str, str]) -> None:
+    """Reject an option that exists both in gptx and in a --config-dir: Hydra would use gptx's without a warning."""
+    own = own_dirs()
+    for group, option in choices.items():
+        file = Path(group) / f"{option}.yaml"
+        if found := [place / file for place in own if (place / file).exists() and (conf_dir() / file).exists()]:
+            raise ConfigError(f"{group}={option} is an option of gptx, and {found[0]} has the same name: rename yours")
