@@ -192,7 +192,7 @@ def tables(rows: Sequence[Row], results: Results) -> str:
     share = (
         f"MFU: share of the measured {rate:,.0f} TFLOP/s in bf16" if rate else "MFU: the matrix rate was not measured"
     )
-    text = f"{legend}. {share}, counting the visible pairs, or in parentheses all pairs. x nanoGPT: its compiled speed."
+    text = f"{legend}. {share}, counting visible pairs, or all. x nanoGPT: its compiled speed."
     memory = [_memory_cells(row) for row in rows if row.figures["memory"]["predicted_held"]]
     memory_head = ("model", "arm", "peak", "predicted", "ratio", "reserved", "on the device", "predicted with driver")
     about = "Memory in GB: the peak of torch's tensors and what `gptx.memory` predicted for a training step."
