@@ -5,16 +5,11 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from gptx.cli import Parser, check_json, exit_code
-
-if TYPE_CHECKING:
-    from gptx.proofs.combinations import Proven
+from gptx.console import Console
 
 _HELP = """\
 Prove the chosen options together with every option that they interact with: an attention, an encoding or a window with
@@ -47,41 +42,16 @@ def _prove(args: argparse.Namespace) -> int:
     from gptx.config.compose import compose
     from gptx.config.own_options import own_options
     from gptx.proofs.combinations import combinations, proven
+    from gptx.proofs.proof_table import record, show
 
     with own_options(args.config_dir):
         configs = combinations(compose(["device=cpu", *args.overrides]), args.overrides)
     bar = track(configs, "proving", console=Console(stderr=True), transient=True)
     found = [proven(cfg) for cfg in bar]
     if args.json:
-        args.json.write_text(json.dumps([_record(one) for one in found], indent=1) + "\n", encoding="utf-8")
-    _show(found)
+        args.json.write_text(json.dumps([record(one) for one in found], indent=1) + "\n", encoding="utf-8")
+    show(found)
     return int(any(one.failures for one in found) or all(one.rejection for one in found))
-
-
-def _record(one: "Proven") -> dict[str, object]:
-    return {
-        "combination": one.name,
-        "rejection": one.rejection,
-        "failures": {failure.proof.__name__: failure.reason for failure in one.failures},
-    }
-
-
-def _show(found: Sequence["Proven"]) -> None:
-    from gptx.proofs.full import PROOFS, title
-
-    models = [one for one in found if not one.rejection]
-    console = Console(highlight=False, markup=False)
-    table = Table("property", "holds in", title=f"{len(models)} model{'s' * (len(models) != 1)}")
-    failed = {proof: [(one, f.reason) for one in models for f in one.failures if f.proof is proof] for proof in PROOFS}
-    for proof, cases in failed.items():
-        table.add_row(title(proof), f"{len(models) - len(cases)} of {len(models)}" if cases else "all")
-    console.print(table)
-    for proof, cases in failed.items():
-        for one, reason in cases[:1]:
-            console.print(f"\nNot true: {title(proof)}.\n  {reason}\n  in {one.name}", soft_wrap=True)
-    for one in found:
-        if one.rejection:
-            console.print(f"\nRejected: {one.name}\n  {one.rejection}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import io
 import os
 import re
 import sys
-from typing import TextIO
+from typing import IO
 
 # C0 but tab and newline, DEL, C1; marks that change the direction of text; line separators; halves of a character
 _CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -21,7 +21,7 @@ def visible(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def echo(*lines: object, file: TextIO | None = None) -> None:
+def echo(*lines: object, file: IO[str] | None = None) -> None:
     """Print each line at once, with control characters made visible. ``file``: default stdout."""
     stream = file or sys.stdout
     stream.write("".join(f"{visible(str(line))}\n" for line in lines or ("",)))

@@ -43,7 +43,8 @@ class HeadRMSNorm(nn.Module):
         self.eps, self.scale = eps, HeadParameters(heads, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], eps=self.eps) * self.scale().to(x.dtype).view(-1, x.shape[-1])
+        weight: Tensor = self.scale().to(x.dtype).view(-1, x.shape[-1])  # (heads, D)
+        return F.rms_norm(x, x.shape[-1:], eps=self.eps) * weight
 
 
 def check_softcap(softcap: float) -> None:
@@ -90,8 +91,8 @@ class GQA(Attention):
         self.q = nn.Linear(shape.d_model, shape.n_head * self.head_dim, bias=bias)
         self.k = nn.Linear(shape.d_model, n_kv_head * self.head_dim, bias=bias)
         self.v = nn.Linear(shape.d_model, n_kv_head * self.head_dim, bias=bias)
-        self.q_norm = AttentionRMSNorm(self.head_dim, eps=1e-6) if qk_norm else nn.Identity()
-        self.k_norm = AttentionRMSNorm(self.head_dim, eps=1e-6) if qk_norm else nn.Identity()
+        self.q_norm: nn.Module = AttentionRMSNorm(self.head_dim, eps=1e-6) if qk_norm else nn.Identity()
+        self.k_norm: nn.Module = AttentionRMSNorm(self.head_dim, eps=1e-6) if qk_norm else nn.Identity()
         self.out = nn.Linear(shape.n_head * self.head_dim, shape.d_model, bias=bias)
 
     def score(self, sink: Tensor | None = None, decay: Tensor | None = None) -> Score:
