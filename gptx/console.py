@@ -23,7 +23,7 @@ class Console(rich.console.Console):
         return super().render_str(visible(text), **options)
 
 
-class Text(rich.text.Text):
+class VisibleText(rich.text.Text):
     """A styled text with its control characters made visible.
 
     Args:
@@ -33,6 +33,6 @@ class Text(rich.text.Text):
     def __init__(self, text: str = "", *arguments: Any, **options: Any) -> None:
         super().__init__(visible(text), *arguments, **options)
 
-    def append(self, text: "rich.text.Text | str", *arguments: Any, **options: Any) -> "Text":
+    def append(self, text: "rich.text.Text | str", *arguments: Any, **options: Any) -> "VisibleText":
         super().append(visible(text) if isinstance(text, str) else text, *arguments, **options)
         return self

@@ -20,11 +20,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     verbosity, sys.argv[1:] = split_verbosity(sys.argv[1:] if argv is None else argv)
     configure_logging(verbosity)
-    is_sweep = not {"-m", "--multirun"}.isdisjoint(sys.argv)
-    code = exit_code(_run, broken_pipe=int(is_sweep))  # a run that is not finished raises RunFailed instead
+    code = exit_code(_run, broken_pipe=int(not {"-m", "--multirun"}.isdisjoint(sys.argv)))  # a run raises RunFailed
     if code and "RANK" in os.environ:  # at a normal exit, a worker of torchrun would wait for its peers, or abort
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
         os._exit(code)
     return code
 

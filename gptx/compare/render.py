@@ -16,7 +16,7 @@ from gptx.compare.comparability import warnings
 from gptx.compare.formatting import SHOWN, axes, count, figure, plain, titled, variant_name
 from gptx.compare.run_rows import RunRow, read_rows, status_counts
 from gptx.compare.summary import is_finished, summarise
-from gptx.console import Console, Text
+from gptx.console import Console, VisibleText
 from gptx.errors import GptxError
 from gptx.runs import journal
 from gptx.runs.metrics import METRICS, Metric
@@ -83,7 +83,7 @@ def page(rows: list[RunRow], summary: pd.DataFrame) -> Group:
     corpora = list(dict.fromkeys(summary["corpus_hash"]))
     for corpus in corpora:
         part, title = titled(summary, str(corpus)) if len(corpora) > 1 else (summary, "")
-        parts += [*([Text()] if parts else []), FittingTable(part, title)]
+        parts += [*([VisibleText()] if parts else []), FittingTable(part, title)]
     if len(summary):
         size = f"{count(len(summary), 'variant')}, {count(int(summary['n'].sum()), 'run')}"
         many = (summary["n"] > 1).any()
@@ -93,12 +93,12 @@ def page(rows: list[RunRow], summary: pd.DataFrame) -> Group:
     if messages:
         lines = Table.grid(padding=(0, 1))
         for line in messages:
-            lines.add_row(Text("!", "yellow bold"), Text(line, "yellow", overflow="fold"))
-        parts += [Text(), lines]
+            lines.add_row(VisibleText("!", "yellow bold"), VisibleText(line, "yellow", overflow="fold"))
+        parts += [VisibleText(), lines]
     rest = unfinished(rows)
     if rest:
         where = "unfinished, in separate rows" if "status" in summary else "not in the table"
-        parts.append(Text(f"{where}: {rest}"))
+        parts.append(VisibleText(f"{where}: {rest}"))
     return Group(*parts)
 
 
@@ -115,7 +115,7 @@ class _Legend:
 
     def __rich_console__(self, console: rich.console.Console, options: ConsoleOptions) -> RenderResult:
         bold = " · bold: best of the column" if console.is_terminal or console.record else ""
-        yield Text(self.text + bold, "dim")
+        yield VisibleText(self.text + bold, "dim")
 
 
 class FittingTable:
@@ -137,7 +137,7 @@ class FittingTable:
         elif self._needs(console, self.joined).minimum <= width:
             yield self.joined
         else:
-            yield Group(self.split[0], Text(), self.split[1])
+            yield Group(self.split[0], VisibleText(), self.split[1])
 
     def __rich_measure__(self, console: rich.console.Console, options: ConsoleOptions) -> Measurement:
         return self._needs(console, self.wide)
@@ -155,24 +155,28 @@ def _layout(
     out.show_edge, out.padding, out.collapse_padding, out.pad_edge = False, (0, 1), True, False
     names = axes(summary)
     if joined:
-        out.add_column(Text("attention·pos·\nwindow·strategy"), overflow="fold")
+        out.add_column(VisibleText("attention·pos·\nwindow·strategy"), overflow="fold")
     for name in [] if joined else names:
-        out.add_column(Text(name.replace(".", ".\n") if stacked else name), no_wrap=True)
+        out.add_column(VisibleText(name.replace(".", ".\n") if stacked else name), no_wrap=True)
     extra = ["status"] if "status" in summary else []
     for name in (*extra, "n"):
         out.add_column(name, no_wrap=True, justify="right" if name == "n" else "left")
     for metric in metrics:
         head = metric.title.replace(" ", "\n").replace("/", "/\n") if stacked else metric.title
-        out.add_column(Text(head, justify="right"), no_wrap=metrics is SHOWN, overflow="fold")
+        out.add_column(VisibleText(head, justify="right"), no_wrap=metrics is SHOWN, overflow="fold")
     cells = [_column(summary, metric, stacked) for metric in metrics]
     for i, row in enumerate(summary.to_dict("records")):
-        named = [Text(variant_name(row, names, "\n"))] if joined else [Text(plain(row[name])) for name in names]
-        named += [Text(str(row[name])) for name in (*extra, "n")]
+        named = (
+            [VisibleText(variant_name(row, names, "\n"))]
+            if joined
+            else [VisibleText(plain(row[name])) for name in names]
+        )
+        named += [VisibleText(str(row[name])) for name in (*extra, "n")]
         out.add_row(*named, *(column[i] for column in cells))
     return out
 
 
-def _column(summary: pd.DataFrame, metric: Metric, stacked: bool) -> list[Text]:
+def _column(summary: pd.DataFrame, metric: Metric, stacked: bool) -> list[VisibleText]:
     """The cells of one metric. The best value is bold, unless all are equal or the rows are not comparable in it."""
     means, sds = list(summary[f"{metric.key}_mean"]), list(summary[f"{metric.key}_sd"])
     ended = is_finished(summary)
@@ -189,7 +193,7 @@ def _column(summary: pd.DataFrame, metric: Metric, stacked: bool) -> list[Text]:
     gap = " " if left else "\n"
     cells = []
     for text, spread, good in zip(texts, spreads, bold, strict=True):
-        cell = Text(justify="left" if left else "right").append(" " * (left - len(text)))
+        cell = VisibleText(justify="left" if left else "right").append(" " * (left - len(text)))
         cell.append(text, "bold green" if good else "")
         cells.append(cell.append(gap + spread if spread else "", "dim"))
     return cells

@@ -50,7 +50,7 @@ class Declaration:
     revision: int
     added_keys: dict[str, Any] = field(default_factory=dict)
 
-    def reproducing(self, keys: Mapping[str, Any]) -> dict[str, Any]:
+    def reproducing(self, keys: Mapping[str, Any]) -> Mapping[str, Any]:
         """`added_keys`, with references to other keys resolved in ``keys``, the group that configures the class."""
         return {key: _resolved(value, keys) for key, value in self.added_keys.items()}
 

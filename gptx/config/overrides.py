@@ -1,6 +1,7 @@
 """Parse overrides such as ``attention=gqa``: its key, and the option that it chooses. Imports no torch."""
 
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -94,7 +95,7 @@ def check_choice(override: str, arguments: Sequence[str] = ()) -> None:
 
 def is_group(key: str, own: Sequence[Path] = ()) -> bool:
     """Whether a key is a group of options such as ``attention`` or ``hydra/launcher``. ``own``: the user's folders."""
-    return any((place / key).is_dir() for place in (conf_dir(), *own))
+    return any(os.path.isdir(place / key) for place in (conf_dir(), *own))  # False for an impossible name, too
 
 
 def _is_hydras(group: str, given: str) -> bool:

@@ -16,7 +16,7 @@ ID = "data.ids"
 REVISION = 1
 
 
-class Ids(Corpus):
+class IdCorpus(Corpus):
     name = "ids"
 
     def __init__(self, *, path: Sequence[str], val_fraction: float, max_tokens: int) -> None:

@@ -12,7 +12,7 @@ from gptx.data.base import Corpus
 from gptx.data.split import SPLITS
 from gptx.errors import GptxError
 from gptx.regular_files import refuse_link, refuse_links
-from gptx.runs.atomic_files import write_json
+from gptx.runs.atomic_files import JsonObject, write_json
 from gptx.runs.hashing import digest, file_hash
 from gptx.runs.provenance import own_source
 from gptx.tokenizer.base import Tokenizer, load
@@ -57,7 +57,7 @@ class TokenSpec:
             source=own_source(type(corpus), type(tokenizer)),
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The fields, without an empty ``source``: a spec without one is that of earlier versions."""
         return {key: value for key, value in asdict(self).items() if key != "source" or value}
 

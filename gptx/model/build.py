@@ -12,8 +12,6 @@ from gptx.geometry.model_shape import ModelShape
 from gptx.hardware.device import compute_dtype, pick
 from gptx.model.gpt import GPT
 from gptx.model.initialise import initialise
-from gptx.window.full import Full
-from gptx.window.sliding import Sliding
 
 
 def build(cfg: DictConfig, vocab_size: int, device: str | torch.device | None = None) -> GPT:
@@ -87,8 +85,7 @@ def remarks(cfg: DictConfig, model: GPT) -> list[str]:
             f"window={window} hides nothing in rows of model.context={cfg.model.context} tokens: it is equal to "
             "window=full"
         )
-    local, other = (model.pos.at(0, window) for window in (Sliding(1), Full()))
-    if local is other or len(set(map(id, model.layer_pos))) > 1:
+    if not model.pos.by_window or len(set(map(id, model.layer_pos))) > 1:
         return remarks
     kind = "local" if model.windows[0].local else "global"
     remarks.append(

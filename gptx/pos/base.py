@@ -23,6 +23,7 @@ class PositionalEncoding(nn.Module):
         linear: whether the bias is -slopes[head] * (q_pos - k_pos), with an attribute ``slopes`` (H,).
         macs_per_pair: multiply-adds that `bias` spends on one pair in matrix products, all heads together.
         relative: whether a logit depends on positions only through the distance of query and key; the tests check it.
+        by_window: whether `at` distinguishes windows, and not only layers.
         max_length: number of positions that the encoding supports; None: any number.
     """
 
@@ -31,6 +32,7 @@ class PositionalEncoding(nn.Module):
     linear: bool = False
     macs_per_pair: int = 0
     relative: bool = False
+    by_window: bool = False
     max_length: int | None = None
 
     def __init__(self, shape: ModelShape, dim: int, heads: int) -> None:

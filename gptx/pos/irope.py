@@ -14,6 +14,8 @@ REVISION = 1
 class IRoPE(RoPE):
     """RoPE where the layer's window is local, NoPE elsewhere."""
 
+    by_window = True
+
     def __init__(self, shape: ModelShape, dim: int, heads: int, *, theta: float) -> None:
         super().__init__(shape, dim, heads, theta=theta)
         self.far = NoPE(shape, dim, heads)

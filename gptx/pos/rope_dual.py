@@ -13,6 +13,8 @@ REVISION = 1
 class RoPEDual(RoPE):
     """Base ``theta`` on layers with a local window, ``global_theta`` on others: long distances need low frequencies."""
 
+    by_window = True
+
     def __init__(self, shape: ModelShape, dim: int, heads: int, *, theta: float, global_theta: float) -> None:
         super().__init__(shape, dim, heads, theta=theta)
         above("global_theta", global_theta, 0, 1e6)

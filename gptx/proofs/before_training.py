@@ -38,7 +38,7 @@ def check_own_variants(cfg: DictConfig) -> tuple[str, ...]:
     """
     named = " ".join(f"{axis}={cfg.variant[axis]}" for axis in own_axes(cfg))
     failed = tuple(f"{named} fails the check before training: {failure}" for failure in failed_checks(cfg))
-    if failed and not cfg.runtime.unproven:
+    if failed and not cfg.runtime.get("unproven"):
         folders = [word for folder in own_dirs() for word in ("--config-dir", str(folder))]
         command = shlex.join(["python", "-m", "gptx.prove", *named.split(), *folders])
         raise ConfigError(

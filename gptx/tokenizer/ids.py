@@ -13,7 +13,7 @@ ID = "tokenizer.ids"
 REVISION = 1
 
 
-class Ids(Tokenizer):
+class IdTokenizer(Tokenizer):
     name = "ids"
 
     def __init__(self, *, n_vocab: int, eot: int) -> None:

@@ -47,7 +47,7 @@ def model_key(plain: PlainConfig) -> str:
     counted = {key: value for key, value in plain.items() if key not in _NOT_OF_MODEL}
     batch = [plain["trainer"]["batch_size"], plain["trainer"]["micro_batch"]]
     names = [plain["variant"][axis] for axis in result_axes() if axis not in _NOT_OF_MODEL]
-    return json.dumps([counted, batch, names, plain["runtime"]["unproven"]])
+    return json.dumps([counted, batch, names, plain["runtime"].get("unproven")])
 
 
 @dataclass(frozen=True)

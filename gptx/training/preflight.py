@@ -54,7 +54,7 @@ def preflight(
     Raises:
         GptxError: the config cannot be trained.
     """
-    target = _target(cfg, machine)
+    target = _target(cfg, machine, int(os.environ.get("WORLD_SIZE", "0")))
     _check_optimiser(cfg)
     source = _resume_source(cfg)
     if cfg.tracking.enabled:
@@ -84,13 +84,13 @@ def check(cfg: DictConfig) -> None:
     kind, machine = cfg.device.type, None
     if kind in ("cuda", "mps") and not is_available(kind):
         machine = Machine(kind, per_node=cfg.strategy.get("nproc", 0) or 8, cores=1)
-    target = _target(cfg, machine)
+    target = _target(cfg, machine, world_size=0)
     _check_optimiser(cfg)
     check_strategy(model_without_text(cfg, target.device), target)
 
 
-def _target(cfg: DictConfig, machine: "Machine | None") -> Target:
-    """How the run is to be trained.
+def _target(cfg: DictConfig, machine: "Machine | None", world_size: int) -> Target:
+    """How the run is to be trained. ``world_size``: the number of processes that torchrun has started; 0: it has not.
 
     Raises:
         ConfigError: the machine has no such device, the strategy cannot use so many processes, or the batch cannot be
@@ -103,7 +103,7 @@ def _target(cfg: DictConfig, machine: "Machine | None") -> Target:
     dtype = compute_dtype(cfg.precision.dtype, device)
     strategy: Strategy = instantiate.part(cfg.strategy)
     per_node = machine.per_node if machine else None
-    processes = strategy.processes(device, int(os.environ.get("WORLD_SIZE", "0")), per_node)
+    processes = strategy.processes(device, world_size, per_node)
     slices = strategy.batch_slices(processes)
     return Target(strategy, device, dtype, machine, processes, BatchPlan.of(cfg, slices, processes // slices))
 

@@ -106,6 +106,8 @@ def locate(cfg: DictConfig | PlainConfig, known: Known | None = None) -> Locatio
     name = config["study"]
     if not name or name.startswith(".") or "/" in name:
         raise ConfigError(f"study={name}: expected the name of a folder, without '/' and not starting with '.'")
+    if not name.isprintable():
+        raise ConfigError(f"study={name}: expected the name of a folder, without control characters")
     source = resume_source.find(config["resume_from"])
     origin = f"{source.identity}@{source.step}" if source else ""
     corpus = _fingerprint(config, known)

@@ -28,12 +28,12 @@ def show(result: Result, folder: Path, status: str) -> None:
     for name, value in rows.items():
         console.print(f"{name:<{width}}  {value}", soft_wrap=True)
     console.print("\nnext:", style="bold")
-    quoted = shlex.quote(str(folder))
+    quoted, outputs = shlex.quote(str(folder)), folder.parent.parent
     trust = "".join(f" --trust {module}" for module in own_modules(result.config))
     for command in (
         f'gptx generate {quoted} --prompt "The state of the union"{trust}',
         f"gptx compare {shlex.quote(str(folder.parent))}",
-        "gptx ui",
+        " ".join(["gptx ui", *([] if outputs == Path("outputs") else ["--outputs", shlex.quote(str(outputs))])]),
     ):
         console.print(f"  {command}", soft_wrap=True)
 

@@ -15,7 +15,12 @@ YAMLS = sorted(p for folder in ("conf", "experiments") for p in (ROOT / folder).
 
 # The packages whose import is restricted, and the modules of gptx that may import them.
 ONLY_USERS = {
-    "torch.distributed": {"gptx/strategy", "gptx/processes/workers.py", "gptx/training/checkpoint.py"},
+    "torch.distributed": {
+        "gptx/strategy",
+        "gptx/processes/workers.py",
+        "gptx/training/checkpoint.py",
+        "gptx/training/checkpoint_reader.py",
+    },
     "mlflow": {"gptx/tracking", "gptx/compare"},
     "hydra": {"gptx/config", "gptx/run.py", "gptx/sweep"},
     "optuna": {"gptx/sweep"},

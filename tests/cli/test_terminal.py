@@ -16,7 +16,7 @@ from fake_runs import make_run
 from rich.panel import Panel
 from rich.table import Table
 
-from gptx.console import Console, Text
+from gptx.console import Console
 from gptx.model.sampling import up_to
 from gptx.terminal import echo, visible
 
@@ -55,7 +55,7 @@ def test_visible_keeps_printable_text_and_no_control_character() -> None:
 def test_console_shows_hostile_text_wherever_it_is_put() -> None:
     console = Console(file=io.StringIO(), width=200, force_terminal=True)
     table = Table(HOSTILE, "more", title=HOSTILE)
-    table.add_row(HOSTILE, Text.assemble((HOSTILE, "bold"), HOSTILE).append(HOSTILE))
+    table.add_row(HOSTILE, VisibleText.assemble((HOSTILE, "bold"), HOSTILE).append(HOSTILE))
     console.print(HOSTILE, table, Panel(HOSTILE, title="sample"), "[red]no markup[/] :smile:")
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert raw(shown) == set()

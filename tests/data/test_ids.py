@@ -9,17 +9,17 @@ import torch
 from command import TINY, Gptx, one_line
 from helpers_data import TEXT, gpt2_files, make, make_tokenizer
 
-from gptx.data.ids import Ids
+from gptx.data.ids import IdCorpus
 from gptx.data.tokens import prepare
 from gptx.errors import ConfigError, DataError
 from gptx.tokenizer.base import load
-from gptx.tokenizer.ids import Ids as IdTokenizer
+from gptx.tokenizer.ids import IdTokenizer
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-def ids_of(*paths: Path, max_tokens: int = 0) -> Ids:
-    return Ids(path=[str(path) for path in paths], val_fraction=0.1, max_tokens=max_tokens)
+def ids_of(*paths: Path, max_tokens: int = 0) -> IdCorpus:
+    return IdCorpus(path=[str(path) for path in paths], val_fraction=0.1, max_tokens=max_tokens)
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int64])
@@ -49,7 +49,7 @@ def test_the_tokenizer_of_ids_is_a_list_of_numbers(tmp_path: Path) -> None:
     assert tokenizer.encode(" 12 7 299\n").tolist() == [12, 7, 299]
     assert tokenizer.decode([12, 7]) == "12 7 "
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer.to_json()))
-    assert load(tmp_path / "tokenizer.json").to_json() == tokenizer.to_json()
+    assert load(tmp_path / "tokenizer.json", IdTokenizer).to_json() == tokenizer.to_json()
     for text in ("300", "a", "-1", "1.5"):
         with pytest.raises(DataError, match="is no id: expected numbers below 300"):
             tokenizer.encode(text)

@@ -32,7 +32,7 @@ def test_dry_run_starts_nothing_and_writes_nothing(gptx: Gptx) -> None:
 
 
 def test_each_text_is_tokenised_once_and_an_unreadable_one_is_rejected(gptx: Gptx) -> None:
-    for name, data in {"good.txt": b"It is so. " * 2000, "bad.txt": b"\xff\xfe\xfd" * 9000}.items():
+    for name, data in {"good.txt": b"It is so. " * 2000, "bad.txt": b"\xfd\xff\xfe" * 9000}.items():
         (gptx.cwd / name).write_bytes(data)
     paths = ",".join(str(gptx.cwd / name) for name in ("good.txt", "bad.txt"))
     overrides = [f"data.path={paths}", "pos=rope,none", f"paths.data={gptx.cwd}/fresh", "dry_run=true"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from rich.table import Table
 
-from gptx.console import Console, Text
+from gptx.console import Console, VisibleText
 from gptx.runs import journal
 from gptx.runs.records import RunStatus
 from gptx.sweep.commands.status import CellStatus, StatusRow, status_rows
@@ -32,10 +32,10 @@ def show_list(sweeps: Sequence[Sweep]) -> None:
         folders = [sweep.outputs / cell.run for cell in plan.cells if cell.run and not cell.rejection]
         finished = sum((run / journal.NAME).exists() and journal.status(run) is RunStatus.FINISHED for run in folders)
         row = (sweep.name, plan.kind, plan.launcher, str(len(folders)), str(finished), plan.command)
-        table.add_row(*map(Text, row[: len(table.columns)]))
+        table.add_row(*map(VisibleText, row[: len(table.columns)]))
     console.print(table)
     for sweep in sweeps if console.is_terminal else []:
-        console.print(Text.assemble((f"\n{sweep.name}: ", "bold"), sweep.plan.command), soft_wrap=True)
+        console.print(VisibleText.assemble((f"\n{sweep.name}: ", "bold"), sweep.plan.command), soft_wrap=True)
 
 
 def show_status(sweep: Sweep) -> None:
@@ -83,7 +83,7 @@ def _table(statuses: Sequence[StatusRow]) -> Table:
     table.add_column(overflow="fold")
     for row in group_rejected(statuses):
         detail = ", ".join(filter(None, (f"job {row.job}" if row.job else "", row.detail)))
-        table.add_row(Text(row.title), Text(row.status, _STYLES.get(row.status, "")), Text(detail))
+        table.add_row(VisibleText(row.title), VisibleText(row.status, _STYLES.get(row.status, "")), VisibleText(detail))
     return table
 
 

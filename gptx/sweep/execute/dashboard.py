@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from gptx.console import Console, Text
+from gptx.console import Console, VisibleText
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
 from gptx.runs.records import MetricsRecord, RunStatus
@@ -124,21 +124,21 @@ class Dashboard:
         for task, progress in self._progress.items():
             total = self._steps.get(task.folder, 0)
             table.add_row(
-                Text(task.title),
+                VisibleText(task.title),
                 ProgressBar(total=max(1, total), completed=progress.step, width=width),
-                Text(f"step {progress.step:,}/{total:,}", no_wrap=True),
-                Text(f"val loss {progress.loss}" if progress.loss else "", no_wrap=True),
-                Text(_clock(time.monotonic() - progress.started), no_wrap=True),
+                VisibleText(f"step {progress.step:,}/{total:,}", no_wrap=True),
+                VisibleText(f"val loss {progress.loss}" if progress.loss else "", no_wrap=True),
+                VisibleText(_clock(time.monotonic() - progress.started), no_wrap=True),
             )
         return table
 
-    def _summary(self) -> Text:
+    def _summary(self) -> VisibleText:
         waiting = self._total - self._done - self._failed - len(self._progress)
         parts = [f"{self._done} done, {len(self._progress)} running, {waiting} waiting"]
         parts += [f"{self._failed} failed"] if self._failed else []
         parts += [f"best val loss {self._best[0]:.4f} ({self._best[1]})"] if self._best else []
         parts += [f"about {_clock(self._seconds_left(waiting))} left"] if waiting or self._progress else []
-        return Text(" · ".join(parts), "bold")
+        return VisibleText(" · ".join(parts), "bold")
 
     def _seconds_left(self, waiting: int) -> float:
         """The seconds left, from the speed so far; before the first run is done, from the time estimate."""

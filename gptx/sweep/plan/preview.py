@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from gptx.console import Console, Text
+from gptx.console import Console, VisibleText
 from gptx.sweep.execute.launcher import Launcher
 from gptx.sweep.plan.cells import Cell
 from gptx.sweep.plan.halving import HalvingState
@@ -78,19 +78,19 @@ def show(
     _print_about(about or {}, console)
     _print_arms(rows, console)
     for line in filter(None, (*rejections(cells), *notes, str(halving or ""))):
-        console.print(Text(line), soft_wrap=not console.is_terminal)
+        console.print(VisibleText(line), soft_wrap=not console.is_terminal)
     seconds = _total(times, jobs, halving)
     statuses = [status for row in rows for status in row.statuses]
     sources = [time.source for time in times if time.source]
     line = summary("combination", statuses, jobs, seconds, sources)
-    console.print(Text(line, "bold"), soft_wrap=not console.is_terminal)
+    console.print(VisibleText(line, "bold"), soft_wrap=not console.is_terminal)
     return seconds
 
 
 def _print_about(about: Mapping[str, str], console: Console) -> None:
     for key in ("question", "expected", "paper"):
         if about.get(key):
-            console.print(Text.assemble((f"{key}: ", "bold"), about[key]))
+            console.print(VisibleText.assemble((f"{key}: ", "bold"), about[key]))
 
 
 def _print_arms(rows: Sequence[ArmRow], console: Console) -> None:

@@ -9,7 +9,7 @@ from rich import box
 from rich.measure import Measurement
 from rich.table import Table
 
-from gptx.console import Console, Text
+from gptx.console import Console, VisibleText
 from gptx.runs.preflight_facts import RunSetup
 from gptx.sweep.plan import learning_rates
 from gptx.sweep.plan.cells import Cell
@@ -91,16 +91,16 @@ def _table(rows: Sequence[ArmRow], key_columns: bool, sizes: bool = True) -> Tab
     pairs = [[override.partition("=") for override in row.arm.split()] for row in rows]
     if key_columns:
         for key, _, _ in pairs[0]:
-            table.add_column(Text(key.replace(".", ".\n")), no_wrap=True)
+            table.add_column(VisibleText(key.replace(".", ".\n")), no_wrap=True)
     else:
         table.add_column("arm", min_width=max(len(part) for row in rows for part in ["", *row.arm.split()]))
     for name in ("runs", *(("parameters", "FLOPs per\ntoken") if sizes else ()), "memory", "time\nper run"):
-        table.add_column(Text(name, justify="right"), justify="right", no_wrap=True)
+        table.add_column(VisibleText(name, justify="right"), justify="right", no_wrap=True)
     table.add_column("status", min_width=len("finished"))
     for row, overrides in zip(rows, pairs, strict=True):
         named = [value for _, _, value in overrides] if key_columns else [row.arm or "the only arm"]
         texts = [*named, str(len(row.cells)), *row.figures()[0 if sizes else 2 :], row.status]
-        table.add_row(*map(Text, texts), style="" if row.status == PreviewStatus.TO_RUN else "dim")
+        table.add_row(*map(VisibleText, texts), style="" if row.status == PreviewStatus.TO_RUN else "dim")
     return table
 
 
@@ -109,7 +109,7 @@ def matched_table(rows: Sequence[ArmRow]) -> Table | None:
     notes = {learning_rates.without_rate(cell.arm): cell.note for row in rows for cell in row.cells if cell.note}
     table = Table.grid(padding=(0, 2))
     for arm, note in notes.items():
-        table.add_row(Text(arm or "the only arm"), Text(note, "dim"))
+        table.add_row(VisibleText(arm or "the only arm"), VisibleText(note, "dim"))
     return table if notes else None
 
 
