@@ -32,11 +32,15 @@ _PATTERNS = (
 
 def is_hydras(error: BaseException) -> bool:
     """Whether an error says that a config cannot be composed: Hydra also raises ValueError and others for that."""
+    if isinstance(error, UNREADABLE):
+        return True
+    if isinstance(error, OSError):  # Hydra prints the help, perhaps to a closed pipe
+        return False
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     module = str(frame.tb_frame.f_globals.get("__name__")) if frame else ""
-    return isinstance(error, UNREADABLE) or module.partition(".")[0] in ("hydra", "omegaconf", "antlr4", "yaml")
+    return module.partition(".")[0] in ("hydra", "omegaconf", "antlr4", "yaml")
 
 
 def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
