@@ -16,7 +16,7 @@ from fake_runs import make_run
 from rich.panel import Panel
 from rich.table import Table
 
-from gptx.console import Console
+from gptx.console import Console, VisibleText
 from gptx.model.sampling import up_to
 from gptx.terminal import echo, visible
 
