@@ -80,9 +80,7 @@ def run_hydra(task: Task) -> int:
         sys.argv = _for_hydra(arguments)
         hydra.main(str(conf_dir()), "config", version_base="1.3")(guarded)()
     except Exception as error:
-        if isinstance(error, OSError) or not is_hydras(
-            error
-        ):  # OSError: Hydra prints the help, perhaps to a closed pipe
+        if not is_hydras(error):
             raise
         raise ConfigError(explain(error, arguments[1:])) from error
     finally:
