@@ -54,7 +54,11 @@ def preflight(
     Raises:
         GptxError: the config cannot be trained.
     """
+    from gptx.hardware.compiler import check_compiler
+
     target = _target(cfg, machine, int(os.environ.get("WORLD_SIZE", "0")))
+    if cfg.compile and machine is None:
+        check_compiler(target.device)
     _check_optimiser(cfg)
     source = _resume_source(cfg)
     if cfg.tracking.enabled:
