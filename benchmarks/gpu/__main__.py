@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from benchmarks.gpu.document import Document
     from benchmarks.gpu.part import Part, Row, Settings
 
-NAMES = ("device", "kernels", "times", "training", "strategies", "resume", "several", "decoding", "tests")
+NAMES = ("device", "training", "kernels", "times", "strategies", "resume", "several", "decoding", "tests")
 EXAMPLES = """examples:
   python -m benchmarks.gpu --out results
   python -m benchmarks.gpu --out results --peer nanogpt=../nanoGPT

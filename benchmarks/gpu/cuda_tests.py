@@ -86,4 +86,4 @@ def tables(rows: Sequence[Row], results: Results) -> str:
     return "\n\n".join([table, "\n".join(failures)] if failures else [table])
 
 
-PART = Part("tests", "CUDA tests", 60, 480, cases, measure, tables, skip)
+PART = Part("tests", "CUDA tests", 50, 480, cases, measure, tables, skip)

@@ -130,4 +130,4 @@ def tables(rows: Sequence[Row], results: Results) -> str:
     return "\n\n".join([text, markdown_table(("", "tokens/s", "GB/s", "share"), lines, left=1)])
 
 
-PART = Part("decoding", "Decoding", 25, 30, cases, measure, tables)
+PART = Part("decoding", "Decoding", 20, 30, cases, measure, tables)

@@ -8,16 +8,16 @@ from typing import Any
 import torch
 
 from benchmarks.attention import Case, best
+from benchmarks.gpu.compiler import needs_compiler
 from benchmarks.gpu.kernels import rejection
 from benchmarks.gpu.part import Part, Partial, Results, Row, Settings, Unsupported
 from benchmarks.gpu.sdpa_backends import BACKENDS, KERNELS, backend_of
 from benchmarks.report import markdown_table
 
-HEADS, DIM, TOKENS = 16, 64, 16384  # so many tokens that a GPU takes longer than the launch of its kernels
-CONTEXTS = (4096, 1024, 16384, 2048, 8192)  # most valuable first
+HEADS, DIM, TOKENS = 16, 64, 65536  # so many tokens that a GPU takes longer than the launch of its kernels
+CONTEXTS, OTHER_CONTEXTS = (4096, 16384, 1024), (2048, 8192)  # most valuable first
 WINDOW = 1024
 MEMORY = 24e9  # bytes of (T, T) tensors that a kernel may create
-SLOW_TO_COMPILE = ("flex",)
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,17 @@ class Time:
 
 
 def cases(settings: Settings) -> Mapping[str, Setup]:
-    """All kernels that need no compiler come first; flex compiles for every case."""
-    contexts = (128,) if settings.toy else CONTEXTS
-    window = 64 if settings.toy else WINDOW
-    names = [*KERNELS, *([] if settings.toy else BACKENDS)]
-    quick, slow = [name for name in names if name not in SLOW_TO_COMPILE], SLOW_TO_COMPILE
-    setups = [*_setups(quick, "bf16", contexts, window), *_setups(slow, "bf16", contexts, window)]
-    if not settings.toy:
-        setups += [*_setups(quick, "fp32", contexts[:2], window), *_setups(slow, "fp32", contexts[:2], window)]
+    """First what the order of kernel=auto depends on, then fp32, then the enforced backends and other contexts."""
+    if settings.toy:
+        setups = list(_setups(KERNELS, "bf16", (128,), 64))
+    else:
+        setups = [
+            *_setups(KERNELS, "bf16", CONTEXTS, WINDOW),
+            *_setups(KERNELS, "fp32", CONTEXTS[:1], WINDOW),
+            *_setups(list(BACKENDS), "bf16", CONTEXTS, WINDOW),
+            *_setups([*KERNELS, *BACKENDS], "bf16", OTHER_CONTEXTS, WINDOW),
+            *_setups(list(BACKENDS), "fp32", CONTEXTS[:1], WINDOW),
+        ]
     return {str(setup): setup for setup in setups}
 
 
@@ -72,9 +75,11 @@ def _setups(kernels: Sequence[str], dtype: str, contexts: Sequence[int], window:
 
 
 def measure(setup: Setup, settings: Settings, partial: Partial) -> Time:
+    if setup.kernel == "flex":
+        needs_compiler(settings)
     torch.compiler.reset()
     device = torch.device(settings.device)
-    batch = 1 if settings.toy else max(1, TOKENS // setup.context)
+    batch = 1 if settings.toy else batch_of(setup)
     case = Case(2 if settings.toy else HEADS, DIM, setup.context, setup.window, False, setup.dtype, batch, device)
     with backend_of(setup.kernel) as kernel:
         if reason := rejection(case, kernel):
@@ -85,6 +90,14 @@ def measure(setup: Setup, settings: Settings, partial: Partial) -> Time:
         ms = best(case, kernel, 3, seconds=0.005 if settings.toy else 0.05)
     tokens, auto = batch * setup.context, case.chosen()
     return Time(setup, ms, case.heads, tokens, (peak(device) - before) / tokens, auto)
+
+
+def batch_of(setup: Setup) -> int:
+    """As many rows as give ``TOKENS``, or the memory of a kernel that creates (T, T) tensors allows."""
+    rows = TOKENS // setup.context
+    if setup.kernel in ("reference", "sdpa: math"):
+        rows = min(rows, int(MEMORY // (16 * HEADS * setup.context**2)))
+    return max(1, rows)
 
 
 def reset_peak(device: torch.device) -> int:
@@ -101,8 +114,8 @@ def peak(device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class Order:
-    """The kernels of gptx, fastest first. ``slower``: the geometric mean, over the contexts that all of them support,
-    of a kernel's time divided by the shortest one."""
+    """The kernels of gptx, fastest first. ``slower``: a kernel's time divided by that of the kernel that it is furthest
+    behind: the geometric mean over the contexts at which both are measured. ``contexts``: all that are measured."""
 
     dtype: str
     windowed: bool
@@ -123,16 +136,18 @@ def orders(rows: Sequence[Row]) -> list[Order]:
         for windowed in (False, True):
             times = _times(rows, dtype, windowed)
             times = {kernel: by_context for kernel, by_context in times.items() if kernel in KERNELS}
-            longest = max((len(by_context) for by_context in times.values()), default=0)
-            kept = {kernel: by_context for kernel, by_context in times.items() if 2 * len(by_context) > longest}
-            if contexts := sorted(set.intersection(*map(set, kept.values())) if kept else ()):
-                slower = {
-                    kernel: _mean([kept[kernel][c] / min(t[c] for t in kept.values()) for c in contexts])
-                    for kernel in kept
-                }
+            if times:
+                slower = {kernel: _behind(by_context, times) for kernel, by_context in times.items()}
                 ranked = dict(sorted(slower.items(), key=lambda pair: pair[1]))
+                contexts = sorted({context for by_context in times.values() for context in by_context})
                 found.append(Order(dtype, windowed, ranked, contexts))
     return found
+
+
+def _behind(own: Mapping[int, float], times: Mapping[str, Mapping[int, float]]) -> float:
+    """How much slower a kernel is than the one that it is furthest behind, each over the contexts of both."""
+    pairs = ([own[c] / other[c] for c in own if c in other] for other in times.values())
+    return max(_mean(factors) for factors in pairs if factors)  # at least 1: it is compared with itself too
 
 
 def _mean(factors: Sequence[float]) -> float:
@@ -185,4 +200,4 @@ def derived(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [asdict(order) for order in orders(rows)]
 
 
-PART = Part("times", "Times of the kernels", 85, 45, cases, measure, tables)
+PART = Part("times", "Times of the kernels", 90, 45, cases, measure, tables)

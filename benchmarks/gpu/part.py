@@ -112,7 +112,8 @@ class Part:
     """One part of the benchmark: the constant PART of the module in which `measure` is defined.
 
     Attributes:
-        share: the seconds of eight minutes that it may take; what it leaves is added to the parts after it.
+        share: of the time of all parts, relative to their sum, about the seconds of eight minutes; what it leaves is
+            added to the parts after it.
         case_limit: the seconds after which a single case is cut off, and the next one starts in a new process.
         cases: the arguments of `measure` by the name of the case, most valuable first.
         measure: measures one case, in the process of the part.

@@ -13,23 +13,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.faults import differences
+from benchmarks.gpu.compiler import needs_compiler
 from benchmarks.gpu.part import Part, Partial, Results, Row, Settings
 from benchmarks.report import markdown_table
 from gptx.errors import RunFailed
 from gptx.runs import journal
 
-STEPS = 400
+STEPS = 120
 RUN = (
-    *("tracking=off", f"trainer.max_steps={STEPS}", "trainer.val_tokens=4096", "runtime.log_every=10"),
+    *("tracking=off", f"trainer.max_steps={STEPS}", "trainer.val_tokens=2048", "runtime.log_every=10"),
     *("model.dropout=0.1", "runtime.sample_tokens=16", "runtime.keep=20", "runtime.brief=true"),
 )
 SIZES = {
     "cuda": ("model.n_layer=6", "model.n_head=6", "model.d_model=384", "model.context=256", "trainer.batch_size=16"),
     "cpu": ("model.n_layer=1", "model.d_model=32", "model.context=32", "trainer.batch_size=4", "runtime.threads=1"),
 }
-EVERY = 50  # steps between checkpoints
-VARIANTS = {"single": (), "fsdp": ("strategy=fsdp", "strategy.nproc=1"), "compiled": ("compile=true",)}
-WAIT = 60.0  # seconds that a command may take
+EVERY = 20  # steps between checkpoints
+VARIANTS = {
+    "single": (),
+    # With more tokens, so that several blocks of threads add to one gradient of attention.
+    "fsdp": ("strategy=fsdp", "strategy.nproc=1", "model.context=1024", "trainer.batch_size=4"),
+    "compiled": ("compile=true",),
+}
+WAIT, WAIT_COMPILED = 60.0, 80.0  # seconds that a command may take
 LIBC = ctypes.CDLL(None)
 
 
@@ -59,12 +65,14 @@ class Comparison:
 
 def cases(settings: Settings) -> Mapping[str, Setup]:
     variants = ["single"] if settings.toy else VARIANTS
-    setups = [Setup(variant, kind) for variant in variants for kind in ("resume", "certificate", "kill")]
+    setups = [Setup(variant, kind) for kind in ("resume", "kill", "certificate") for variant in variants]
     return {str(setup): setup for setup in setups}
 
 
 def measure(setup: Setup, settings: Settings, partial: Partial) -> Comparison:
     place = Path(settings.scratch)
+    if setup.variant == "compiled":
+        needs_compiler(settings)
     reference = undisturbed(setup.variant, settings)
     if setup.kind == "certificate":
         return certificate(setup, reference, place)
@@ -94,7 +102,7 @@ def certificate(setup: Setup, reference: Path, place: Path) -> Comparison:
         cwd=place,
         capture_output=True,
         text=True,
-        timeout=WAIT,
+        timeout=limit_of(setup.variant),
         preexec_fn=die_with_parent,
     )
     lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
@@ -124,23 +132,43 @@ def die_with_parent() -> None:
 
 def finish(settings: Settings, variant: str, study: str, *more: str) -> None:
     run = start(settings, variant, study, *more)
-    _, err = run.communicate(timeout=WAIT)
+    err = wait(run, limit_of(variant))
     if run.returncode:
         raise RunFailed(f"gptx run ended with exit code {run.returncode}: {' '.join(err.split())[-300:]}")
 
 
+def limit_of(variant: str) -> float:
+    """Seconds that a command may take."""
+    return WAIT_COMPILED if variant == "compiled" else WAIT
+
+
+def wait(run: "subprocess.Popen[str]", limit: float) -> str:
+    """Wait for the end of a run; returns what it wrote to stderr. A run that takes longer is killed.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer than ``limit`` seconds.
+    """
+    try:
+        return run.communicate(timeout=limit)[1]
+    except subprocess.TimeoutExpired:
+        run.kill()
+        run.communicate(timeout=WAIT)
+        raise
+
+
 def killed_after(settings: Settings, variant: str, study: str) -> int:
     """Start a run and kill it (SIGKILL) once it has written a checkpoint; return the step of its newest one."""
-    run, deadline = start(settings, variant, study), time.monotonic() + WAIT
+    run, deadline = start(settings, variant, study), time.monotonic() + limit_of(variant)
     study_folder = Path(settings.scratch) / "outputs" / study
     while not list(study_folder.glob("*/checkpoints/step-*")) and run.poll() is None:
         if time.monotonic() > deadline:
             run.kill()
-            raise RunFailed(f"no checkpoint after {WAIT:g} s")
+            run.communicate(timeout=WAIT)
+            raise RunFailed(f"no checkpoint after {limit_of(variant):g} s")
         time.sleep(0.002)
     ended = run.poll()
     os.kill(run.pid, signal.SIGKILL)  # not yet reaped by this process, so that the id is its own
-    _, err = run.communicate(timeout=WAIT)
+    err = wait(run, WAIT)
     if ended is not None or journal.status(folder_of(Path(settings.scratch), study)) == "finished":
         raise RunFailed(f"the run ended before it was killed (exit code {ended}): {' '.join(err.split())[-200:]}")
     return max(int(path.name.removeprefix("step-")) for path in study_folder.glob("*/checkpoints/step-*"))
@@ -156,4 +184,4 @@ def tables(rows: Sequence[Row], results: Results) -> str:
     return markdown_table(("run", "disturbed by", "result"), lines, left=3)
 
 
-PART = Part("resume", "Resume, certificate and kill", 65, 90, cases, measure, tables)
+PART = Part("resume", "Resume, certificate and kill", 75, 170, cases, measure, tables)

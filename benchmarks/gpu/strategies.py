@@ -6,6 +6,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from benchmarks.gpu.compiler import needs_compiler
 from benchmarks.gpu.part import Part, Partial, Results, Row, Settings
 from benchmarks.report import markdown_table
 from benchmarks.strategies import COMMON, LIMIT, MODELS, SMALL, open_trainer, train_step
@@ -57,6 +58,7 @@ class Losses:
 def cases(settings: Settings) -> Mapping[str, Setup]:
     if settings.toy:
         setups = [Setup("ddp", "fp32"), Setup("fsdp", "fp32", "strategy.prefetch=2"), Setup("pp", "fp32")]
+        setups += [Setup(name, "fp32", GROUPS_OF_ONE.get(name, "")) for name in ("tp", "cp", "hsdp", "fsdp_tp")]
         return {str(setup): setup for setup in setups}
     fsdp = [" ".join(f"strategy.{key}" for key in extra.split()) for extra in FSDP]
     setups = [Setup(name, dtype) for dtype in BOUNDS for name in ("ddp", "fsdp")]
@@ -70,6 +72,8 @@ def cases(settings: Settings) -> Mapping[str, Setup]:
 def measure(setup: Setup, settings: Settings, partial: Partial) -> Losses:
     import torch
 
+    if "compile=true" in setup.extra:
+        needs_compiler(settings)
     torch.compiler.reset()
     steps = 4 if settings.toy else 20
     own = [key for key in setup.extra.split() if not key.startswith("strategy.")]

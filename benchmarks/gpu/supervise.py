@@ -19,6 +19,7 @@ from gptx.processes.children import describe_exit
 
 ROOT = Path(__file__).parents[2]
 POLL = 0.05  # seconds
+WAIT_FOR_END = 10.0  # seconds, after SIGKILL
 POISONED = 86  # exit code of a child whose GPU answers nothing any more
 OVER = "the time of the part was over"
 
@@ -105,6 +106,9 @@ class Supervisor:
         }
         work |= {"cases": self._left(), "parent": os.getpid()}
         own = {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+        # Below scratch: every benchmark compiles for itself, so that the times until the first steps can be compared.
+        for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+            own[name] = str(Path(self.settings.scratch) / name.lower())
         if self.settings.toy:  # models so small that more threads only make them slower
             own |= {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
         log = self.logs / f"{self.part.name}.log"
@@ -171,4 +175,5 @@ def end(child: "subprocess.Popen[bytes]") -> None:
     for process in family:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    child.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hold it: the others must run nevertheless
+        child.wait(timeout=WAIT_FOR_END)

@@ -31,7 +31,8 @@ def update(optimizer: torch.optim.Optimizer, grad_norm: Tensor, learning_rate: f
     """Update the weights and delete the gradients. If the norm of the gradient is not finite, weights and moments do
     not change.
 
-    A fused optimiser decides this on the device, as it does for a GradScaler: the host does not wait for the device.
+    A fused optimiser decides this on the device, as it does for a GradScaler: the host does not wait for the device,
+    unless the weights are in its own RAM.
 
     Returns:
         bool, 0-d, on the device: whether the weights were updated.
@@ -40,7 +41,9 @@ def update(optimizer: torch.optim.Optimizer, grad_norm: Tensor, learning_rate: f
         group["lr"] = learning_rate
     finite = torch.isfinite(grad_norm)
     if optimizer.defaults.get("fused"):
-        optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
+        # With weights in the RAM torch would copy this without waiting, and might read it before it has arrived.
+        found_inf = (~finite).float().to(optimizer.param_groups[0]["params"][0].device)
+        optimizer.grad_scale, optimizer.found_inf = None, found_inf  # type: ignore[attr-defined]
         optimizer.step()
     elif bool(finite):
         optimizer.step()

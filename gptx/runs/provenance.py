@@ -27,7 +27,10 @@ def git() -> GitState:
     root = PACKAGE.parent
 
     def ask(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+        except FileNotFoundError:  # this machine has no git: nothing is known
+            return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
     if (root / COMMIT).exists():

@@ -1,6 +1,7 @@
 """Each option of each axis on a GPU, compared with the same model in float64 on the CPU; skipped without a GPU.
 
-The kernels alone are tested in test_kernels_on_cuda.py.
+One option runs on the CPU too, so that a machine without a GPU tests what these tests
+call. The kernels alone are tested in test_kernels_on_cuda.py.
 """
 
 import copy
@@ -16,29 +17,29 @@ from gptx.model.build import build
 from gptx.model.gpt import GPT
 from gptx.model.kv_cache import KVCache
 
-DEVICE = torch.device("cuda")
 CONTEXT, VOCAB = 128, 65
 SIZES = ("model.n_layer=2", "model.n_head=4", "model.d_model=64", f"model.context={CONTEXT}", "model.bias=true")
 ALSO = {"banded": "window=sliding", "irope": "window=alternating", "rope_dual": "window=alternating"}
 ARMS = [
     (group, option) for group in GROUPS for option in options(group) if option != "flash"
 ]  # flash-attn is a separate package
-NAMES = [f"{group}={option}" for group, option in ARMS]
-
-pytestmark = [
+NEEDS_A_GPU = (
     pytest.mark.cuda,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+)
+CASES = [pytest.param(*arm, "cuda", marks=NEEDS_A_GPU, id=f"{arm[0]}={arm[1]}") for arm in ARMS] + [
+    pytest.param("window", "sliding", "cpu", id="window=sliding-cpu")
 ]
 
 
-def pair(group: str, option: str) -> tuple[GPT, GPT]:
-    """The model on the GPU in fp32, and on the CPU in float64 with equal weights and the reference kernel."""
+def pair(group: str, option: str, device: str) -> tuple[GPT, GPT]:
+    """The model on the device in fp32, and on the CPU in float64 with equal weights and the reference kernel."""
     overrides = [f"{group}={option}", *([ALSO[option]] if option in ALSO else []), *SIZES]
-    fast = build(gptx.compose([*overrides, f"device={DEVICE.type}", "precision=fp32"]), VOCAB)
+    fast = build(gptx.compose([*overrides, f"device={device}", "precision=fp32"]), VOCAB)
     randomise(fast, std=0.1)
     slow = build(gptx.compose([*overrides, "kernel=reference", "device=cpu", "precision=fp32"]), VOCAB)
     slow.load_state_dict(copy.deepcopy(fast.state_dict()))
-    return fast.to(DEVICE), slow.double()
+    return fast.to(device), slow.double()
 
 
 def rows() -> tuple[Tensor, Tensor]:
@@ -59,11 +60,9 @@ def trained(model: GPT, packed: bool) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["row", "packed"])
-@pytest.mark.parametrize(("group", "option"), ARMS, ids=NAMES)
-def test_losses_and_gradients_equal_those_on_the_cpu(group: str, option: str, packed: bool) -> None:
-    fast, slow = pair(group, option)
-    if packed and any(ffn.shares_rows for ffn in fast.ffns):
-        pytest.skip("the experts have a capacity per row")
+@pytest.mark.parametrize(("group", "option", "device"), CASES)
+def test_losses_and_gradients_equal_those_on_the_cpu(group: str, option: str, device: str, packed: bool) -> None:
+    fast, slow = pair(group, option, device)
     found, expected = trained(fast, packed), trained(slow, packed)
     assert found.keys() == expected.keys()
     for key, value in expected.items():
@@ -71,21 +70,21 @@ def test_losses_and_gradients_equal_those_on_the_cpu(group: str, option: str, pa
             assert (found[key] - value).norm() <= 1e-3 * value.norm(), key
 
 
-@pytest.mark.parametrize(("group", "option"), ARMS, ids=NAMES)
-def test_bf16_loss_is_close(group: str, option: str) -> None:
-    fast, slow = pair(group, option)
+@pytest.mark.parametrize(("group", "option", "device"), CASES)
+def test_bf16_loss_is_close(group: str, option: str, device: str) -> None:
+    fast, slow = pair(group, option, device)
     tokens, _ = rows()
     with torch.no_grad():
-        with autocast(DEVICE, torch.bfloat16):
-            low = fast(*(x.to(DEVICE) for x in (tokens[:, :-1], tokens[:, 1:])))
+        with autocast(torch.device(device), torch.bfloat16):
+            low = fast(*(x.to(device) for x in (tokens[:, :-1], tokens[:, 1:])))
         assert low.item() == pytest.approx(slow(tokens[:, :-1], tokens[:, 1:]).item(), rel=2e-2)
 
 
-@pytest.mark.parametrize(("group", "option"), ARMS, ids=NAMES)
-def test_decoding_with_a_cache_equals_the_full_forward(group: str, option: str) -> None:
-    fast, _ = pair(group, option)
+@pytest.mark.parametrize(("group", "option", "device"), CASES)
+def test_decoding_with_a_cache_equals_the_full_forward(group: str, option: str, device: str) -> None:
+    fast, _ = pair(group, option, device)
     fast.eval()
-    tokens, cache = rows()[0][:, :CONTEXT].to(DEVICE), KVCache(CONTEXT)
+    tokens, cache = rows()[0][:, :CONTEXT].to(device), KVCache(CONTEXT)
     with torch.no_grad():
-        parts = [fast(part, memory=cache) for part in tokens.split([CONTEXT - 30, 1, 1, 28], dim=1)]
+        parts = [fast(part, context=cache) for part in tokens.split([CONTEXT - 30, 1, 1, 28], dim=1)]
         torch.testing.assert_close(torch.cat(parts, 1), fast(tokens), rtol=1e-3, atol=1e-3)

@@ -1,0 +1,32 @@
+"""Whether torch.compile works here: on a GPU it needs Triton, a C compiler and the headers of Python."""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu.part import Settings, Unsupported
+
+
+@functools.cache
+def compile_fault(device: str) -> str:
+    """Why torch.compile does not work on a device, in one line; "": it works. One attempt per process."""
+    x = torch.arange(64.0, device=device)
+    try:
+        torch.compile(_twice)(x)
+    except Exception as error:  # many types, by what is missing
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return f"torch.compile does not work here: {type(error).__name__}: {lines[0] if lines else ''}"[:200]
+    finally:
+        torch.compiler.reset()
+    return ""
+
+
+def _twice(x: Tensor) -> Tensor:
+    return (x * 2 + 1).relu()
+
+
+def needs_compiler(settings: Settings) -> None:
+    """Raises Unsupported: torch.compile does not work here."""
+    if reason := compile_fault(settings.device):
+        raise Unsupported(reason)
