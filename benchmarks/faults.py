@@ -53,12 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser("python -m benchmarks.faults", description=__doc__, epilog=EXAMPLES, formatter_class=raw)
-    parser.add_argument(
-        "--kills", type=int, default=50, help="number of kills, over all strategies (default %(default)s)"
-    )
-    parser.add_argument(
-        "--strategy", nargs="+", choices=options("strategy"), default=["ddp", "fsdp"], help="(default: ddp fsdp)"
-    )
+    parser.add_argument("--kills", type=int, default=50, help="of all strategies together (default %(default)s)")
+    parser.add_argument("--strategy", nargs="+", choices=options("strategy"), default=["ddp", "fsdp"], help="in turn")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the kills (default %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write a record of every kill to this file")
     return parser

@@ -38,12 +38,8 @@ MODELS = {
     "mha, learned, full": ("attention=mha", "pos=learned", "window=full"),
 }
 SMALL = (
-    "model.n_layer=4",
-    "model.n_head=8",
-    "model.d_model=64",
-    "model.context=64",
-    "trainer.batch_size=8",
-    "runtime.threads=1",
+    *("model.n_layer=4", "model.n_head=8", "model.d_model=64", "model.context=64"),
+    *("trainer.batch_size=8", "runtime.threads=1"),
 )
 LARGE = ("model.n_layer=8", "model.n_head=8", "model.d_model=768", "model.context=128", "trainer.batch_size=4")
 COMMON = ("tracking=off", "trainer.val_tokens=4096", "runtime.val_batch=8")

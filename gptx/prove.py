@@ -8,8 +8,9 @@ from pathlib import Path
 
 from rich.progress import track
 
-from gptx.cli import Parser, check_json, exit_code
+from gptx.cli import Parser, exit_code
 from gptx.console import Console
+from gptx.output_files import STDOUT, check_output, output_file, write_output
 
 _HELP = """\
 Prove the chosen options together with every option that they interact with: an attention, an encoding or a window with
@@ -33,12 +34,12 @@ def _parser() -> Parser:
     parser = Parser("gptx prove", description=_HELP, epilog=EXAMPLES)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. attention=mine (default: none)")
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="your own options: DIR/AXIS/OPTION.yaml")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all outcomes to this file")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="all outcomes; -: print them, and no table")
     return parser
 
 
 def _prove(args: argparse.Namespace) -> int:
-    check_json(args.json)
+    check_output("--json", args.json)
     from gptx.config.compose import compose
     from gptx.config.own_options import own_options
     from gptx.proofs.combinations import combinations, proven
@@ -49,8 +50,9 @@ def _prove(args: argparse.Namespace) -> int:
     bar = track(configs, "proving", console=Console(stderr=True), transient=True)
     found = [proven(cfg) for cfg in bar]
     if args.json:
-        args.json.write_text(json.dumps([record(one) for one in found], indent=1) + "\n", encoding="utf-8")
-    show(found)
+        write_output(args.json, json.dumps([record(one) for one in found], indent=1) + "\n")
+    if args.json != STDOUT:
+        show(found)
     return int(any(one.failures for one in found) or all(one.rejection for one in found))
 
 

@@ -1,4 +1,4 @@
-"""A function that fails in different ways; isolated processes import this module."""
+"""Functions that fail in different ways, or tell their process; isolated processes import this module."""
 
 import os
 import signal
@@ -15,3 +15,8 @@ def failing(number: int) -> int:
     if number == 4:
         raise SystemExit
     return 10 * number
+
+
+def process_id(_: int) -> int:
+    """The process that computes it."""
+    return os.getpid()

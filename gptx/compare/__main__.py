@@ -4,7 +4,6 @@ import argparse
 import difflib
 import io
 import json
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -20,10 +19,10 @@ from gptx.compare.run_rows import RunRow, read_rows, status_counts
 from gptx.compare.summary import summarise
 from gptx.console import Console
 from gptx.errors import GptxError
+from gptx.output_files import STDOUT, check_output, output_file, write_output
 from gptx.runs import journal
-from gptx.terminal import echo, visible, write_data
+from gptx.terminal import visible
 
-STDOUT = Path("-")
 _WEB_FONT = re.compile(r',\s*url\("https:[^)]*\) format\("\w+"\)')  # rich adds fonts from the web to its pictures
 
 
@@ -52,19 +51,14 @@ def _parser() -> Parser:
         ("json", "raw figures, runs, warnings"),
         ("svg", "the table as a picture"),
     ):
-        parser.add_argument(f"--{kind}", type=_file, metavar="FILE", help=f"{what}; -: print them, and no table")
+        parser.add_argument(f"--{kind}", type=output_file, metavar="FILE", help=f"{what}; -: print them, and no table")
     return parser
-
-
-def _file(name: str) -> Path:
-    """The file of an option; ``/dev/stdout`` is not opened a second time, because it would overwrite what is there."""
-    return STDOUT if name == "/dev/stdout" else Path(name)
 
 
 def _compare(args: argparse.Namespace) -> None:
     files = {kind: getattr(args, kind) for kind in ("csv", "json", "svg") if getattr(args, kind)}
     for kind, path in files.items():
-        _check(f"--{kind}", path)
+        check_output(f"--{kind}", path)
     if (printed := list(files.values()).count(STDOUT)) > 1:
         raise GptxError(f"{printed} of --csv, --json and --svg print to stdout; give the others the name of a file")
     paths = args.paths or [Path("outputs")]
@@ -87,7 +81,7 @@ def _compare(args: argparse.Namespace) -> None:
         "svg": lambda: _svg(page, f"gptx.compare {args.study or _names(paths)}"),
     }
     for kind, path in files.items():
-        _write(path, content[kind]())
+        write_output(path, content[kind]())
 
 
 def _runs(paths: list[Path]) -> list[Path]:
@@ -138,37 +132,6 @@ def _svg(page: Group, title: str) -> str:
     canvas = Console(record=True, file=io.StringIO(), width=max(80, *fits), legacy_windows=False)
     canvas.print(page)
     return _WEB_FONT.sub("", canvas.export_svg(title=visible(title)))
-
-
-def _check(option: str, path: Path | None) -> None:
-    if path is None:
-        return
-    if not path.parent.is_dir():
-        raise GptxError(
-            f"{option} {path}: the folder {path.parent} does not exist; create it with mkdir -p {path.parent}"
-        )
-    if path.is_dir():
-        raise GptxError(f"{option} {path}: this is a folder, expected a file name")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it, so that no reader sees an incomplete file. A device or a link
-    is written in place, and `STDOUT` is printed."""
-    if path == STDOUT:
-        write_data(text)
-        return
-    in_place = path.is_symlink() or (path.exists() and not path.is_file())
-    part = path if in_place else path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_text(text, encoding="utf-8")
-        if not in_place:
-            part.replace(path)
-    except OSError as error:
-        raise GptxError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        if not in_place:
-            part.unlink(missing_ok=True)
-    echo(f" wrote {path}")
 
 
 if __name__ == "__main__":

@@ -19,11 +19,12 @@ from gptx.config.check_types import checked
 from gptx.config.composition_errors import UNREADABLE, explain, is_hydras
 from gptx.config.option_files import option_files
 from gptx.config.overrides import conf_dir, is_group, key_of, own_dirs
-from gptx.config.parsing import parsed, quote, typed_value
-from gptx.config.plain_dict import PlainConfig, flat, plain_dict, plain_value
+from gptx.config.parsing import parsed, quote, split, typed_value
+from gptx.config.plain_dict import PlainConfig, flat, group_of, plain_dict, plain_value
 from gptx.errors import ConfigError
 
 Keys = tuple[str, ...]
+FILES = "data.path"  # its list is empty by default and has the names of files
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Composition:
     def has(self, key: str) -> bool:
         """Whether the options have a key, which may be a group."""
         group, _, name = key.rpartition(".")
-        return plain_value(self.schema, group, name) is not None
+        return name in group_of(self.schema, group)  # its value may be null
 
     def unknown(self) -> list[str]:
         """The keys that the options do not have, but the study's file sets."""
@@ -204,10 +205,20 @@ def _set(composition: Composition, values: Sequence[Override]) -> Iterator[None]
 
 
 def _value(one: Override, schema: PlainConfig) -> Any:
-    """The value of an override. A number for a key that is a text is that text as typed: ``study=2e10``."""
-    value, (group, _, name) = one.value(), str(one.key_or_group).rpartition(".")
-    is_text = isinstance(plain_value(schema, group, name), str) and name
-    return typed_value(str(one.input_line)).strip() if is_text and isinstance(value, int | float) else value
+    """The value of an override. A number for a text, or in a list of texts, is that text as typed: ``study=2e10``."""
+    value, key, typed = one.value(), str(one.key_or_group), typed_value(str(one.input_line)).strip()
+    group, _, name = key.rpartition(".")
+    default = plain_value(schema, group, name)
+    is_list = isinstance(default, list) and (isinstance(default[0], str) if default else key == FILES)
+    if isinstance(value, list) and is_list:
+        items = split(typed[1:-1])
+        return list(map(_text, value, items)) if len(items) == len(value) else value
+    return _text(value, typed) if isinstance(default, str) or is_list else value
+
+
+def _text(value: Any, typed: str) -> Any:
+    """A number or a truth value as the text that was typed; other values unchanged."""
+    return typed.strip() if isinstance(value, int | float) else value
 
 
 def _checked_as_it_is(config: DictConfig, schema: PlainConfig, variant: dict[str, str]) -> PlainConfig:

@@ -19,7 +19,8 @@ def option_files(options: Sequence[str]) -> dict[str, tuple[str, DictConfig]]:
     names, own = {axis.name for axis in axes()} - {"experiment"}, own_dirs()
     for override in options:
         one, axis = parsed(override), key_of(override)
-        choice = one.value() if one and one.type is OverrideType.CHANGE and axis in names else None
+        plain = one is not None and one.type is OverrideType.CHANGE and one.package is None and axis in names
+        choice = one.value() if one and plain else None
         if not isinstance(choice, str) or axis in found:
             return {}
         path = Path(axis) / f"{choice}.yaml"

@@ -73,12 +73,16 @@ def check_choice(override: str, arguments: Sequence[str] = ()) -> None:
     """Reject an option that Hydra would accept and gptx does not have. ``arguments``: all of the command line.
 
     Raises:
-        ConfigError: no key; a list, which Hydra would merge into one config; a number, true, false or null; a path to a
-            file of another group; a launcher or a sweeper that is not gptx's.
+        ConfigError: no key, or one with ``@``; a list, which Hydra would merge into one config; a number, true, false
+            or null; a path to a file of another group; a launcher or a sweeper that is not gptx's.
     """
     group, text = key_of(override), typed_value(override)
     if not group:
         raise ConfigError(f"cannot read '{override}': expected key=value, e.g. attention=gqa")
+    if "@" in override.partition("=")[0]:
+        signs = override[: len(override) - len(override.lstrip("+~"))]
+        plain = f"{signs}{group}{'=' if '=' in override else ''}{text}"
+        raise ConfigError(f"cannot read '{override}': expected a key without '@', {plain}")
     own = own_dirs(arguments)
     if not is_group(group, own) or override.startswith("~") or override == "experiment=null":
         return

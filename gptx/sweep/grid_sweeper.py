@@ -28,6 +28,7 @@ from gptx.sweep.state.records import CellRejected, SweepJournal
 from gptx.sweep.sweep_overrides import combinations
 from gptx.sweep.sweeper_base import SweeperBase, following
 from gptx.terminal import echo
+from gptx.training.run_location import Known
 
 if TYPE_CHECKING:
     from gptx.hardware.device import Machine
@@ -134,11 +135,11 @@ def _matched(
 def _apply(
     cells: Sequence[Cell], found: dict[int, matching.Matched | matching.Unmatched], compositions: Compositions
 ) -> list[Cell]:
-    changed = []
+    changed, known = [], Known()
     for cell in cells:
         match = found.get(id(cell))
         if isinstance(match, matching.Matched):
-            changed.append(with_overrides(cell, match.overrides, match.note, compositions))
+            changed.append(with_overrides(cell, match.overrides, match.note, compositions, known))
             continue
         if match:
             cell.rejection = match.reason

@@ -125,6 +125,13 @@ def test_prove_names_the_property_and_the_position(conf: Path, gptx: Gptx) -> No
     assert "attention=nexttoken" in done.out
 
 
+def test_prove_prints_its_outcomes_instead_of_the_table(gptx: Gptx) -> None:
+    done = gptx.run("gptx.prove", "ffn=gelu", "--json", "-")
+    assert done.code == 0, done.err
+    assert all(not one["failures"] for one in json.loads(done.out))
+    assert not (gptx.cwd / "-").exists()
+
+
 def test_prove_accepts_an_honest_variant(gptx: Gptx) -> None:
     done = gptx.run("gptx.prove", "attention=scaled", "ffn=gelu", *OWN_CONF)
     assert done.code == 0, done.out + done.err

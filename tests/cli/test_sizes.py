@@ -11,7 +11,7 @@ from command import ROOT
 
 SOURCES = sorted((ROOT / "gptx").rglob("*.py"))
 COMMANDS = {"run", "ui", "generate", "variants", "prove", "certify", "sync", "__main__", "__init__", "cli", "errors"}
-COMMANDS |= {"regular_files", "console", "terminal"}
+COMMANDS |= {"regular_files", "output_files", "console", "terminal"}
 
 
 def functions(path: Path) -> Iterator[ast.FunctionDef]:

@@ -65,7 +65,7 @@ def values(default: Any) -> st.SearchStrategy[str]:
     if isinstance(default, float):
         return st.floats(1e-6, 0.9, allow_nan=False).map(str) | st.sampled_from(["1e-3", "${optim.lr}", "1"])
     if isinstance(default, list):
-        return st.sampled_from(["[]", "[0.5,0.25]"])
+        return st.sampled_from(["[]", "[0.5,0.25]" if default else "[a,'b c']"])
     return st.sampled_from(["x", "'a b'", "${study}", "'é'"])
 
 
@@ -107,6 +107,26 @@ def test_text_is_read_as_typed(typed: str, value: str) -> None:
     assert compose([typed], COMPOSITIONS).study == value
 
 
+@pytest.mark.parametrize(
+    ("typed", "values"),
+    [
+        ("2024", ["2024"]),
+        ("1e3", ["1e3"]),
+        ("[01,1e3]", ["01", "1e3"]),
+        ("[a, 1_0 ,'b,c',true]", ["a", "1_0", "b,c", "true"]),
+        ("[]", []),
+        ("a", ["a"]),
+    ],
+)
+def test_names_of_files_are_read_as_typed(typed: str, values: list[str]) -> None:
+    assert compose(["data=text", f"data.path={typed}"], COMPOSITIONS).data.path == values
+
+
+def test_lists_of_numbers_stay_numbers() -> None:
+    cfg = compose(["sweep.lr=[1e-3,3e-3]", "optim.betas=[0.8,1e-1]"], COMPOSITIONS)
+    assert cfg.sweep.lr == [1e-3, 3e-3] and cfg.optim.betas == [0.8, 0.1]
+
+
 GRAMMAR = "${}[]()'\",\\\0"
 SPACES = ("Cs", "Cc", "Zs", "Zl", "Zp")
 
@@ -139,6 +159,9 @@ def test_quotes_are_added_where_the_grammar_needs_them() -> None:
         (["attention=gqa.yaml"], "unknown option attention=gqa.yaml."),
         (["hydra/launcher=3"], "unknown option hydra/launcher=3."),
         (["=3"], "cannot read '=3': expected key=value"),
+        (["attention@foo=gqa"], "cannot read 'attention@foo=gqa': expected a key without '@', attention=gqa"),
+        (["+window@foo=full"], "cannot read '+window@foo=full': expected a key without '@', +window=full"),
+        (["model@=tiny"], "cannot read 'model@=tiny': expected a key without '@', model=tiny"),
         (
             ["attention=gqa", "attention=mha"],
             "attention=gqa and attention=mha: only the last would count; give attention once",

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from failing_work import failing
+from failing_work import failing, process_id
 
 from gptx.sweep.execute.isolated import map_isolated
 from gptx.sweep.execute.launcher import Task
@@ -19,6 +19,11 @@ def test_failing_item_does_not_affect_the_others(sequential: bool) -> None:
     assert (found[0], *found[5:]) == (0, 50, 60)
     assert "(exit code 3)" in found[1]
     assert found[2:5] == ["ArithmeticError: ", "no answer within 3 s", "SystemExit: "]
+
+
+def test_items_of_different_keys_have_different_processes() -> None:
+    found = map_isolated(process_id, [1, 1, 2, 2, 1], str, sequential=True, key=lambda item: item)
+    assert found[0] == found[1] and found[2] == found[3] and len(set(found)) == 3
 
 
 def test_silent_end_on_a_full_disk_names_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

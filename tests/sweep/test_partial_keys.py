@@ -94,3 +94,14 @@ def test_combinations_that_become_equal_are_one() -> None:
     assert len(applied) == 2 + 4
     plain = compose_cells([["window=full", "seed=0"], ["window=full", "seed=1"]], compositions)
     assert [cell.identity for cell in compose_cells(applied, compositions)][:2] == [cell.identity for cell in plain]
+
+
+def test_key_whose_default_is_null_belongs_to_its_option(gptx: Gptx) -> None:
+    (gptx.cwd / "own" / "attention").mkdir(parents=True)
+    file = gptx.cwd / "own" / "attention" / "mine.yaml"
+    file.write_text("_target_: gptx.attention.gqa.GQA\nn_kv_head: null\nqk_norm: false\nsoftcap: 0.0\nbias: false\n")
+    place = ["-m", "--config-dir", str(gptx.cwd / "own"), *gptx.tiny]
+    done = run_here(gptx, *place, "attention=mine,gqa", "dry_run=true")
+    shown = done.out + done.err
+    assert "runs without it" not in shown and "delete from config" not in shown, shown
+    assert "1 to run" in shown or "2 to run" in shown, shown

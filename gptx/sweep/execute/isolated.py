@@ -4,6 +4,7 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ def map_isolated(
     on_failure: Callable[[str], Failure],
     timeout: float = TIMEOUT,
     sequential: bool = False,
+    key: Callable[[Item], object] = lambda _: None,
 ) -> list[Value | Failure]:
     """Call a function for each item in isolated processes, several at once.
 
@@ -35,6 +37,7 @@ def map_isolated(
             one line.
         timeout: seconds for each call.
         sequential: one call at a time, for measurements that other calls would disturb.
+        key: items whose keys differ have different processes, so that none has the modules of another.
 
     Returns:
         The results in the order of the items.
@@ -44,7 +47,7 @@ def map_isolated(
     from gptx.hardware.cpu import cores
 
     count = 1 if sequential else min(len(items), cores(), MAX_PROCESSES)
-    workers = [_Worker(function, list(items[first::count]), on_failure, timeout) for first in range(count) if items]
+    workers = [_Worker(function, list(items[i::count]), on_failure, timeout, key) for i in range(count) if items]
     try:
         return [workers[i % count].next_result() for i in range(len(items))]
     finally:
@@ -61,21 +64,32 @@ class _Answer:
 
 
 class _Worker:
-    """An isolated process that works on its items in order. If it dies, a new one continues with the next item."""
+    """An isolated process that works on its items in order. A new one continues if it dies, or if the next item has
+    another key."""
 
     def __init__(
-        self, function: Callable[[Any], Any], items: list[Any], on_failure: Callable[[str], Any], timeout: float
+        self,
+        function: Callable[[Any], Any],
+        items: list[Any],
+        on_failure: Callable[[str], Any],
+        timeout: float,
+        key: Callable[[Any], object],
     ) -> None:
-        self.function, self.items, self.on_failure, self.timeout = function, items, on_failure, timeout
+        self.function, self.items, self.on_failure, self.timeout, self.key = function, items, on_failure, timeout, key
         self._start()
 
     def _start(self) -> None:
+        self.started_for = self.key(self.items[0])
+        alike = list(takewhile(lambda item: self.key(item) == self.started_for, self.items))
         self.answers, answers = Pipe(duplex=False)
-        self.process = prewarm.start_process(call_each, self.function, self.items, answers, daemon=True)
+        self.process = prewarm.start_process(call_each, self.function, alike, answers, daemon=True)
         answers.close()
 
     def next_result(self) -> Any:
         """The result for the next item."""
+        if self.key(self.items[0]) != self.started_for:
+            self.kill()
+            self._start()
         try:
             if self.answers.poll(self.timeout):
                 answer: _Answer = self.answers.recv()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
+from gptx.config import trust
 from gptx.config.plain_dict import PlainConfig
 from gptx.data import from_config
 from gptx.errors import NotTokenised, reason
@@ -74,10 +75,11 @@ def _check_arms(arms: Sequence[list[Cell]], machine: "Machine | None") -> list[l
 
 
 def _groups(arms: Sequence[list[Cell]]) -> Iterator[list[list[Cell]]]:
-    """Arms that have the same model, at most `TOGETHER` of them."""
-    alike: dict[str, list[list[Cell]]] = {}
+    """Arms that have the same model and the same modules of the user, at most `TOGETHER` of them."""
+    alike: dict[tuple[str, ...], list[list[Cell]]] = {}
     for arm in arms:
-        alike.setdefault(model_key(arm[0].config), []).append(arm)
+        config = arm[0].config
+        alike.setdefault((model_key(config), *trust.own_modules(config)), []).append(arm)
     for group in alike.values():
         for start in range(0, len(group), TOGETHER):
             yield group[start : start + TOGETHER]
@@ -85,12 +87,17 @@ def _groups(arms: Sequence[list[Cell]]) -> Iterator[list[list[Cell]]]:
 
 def _check_groups(groups: Sequence[list[PlainConfig]], machine: "Machine | None") -> list[list[_Checked]]:
     """The results of each group. If the process of a group dies, its configs are checked one by one."""
-    found = map_isolated(_check, [_Work(group, machine) for group in groups], on_failure=_failed)
+    found = map_isolated(_check, [_Work(group, machine) for group in groups], _failed, key=_own)
     for group, results in zip(groups, found, strict=True):
         if results and results[0].rejection and len(results) < len(group):
             alone = [_Work([config], machine) for config in group]
-            results[:] = [one for [one] in map_isolated(_check, alone, on_failure=_failed)]
+            results[:] = [one for [one] in map_isolated(_check, alone, _failed, key=_own)]
     return found
+
+
+def _own(work: _Work) -> list[str]:
+    """The user's modules that the configs name."""
+    return trust.own_modules(work.configs[0])
 
 
 def _failed(why: str) -> list[_Checked]:

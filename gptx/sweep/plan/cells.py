@@ -156,9 +156,9 @@ def _compose(overrides: list[str], title: str, arm: str, compositions: Compositi
     return cell
 
 
-def with_overrides(cell: Cell, overrides: Sequence[str], note: str, compositions: Compositions) -> Cell:
-    """The cell with further overrides, composed again under the same title."""
-    changed = _compose([*cell.overrides, *overrides], cell.title, cell.arm, compositions, Known())
+def with_overrides(cell: Cell, overrides: Sequence[str], note: str, compositions: Compositions, known: Known) -> Cell:
+    """The cell with further overrides, composed again under the same title. ``known``: of all such cells of a sweep."""
+    changed = _compose([*cell.overrides, *overrides], cell.title, cell.arm, compositions, known)
     changed.note = note
     return changed
 
