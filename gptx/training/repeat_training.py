@@ -15,7 +15,9 @@ from gptx.cli import log
 from gptx.config.plain_dict import plain_dict
 from gptx.config.saved_config import config_errors, load_config
 from gptx.errors import ConfigError, Interrupted
+from gptx.runs import journal
 from gptx.runs.checkpoint_files import damage, step_name, step_of, steps
+from gptx.runs.damaged_files import readable
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
 from gptx.runs.records import StartRecord
@@ -41,13 +43,15 @@ def certify(folder: RunFolder, start_step: int | None = None, trust: Iterable[st
     """
     from gptx.training.certificate import certificate, conditions_of
 
-    start = folder.start_record() if (folder.path / "config.yaml").exists() else None
+    with readable(folder.path / journal.NAME):
+        start = folder.start_record() if (folder.path / "config.yaml").exists() else None
     if start is None:
         raise ConfigError(f"{folder.path} is not a run folder: config.yaml or journal.jsonl is missing")
     cfg = load_config(folder.path, trust)
     first, last = _choose_steps(folder, start_step)
     trained_from = first or (start.resume_source.step if start.resume_source else 0)
-    before = conditions_of(folder, trained_from, last)
+    with readable(folder.path / journal.NAME):
+        before = conditions_of(folder, trained_from, last)
     with tempfile.TemporaryDirectory(prefix="gptx-") as place, _working_directory_of(cfg, folder):
         repetition = RunFolder(Path(place) / folder.path.name)
         with config_errors(folder.path):
@@ -162,8 +166,8 @@ def _resume_from(cfg: DictConfig, start: StartRecord) -> str:
 def _copy_start(folder: RunFolder, start: StartRecord, repetition: RunFolder, first: int) -> None:
     """Create a run folder that continues from a checkpoint of the run, by a symbolic link to the checkpoint."""
     repetition.checkpoints.mkdir(parents=True)
-    with Journal(repetition.path) as journal:
-        journal.write(start)
+    with Journal(repetition.path) as book:
+        book.write(start)
     if first:
         name = step_name(first)
         (repetition.checkpoints / name).symlink_to(folder.checkpoints / name)
