@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from gptx.cli import log
 from gptx.config.plain_dict import plain_dict
 from gptx.config.saved_config import config_errors, load_config
-from gptx.errors import ConfigError, Interrupted
+from gptx.errors import ConfigError, Interrupted, NotTokenised
 from gptx.runs import journal
 from gptx.runs.checkpoint_files import damage, step_name, step_of, steps
 from gptx.runs.damaged_files import readable
@@ -55,6 +55,7 @@ def certify(folder: RunFolder, start_step: int | None = None, trust: Iterable[st
     with tempfile.TemporaryDirectory(prefix="gptx-") as place, _working_directory_of(cfg, folder):
         repetition = RunFolder(Path(place) / folder.path.name)
         with config_errors(folder.path):
+            _choose_token_folder(cfg, folder, Path(place))
             ready = _prepare(cfg, start, first, before[-1].processes)
         _copy_start(folder, start, repetition, first)
         began = time.monotonic()
@@ -129,6 +130,21 @@ def _imports_not_from_working_directory() -> Iterator[None]:
         for name in ("PYTHONSAFEPATH", "PYTHONPATH"):
             os.environ.pop(name, None)
             os.environ.update({name: environment[name]} if name in environment else {})
+
+
+def _choose_token_folder(cfg: DictConfig, folder: RunFolder, place: Path) -> None:
+    """Outside the outputs of the run, token files are only read: the run may come from somebody else, and so may
+    ``paths.data``. If they are missing or damaged there, they are created in a temporary folder instead."""
+    from gptx.data.from_config import tokens_of
+
+    data = Path(cfg.paths.data).resolve()
+    if data.is_relative_to(folder.path.resolve().parents[1]):
+        return
+    try:
+        tokens_of(cfg, create=False, thorough=True)
+    except NotTokenised:
+        log.warning("no intact token files in %s, outside the run's outputs: creating them in a temporary folder", data)
+        cfg.paths.data = str(place / "data")
 
 
 def _prepare(cfg: DictConfig, start: StartRecord, first: int, processes: int) -> "Preflight":
