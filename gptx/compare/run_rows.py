@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gptx.config.identity import NOT_RESULT, result_keys
+from gptx.errors import ConfigError
 from gptx.runs import journal
+from gptx.runs.damaged_files import UNEXPECTED, described, readable
 from gptx.runs.metrics import CURVES, METRICS
 from gptx.runs.records import EndRecord, MetricsRecord, Result, RunStatus, StartRecord, read_result, result_of
 
@@ -83,11 +86,18 @@ class RunRow:
 def read_rows(run_dirs: Iterable[Path]) -> list[RunRow]:
     """One row for each run folder, finished or not, sorted by path. Damaged folders get a row with a problem."""
     folders = {Path(run).resolve(): Path(run) for run in run_dirs}
-    return sorted((_row(folder) for folder in folders.values()), key=lambda row: row.run)
+    return sorted((_row_or_problem(folder) for folder in folders.values()), key=lambda row: row.run)
 
 
-def _row(folder: Path) -> RunRow:
-    status, result, problem = _result(folder)
+def _row_or_problem(folder: Path) -> RunRow:
+    try:
+        with readable(folder):
+            return _row(folder, *_result(folder))
+    except (ConfigError, OSError) as error:  # such as a symbolic link
+        return _row(folder, "damaged", _EMPTY, f"{error}: skipped")
+
+
+def _row(folder: Path, status: RowStatus, result: Result, problem: str) -> RunRow:
     config = {key: value for key, value in result_keys(result.config, result.revisions).items() if key not in _SEEDS}
     if source := result.resume_source:
         config["resume_from"] = f"{source.identity}@{source.step}"
@@ -117,12 +127,12 @@ def _result(folder: Path) -> tuple[RowStatus, Result, str]:
             return result.status, result, ""
     except FileNotFoundError:
         pass
-    except (OSError, ValueError) as error:
-        problem = f"{folder / 'result.json'} is damaged ({error})"
+    except (OSError, *UNEXPECTED) as error:
+        problem = f"{folder / 'result.json'} is damaged ({described(error)})"
     try:
         status, result = _from_journal(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return "damaged", _EMPTY, f"{folder / journal.NAME} is damaged ({error}): skipped"
+    except (OSError, *UNEXPECTED) as error:
+        return "damaged", _EMPTY, f"{folder / journal.NAME} is damaged ({described(error)}): skipped"
     if not problem:
         return status, result, ""
     if status == RunStatus.FINISHED:
@@ -173,7 +183,7 @@ def frozen(value: Any) -> str:
 
 def _finite(value: Any) -> float:
     """The value, or NaN if it is missing or not finite."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     return float(value) if good else math.nan
 
 
@@ -184,5 +194,5 @@ def _int_or(value: Any, default: int) -> int:
 def _written(folder: Path) -> float:
     for name in ("result.json", journal.NAME):
         if (folder / name).exists():
-            return (folder / name).stat().st_mtime
+            return (folder / name).lstat().st_mtime
     return 0.0

@@ -1,5 +1,6 @@
 """Text datasets of the Hugging Face hub, streamed by ``datasets``: only tokens are written to the disk."""
 
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from gptx.runs.hashing import digest, file_hash
 
 ID = "data.hub"
 REVISION = 1
+_NAME = r"\w[\w.-]*/\w[\w.-]*"
 
 
 class HubCorpus(Corpus):
@@ -55,8 +57,9 @@ class HubCorpus(Corpus):
 
         folder = Path(self.hub).expanduser()
         if not folder.is_dir():
+            _check_name(self.hub)
             _check_online(self.hub)
-        source = str(folder) if folder.is_dir() else self.hub
+        source = str(folder.absolute()) if folder.is_dir() else self.hub  # a relative path may be a builder's name
         options: dict[str, Any] = {"name": self.subset or None, "revision": self.revision or None}
         self.rows = RowReader(self.rows.key)
         try:
@@ -76,6 +79,16 @@ class HubCorpus(Corpus):
 
 def _format(options: dict[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in options.items() if isinstance(value, str))
+
+
+def _check_name(hub: str) -> None:
+    """Reject what is no name on the hub: the package datasets would take ``text`` or ``json`` for one of its builders.
+
+    Raises:
+        DataError: ``hub`` is not OWNER/NAME.
+    """
+    if not re.fullmatch(_NAME, hub, re.ASCII):
+        raise DataError(f"data.hub={hub}: expected an existing folder, or OWNER/NAME of a dataset on the hub")
 
 
 def _check_online(hub: str) -> None:

@@ -17,6 +17,12 @@ REVISION = 1
 
 
 class IdCorpus(Corpus):
+    """A corpus of ids.
+
+    Args:
+        path: files, folders or patterns.
+    """
+
     name = "ids"
 
     def __init__(self, *, path: Sequence[str], val_fraction: float, max_tokens: int) -> None:

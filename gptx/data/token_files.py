@@ -13,6 +13,7 @@ from gptx.data.split import SPLITS
 from gptx.errors import GptxError
 from gptx.regular_files import refuse_link, refuse_links
 from gptx.runs.atomic_files import JsonObject, write_json
+from gptx.runs.damaged_files import parse_json
 from gptx.runs.hashing import digest, file_hash
 from gptx.runs.provenance import own_source
 from gptx.tokenizer.base import Tokenizer, load
@@ -108,7 +109,7 @@ def open_folder(home: Path, tokenizer: type[Tokenizer], thorough: bool) -> Token
     refuse_link(home)
     refuse_links(home)
     try:
-        meta = TokenMeta(**json.loads((home / "meta.json").read_text(encoding="utf-8")))
+        meta = TokenMeta(**parse_json((home / "meta.json").read_text(encoding="utf-8")))
         if file_hash(home / "tokenizer.json") != meta.tokenizer_hash:
             return None
         if meta.dtype not in DTYPES:
@@ -157,7 +158,7 @@ def _hashed(path: Path, known: dict[str, Any] | None) -> dict[str, Any]:
 def _saved_hashes(home: Path) -> dict[str, dict[str, Any]]:
     """The entries of hashes.json that can be read."""
     try:
-        found = json.loads((home / HASHES).read_text(encoding="utf-8"))
+        found = parse_json((home / HASHES).read_text(encoding="utf-8"))
         return {name: found[name] for name in _BINS if isinstance(found[name]["sha256"], str)}
     except (OSError, ValueError, LookupError, TypeError):
         return {}

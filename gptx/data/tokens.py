@@ -171,7 +171,8 @@ def _progress(label: str, total: int, quiet: bool) -> Iterator[Callable[[int], N
 
     from gptx.console import Console
 
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn("tokens"), TimeElapsedColumn())
+    description = TextColumn("{task.description}", markup=False)  # a name of a corpus is no markup
+    columns = (description, BarColumn(), MofNCompleteColumn(), TextColumn("tokens"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=total or None)
         yield lambda taken: bar.advance(task, taken)

@@ -23,10 +23,13 @@ from gptx.proofs.decoding import decoding_in_chunks_equals_the_full_forward, pac
 from gptx.proofs.failure import PropertyFailed
 from gptx.proofs.gradients import parameters_have_gradients
 from gptx.proofs.small_model import CONTEXT, own_axes, rows, small_model
+from gptx.regular_files import read_text, refuse_link
 from gptx.runs.atomic_files import write_json
+from gptx.runs.damaged_files import UNEXPECTED, parse_json
 from gptx.runs.hashing import digest
 from gptx.runs.provenance import PACKAGE, own_code, source_hash
 
+LARGEST = 2**20  # bytes of a stored outcome
 BATCHES = 4  # in one of them every parameter must have a gradient: experts do not get tokens in each
 
 
@@ -78,10 +81,15 @@ def _key(cfg: DictConfig) -> str:
 
 
 def _stored(file: Path) -> list[str] | None:
-    """The outcome of an earlier check; None if there is none."""
+    """The outcome of an earlier check; None if there is none.
+
+    Raises:
+        ConfigError: the file or its folder is a symbolic link, or the file is no regular one.
+    """
+    refuse_link(file.parent)
     try:
-        found = json.loads(file.read_bytes())["failed"]
-    except (OSError, ValueError, TypeError, KeyError):
+        found = parse_json(read_text(file, LARGEST))["failed"]
+    except (OSError, *UNEXPECTED):
         return None
     return [str(line) for line in found] if isinstance(found, list) else None
 

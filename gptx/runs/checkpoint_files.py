@@ -15,6 +15,7 @@ from typing import Any
 
 from gptx.regular_files import open_regular, refuse_links
 from gptx.runs.atomic_files import JsonObject, flush_folder, write_json
+from gptx.runs.damaged_files import parse_json
 from gptx.runs.hashing import file_hash
 from gptx.runs.json_codec import from_json, to_json
 
@@ -76,7 +77,7 @@ def meta(path: Path) -> CheckpointMeta:
 
 def _read(path: Path) -> dict[str, Any]:
     with open_regular(path / META) as file:
-        found: dict[str, Any] = json.load(file)
+        found: dict[str, Any] = parse_json(file.read())
     return found
 
 

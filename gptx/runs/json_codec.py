@@ -1,6 +1,7 @@
 """Convert frozen dataclasses to JSON objects and back; keys that one side does not have are ignored."""
 
 import dataclasses
+import sys
 import types
 from collections.abc import Callable
 from enum import StrEnum
@@ -75,7 +76,16 @@ def _converter(hint: Any) -> Convert:
         return lambda value: tuple(item(one) for one in _checked(list, value))
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return hint
-    return lambda value: _checked((int, float) if hint is float else hint, value, allow_bool=hint is bool)
+    if hint is float:
+        return _number
+    return lambda value: _checked(hint, value, allow_bool=hint is bool)
+
+
+def _number(value: Any) -> Any:
+    found = _checked((int, float), value)
+    if isinstance(found, int) and abs(found) > sys.float_info.max:
+        raise ValueError("an integer that is too large for a float")
+    return found
 
 
 def _checked(kind: Any, value: Any, allow_bool: bool = False) -> Any:

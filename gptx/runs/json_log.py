@@ -14,6 +14,7 @@ from typing import Any
 
 from gptx.errors import RunFailed
 from gptx.regular_files import open_regular
+from gptx.runs.damaged_files import parse_json
 
 NAME = "journal.jsonl"
 Line = dict[str, Any]
@@ -96,7 +97,7 @@ def tail(folder: Path, offset: int = 0) -> tuple[list[Line], int]:
         file.seek(offset)
         data = file.read()
     complete = data.rfind(b"\n") + 1
-    return [json.loads(line) for line in data[:complete].splitlines()], offset + complete
+    return [parse_json(line) for line in data[:complete].splitlines()], offset + complete
 
 
 def read(folder: Path) -> Iterator[Line]:

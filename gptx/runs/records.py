@@ -5,7 +5,6 @@
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, ClassVar
 
 from gptx.regular_files import open_regular
 from gptx.runs.atomic_files import JsonObject, write_json
+from gptx.runs.damaged_files import parse_json
 from gptx.runs.json_codec import from_json, to_json
 from gptx.runs.preflight_facts import DataFacts, GitState, Hardware, ResumeSourceRecord, RunSetup
 
@@ -229,7 +229,7 @@ def read_result(path: Path) -> Result:
         ValueError: it is not a result.
     """
     with open_regular(path, "rb") as file:
-        return from_json(Result, json.load(file))
+        return from_json(Result, parse_json(file.read()))
 
 
 def write_result(path: Path, result: Result) -> None:

@@ -14,6 +14,16 @@ REVISION = 1
 
 
 class IdTokenizer(Tokenizer):
+    """Reads text as a list of ids.
+
+    Args:
+        n_vocab: number of ids.
+        eot: the id between two documents; -1: none.
+
+    Raises:
+        ConfigError: ``n_vocab`` is below 1, or ``eot`` is not below ``n_vocab``.
+    """
+
     name = "ids"
 
     def __init__(self, *, n_vocab: int, eot: int) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from gptx.errors import GptxError, RunFailed
-from gptx.regular_files import open_regular
+from gptx.regular_files import open_regular, refuse_link
 from gptx.runs.atomic_files import flocked
 from gptx.tracking.moved_store import correct_addresses
 
@@ -24,7 +24,7 @@ _ANSWER = 8.0  # seconds in which a server must begin to answer
 
 def store_uri(outputs: Path, uri: str) -> str:
     """``uri``, or the address of the database under ``outputs`` if it is empty."""
-    return uri or _uri_of((outputs / FOLDER / "mlflow.db").resolve())
+    return uri or _uri_of((outputs / FOLDER).resolve() / "mlflow.db")
 
 
 def _uri_of(database: Path) -> str:
@@ -54,12 +54,15 @@ class Store:
     """An open MLflow store.
 
     Raises:
-        GptxError: the kind of the uri is unknown.
+        GptxError: the kind of the uri is unknown, or the folder under ``outputs`` is or contains a symbolic link.
         RunFailed: the store does not answer.
     """
 
     def __init__(self, outputs: Path, uri: str = "") -> None:
         quiet()
+        refuse_link(outputs / FOLDER)
+        for name in ("mlflow.db", "artifacts", *(f"mlflow.db-{kind}" for kind in ("journal", "wal", "shm"))):
+            refuse_link(outputs / FOLDER / name)
         self.folder = (outputs / FOLDER).resolve()
         self.uri = store_uri(outputs, uri)
         with _no_stray_folder(self.uri):

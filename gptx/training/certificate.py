@@ -69,19 +69,31 @@ class Certificate:
 
 
 def conditions_of(folder: RunFolder, first: int, last: int) -> tuple[Conditions, ...]:
-    """The conditions of a run between two steps, one for each start and resume that trained some of these steps."""
+    """The conditions of a run between two steps, one for each start and resume that trained some of these steps.
+
+    Raises:
+        ValueError: the journal does not hold them.
+    """
     start = folder.start_record()
     assert start is not None
     records: list[tuple[int, StartRecord | ResumeRecord]] = [(0, start)]
     resumes = (record for record in journal.read(folder.path) if isinstance(record, ResumeRecord))
     records += [(record.step, record) for record in resumes if record.step < last]
     earliest = max(i for i, (step, _) in enumerate(records) if step <= first)
-    strategy = start.variant["strategy"]
+    strategy = _strategy(start)
     return tuple(_conditions(r.hardware, r.versions, r.processes, strategy) for _, r in records[earliest:])
+
+
+def _strategy(start: StartRecord) -> str:
+    if "strategy" not in start.variant:
+        raise ValueError("the start record has no strategy")
+    return start.variant["strategy"]
 
 
 def _conditions(hardware: Hardware, versions: dict[str, str], processes: int, strategy: str) -> Conditions:
     name = f"{hardware.device}, {hardware.name}"
+    if "torch" not in versions:
+        raise ValueError("a start or a resume has no version of torch")
     return Conditions(hardware=name, torch=versions["torch"], strategy=strategy, processes=processes)
 
 
@@ -103,7 +115,7 @@ def certificate(
     """
     start = folder.start_record()
     assert start is not None
-    again = _conditions(facts.hardware, versions(), facts.processes, start.variant["strategy"])
+    again = _conditions(facts.hardware, versions(), facts.processes, _strategy(start))
     other = [key for key, value in vars(again).items() if any(vars(one)[key] != value for one in before)]
     compared = _compare(folder, repetition, *steps)
     if start.data.corpus_hash == facts.data.corpus_hash and start.data.content_hash:

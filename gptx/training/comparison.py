@@ -9,10 +9,12 @@ from torch import Tensor
 
 from gptx.errors import CheckpointError
 from gptx.runs import checkpoint_files
+from gptx.runs.damaged_files import UNEXPECTED, described
 from gptx.runs.folder import RunFolder
 from gptx.training import checkpoint
 from gptx.training.best_weights import load_best
 
+BEST_WEIGHTS = "checkpoints/best/model.safetensors"
 Value = float | str
 Values = dict[tuple[int, str], Value]  # by step and key
 
@@ -44,6 +46,7 @@ class Comparison:
 
 
 def compare_values(run: Values, again: Values, keys: Iterable[str]) -> Comparison:
+    """Compare the values with these keys. A value that only one of the two has differs."""
     places = sorted(place for place in {*run, *again} if place[1] in keys)
     differ = [place for place in places if run.get(place) != again.get(place)]
     if not differ:
@@ -61,6 +64,10 @@ def _relative_difference(a: Value | None, b: Value | None) -> float:
 
 
 def compare_tensors(run: dict[str, Tensor], again: dict[str, Tensor], step: int) -> Comparison:
+    """Compare the tensors of a step by name. A tensor that only one of the two has, or of another shape, differs.
+
+    The size of a difference is its norm, divided by the larger of the norms of the two tensors.
+    """
     names = sorted({*run, *again})
     differ = [n for n in names if n not in run or n not in again or not torch.equal(run[n], again[n])]
     if not differ:
@@ -113,9 +120,13 @@ def _compare_best_weights(folder: RunFolder, repetition: RunFolder, last: int, b
     if step == 0:  # before the first validation
         return Comparison(count=0)
     weights, header = load_best(folder.checkpoints)
-    if int(header["step"]) > last:
+    try:
+        written = int(header["step"])
+        stored = {key: float(header.get(key, "nan")) for key in best if key != "stale"}
+    except UNEXPECTED as error:
+        raise CheckpointError(f"the header of {BEST_WEIGHTS} is damaged ({described(error)})") from error
+    if written > last:
         return Comparison(count=0)
-    stored = {key: float(header.get(key, "nan")) for key in best if key != "stale"}
     run, again = _at(last, "checkpoints/best", stored), _at(last, "checkpoints/best", best)
     values = compare_values(run, again, {key for _, key in run})
     saved = folder.checkpoints / checkpoint_files.step_name(step)

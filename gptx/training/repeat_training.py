@@ -14,8 +14,10 @@ from omegaconf import DictConfig
 from gptx.cli import log
 from gptx.config.plain_dict import plain_dict
 from gptx.config.saved_config import config_errors, load_config
-from gptx.errors import ConfigError, Interrupted
+from gptx.errors import ConfigError, Interrupted, NotTokenised
+from gptx.runs import journal
 from gptx.runs.checkpoint_files import damage, step_name, step_of, steps
+from gptx.runs.damaged_files import readable
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
 from gptx.runs.records import StartRecord
@@ -41,16 +43,19 @@ def certify(folder: RunFolder, start_step: int | None = None, trust: Iterable[st
     """
     from gptx.training.certificate import certificate, conditions_of
 
-    start = folder.start_record() if (folder.path / "config.yaml").exists() else None
+    with readable(folder.path / journal.NAME):
+        start = folder.start_record() if (folder.path / "config.yaml").exists() else None
     if start is None:
         raise ConfigError(f"{folder.path} is not a run folder: config.yaml or journal.jsonl is missing")
     cfg = load_config(folder.path, trust)
     first, last = _choose_steps(folder, start_step)
     trained_from = first or (start.resume_source.step if start.resume_source else 0)
-    before = conditions_of(folder, trained_from, last)
+    with readable(folder.path / journal.NAME):
+        before = conditions_of(folder, trained_from, last)
     with tempfile.TemporaryDirectory(prefix="gptx-") as place, _working_directory_of(cfg, folder):
         repetition = RunFolder(Path(place) / folder.path.name)
         with config_errors(folder.path):
+            _choose_token_folder(cfg, folder, Path(place))
             ready = _prepare(cfg, start, first, before[-1].processes)
         _copy_start(folder, start, repetition, first)
         began = time.monotonic()
@@ -127,6 +132,21 @@ def _imports_not_from_working_directory() -> Iterator[None]:
             os.environ.update({name: environment[name]} if name in environment else {})
 
 
+def _choose_token_folder(cfg: DictConfig, folder: RunFolder, place: Path) -> None:
+    """Outside the outputs of the run, token files are only read: the run may come from somebody else, and so may
+    ``paths.data``. If they are missing or damaged there, they are created in a temporary folder instead."""
+    from gptx.data.from_config import tokens_of
+
+    data = Path(cfg.paths.data).resolve()
+    if data.is_relative_to(folder.path.resolve().parents[1]):
+        return
+    try:
+        tokens_of(cfg, create=False, thorough=True)
+    except NotTokenised:
+        log.warning("no intact token files in %s, outside the run's outputs: creating them in a temporary folder", data)
+        cfg.paths.data = str(place / "data")
+
+
 def _prepare(cfg: DictConfig, start: StartRecord, first: int, processes: int) -> "Preflight":
     """Set what the repetition needs in the config, and check it."""
     import torch
@@ -162,8 +182,8 @@ def _resume_from(cfg: DictConfig, start: StartRecord) -> str:
 def _copy_start(folder: RunFolder, start: StartRecord, repetition: RunFolder, first: int) -> None:
     """Create a run folder that continues from a checkpoint of the run, by a symbolic link to the checkpoint."""
     repetition.checkpoints.mkdir(parents=True)
-    with Journal(repetition.path) as journal:
-        journal.write(start)
+    with Journal(repetition.path) as book:
+        book.write(start)
     if first:
         name = step_name(first)
         (repetition.checkpoints / name).symlink_to(folder.checkpoints / name)

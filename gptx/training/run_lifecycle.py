@@ -18,7 +18,7 @@ from gptx.errors import GptxError, Interrupted, RunFailed, reason
 from gptx.runs import checkpoint_files
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
-from gptx.runs.records import RunEndReason
+from gptx.runs.records import VALIDATION, RunEndReason
 from gptx.terminal import echo
 from gptx.tracking.follower import Follower
 from gptx.training.preflight import Preflight, preflight
@@ -182,8 +182,25 @@ def _train_in_workers(cfg: DictConfig, folder: RunFolder, ready: Preflight) -> i
 
 def _show_finished(cfg: DictConfig, folder: RunFolder) -> None:
     _show_summary(cfg, folder, "finished already")
+    _warn_of_former_validation(folder)
     if names := other_code(folder):
         log.warning("the source has changed since the run was made (%s): force=true trains it again", ", ".join(names))
+
+
+def _warn_of_former_validation(folder: RunFolder) -> None:
+    """Warn that a result has metrics of an earlier definition, see `gptx.runs.records.VALIDATION`."""
+    result = folder.result()
+    if result is None or result.validation >= VALIDATION:
+        return
+    trainer = result.config.get("trainer")
+    all_tokens = isinstance(trainer, dict) and trainer.get("val_tokens") == 0
+    log.warning(
+        "the run was started by an earlier version of gptx, whose bits per byte%s had another definition (%d, now %d): "
+        "force=true trains it again",
+        " and validation loss (trainer.val_tokens=0)" if all_tokens else "",
+        result.validation,
+        VALIDATION,
+    )
 
 
 def _show_summary(cfg: DictConfig, folder: RunFolder, how: str) -> None:

@@ -212,6 +212,19 @@ def test_hub_fingerprint_and_message_without_a_network(tmp_path: Path, monkeypat
         next(corpus.documents(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["text", "json", "webdataset", "../x/y", "a/b/c", "missing/", "hf://a/b", "a/b\n"])
+def test_hub_must_be_a_folder_or_a_dataset_with_an_owner(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="expected an existing folder, or OWNER/NAME of a dataset on the hub"):
+        next(hub(name).documents(tmp_path))
+
+
+def test_hub_folder_with_the_name_of_a_builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text/train.jsonl").write_text('{"text": "a row"}\n')
+    monkeypatch.chdir(tmp_path)
+    assert list(hub("text").documents(tmp_path)) == ["a row"]
+
+
 @pytest.mark.parametrize("bad", [0.0, -0.1, 0.6, 1.0])
 def test_val_fraction_out_of_range_is_rejected(bad: float) -> None:
     with pytest.raises(DataError, match=r"data\.val_fraction=.*expected above 0"):

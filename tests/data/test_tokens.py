@@ -199,3 +199,12 @@ def test_progress_bar_on_a_terminal_is_erased(tmp_path: Path, monkeypatch: pytes
     assert "tokenising listed with byte" in shown
     assert "5000/5000" in shown
     assert shown.endswith("\x1b[2K")  # its last line is erased
+
+
+def test_the_name_of_a_corpus_is_no_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(Listed, "name", "[/b]{task.x}[red]")
+    prepare(Listed([TEXT] * 20, max_tokens=5000), Byte(), tmp_path)
+    assert "tokenising [/b]{task.x}[red]" in terminal.getvalue()

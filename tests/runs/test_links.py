@@ -10,11 +10,13 @@ from conftest import Trained
 
 import gptx as api
 from gptx.errors import ConfigError
+from gptx.proofs.before_training import _stored
 from gptx.regular_files import open_log, open_regular, read_text, refuse_links
 from gptx.runs import journal, json_log
 from gptx.runs.atomic_files import flocked, write_json
 from gptx.runs.folder import RunFolder, held
-from gptx.sweep.state.folder import PLAN, Sweep, SweepPlan, sweeps
+from gptx.sweep.state.folder import PLAN, Sweep, SweepPlan, find_sweep, sweeps
+from gptx.tracking.mlflow_connection import Store
 
 REFUSED = "is a symbolic link, which gptx does not follow"
 
@@ -183,3 +185,58 @@ def test_no_function_opens_a_link_or_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ConfigError, match="is not a regular file"):
         open_regular(tmp_path / "pipe")
+
+
+def test_linked_folder_of_all_sweeps_is_refused(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "elsewhere", "it")
+    sweep.path.mkdir(parents=True)
+    sweep.save_plan(SweepPlan(command="again"))
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    (outputs / ".sweeps").symlink_to(sweep.path.parent)
+    for given in ("", "it", str(outputs / ".sweeps/it")):
+        with pytest.raises(ConfigError, match=REFUSED):
+            find_sweep(outputs, given)
+    with pytest.raises(ConfigError, match=REFUSED):
+        sweeps(outputs)
+
+
+def test_linked_sweep_that_is_given_by_its_path_is_refused(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "elsewhere", "it")
+    sweep.path.mkdir(parents=True)
+    sweep.save_plan(SweepPlan(command="again"))
+    link = tmp_path / "outputs/.sweeps/it"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(sweep.path)
+    with pytest.raises(ConfigError, match=REFUSED):
+        find_sweep(tmp_path / "outputs", str(link))
+
+
+@pytest.mark.parametrize("name", [".mlflow", ".mlflow/mlflow.db", ".mlflow/artifacts"])
+def test_linked_store_is_refused(tmp_path: Path, name: str) -> None:
+    link = tmp_path / "outputs" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=REFUSED):
+        Store(tmp_path / "outputs")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_linked_results_of_the_check_before_training_are_refused(tmp_path: Path) -> None:
+    file, outside = tmp_path / "checks/hash.json", tmp_path / "outside"
+    assert _stored(file) is None
+    outside.mkdir()
+    (outside / "hash.json").write_text('{"failed": []}')
+    file.parent.symlink_to(outside)
+    with pytest.raises(ConfigError, match=REFUSED):
+        _stored(file)
+    file.parent.unlink()
+    file.parent.mkdir()
+    file.symlink_to(outside / "hash.json")
+    with pytest.raises(ConfigError, match=REFUSED):
+        _stored(file)
+    file.unlink()
+    file.write_text('{"failed": ["a line"]}')
+    assert _stored(file) == ["a line"]
+    file.write_text("[" * 100_000)
+    assert _stored(file) is None

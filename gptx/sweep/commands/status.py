@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from gptx.errors import ConfigError
 from gptx.runs import journal
+from gptx.runs.damaged_files import readable
 from gptx.runs.folder import RunFolder
 from gptx.runs.records import RunStatus
 from gptx.sweep.execute import slurm_cluster
@@ -111,12 +113,17 @@ def _run_statuses(sweep: Sweep, plan: SweepPlan) -> Iterator[StatusRow]:
             yield StatusRow(cell.title, None, CellStatus.REJECTED, cell.rejection)
             continue
         folder, job = sweep.outputs / cell.run, jobs.get(cell.run, "")
-        if job:
-            state = states[job]
-            state = JobState("CANCELLED") if job in cancelled and not state.active else state
-            yield _of_job(cell, folder, job, state, sweep.slurm_folder)
-        else:
-            yield _without_job(cell, folder, failures.get(folder.name), in_progress)
+        try:
+            with readable(folder / journal.NAME):
+                if job:
+                    state = states[job]
+                    state = JobState("CANCELLED") if job in cancelled and not state.active else state
+                    status = _of_job(cell, folder, job, state, sweep.slurm_folder)
+                else:
+                    status = _without_job(cell, folder, failures.get(folder.name), in_progress)
+        except ConfigError as error:  # the other cells are shown nevertheless
+            status = StatusRow(cell.title, folder, CellStatus.FAILED, str(error), job)
+        yield status
 
 
 def _of_job(cell: PlannedCell, folder: Path, job: str, state: JobState, reports: Path) -> StatusRow:

@@ -1,6 +1,5 @@
 """Find out how a Slurm job ended, from the reports of its nodes, the run folder, and the state that Slurm reports."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, Self
 
 from gptx.regular_files import open_regular
 from gptx.runs.atomic_files import write_json
+from gptx.runs.damaged_files import parse_json
 from gptx.runs.folder import RunFolder
 from gptx.runs.json_codec import to_json
 from gptx.sweep.execute.launcher import End, Task
@@ -38,7 +38,7 @@ class NodeReport:
     @classmethod
     def read(cls, path: Path) -> Self:
         with open_regular(path) as file:
-            data: dict[str, Any] = json.load(file)
+            data: dict[str, Any] = parse_json(file.read())
         kind, reason = data.get("kind"), data.get("reason", "")
         if data.get("end"):  # written by an older version, with three flags instead of the kind
             kind = "limit_exceeded" if data.get("bound") else "rejected" if data["final"] else "failed"

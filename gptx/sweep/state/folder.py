@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from gptx.errors import GptxError
-from gptx.regular_files import open_regular
+from gptx.regular_files import open_regular, refuse_link
 from gptx.runs.atomic_files import write_json
+from gptx.runs.damaged_files import parse_json, readable
 from gptx.runs.folder import held
 from gptx.runs.json_codec import from_json, to_json
 from gptx.sweep.state.records import (
@@ -87,22 +88,33 @@ class SweepPlan:
 
 
 class Sweep:
-    """``outputs/.sweeps/<study>-<hash>/``."""
+    """``outputs/.sweeps/<study>-<hash>/``.
+
+    Raises:
+        ConfigError: the folder or the one above it is a symbolic link.
+    """
 
     def __init__(self, outputs: Path, name: str) -> None:
         self.outputs, self.name = outputs, name
         self.path = outputs / SWEEPS / name
+        refuse_link(self.path.parent)
+        refuse_link(self.path)
         self.slurm_folder = self.path / "slurm"  # submitit's files and the reports of the jobs
 
     @property
     def plan(self) -> SweepPlan:
-        """The plan of the last command; a plan without cells if there was no command."""
-        if not (self.path / PLAN).exists():
+        """The plan of the last command; a plan without cells if there was no command.
+
+        Raises:
+            ConfigError: the file is damaged.
+        """
+        file = self.path / PLAN
+        if not file.exists():
             return SweepPlan()
-        with open_regular(self.path / PLAN) as file:
-            data = json.load(file)
-        cells = [{_FORMER_KEYS.get(key, key): value for key, value in cell.items()} for cell in data["cells"]]
-        return from_json(SweepPlan, data | {"cells": cells})
+        with open_regular(file) as opened, readable(file):
+            data = parse_json(opened.read())
+            cells = [{_FORMER_KEYS.get(key, key): value for key, value in cell.items()} for cell in data["cells"]]
+            return from_json(SweepPlan, data | {"cells": cells})
 
     def save_plan(self, plan: SweepPlan) -> None:
         """Write the plan completely or not at all."""
@@ -153,6 +165,7 @@ class Sweep:
 
 def sweeps(outputs: Path) -> list[Sweep]:
     """All sweeps, the newest last."""
+    refuse_link(outputs / SWEEPS)
     found = [plan for plan in (outputs / SWEEPS).glob(f"*/{PLAN}") if not plan.parent.is_symlink()]
     plans = sorted(found, key=lambda plan: plan.lstat().st_mtime_ns)
     return [Sweep(outputs, plan.parent.name) for plan in plans]

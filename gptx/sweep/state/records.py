@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import ClassVar
 
 from gptx.runs import json_log
+from gptx.runs.damaged_files import readable
 from gptx.runs.json_codec import from_json, to_json
 
 
@@ -157,12 +158,20 @@ class SweepJournal:
 
 
 def read_records(folder: Path) -> Iterator[SweepRecord]:
-    """All complete records of a sweep's journal, of the kinds that this version supports."""
-    for line in json_log.read(folder):
-        if line["kind"] in KINDS:
-            if line["kind"] == RunEnded.kind and "outcome" not in line:
-                line["outcome"] = _outcome_before_it_was_recorded(str(line["reason"]))
-            yield from_json(KINDS[line["kind"]], line)
+    """All complete records of a sweep's journal, of the kinds that this version supports.
+
+    Raises:
+        ConfigError: the journal is damaged.
+    """
+    with readable(folder / json_log.NAME):
+        found = [_record(line) for line in json_log.read(folder) if line["kind"] in KINDS]
+    yield from found
+
+
+def _record(line: json_log.Line) -> SweepRecord:
+    if line["kind"] == RunEnded.kind and "outcome" not in line:
+        line["outcome"] = _outcome_before_it_was_recorded(str(line["reason"]))
+    return from_json(KINDS[line["kind"]], line)
 
 
 def _outcome_before_it_was_recorded(reason: str) -> AttemptOutcome:
