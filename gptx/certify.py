@@ -18,9 +18,8 @@ _HELP = """\
 Train from one checkpoint of a run to a later one again, in a temporary folder, and compare the outcome with the run:
 losses, gradient norms and a checksum of the batches step by step, all weights and moments at the end, and the best
 validation with its weights. The checksum covers where each row of a batch starts in the text and the hash of the data.
-The token files are read and compared with the hash of their content; damaged ones are created again first, in a
-temporary folder if paths.data is not in the outputs of the run.
-
+The token files are compared with the hash of their content; damaged ones are created again first, in a temporary folder
+if paths.data is not in the outputs of the run.
 Config, strategy and processes are those of the run. The result is written to RUN_DIR/certificate.json. Exit code 0:
 equal, or within 1e-5 on other hardware, torch or processes. 1: different or not finished. 2: cannot be repeated.
 """

@@ -60,7 +60,8 @@ def compare_values(run: Values, again: Values, keys: Iterable[str]) -> Compariso
 def _relative_difference(a: Value | None, b: Value | None) -> float:
     if not isinstance(a, float | int) or not isinstance(b, float | int):
         return math.inf
-    return abs(a - b) / max(abs(a), abs(b))
+    difference = abs(a - b) / max(abs(a), abs(b))
+    return math.inf if math.isnan(difference) else difference
 
 
 def compare_tensors(run: dict[str, Tensor], again: dict[str, Tensor], step: int) -> Comparison:
@@ -83,7 +84,8 @@ def _distance(a: Tensor, b: Tensor) -> float:
     if a.shape != b.shape:
         return math.inf
     a, b = a.double(), b.double()
-    return float((a - b).norm() / max(a.norm(), b.norm()))
+    distance = float((a - b).norm() / max(a.norm(), b.norm()))
+    return math.inf if math.isnan(distance) else distance
 
 
 def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -101,8 +101,9 @@ def _composed(text: str) -> DictConfig | str:
     strategy, *overrides = text.split(",")
     overrides = [word for word in overrides if word.split("=")[0] not in OPTIONS]
     layers = f"model.n_layer={4 if strategy == 'pp' else 2}"
+    once = {word.split("=")[0]: word for word in (*SIZES, layers, f"strategy={strategy}", *overrides)}
     try:
-        return gptx.compose([*SIZES, layers, f"strategy={strategy}", *overrides])
+        return gptx.compose(list(once.values()))
     except ConfigError as error:
         return str(error)
 
