@@ -6,11 +6,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.part import Settings, Unsupported
+from gptx.errors import ConfigError
+from gptx.hardware.compiler import check_compiler
 
 
 @functools.cache
 def compile_fault(device: str) -> str:
-    """Why torch.compile does not work on a device, in one line; "": it works. One attempt per process."""
+    """Why torch.compile does not work on a device, in one line; "": it works. One attempt per process; on a CPU, where
+    that can take half a minute beside other work, only the compiler is looked for."""
+    if device == "cpu":
+        return _missing_on_cpu()
     x = torch.arange(64.0, device=device)
     try:
         torch.compile(_twice)(x)
@@ -19,6 +24,14 @@ def compile_fault(device: str) -> str:
         return f"torch.compile does not work here: {type(error).__name__}: {lines[0] if lines else ''}"[:200]
     finally:
         torch.compiler.reset()
+    return ""
+
+
+def _missing_on_cpu() -> str:
+    try:
+        check_compiler(torch.device("cpu"))
+    except ConfigError as error:
+        return str(error)
     return ""
 
 

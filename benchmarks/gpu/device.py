@@ -184,4 +184,4 @@ def tables(rows: Sequence[Row], results: Results) -> str:
     return "\n\n".join([*lines, table] if rates else lines)
 
 
-PART = Part("device", "Device and rates", 25, 30, cases, measure, tables)
+PART = Part("device", "Device and rates", 25, 60, cases, measure, tables)

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
-import gptx
+from gptx.config.compose import compose
 from gptx.config.instantiate import part
 from gptx.errors import ConfigError
 from gptx.geometry.side_losses import SideLosses
@@ -103,7 +103,7 @@ def _composed(text: str) -> DictConfig | str:
     layers = f"model.n_layer={4 if strategy == 'pp' else 2}"
     once = {word.split("=")[0]: word for word in (*SIZES, layers, f"strategy={strategy}", *overrides)}
     try:
-        return gptx.compose(list(once.values()))
+        return compose(list(once.values()))
     except ConfigError as error:
         return str(error)
 
@@ -114,7 +114,7 @@ def single() -> Strategy:
 
 @cache
 def _single_config() -> DictConfig:
-    return gptx.compose(["strategy=single"]).strategy  # type: ignore[no-any-return]
+    return compose(["strategy=single"]).strategy  # type: ignore[no-any-return]
 
 
 class Training:
