@@ -26,9 +26,10 @@ except ImportError:
 from rich.console import Console
 
 from benchmarks.report import Row, terminal_table, write_json
-from gptx.cli import Parser, check_json, exit_code
+from gptx.cli import Parser, exit_code
 from gptx.config.overrides import options
 from gptx.errors import GptxError, RunFailed
+from gptx.output_files import check_output
 from gptx.runs import journal
 from gptx.runs.records import EventRecord
 
@@ -184,7 +185,7 @@ def differences(folder: Path, reference: Path) -> list[str]:
 def _bench(args: argparse.Namespace) -> None:
     if args.kills < 1:
         raise GptxError(f"--kills {args.kills}: expected at least 1")
-    check_json(args.json)
+    check_output("--json", args.json)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
     rng, console = random.Random(args.seed), Console(highlight=False)
     with tempfile.TemporaryDirectory(prefix="gptx-faults-") as place:

@@ -20,8 +20,9 @@ import psutil
 import torch
 
 from benchmarks.report import machine_facts, machine_text, terminal_table, write_json
-from gptx.cli import Parser, check_json, exit_code
+from gptx.cli import Parser, exit_code
 from gptx.errors import RunFailed
+from gptx.output_files import check_output
 
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl: orphans become children of this process, so that their CPU counts
 MODELS = {
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(args: argparse.Namespace) -> int:
-    check_json(args.json)
+    check_output("--json", args.json)
     ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
     checks = [check(overrides(size, args.models)) for size in args.sizes or GRIDS]
     rows = [

@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.report import machine_facts, machine_text, terminal_table, write_json
-from gptx.cli import Parser, check_json, exit_code
+from gptx.cli import Parser, exit_code
 from gptx.errors import GptxError
+from gptx.output_files import check_output
 
 KERNELS = ("reference", "sdpa", "banded", "flex", "flash")
 HEADS = {"4x32": (4, 32), "6x64": (6, 64), "16x64": (16, 64)}
@@ -100,7 +101,7 @@ def _bench(args: argparse.Namespace) -> None:
         raise GptxError(
             f"--rounds {args.rounds} --tokens {args.tokens}: expected at least 1, contexts too; windows 0 or more"
         )
-    check_json(args.json)
+    check_output("--json", args.json)
     import torch
 
     from gptx.hardware.cpu import keep_freed_memory

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.report import Row, markdown_table, terminal_table, write_json
-from gptx.cli import Parser, check_json, exit_code
+from gptx.cli import Parser, exit_code
 from gptx.config.compose import compose
 from gptx.config.overrides import options
 from gptx.errors import ConfigError, GptxError, RunFailed
+from gptx.output_files import check_output
 
 if TYPE_CHECKING:
     from gptx.training.trainer import Trainer
@@ -90,7 +91,7 @@ def _parser() -> Parser:
 def _bench(args: argparse.Namespace) -> None:
     if args.steps < 1 or min(args.processes) < 1:
         raise GptxError(f"--steps {args.steps} --processes {args.processes}: expected at least 1")
-    check_json(args.json)
+    check_output("--json", args.json)
     head, rows, figures = (_speeds if args.speed else _differences)(args)
     write_json(args.json, figures)
     if args.markdown:

@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.report import terminal_table, write_json
-from gptx.cli import Parser, check_json, exit_code
+from gptx.cli import Parser, exit_code
 from gptx.errors import RunFailed
 from gptx.hardware.cpu import cores
+from gptx.output_files import check_output
 
 GRID = {"attention": "mha,gqa,mqa", "pos": "learned,rope", "window": "full,sliding", "seed": "0,1"}
 SHORT_AXES = ("attention", "pos")  # of the grid of one-step runs
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _compare(args: argparse.Namespace) -> None:
-    check_json(args.json)
+    check_output("--json", args.json)
     long = {"trainer.max_steps": args.steps}
     short = {"trainer.max_steps": 1, "trainer.val_tokens": 128}
     with tempfile.TemporaryDirectory(prefix="gptx-") as folder:

@@ -19,9 +19,10 @@ from rich.console import Console
 
 from benchmarks.isolated import run_isolated
 from benchmarks.report import machine_facts, machine_text, markdown_table, terminal_table, write_json
-from gptx.cli import Parser, check_json, exit_code
+from gptx.cli import Parser, exit_code
 from gptx.config.overrides import options
 from gptx.errors import GptxError
+from gptx.output_files import check_output
 
 if TYPE_CHECKING:
     from benchmarks.training_arms import Turn
@@ -113,7 +114,7 @@ def peer_checkout(text: str) -> tuple[str, Path]:
 def _bench(args: argparse.Namespace) -> None:
     if args.rounds < 1 or args.seconds < 0:
         raise GptxError(f"--rounds {args.rounds} --seconds {args.seconds:g}: expected at least 1 round and 0 seconds")
-    check_json(args.json)
+    check_output("--json", args.json)
     from gptx.hardware.device import pick
 
     device = pick(args.device)

@@ -17,8 +17,9 @@ from rich.console import Console
 
 from benchmarks.isolated import run_isolated
 from benchmarks.report import machine_facts, machine_text, terminal_table, write_json
-from gptx.cli import Parser, check_json, exit_code
+from gptx.cli import Parser, exit_code
 from gptx.errors import GptxError
+from gptx.output_files import check_output
 
 HEADS, DIM = 6, 64
 EXAMPLES = """examples:
@@ -79,7 +80,7 @@ def _bench(args: argparse.Namespace) -> None:
             f"--rounds {args.rounds} --window {args.window} --tokens {args.tokens} --longest {args.longest} "
             f"--seconds {args.seconds:g}: expected at least 1, 1, 1, 512 and 0"
         )
-    check_json(args.json)
+    check_output("--json", args.json)
     import torch
 
     from gptx.hardware.device import compute_dtype, pick

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from gptx.errors import ConfigError, GptxError, Interrupted
@@ -165,13 +164,3 @@ def split_verbosity(arguments: Sequence[str]) -> tuple[int, list[str]]:
     """Separate ``-v`` and ``-q`` from the arguments of a command whose parser is not a `Parser`."""
     given = [VERBOSITY[argument] for argument in arguments if argument in VERBOSITY]
     return sum(given), [argument for argument in arguments if argument not in VERBOSITY]
-
-
-def check_json(path: Path | None) -> None:
-    """Check the argument of ``--json FILE`` before the work starts.
-
-    Raises:
-        GptxError: the folder of the file is missing.
-    """
-    if path and not path.parent.is_dir():
-        raise GptxError(f"--json {path}: the folder {path.parent} does not exist")

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.part import Figures, Part, Row, Settings, State, Unsupported
+from benchmarks.gpu.part import Figures, Part, Row, Settings, State, Unsupported, one_line
 from benchmarks.gpu.supervise import POISONED
 from gptx.processes.children import die_with_parent
 
@@ -64,13 +64,6 @@ def attempt(part: Part, case: str, arguments: Any, settings: Settings, events: P
     except Exception as error:
         traceback.print_exc()
         return row(State.FAILED, one_line(error))
-
-
-def one_line(error: BaseException, most: int = 200) -> str:
-    """The type and the first line of an error."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def usable(settings: Settings) -> bool:

@@ -5,7 +5,7 @@ import functools
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.part import Settings, Unsupported
+from benchmarks.gpu.part import Settings, Unsupported, one_line
 from gptx.errors import ConfigError
 from gptx.hardware.compiler import check_compiler
 
@@ -20,8 +20,7 @@ def compile_fault(device: str) -> str:
     try:
         torch.compile(_twice)(x)
     except Exception as error:  # many types, by what is missing
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return f"torch.compile does not work here: {type(error).__name__}: {lines[0] if lines else ''}"[:200]
+        return f"torch.compile does not work here: {one_line(error)}"
     finally:
         torch.compiler.reset()
     return ""

@@ -129,3 +129,10 @@ class Part:
     measure: Callable[[Any, Settings, Partial], Figures]
     tables: Callable[[Sequence[Row], Results], str]
     skip: Callable[[Settings], str] = lambda settings: ""
+
+
+def one_line(error: BaseException, most: int = 200) -> str:
+    """The type and the first line of an error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -4,7 +4,6 @@ import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from gptx.regular_files import refuse_link, refuse_links
 from gptx.runs.atomic_files import JsonObject, write_json
 from gptx.runs.damaged_files import parse_json
 from gptx.runs.hashing import digest, file_hash
+from gptx.runs.json_codec import from_json, to_json
 from gptx.runs.provenance import own_source
 from gptx.tokenizer.base import Tokenizer, load
 
@@ -135,30 +135,38 @@ def content_hash(home: Path, thorough: bool = False) -> str:
     """
     saved = _saved_hashes(home)
     found = {name: _hashed(home / name, None if thorough else saved.get(name)) for name in _BINS}
-    if any(name in saved and saved[name]["sha256"] != found[name]["sha256"] for name in found):
+    if any(name in saved and saved[name].sha256 != found[name].sha256 for name in found):
         return ""
     if found != saved:
         with suppress(GptxError):  # a folder that cannot be written: the next process reads the files again
-            write_json(home / HASHES, found)
-    return digest(str(found[name]["sha256"]) for name in _BINS)
+            write_json(home / HASHES, to_json(found))
+    return digest(found[name].sha256 for name in _BINS)
 
 
 _BINS = tuple(f"{split}.bin" for split in SPLITS)
 
 
-def _hashed(path: Path, known: dict[str, Any] | None) -> dict[str, Any]:
-    """The hash of a file, with the size and the time of the file."""
+@dataclass(frozen=True, kw_only=True)
+class _FileHash:
+    """The hash of a file, and the size and the time that the file had; -1: not known."""
+
+    sha256: str
+    size: int = -1
+    mtime_ns: int = -1
+
+
+def _hashed(path: Path, known: _FileHash | None) -> _FileHash:
+    """The hash of a file, from ``known`` if its size and time are still the same."""
     status = path.stat()
-    version = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    if known and {**known, **version} == known:
+    if known and (known.size, known.mtime_ns) == (status.st_size, status.st_mtime_ns):
         return known
-    return {"sha256": file_hash(path), **version}
+    return _FileHash(sha256=file_hash(path), size=status.st_size, mtime_ns=status.st_mtime_ns)
 
 
-def _saved_hashes(home: Path) -> dict[str, dict[str, Any]]:
+def _saved_hashes(home: Path) -> dict[str, _FileHash]:
     """The entries of hashes.json that can be read."""
     try:
         found = parse_json((home / HASHES).read_text(encoding="utf-8"))
-        return {name: found[name] for name in _BINS if isinstance(found[name]["sha256"], str)}
+        return {name: from_json(_FileHash, found[name]) for name in _BINS if isinstance(found[name]["sha256"], str)}
     except (OSError, ValueError, LookupError, TypeError):
         return {}

@@ -7,12 +7,14 @@ A variant that sees the next token has by far the lowest loss, so nothing in a c
 import json
 import shlex
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from gptx.cli import log
 from gptx.config.axes import model_axes
 from gptx.config.overrides import own_dirs
 from gptx.config.plain_dict import plain_dict
@@ -76,8 +78,13 @@ def _key(cfg: DictConfig) -> str:
     """A hash of all that decides the outcome: the code of gptx and of the user's modules, and the model's config."""
     plain = plain_dict(cfg)
     parts = {axis: plain[axis] for axis in ("model", *model_axes())}
-    code = {"gptx": source_hash(PACKAGE), "torch": torch.__version__, **own_code()}
+    code = {"gptx": _gptx_hash(), "torch": torch.__version__, **own_code()}
     return digest([json.dumps([parts, code, _packs(cfg)], sort_keys=True)])
+
+
+@cache
+def _gptx_hash() -> str:
+    return source_hash(PACKAGE)
 
 
 def _stored(file: Path) -> list[str] | None:
@@ -103,7 +110,8 @@ def _check(cfg: DictConfig, model: GPT) -> Iterator[str]:
     tokens = rows(2, CONTEXT + 1)
     try:
         model(tokens[:, :-1])
-    except Exception:
+    except Exception as error:  # the checks report it if it happens in float32, too
+        log.debug("the check before training computes in float32: %s", reason(error))
         model = model.float()
     for check in _checks(cfg):
         try:
