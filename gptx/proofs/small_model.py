@@ -9,8 +9,9 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from gptx.cli import log
 from gptx.config.axes import model_axes
-from gptx.errors import ConfigError
+from gptx.errors import reason
 from gptx.model.build import build
 from gptx.model.gpt import GPT
 
@@ -24,22 +25,29 @@ def small_model(cfg: DictConfig, dtype: torch.dtype = torch.float64) -> GPT:
     """A model of the variants of ``cfg``, in eval mode, with random weights.
 
     It has 2 layers, `CONTEXT` tokens and `VOCAB` ids. Heads of more than `HEAD_DIM` dimensions are reduced to that; the
-    sizes of ``cfg`` are used where a variant rejects smaller ones.
+    sizes of ``cfg`` are used where a variant does not work with smaller ones, for example because a key of the user's
+    own is ``${model.d_model}``, which is resolved.
 
     Raises:
         ConfigError: the variants reject one another.
+        Exception: an exception of the user's own constructor.
     """
-    sizes = list(_sizes(cfg))
-    for layers, d_model in sizes:
+    *smaller, last = _sizes(cfg)
+    for layers, d_model in smaller:
         try:
-            model = build(small_config(cfg, layers, d_model), VOCAB, "cpu")
-        except ConfigError:
-            if (layers, d_model) == sizes[-1]:
-                raise
-        else:
-            randomise(model)
-            return model.to(dtype).eval()
-    raise AssertionError("there is at least one size")
+            model = _random_model(cfg, layers, d_model, dtype)
+            if d_model < cfg.model.d_model:
+                model(rows(1, CONTEXT))
+            return model
+        except Exception as error:  # another size is tried; the last one raises what is wrong with it
+            log.debug("no model with %d layers and d_model=%d: %s", layers, d_model, reason(error))
+    return _random_model(cfg, *last, dtype)
+
+
+def _random_model(cfg: DictConfig, n_layer: int, d_model: int, dtype: torch.dtype) -> GPT:
+    model = build(small_config(cfg, n_layer, d_model), VOCAB, "cpu")
+    randomise(model)
+    return model.to(dtype).eval()
 
 
 def _sizes(cfg: DictConfig) -> Iterator[tuple[int, int]]:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from gptx.config.compose import compose
 from gptx.config.own_options import own_options
 from gptx.proofs.before_training import failed_checks
-from gptx.proofs.small_model import own_axes
+from gptx.proofs.small_model import own_axes, small_model
 from gptx.runs.folder import RunFolder
 from gptx.runs.json_log import read
 
@@ -62,6 +62,15 @@ def test_each_missing_property_is_found(name: str, conf: Path, tmp_path: Path) -
     assert all(line.startswith(start) for line, start in zip(found, expected, strict=True)), found
     assert failed_checks(cfg) == found, "read from the stored outcome"
     assert len(list((tmp_path / "checks").iterdir())) == 1
+
+
+def test_key_that_holds_the_width_of_the_run_is_checked_at_that_width(tmp_path: Path) -> None:
+    (tmp_path / "attention").mkdir()
+    (tmp_path / "attention/wide.yaml").write_text("_target_: cheating.Wide\nwidth: ${model.d_model}\n")
+    with own_options(tmp_path):
+        cfg = compose(["attention=wide", "device=cpu", f"paths.data={tmp_path}"])
+    assert small_model(cfg).shape.d_model == cfg.model.d_model
+    assert failed_checks(cfg) == []
 
 
 def test_packed_documents_are_checked_where_the_run_packs_them(conf: Path, tmp_path: Path) -> None:

@@ -27,6 +27,17 @@ class Honest(GQA):
         return x
 
 
+class Wide(Honest):
+    """Has a matrix of the model's width, which a key gives."""
+
+    def __init__(self, shape: ModelShape, *, width: int) -> None:
+        super().__init__(shape)
+        self.wide = nn.Linear(width, width, bias=False)
+
+    def given(self, x: Tensor) -> Tensor:
+        return self.wide(x)
+
+
 class NextToken(Honest):
     """Adds the input of the next token."""
 
