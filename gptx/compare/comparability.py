@@ -3,15 +3,19 @@
 import math
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 
-from gptx.compare.formatting import SHOWN, axes, count, plain, titled, variant_name
+from gptx.compare.formatting import SHOWN, axes, count, figure, plain, titled, variant_name
 from gptx.compare.run_rows import RunRow, selected, status_counts
 from gptx.compare.summary import is_finished
 from gptx.config.axes import run_name_axes
+from gptx.runs.metrics import BY_KEY, Metric
 
 _VALIDATION_SET = ("trainer.val_tokens", "data.val_fraction", "model.context")
+_PER_TOKEN = ("val_loss", "val_accuracy", "val_perplexity", "train_loss")  # depend on the tokenizer
+SIZE_TOLERANCE = 0.01  # relative difference of parameters or FLOPs up to which arms are equal, as in conf/match
 _FP32, _LOW = 1e-3, 1e-2  # largest relative difference between strategies that rounding explains, by precision
 
 
@@ -31,7 +35,9 @@ def warnings(rows: Iterable[RunRow], summary: pd.DataFrame) -> list[str]:
     for part in parts:
         where = f"{part['data'].iloc[0]}: " if len(parts) > 1 else ""
         named = titled(part, str(part["corpus_hash"].iloc[0]))[0] if len(parts) > 1 else part
-        out += [where + line for line in (*_budgets(part), *_seed_sets(named), *_measures(part))]
+        out += [
+            where + line for line in (*_budgets(part), *_seed_sets(named), *_sizes(named, counted), *_measures(part))
+        ]
     return (
         out + _failed_checks(counted) + _gaps(counted) + _codes(counted) + _validations(counted) + _strategies(counted)
     )
@@ -78,7 +84,7 @@ def _validations(rows: list[RunRow]) -> list[str]:
 def _budgets(part: pd.DataFrame) -> list[str]:
     out = []
     for name in ("steps", "tokens"):
-        found = sorted({x for values in part[name] for x in values})
+        found = sorted(_all(part, name))
         if len(found) > 1:
             each = ", ".join(f"{x:,}" for x in found)
             out.append(f"different budgets: {name} {each if len(found) < 5 else f'{found[0]:,} to {found[-1]:,}'}")
@@ -87,10 +93,19 @@ def _budgets(part: pd.DataFrame) -> list[str]:
             "different tokenizers: val loss is per token and not comparable; bits/byte is, on the same text only if "
             "trainer.val_tokens=0"
         )
-    differing = [name for name in axes(part) if name.startswith(_VALIDATION_SET)]
-    if differing:
+    if differing := _validation_keys(part):
         out.append(f"different validation sets ({', '.join(differing)}): losses are not comparable")
     return out
+
+
+def _validation_keys(part: pd.DataFrame) -> list[str]:
+    """The differing keys that choose the validation text."""
+    return [name for name in axes(part) if name.startswith(_VALIDATION_SET)]
+
+
+def _all(part: pd.DataFrame, column: str) -> set[Any]:
+    """All values of a column of lists."""
+    return {value for values in part[column] for value in values}
 
 
 def _seed_sets(part: pd.DataFrame) -> list[str]:
@@ -104,8 +119,54 @@ def _seed_sets(part: pd.DataFrame) -> list[str]:
     return [f"different seeds: {'; '.join(sets)}"]
 
 
+def _sizes(part: pd.DataFrame, rows: list[RunRow]) -> list[str]:
+    """How far the largest and the smallest variant differ in parameters and FLOPs. After `match`, only the quantity
+    that it made equal is checked."""
+    matched = {row.result.variant.get("match", "none") for row in rows}
+    keys = {"params": ("n_params",), "flops": ("flops_per_token",)}.get(
+        matched.pop() if len(matched) == 1 else "none", ("n_params", "flops_per_token")
+    )
+    found = [line for key in keys if (line := _largest_difference(part, BY_KEY[key]))]
+    if not found:
+        return []
+    return [f"variants of different size: {'; '.join(found)}; match=params or match=flops makes them equal"]
+
+
+def _largest_difference(part: pd.DataFrame, metric: Metric) -> str:
+    """The smallest and the largest variant, if they differ by more than the tolerance."""
+    sized = part[part[f"{metric.key}_mean"] > 0].sort_values(f"{metric.key}_mean", kind="stable")
+    if sized.empty:
+        return ""
+    small, large = sized.iloc[0].to_dict(), sized.iloc[-1].to_dict()
+    low, high = small[f"{metric.key}_mean"], large[f"{metric.key}_mean"]
+    if high / low - 1 <= SIZE_TOLERANCE:
+        return ""
+    ends = ((low, small), (high, large))
+    texts = (f"{figure(metric, value)} ({variant_name(row, axes(part))})" for value, row in ends)
+    return f"{metric.title} {' to '.join(texts)}, {high / low - 1:.1%} more"
+
+
+def comparable(summary: pd.DataFrame, metric: Metric) -> bool:
+    """Whether the rows of a summary can be ranked by a metric: losses with equal budgets and validation sets, and for
+    losses per token equal tokenizers; speeds and memory on equal machines."""
+    if metric.exact:
+        return True
+    machine = {"tokens_per_s": "hardware", "seconds": "hardware", "peak_memory_bytes": "device"}.get(metric.key)
+    if machine:
+        return len(_all(summary, machine)) < 2
+    if metric.key in _PER_TOKEN and len(set(summary["tokenizer_hash"])) > 1:
+        return False
+    budgets = (_all(summary, name) for name in ("steps", "tokens"))
+    return all(len(found) < 2 for found in budgets) and not _validation_keys(summary)
+
+
+def has_one_seed(summary: pd.DataFrame) -> bool:
+    """Whether a variant has one finished run only, so that nothing is known about its noise."""
+    return bool((summary.loc[is_finished(summary), "n"] < 2).any())
+
+
 def _measures(part: pd.DataFrame) -> list[str]:
-    hardware, devices = ({x for found in part[name] for x in found} for name in ("hardware", "device"))
+    hardware, devices = _all(part, "hardware"), _all(part, "device")
     if len(hardware) < 2:
         return []
     what = "tokens/s and peak memory are" if len(devices) > 1 else "tokens/s is"

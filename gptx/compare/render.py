@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +12,7 @@ from rich.console import ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 
-from gptx.compare.comparability import warnings
+from gptx.compare.comparability import comparable, has_one_seed, warnings
 from gptx.compare.formatting import SHOWN, axes, count, figure, plain, titled, variant_name
 from gptx.compare.run_rows import RunRow, read_rows, status_counts
 from gptx.compare.summary import is_finished, summarise
@@ -77,8 +77,12 @@ def ordered(summary: pd.DataFrame, column: str) -> pd.DataFrame:
     return summary.iloc[sorted(range(len(values)), key=place)]
 
 
-def page(rows: list[RunRow], summary: pd.DataFrame) -> Group:
-    """One table for each corpus, because losses on different texts are not comparable; then warnings and other runs."""
+def page(rows: Sequence[RunRow], summary: pd.DataFrame, left_out: Sequence[str] = ()) -> Group:
+    """One table for each corpus, because losses on different texts are not comparable; then warnings and other runs.
+
+    Args:
+        left_out: lines about runs that are not among the rows.
+    """
     parts: list[RenderableType] = []
     corpora = list(dict.fromkeys(summary["corpus_hash"]))
     for corpus in corpora:
@@ -86,9 +90,7 @@ def page(rows: list[RunRow], summary: pd.DataFrame) -> Group:
         parts += [*([VisibleText()] if parts else []), FittingTable(part, title)]
     if len(summary):
         size = f"{count(len(summary), 'variant')}, {count(int(summary['n'].sum()), 'run')}"
-        many = (summary["n"] > 1).any()
-        spread = "mean ±sample standard deviation over n seeds" if many else "one seed each: deviations are unknown"
-        parts.append(_Legend(f"\n{size} · {spread}"))
+        parts.append(_Legend(f"\n{size} · {_spread(summary)}"))
     messages = warnings(rows, summary)
     if messages:
         lines = Table.grid(padding=(0, 1))
@@ -99,12 +101,23 @@ def page(rows: list[RunRow], summary: pd.DataFrame) -> Group:
     if rest:
         where = "unfinished, in separate rows" if "status" in summary else "not in the table"
         parts.append(VisibleText(f"{where}: {rest}"))
+    parts += [VisibleText(line) for line in left_out]
     return Group(*parts)
 
 
-def unfinished(rows: list[RunRow]) -> str:
+def unfinished(rows: Iterable[RunRow]) -> str:
     """The unfinished runs by status, such as "2 failed, 1 running"."""
     return ", ".join(f"{n} {status}" for status, n in status_counts(rows).items() if status != "finished")
+
+
+def _spread(summary: pd.DataFrame) -> str:
+    """What the deviations are, and why no best is marked."""
+    if not (summary["n"] > 1).any():
+        return "one seed each, which decides nothing: deviations are unknown, and no best loss or speed is marked"
+    spread = "mean ±sample standard deviation over n seeds"
+    return (
+        f"{spread}; no best loss or speed is marked, because n=1 decides nothing" if has_one_seed(summary) else spread
+    )
 
 
 class _Legend:
@@ -114,7 +127,7 @@ class _Legend:
         self.text = text
 
     def __rich_console__(self, console: rich.console.Console, options: ConsoleOptions) -> RenderResult:
-        bold = " · bold: best of the column" if console.is_terminal or console.record else ""
+        bold = " · bold: best mean of the column" if console.is_terminal or console.record else ""
         yield VisibleText(self.text + bold, "dim")
 
 
@@ -176,12 +189,18 @@ def _layout(
     return out
 
 
+def can_be_ranked(summary: pd.DataFrame, metric: Metric) -> bool:
+    """Whether a best value is marked: not where the rows are not comparable, nor where a variant has one seed and the
+    metric varies with the seed, because a best of single runs may be chance."""
+    return comparable(summary, metric) and (metric.exact or not has_one_seed(summary))
+
+
 def _column(summary: pd.DataFrame, metric: Metric, stacked: bool) -> list[VisibleText]:
-    """The cells of one metric. The best value is bold, unless all are equal or the rows are not comparable in it."""
+    """The cells of one metric. The best mean is bold, unless all are equal or a best cannot be told."""
     means, sds = list(summary[f"{metric.key}_mean"]), list(summary[f"{metric.key}_sd"])
     ended = is_finished(summary)
     values = [mean for mean, end in zip(means, ended, strict=True) if end and not math.isnan(mean)]
-    comparable = len(set(values)) > 1 and not _not_comparable(summary, metric)
+    comparable = len(set(values)) > 1 and can_be_ranked(summary, metric)
     best = metric.best(values) if comparable else None
     bold = [end and mean == best for mean, end in zip(means, ended, strict=True)]
     pairs = zip(means, sds, strict=True)
@@ -197,11 +216,3 @@ def _column(summary: pd.DataFrame, metric: Metric, stacked: bool) -> list[Visibl
         cell.append(text, "bold green" if good else "")
         cells.append(cell.append(gap + spread if spread else "", "dim"))
     return cells
-
-
-def _not_comparable(summary: pd.DataFrame, metric: Metric) -> bool:
-    """Whether rows differ in the tokenizer (loss per token) or in the machine (speed, memory)."""
-    if metric.key == "val_loss":
-        return len(set(summary["tokenizer_hash"])) > 1
-    name = {"tokens_per_s": "hardware", "peak_memory_bytes": "device"}.get(metric.key)
-    return name is not None and len({x for found in summary[name] for x in found}) > 1

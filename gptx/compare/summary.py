@@ -18,6 +18,7 @@ from gptx.runs.records import RunStatus
 
 _FIGURES = [f"{metric.key}_{what}" for metric in METRICS for what in ("mean", "sd")]
 _LISTS = ("hardware", "device", "steps", "tokens")
+_SIMPLE = {str, int, float, bool, type(None)}
 _TAIL = ("data", "corpus_hash", "tokenizer_hash", *_LISTS, "runs")
 
 
@@ -88,7 +89,11 @@ def _differs_within_option(rows: list[RunRow], key: str) -> bool:
 
 
 def _differs(rows: list[RunRow], name: str) -> bool:
-    return len({frozen(row.value(name)) for row in rows}) > 1
+    values = [row.value(name) for row in rows]
+    kinds = set(map(type, values))
+    if len(kinds) == 1 and kinds <= _SIMPLE:  # much faster than the general way
+        return len(set(values)) > 1
+    return len(set(map(frozen, values))) > 1
 
 
 def is_finished(summary: pd.DataFrame) -> list[bool]:

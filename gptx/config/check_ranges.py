@@ -33,6 +33,7 @@ _SEED = Range(0, below=2**63)
 RANGES = {
     "seed": _SEED,
     "data_seed": _SEED,
+    "about.margin": Range(0),
     "trainer.max_steps": Range(1),
     "trainer.batch_size": Range(1),
     "trainer.micro_batch": Range(0),

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gptx.config.check_ranges import check_ranges
 from gptx.config.compositions import Compositions
+from gptx.config.expectations import check_expectations
 from gptx.config.overrides import check_choices, conf_dir
 from gptx.config.parsing import readable
 from gptx.config.plain_dict import PlainConfig
@@ -36,6 +37,7 @@ def compose_plain(overrides: Sequence[str] = (), compositions: Compositions | No
         check_choices(given)
         plain = compositions.compose(given)
     check_ranges(plain)
+    check_expectations(plain)
     return plain
 
 

@@ -20,6 +20,7 @@ class Metric:
         higher_is_better: else lower is better.
         prefix: tables show it with a decimal prefix, such as 1.23M; else with four decimals.
         symbol: unit that follows the prefix, such as B.
+        exact: it follows from the config, so all seeds have the same value.
         in_table: whether comparisons show it; else it is in their files only.
         curve: its key in the journal's metrics records; "": it has one value only.
         charted: whether the saved view of MLflow shows a chart of the curve.
@@ -34,6 +35,7 @@ class Metric:
     higher_is_better: bool = False
     prefix: bool = False
     symbol: str = ""
+    exact: bool = False
     in_table: bool = False
     curve: str = ""
     charted: bool = False
@@ -73,7 +75,7 @@ METRICS = (
         charted=True,
         mlflow="val_bpb",
     ),
-    Metric(key="n_params", title="params", digits=0, prefix=True, in_table=True, mlflow="params"),
+    Metric(key="n_params", title="params", digits=0, prefix=True, exact=True, in_table=True, mlflow="params"),
     Metric(
         key="tokens_per_s",
         title="tokens/s",
@@ -103,10 +105,19 @@ METRICS = (
         digits=0,
         prefix=True,
         symbol="B",
+        exact=True,
         in_table=True,
         mlflow="kv_B_tok",
     ),
-    Metric(key="flops_per_token", title="FLOPs/token", unit="FLOPs/token", digits=0, prefix=True, in_table=True),
+    Metric(
+        key="flops_per_token",
+        title="FLOPs/token",
+        unit="FLOPs/token",
+        digits=0,
+        prefix=True,
+        exact=True,
+        in_table=True,
+    ),
     Metric(key="val_accuracy", title="accuracy", higher_is_better=True, curve="val/accuracy", mlflow="val_acc"),
     Metric(key="val_perplexity", title="perplexity", curve="val/perplexity"),
     Metric(key="train_loss", title="train loss", unit="nats/token", curve="train/loss", charted=True),

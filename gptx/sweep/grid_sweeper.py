@@ -89,7 +89,7 @@ class GridSweeper(SweeperBase):
             outcome = self._train(cells, options, launcher, journal, seconds)
         finished = [cell.folder.path for cell in cells if cell.folder and cell.folder.finished()]
         if options.sweep.lr:
-            finished = learning_rates.show_choices(sweep.plan.cells, sweep.outputs, outcome.dropped)
+            finished = learning_rates.show_choices(sweep, outcome.dropped)
         return close(finished, cells, outcome.failed, outcome.dropped)
 
     def _train(

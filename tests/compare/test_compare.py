@@ -145,7 +145,7 @@ def test_command_shows_variants_best_first_and_writes_raw_numbers(tmp_path: Path
     assert [v["val_bpb_sd"] for v in output["variants"]] == list(raw["val_bpb_sd"])
     assert output["variants"][0]["seeds"] == [0, 1] and len(output["variants"][0]["runs"]) == 2
     assert all((tmp_path / run / "result.json").exists() for v in output["variants"] for run in v["runs"])
-    assert output["runs"] == {"finished": 16} and output["warnings"] == []
+    assert output["statuses"] == {"finished": 16} and output["warnings"] == []
     assert "gptx.compare outputs" in (tmp_path / "a.svg").read_text(encoding="utf-8").replace("&#160;", " ")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "a.json", "a.svg", "outputs"]
 

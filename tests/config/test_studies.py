@@ -16,7 +16,10 @@ from command import ROOT, Gptx
 from composed import composed
 from omegaconf import DictConfig
 
+from gptx.config.compose import compose
+from gptx.config.expectations import parse_expectations, parse_pairs
 from gptx.config.identity import identity
+from gptx.errors import ConfigError
 from gptx.model.build import build
 from gptx.model.cost import Cost, cost
 from gptx.sweep.plan.matching import Matched, match_budgets
@@ -106,10 +109,44 @@ def test_every_study_has_a_small_size() -> None:
 def test_study_states_question_expectation_and_paper(name: str) -> None:
     study = file(name)
     assert study["study"] == name
-    assert set(study["about"]) == {"question", "expected", "paper"} and all(study["about"].values())
+    optional = {"expect", "baseline", "margin", "answer"}
+    assert {"question", "expected", "paper"} <= set(study["about"]) <= {"question", "expected", "paper"} | optional
+    assert all(study["about"].values())
     assert study["about"]["question"].count("?") == 1
     assert re.search(r"(19|20)\d\d", study["about"]["paper"]), "the paper has no year"
     assert seeds(name) == 3
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_study_answers_its_question_at_its_end(name: str) -> None:
+    """By comparisons of arms that its grid has, or by naming what answers it."""
+    about, values = file(name)["about"], {k: v.split(",") for k, v in grid(file(name)).items()}
+    assert bool(about.get("expect")) != bool(about.get("answer"))
+    for expectation in (one for line in about.get("expect", ()) for one in parse_expectations(line)):
+        for key, value in (*expectation.arm.items(), *expectation.other.items()):
+            assert value in values[key], expectation
+    for key, value in parse_pairs(about["baseline"]).items() if "baseline" in about else ():
+        assert value in values[key]
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        ("pos=rope", "about.expect='pos=rope': expected such as 'pos=rope < pos=learned'"),
+        ("rope < pos=learned", "'rope' names no arm; expected key=value"),
+        ("pos=rope < attention=mha", "both sides need the same keys and other values"),
+        ("pos=rope ~ pos=rope", "both sides need the same keys and other values"),
+    ],
+)
+def test_wrong_expectation_is_rejected(value: str, part: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose([f"about.expect=['{value}']"])
+    assert part in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_every_arm_of_one_side_is_compared_with_every_arm_of_the_other() -> None:
+    found = [str(one) for one in parse_expectations("pos=rope,xpos < pos=none,learned")]
+    assert found == [f"pos={a} < pos={b}" for a in ("rope", "xpos") for b in ("none", "learned")]
 
 
 @pytest.mark.parametrize("name", marked(STUDIES))
@@ -134,7 +171,7 @@ def test_small_size_is_cheap_and_has_its_own_folder(name: str) -> None:
     assert flops(small) < float(budget(name)[1]) * 1e13, "costs more than 1 % of the study"
     for arm in arms(small):
         assert arm.cfg.study == f"{name}-smoke" and arm.tokens <= 1e6 and arm.cfg.trainer.val_tokens <= 20_000
-        assert dict(arm.cfg.about) == file(name)["about"]
+        assert {key: arm.cfg.about[key] for key in file(name)["about"]} == file(name)["about"]
     assert set(grid(file(small))) == set(grid(file(name)))
 
 

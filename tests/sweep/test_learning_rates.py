@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from gptx.errors import ConfigError
+from gptx.runs.tuning_runs import losing_runs
 from gptx.sweep.plan import learning_rates as rates
-from gptx.sweep.state.folder import PlannedCell
+from gptx.sweep.state.folder import PlannedCell, Sweep, SweepPlan
 
 
 def cell(outputs: Path, arm: str, rate: float, seed: int, loss: float | None, status: str = "finished") -> PlannedCell:
@@ -98,6 +99,19 @@ def test_every_arm_gets_its_best_rate(tmp_path: Path) -> None:
         console.print(rates.table(choices))
     text = shown.get()
     assert all(f"\x1b[1m*{best}\x1b[0m" in text for best in ("1.9500", "2.3000", "1.0000")) and "2.9500" in text
+
+
+def test_runs_at_other_rates_are_recorded_as_tuning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cells = grid(
+        tmp_path, {"attention=mha": {1e-3: [2.0, None], 3e-3: [1.9, 2.0]}, "attention=gqa": {1e-3: [1.0, 1.0]}}
+    )
+    sweep = Sweep(tmp_path, "study-1")
+    sweep.path.mkdir(parents=True)
+    sweep.save_plan(SweepPlan(study="study", lr=True, cells=tuple(cells)))
+    compared = rates.show_choices(sweep, ())
+    assert "val loss by learning rate" in capsys.readouterr().out
+    every = [tmp_path / str(cell.run) for cell in cells if (tmp_path / str(cell.run)).exists()]
+    assert losing_runs(every) == set(every) - set(compared) == {tmp_path / str(cells[0].run)}
 
 
 def test_unfinished_runs_do_not_count_and_are_reported(tmp_path: Path) -> None:

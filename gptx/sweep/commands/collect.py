@@ -25,7 +25,7 @@ def collect(sweep: Sweep) -> int:
     finished = [one.folder for one in statuses if one.status is CellStatus.FINISHED and one.folder]
     plan = sweep.plan
     if plan.lr:
-        finished = learning_rates.show_choices(plan.cells, sweep.outputs, dropped_by_halving(sweep, plan))
+        finished = learning_rates.show_choices(sweep, dropped_by_halving(sweep, plan))
     if finished:
         show(finished)
     if active := [one for one in statuses if one.active]:

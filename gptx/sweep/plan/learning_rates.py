@@ -20,7 +20,8 @@ from gptx.console import Console
 from gptx.errors import ConfigError
 from gptx.runs.folder import RunFolder
 from gptx.runs.records import RunStatus
-from gptx.sweep.state.folder import PlannedCell
+from gptx.runs.tuning_runs import TuningRuns
+from gptx.sweep.state.folder import PlannedCell, Sweep
 
 KEY = "optim.lr"
 
@@ -88,14 +89,27 @@ def with_rates(combinations: Sequence[Sequence[str]], rates: Sequence[Any]) -> l
     return [[*overrides, f"{KEY}={rate!r}"] for overrides in combinations for rate in check_rates(rates)]
 
 
-def show_choices(cells: Sequence[PlannedCell], outputs: Path, dropped: Collection[str]) -> list[Path]:
-    """Print the losses of every arm by rate; returns the runs at the best rates, which are to be compared."""
-    choices = choose(cells, outputs, dropped)
+def show_choices(sweep: Sweep, dropped: Collection[str]) -> list[Path]:
+    """Print the losses of every arm by rate and record which runs are to be compared: those at the best rates, which
+    are returned."""
+    choices = choose(sweep.plan.cells, sweep.outputs, dropped)
     console = Console()
     console.print(table(choices))
     for warning in warnings(choices):
         console.print(f"! {warning}", style="yellow")
+    tuning_runs(choices, sweep.outputs).save(sweep.path)
     return [run for choice in choices for run in choice.runs]
+
+
+def tuning_runs(choices: Sequence[RateChoice], outputs: Path) -> TuningRuns:
+    """The finished runs of all arms, at the best rate and at the others."""
+    compared = {run for choice in choices for run in choice.runs}
+    every = [run for choice in choices for runs in choice.losses.values() for run in runs]
+    names = {run: run.relative_to(outputs).as_posix() for run in every}
+    return TuningRuns(
+        compared=tuple(names[run] for run in every if run in compared),
+        left_out=tuple(names[run] for run in every if run not in compared),
+    )
 
 
 def choose(cells: Sequence[PlannedCell], outputs: Path, dropped: Collection[str] = ()) -> list[RateChoice]:

@@ -19,6 +19,7 @@ from gptx.runs.atomic_files import write_json
 from gptx.runs.damaged_files import parse_json, readable
 from gptx.runs.folder import held
 from gptx.runs.json_codec import from_json, to_json
+from gptx.runs.tuning_runs import SWEEPS
 from gptx.sweep.state.records import (
     CommandStarted,
     JobsCancelled,
@@ -28,7 +29,6 @@ from gptx.sweep.state.records import (
     read_records,
 )
 
-SWEEPS = ".sweeps"  # the folder of all sweeps, in outputs/
 PLAN = "plan.json"
 _FORMER_KEYS = {"words": "overrides", "refusal": "rejection"}  # of a cell, in the plans of older versions
 

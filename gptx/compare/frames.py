@@ -1,0 +1,84 @@
+"""Runs as pandas frames: one row for each run, and the curves of their journals in long form."""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from gptx.compare.run_rows import RunRow
+from gptx.compare.summary import distinguishing_keys
+from gptx.runs import journal
+from gptx.runs.damaged_files import UNEXPECTED
+from gptx.runs.metrics import METRICS
+from gptx.runs.records import MetricsRecord, ResumeRecord, StartRecord
+
+_FACTS = ("dtype", "corpus_hash", "tokenizer_hash", "identity")
+CURVE_COLUMNS = ("run", "step", "tokens", "seconds", "metric", "value")
+
+
+def results(rows: Iterable[RunRow], *, all_keys: bool = False) -> pd.DataFrame:
+    """One row for each run.
+
+    Columns: ``run`` (its folder), ``name``, ``study``, ``status``, ``seed``, ``data_seed``, every axis, the config keys
+    that differ (those that differ between options only with ``all_keys``), the metrics of `gptx.runs.metrics` in their
+    units, ``steps``, ``tokens``, ``device``, ``hardware``, ``processes``, ``dtype``, and the hashes of corpus,
+    tokenizer and config. What was not measured is NaN.
+    """
+    rows = list(rows)
+    axes = sorted({axis for row in rows for axis in row.variant})
+    keys = [key for key in distinguishing_keys(rows, all_keys=all_keys) if key not in (*axes, *_FACTS)]
+    metrics = [metric.key for metric in METRICS]
+    head = ("run", "name", "study", "status", "seed", "data_seed")
+    columns = [*head, *axes, *keys, *metrics, "steps", "tokens", "device", "hardware", "processes", *_FACTS]
+    frame = pd.DataFrame([_values(row, [*axes, *keys]) for row in rows], columns=columns, dtype=object)
+    kinds = dict.fromkeys((*metrics, "steps", "tokens"), float) | dict.fromkeys(("seed", "data_seed", "processes"), int)
+    return frame.astype(kinds)
+
+
+def _values(row: RunRow, names: list[str]) -> dict[str, object]:
+    facts = {name: row.value(name) for name in _FACTS}
+    return {
+        **{"run": row.run, "name": row.result.name, "study": row.result.study, "status": str(row.status)},
+        **{"seed": row.seed, "data_seed": row.data_seed},
+        **{name: row.value(name) for name in names},
+        **row.metrics,
+        **{"steps": row.steps, "tokens": row.tokens, "device": row.device, "hardware": row.hardware},
+        **{"processes": row.result.processes, **facts},
+    }
+
+
+def curves(run_dirs: Iterable[Path]) -> pd.DataFrame:
+    """The curves of runs in long form, from their journals.
+
+    Columns: ``run`` (its folder), ``step``, ``tokens`` (trained on so far; NaN if unknown), ``seconds`` (time spent in
+    the run's processes until this record), ``metric`` (as in the journal, such as ``val/loss``) and ``value``. A
+    damaged journal gives no rows.
+    """
+    points = [point for run in run_dirs for point in _points(run)]
+    return pd.DataFrame(points, columns=list(CURVE_COLUMNS)).astype({"step": int, "tokens": float, "seconds": float})
+
+
+def _points(run: Path) -> list[tuple[str, int, float, float, str, float]]:
+    try:
+        records = list(journal.read(run))
+    except (OSError, *UNEXPECTED):
+        return []
+    found: list[tuple[str, int, float, float, str, float]] = []
+    per_step, seconds = math.nan, 0.0
+    for i, record in enumerate(records):
+        if isinstance(record, StartRecord):
+            per_step = _tokens_per_step(record)
+        elif i and not isinstance(record, ResumeRecord):
+            seconds += (record.t - records[i - 1].t) / 1000
+        if isinstance(record, MetricsRecord):
+            at = (str(run), record.step, record.step * per_step, seconds)
+            found += [(*at, metric, value) for metric, value in record.values.items()]
+    return found
+
+
+def _tokens_per_step(start: StartRecord) -> float:
+    """Rows of a batch times tokens of a row; NaN in the record of another program."""
+    sizes = [start.config.get(group, {}) for group in ("trainer", "model")]
+    rows, context = (size.get(key) for size, key in zip(sizes, ("batch_size", "context"), strict=True))
+    return float(rows * context) if isinstance(rows, int) and isinstance(context, int) else math.nan
