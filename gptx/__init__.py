@@ -3,6 +3,8 @@
     cfg = gptx.compose(["attention=gqa", "pos=rope"])   # a checked config
     model = gptx.build(cfg)                             # model(tokens (B, T)) -> logits (B, T, vocab)
     model, tokenizer = gptx.load("outputs/default/…")   # a trained run
+    gptx.compare_runs("outputs/pos_ablation")           # which variants are better, by how much
+    gptx.results("outputs"), gptx.curves("outputs")     # the figures of all runs as pandas frames
 
 Modules are imported where they are used, so that a typo on the command line is reported without loading torch.
 """
@@ -15,12 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    import pandas as pd
     from omegaconf import DictConfig
 
+    from gptx.compare.comparison import Comparison
     from gptx.model.gpt import GPT
     from gptx.tokenizer.base import Tokenizer
 
-__all__ = ["build", "compose", "load"]
+__all__ = ["build", "compare_runs", "compose", "curves", "load", "results"]
 
 
 def __getattr__(name: str) -> str:
@@ -84,3 +88,56 @@ def load(run_dir: str | Path, device: str = "auto", trust: Iterable[str] = ()) -
     from gptx.training.load_model import load
 
     return load(run_dir, device, trust)
+
+
+def results(paths: str | Path | Iterable[str | Path] = "outputs", *, all_keys: bool = False) -> pd.DataFrame:
+    """The runs in some folders, finished or not: one row for each run, with its variant, seed and metrics.
+
+    Args:
+        all_keys: also the config keys that only differ between options.
+
+    Raises:
+        GptxError: a path does not exist.
+    """
+    from gptx.compare.frames import results
+    from gptx.compare.selection import find_runs
+
+    return results(find_runs(paths, all_runs=True).rows, all_keys=all_keys)
+
+
+def curves(paths: str | Path | Iterable[str | Path] = "outputs") -> pd.DataFrame:
+    """The curves of the runs in some folders in long form: run, step, tokens, seconds, metric, value.
+
+    Raises:
+        GptxError: a path does not exist.
+    """
+    from gptx.compare.frames import curves
+    from gptx.compare.selection import run_folders
+
+    return curves(run_folders(paths))
+
+
+def compare_runs(
+    paths: str | Path | Iterable[str | Path] = "outputs",
+    *,
+    baseline: str = "",
+    margin: float | None = None,
+    metric: str = "",
+    study: str | None = None,
+) -> Comparison:
+    """Compare the variants in some folders with a baseline, as ``gptx compare`` does; a notebook shows the result.
+
+    Args:
+        baseline: the arm that others are compared with, e.g. ``"attention=mha pos=rope"``; "": that of the study, or
+            else the default options, or else the first arm.
+        margin: differences below it do not matter; None: that of the study, or else 0.01 nats per token for losses.
+        metric: a key of `gptx.runs.metrics.METRICS`; "": val_loss, or val_bpb if the tokenizers differ.
+        study: only the runs of this study.
+
+    Raises:
+        GptxError: a path, the study, the baseline or the metric does not exist.
+    """
+    from gptx.compare.comparison import compare
+    from gptx.compare.selection import find_runs
+
+    return compare(find_runs(paths, study), baseline=baseline, margin=margin, metric=metric)

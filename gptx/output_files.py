@@ -30,20 +30,20 @@ def check_output(option: str, path: Path | None) -> None:
         raise GptxError(f"{option} {path}: this is a folder, expected a file name")
 
 
-def write_output(path: Path, text: str) -> None:
+def write_output(path: Path, content: str | bytes) -> None:
     """Write a file under a temporary name and rename it, so that no reader sees an incomplete file. A device or a link
     is written in place, and `STDOUT` is printed.
 
     Raises:
         GptxError: it cannot be written.
     """
-    if path == STDOUT:
-        write_data(text)
+    if path == STDOUT and isinstance(content, str):
+        write_data(content)
         return
     in_place = path.is_symlink() or (path.exists() and not path.is_file())
     part = path if in_place else path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
         if not in_place:
             part.replace(path)
     except OSError as error:

@@ -1,15 +1,18 @@
 """``gptx compare``: compare the variants under outputs/, on the terminal and in files."""
 
 import argparse
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gptx.cli import Parser, exit_code
-from gptx.compare import render
-from gptx.compare.files import as_json, picture, runs_csv, variants_csv
-from gptx.compare.selection import find_runs
-from gptx.compare.summary import summarise
+from gptx.compare.comparison import compare
+from gptx.compare.effect_tables import as_latex, as_markdown
+from gptx.compare.files import as_json, effects_csv, picture, runs_csv, variants_csv
+from gptx.compare.forest import check_figure, forest
+from gptx.compare.page import page, unfinished
+from gptx.compare.selection import FoundRuns, find_runs
 from gptx.console import Console
 from gptx.errors import GptxError
 from gptx.output_files import STDOUT, check_output, output_file, write_output
@@ -17,8 +20,12 @@ from gptx.output_files import STDOUT, check_output, output_file, write_output
 _FILES = {
     "csv": "raw figures, one row for each variant",
     "runs_csv": "raw figures, one row for each run and seed",
-    "json": "raw figures of variants and runs, warnings",
-    "svg": "the table as a picture",
+    "effects_csv": "differences from the baseline, one row for each arm",
+    "json": "the conclusion, differences, variants, runs, warnings",
+    "markdown": "the conclusion and the table of differences in Markdown",
+    "latex": "the same in LaTeX",
+    "figure": "the differences as a picture: .png, .svg or .pdf",
+    "svg": "all of the output as a picture",
 }
 
 
@@ -40,6 +47,22 @@ def _parser() -> Parser:
     parser.add_argument(
         "--sort", metavar="COLUMN", default="val_bpb", help="sort by this column, best first (default: val_bpb)"
     )
+    parser.add_argument(
+        "--baseline",
+        default="",
+        metavar="ARM",
+        help='the arm that others are compared with, such as "attention=mha pos=rope" (default: that of the study, or '
+        "else the default options, or else the first arm)",
+    )
+    parser.add_argument(
+        "--margin",
+        type=_margin,
+        metavar="X",
+        help="differences below X do not matter (default: that of the study, or else 0.01 nats per token for losses)",
+    )
+    parser.add_argument(
+        "--metric", default="", metavar="KEY", help="compare by this metric, such as tokens_per_s (default: val_loss)"
+    )
     parser.add_argument("--all-keys", action="store_true", help="also show keys that only differ between options")
     parser.add_argument("--all", action="store_true", help="also show the rates that sweep.lr tried and did not choose")
     parser.add_argument("--include-unfinished", action="store_true", help="show unfinished runs in separate rows")
@@ -54,39 +77,60 @@ def _compare(args: argparse.Namespace) -> None:
     files = {kind: getattr(args, kind) for kind in _FILES if getattr(args, kind)}
     for kind, path in files.items():
         check_output(_option(kind), path)
+    if args.figure:
+        check_figure(args.figure)
     if len(printed := [_option(kind) for kind, path in files.items() if path == STDOUT]) > 1:
         raise GptxError(f"{' and '.join(printed)} print to stdout; give all but one the name of a file")
     paths = args.paths or [Path("outputs")]
     found = find_runs(paths, args.study, all_runs=args.all)
-    rows = found.rows
-    shown = {"all_keys": args.all_keys, "include_unfinished": args.include_unfinished}
-    summary = summarise(rows, **shown)
-    if summary.empty:
-        statuses = ", ".join((render.unfinished(rows) or "no runs", *found.left_out))
-        problems = "".join(f"; {row.problem}" for row in rows if row.problem)
-        raise GptxError(
-            f"no finished run in {_names(paths)}: found {statuses}{problems}; gptx run trains one, "
-            f"and repeating the command of a run resumes it"
-        )
-    summary = render.ordered(summary, args.sort)
-    page = render.page(rows, summary, found.left_out)
+    comparison = compare(
+        found,
+        baseline=args.baseline,
+        margin=args.margin,
+        metric=args.metric,
+        all_keys=args.all_keys,
+        include_unfinished=args.include_unfinished,
+    )
+    if comparison.variants.empty:
+        raise GptxError(_nothing(found, paths))
+    shown = page(comparison, args.sort)
     if STDOUT not in files.values():
-        Console().print(page)
-    content = {
-        "csv": lambda: variants_csv(summary),
-        "runs_csv": lambda: runs_csv(rows, **shown),
-        "json": lambda: as_json(rows, summary, **shown),
-        "svg": lambda: picture(page, f"gptx.compare {args.study or _names(paths)}"),
+        Console().print(shown)
+    content: dict[str, Callable[[], str | bytes]] = {
+        "csv": lambda: variants_csv(comparison),
+        "runs_csv": lambda: runs_csv(comparison),
+        "effects_csv": lambda: effects_csv(comparison),
+        "json": lambda: as_json(comparison),
+        "markdown": lambda: as_markdown(comparison),
+        "latex": lambda: as_latex(comparison),
+        "figure": lambda: forest(comparison, check_figure(args.figure)),
+        "svg": lambda: picture(shown, f"gptx.compare {args.study or _names(paths)}"),
     }
     for kind, path in files.items():
         write_output(path, content[kind]())
+
+
+def _nothing(found: FoundRuns, paths: Sequence[Path]) -> str:
+    statuses = ", ".join((unfinished(found.rows) or "no runs", *found.left_out))
+    problems = "".join(f"; {row.problem}" for row in found.rows if row.problem)
+    return (
+        f"no finished run in {_names(paths)}: found {statuses}{problems}; gptx run trains one, "
+        f"and repeating the command of a run resumes it"
+    )
+
+
+def _margin(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError
+    return value
 
 
 def _option(kind: str) -> str:
     return f"--{kind.replace('_', '-')}"
 
 
-def _names(paths: list[Path]) -> str:
+def _names(paths: Sequence[Path]) -> str:
     return ", ".join(str(path) for path in paths)
 
 

@@ -13,8 +13,9 @@ from gptx.compare.summary import is_finished
 from gptx.config.axes import run_name_axes
 from gptx.runs.metrics import BY_KEY, Metric
 
-_VALIDATION_SET = ("trainer.val_tokens", "data.val_fraction", "model.context")
-_PER_TOKEN = ("val_loss", "val_accuracy", "val_perplexity", "train_loss")  # depend on the tokenizer
+VALIDATION_KEYS = ("trainer.val_tokens", "data.val_fraction", "model.context")
+PER_TOKEN = ("val_loss", "val_accuracy", "val_perplexity", "train_loss")  # depend on the tokenizer
+MACHINES = {"tokens_per_s": "hardware", "seconds": "hardware", "peak_memory_bytes": "device"}  # what they depend on
 SIZE_TOLERANCE = 0.01  # relative difference of parameters or FLOPs up to which arms are equal, as in conf/match
 _FP32, _LOW = 1e-3, 1e-2  # largest relative difference between strategies that rounding explains, by precision
 
@@ -100,7 +101,7 @@ def _budgets(part: pd.DataFrame) -> list[str]:
 
 def _validation_keys(part: pd.DataFrame) -> list[str]:
     """The differing keys that choose the validation text."""
-    return [name for name in axes(part) if name.startswith(_VALIDATION_SET)]
+    return [name for name in axes(part) if name.startswith(VALIDATION_KEYS)]
 
 
 def _all(part: pd.DataFrame, column: str) -> set[Any]:
@@ -151,10 +152,9 @@ def comparable(summary: pd.DataFrame, metric: Metric) -> bool:
     losses per token equal tokenizers; speeds and memory on equal machines."""
     if metric.exact:
         return True
-    machine = {"tokens_per_s": "hardware", "seconds": "hardware", "peak_memory_bytes": "device"}.get(metric.key)
-    if machine:
-        return len(_all(summary, machine)) < 2
-    if metric.key in _PER_TOKEN and len(set(summary["tokenizer_hash"])) > 1:
+    if metric.key in MACHINES:
+        return len(_all(summary, MACHINES[metric.key])) < 2
+    if metric.key in PER_TOKEN and len(set(summary["tokenizer_hash"])) > 1:
         return False
     budgets = (_all(summary, name) for name in ("steps", "tokens"))
     return all(len(found) < 2 for found in budgets) and not _validation_keys(summary)

@@ -3,16 +3,17 @@
 import io
 import json
 import re
-from collections.abc import Sequence
 
 import pandas as pd
 from rich.console import Group
 from rich.measure import Measurement
+from rich.table import Table
 
-from gptx.compare.comparability import warnings
-from gptx.compare.frames import results
+from gptx.compare.comparison import Comparison
+from gptx.compare.conclusion import noise_floor, notes
 from gptx.compare.render import FittingTable
-from gptx.compare.run_rows import RunRow, selected, status_counts
+from gptx.compare.run_rows import status_counts
+from gptx.compare.study_answer import lines
 from gptx.console import Console
 from gptx.terminal import visible
 
@@ -20,30 +21,36 @@ _WEB_FONT = re.compile(r',\s*url\("https:[^)]*\) format\("\w+"\)')  # rich adds 
 _LISTS = ("seeds", "hardware", "device", "steps", "tokens")
 
 
-def variants_csv(summary: pd.DataFrame) -> str:
+def variants_csv(comparison: Comparison) -> str:
     """One row for each variant."""
-    plain = summary.drop(columns="runs")
+    plain = comparison.variants.drop(columns="runs")
     for name in _LISTS:
         plain[name] = [("; " if name == "hardware" else " ").join(map(str, found)) for found in plain[name]]
     return str(plain.to_csv(index=False))
 
 
-def runs_csv(rows: Sequence[RunRow], *, all_keys: bool = False, include_unfinished: bool = False) -> str:
+def runs_csv(comparison: Comparison) -> str:
     """One row for each run that is compared: its variant, its seed and its metrics."""
-    frame = results(selected(rows, include_unfinished=include_unfinished), all_keys=all_keys)
-    return str(frame.to_csv(index=False))
+    return str(comparison.runs.to_csv(index=False))
 
 
-def as_json(
-    rows: Sequence[RunRow], summary: pd.DataFrame, *, all_keys: bool = False, include_unfinished: bool = False
-) -> str:
-    """The variants, the runs that are compared, the number of all runs by status, and the warnings."""
-    runs = results(selected(rows, include_unfinished=include_unfinished), all_keys=all_keys)
+def effects_csv(comparison: Comparison) -> str:
+    """One row for each arm: its difference from the baseline."""
+    return str(comparison.table.to_csv(index=False))
+
+
+def as_json(comparison: Comparison) -> str:
+    """The conclusion, the differences, the variants, the runs, the number of all runs by status, and the warnings."""
     content = {
-        "variants": _records(summary),
-        "runs": _records(runs),
-        "statuses": status_counts(rows),
-        "warnings": warnings(rows, summary),
+        "conclusion": comparison.sentence,
+        "noise": noise_floor(comparison),
+        "effects": _records(comparison.table),
+        "notes": [*notes(comparison), *comparison.excluded],
+        "study": [line.strip() for line in lines(comparison)],
+        "variants": _records(comparison.variants),
+        "runs": _records(comparison.runs),
+        "statuses": status_counts(comparison.found.rows),
+        "warnings": comparison.warnings,
     }
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -57,7 +64,7 @@ def _records(frame: pd.DataFrame) -> list[dict[str, object]]:
 def picture(page: Group, title: str) -> str:
     """The table as an SVG picture, in the widest layout."""
     wide = Console(width=1000)
-    tables = [part for part in page.renderables if isinstance(part, FittingTable)]
+    tables = [part for part in page.renderables if isinstance(part, FittingTable | Table)]
     fits = [Measurement.get(wide, wide.options, part).maximum for part in tables]
     canvas = Console(record=True, file=io.StringIO(), width=max(80, *fits), legacy_windows=False)
     canvas.print(page)

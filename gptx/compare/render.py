@@ -2,48 +2,20 @@
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import pandas as pd
 import rich.console
 from rich import box
-from rich.console import ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import ConsoleOptions, Group, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 
-from gptx.compare.comparability import comparable, has_one_seed, warnings
-from gptx.compare.formatting import SHOWN, axes, count, figure, plain, titled, variant_name
-from gptx.compare.run_rows import RunRow, read_rows, status_counts
-from gptx.compare.summary import is_finished, summarise
-from gptx.console import Console, VisibleText
+from gptx.compare.comparability import comparable, has_one_seed
+from gptx.compare.formatting import SHOWN, axes, figure, plain, variant_name
+from gptx.compare.summary import is_finished
+from gptx.console import VisibleText
 from gptx.errors import GptxError
-from gptx.runs import journal
 from gptx.runs.metrics import METRICS, Metric
-
-
-def show(
-    paths: Iterable[Path | str],
-    console: rich.console.Console | None = None,
-    *,
-    sort: str = "val_bpb",
-    all_keys: bool = False,
-    include_unfinished: bool = False,
-) -> pd.DataFrame:
-    """Print the comparison of run folders, or of all runs below the paths.
-
-    Missing, unfinished and damaged runs are reported in the output.
-
-    Returns:
-        The summary, empty if there is no run.
-
-    Raises:
-        GptxError: ``sort`` is not a column.
-    """
-    rows = read_rows(run for path in paths for run in (list(journal.runs(Path(path))) or [Path(path)]))
-    summary = summarise(rows, all_keys=all_keys, include_unfinished=include_unfinished)
-    (console or Console()).print(page(rows, ordered(summary, sort)))
-    return summary
 
 
 def ordered(summary: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -75,60 +47,6 @@ def ordered(summary: pd.DataFrame, column: str) -> pd.DataFrame:
         return not ended[i], 1, 0.0, str(value)
 
     return summary.iloc[sorted(range(len(values)), key=place)]
-
-
-def page(rows: Sequence[RunRow], summary: pd.DataFrame, left_out: Sequence[str] = ()) -> Group:
-    """One table for each corpus, because losses on different texts are not comparable; then warnings and other runs.
-
-    Args:
-        left_out: lines about runs that are not among the rows.
-    """
-    parts: list[RenderableType] = []
-    corpora = list(dict.fromkeys(summary["corpus_hash"]))
-    for corpus in corpora:
-        part, title = titled(summary, str(corpus)) if len(corpora) > 1 else (summary, "")
-        parts += [*([VisibleText()] if parts else []), FittingTable(part, title)]
-    if len(summary):
-        size = f"{count(len(summary), 'variant')}, {count(int(summary['n'].sum()), 'run')}"
-        parts.append(_Legend(f"\n{size} · {_spread(summary)}"))
-    messages = warnings(rows, summary)
-    if messages:
-        lines = Table.grid(padding=(0, 1))
-        for line in messages:
-            lines.add_row(VisibleText("!", "yellow bold"), VisibleText(line, "yellow", overflow="fold"))
-        parts += [VisibleText(), lines]
-    rest = unfinished(rows)
-    if rest:
-        where = "unfinished, in separate rows" if "status" in summary else "not in the table"
-        parts.append(VisibleText(f"{where}: {rest}"))
-    parts += [VisibleText(line) for line in left_out]
-    return Group(*parts)
-
-
-def unfinished(rows: Iterable[RunRow]) -> str:
-    """The unfinished runs by status, such as "2 failed, 1 running"."""
-    return ", ".join(f"{n} {status}" for status, n in status_counts(rows).items() if status != "finished")
-
-
-def _spread(summary: pd.DataFrame) -> str:
-    """What the deviations are, and why no best is marked."""
-    if not (summary["n"] > 1).any():
-        return "one seed each, which decides nothing: deviations are unknown, and no best loss or speed is marked"
-    spread = "mean ±sample standard deviation over n seeds"
-    return (
-        f"{spread}; no best loss or speed is marked, because n=1 decides nothing" if has_one_seed(summary) else spread
-    )
-
-
-class _Legend:
-    """The line below the table. It explains bold figures where they can be seen."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __rich_console__(self, console: rich.console.Console, options: ConsoleOptions) -> RenderResult:
-        bold = " · bold: best mean of the column" if console.is_terminal or console.record else ""
-        yield VisibleText(self.text + bold, "dim")
 
 
 class FittingTable:

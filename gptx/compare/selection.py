@@ -25,7 +25,9 @@ class FoundRuns:
     left_out: tuple[str, ...] = ()
 
 
-def find_runs(paths: Iterable[Path | str], study: str | None = None, *, all_runs: bool = False) -> FoundRuns:
+def find_runs(
+    paths: Path | str | Iterable[Path | str], study: str | None = None, *, all_runs: bool = False
+) -> FoundRuns:
     """Read the runs in folders. A path may be a run folder itself; such a run is never left out.
 
     Args:
@@ -35,17 +37,31 @@ def find_runs(paths: Iterable[Path | str], study: str | None = None, *, all_runs
     Raises:
         GptxError: a path does not exist, or no run has this study.
     """
-    runs: dict[Path, list[Path]] = {}
-    for path in map(Path, paths):
-        if not path.exists():
-            raise GptxError(f"the folder {path} does not exist; expected a run folder or one that contains runs")
-        runs[path] = list(journal.runs(path))
+    runs = _by_path(paths)
     given = {run for path, inside in runs.items() if inside == [path] for run in inside}
     found = list(dict.fromkeys(run for inside in runs.values() for run in inside))
     losers = set() if all_runs else losing_runs(found) - given
     rows = _of_study(read_rows(run for run in found if run not in losers), study)
     lines = [f"{count(len(losers), 'run')} left out that tuned a learning rate (sweep.lr); --all shows them"]
     return FoundRuns(rows=tuple(rows), left_out=tuple(lines if losers else ()))
+
+
+def run_folders(paths: Path | str | Iterable[Path | str]) -> list[Path]:
+    """The run folders at or below some paths.
+
+    Raises:
+        GptxError: a path does not exist.
+    """
+    return list(dict.fromkeys(run for inside in _by_path(paths).values() for run in inside))
+
+
+def _by_path(paths: Path | str | Iterable[Path | str]) -> dict[Path, list[Path]]:
+    found: dict[Path, list[Path]] = {}
+    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
+        if not path.exists():
+            raise GptxError(f"the folder {path} does not exist; expected a run folder or one that contains runs")
+        found[path] = list(journal.runs(path))
+    return found
 
 
 def _of_study(rows: list[RunRow], study: str | None) -> list[RunRow]:

@@ -66,8 +66,8 @@ def _variant(group: list[RunRow], names: list[str], with_status: bool) -> dict[s
 def distinguishing_keys(rows: list[RunRow], *, all_keys: bool = False) -> list[str]:
     """Names of the variant: the axes of run names, other axes that differ, and keys that differ within an option."""
     axes = sorted({axis for row in rows for axis in row.variant})
-    names = [*(always := run_name_axes()), *(axis for axis in axes if axis not in always and _differs(rows, axis))]
-    keys = [key for key in sorted({key for row in rows for key in row.config}) if _differs(rows, key)]
+    names = [*(always := run_name_axes()), *(axis for axis in axes if axis not in always and differs(rows, axis))]
+    keys = [key for key in sorted({key for row in rows for key in row.config}) if differs(rows, key)]
     seen: set[tuple[str, tuple[str, ...]]] = set()
     for key in sorted(keys, key=lambda key: (not key.startswith("model."), key)):
         # an interpolation such as attention.d_model: ${model.d_model} repeats the values of another key
@@ -85,10 +85,10 @@ def _differs_within_option(rows: list[RunRow], key: str) -> bool:
     by_option: dict[str, list[RunRow]] = {}
     for row in rows:
         by_option.setdefault(row.variant.get(key.split(".")[0], ""), []).append(row)
-    return any(_differs(same, key) for same in by_option.values())
+    return any(differs(same, key) for same in by_option.values())
 
 
-def _differs(rows: list[RunRow], name: str) -> bool:
+def differs(rows: list[RunRow], name: str) -> bool:
     values = [row.value(name) for row in rows]
     kinds = set(map(type, values))
     if len(kinds) == 1 and kinds <= _SIMPLE:  # much faster than the general way

@@ -20,6 +20,7 @@ class Metric:
         higher_is_better: else lower is better.
         prefix: tables show it with a decimal prefix, such as 1.23M; else with four decimals.
         symbol: unit that follows the prefix, such as B.
+        margin: differences below it do not matter unless a study or a command says otherwise; 0: none is set.
         exact: it follows from the config, so all seeds have the same value.
         in_table: whether comparisons show it; else it is in their files only.
         curve: its key in the journal's metrics records; "": it has one value only.
@@ -35,6 +36,7 @@ class Metric:
     higher_is_better: bool = False
     prefix: bool = False
     symbol: str = ""
+    margin: float = 0.0
     exact: bool = False
     in_table: bool = False
     curve: str = ""
@@ -61,6 +63,7 @@ METRICS = (
         key="val_loss",
         title="val loss",
         unit="nats/token",
+        margin=0.01,
         in_table=True,
         curve="val/loss",
         charted=True,
@@ -120,7 +123,7 @@ METRICS = (
     ),
     Metric(key="val_accuracy", title="accuracy", higher_is_better=True, curve="val/accuracy", mlflow="val_acc"),
     Metric(key="val_perplexity", title="perplexity", curve="val/perplexity"),
-    Metric(key="train_loss", title="train loss", unit="nats/token", curve="train/loss", charted=True),
+    Metric(key="train_loss", title="train loss", unit="nats/token", margin=0.01, curve="train/loss", charted=True),
     Metric(key="seconds", title="seconds", unit="s", digits=1, prefix=True, mlflow="seconds"),
 )
 BY_KEY = {metric.key: metric for metric in METRICS}

@@ -20,7 +20,7 @@ def close(
         failed: why runs failed, by title.
         dropped: why halving has dropped runs, by title.
     """
-    from gptx.compare.render import show
+    from gptx.compare.page import show
 
     if finished:
         echo()

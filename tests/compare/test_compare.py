@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from gptx.compare.__main__ import main as compare_main
+from gptx.compare.comparability import warnings
 from gptx.compare.formatting import figure, human
-from gptx.compare.render import show, warnings
+from gptx.compare.page import show
 from gptx.compare.run_rows import read_rows
 from gptx.compare.summary import summarise
 from gptx.errors import GptxError

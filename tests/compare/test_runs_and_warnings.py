@@ -13,7 +13,7 @@ from rich.console import Console
 from test_compare import cli, grid, put, result, warnings_of
 
 from gptx.compare.frames import curves, results
-from gptx.compare.render import show
+from gptx.compare.page import show
 from gptx.compare.run_rows import read_rows
 from gptx.runs import journal
 from gptx.runs.metrics import METRICS

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from gptx.cli import log
-from gptx.compare.render import show
+from gptx.compare.page import show
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
 from gptx.sweep.commands.status import CellStatus, StatusRow, dropped_by_halving, status_rows

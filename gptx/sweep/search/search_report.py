@@ -67,7 +67,7 @@ def show_estimate(trials: int, examples: Sequence[Cell], launcher: Launcher, opt
 def close_search(study: "optuna.Study", options: "SearchOptions", sweep: Sweep, config_dirs: Sequence[str]) -> int:
     """Print the comparison of the finished runs, the best trials, and why others were rejected or failed; returns the
     exit code."""
-    from gptx.compare.render import show
+    from gptx.compare.page import show
     from gptx.sweep.search.optuna_study import FAILURE, RUN, TITLE, importances, rejection
 
     trials = study.get_trials(deepcopy=False)

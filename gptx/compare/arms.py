@@ -1,0 +1,113 @@
+"""The arms of a comparison: runs that differ in the seed only, named by what distinguishes them from the other arms."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gptx.compare.formatting import plain
+from gptx.compare.run_rows import RunRow
+from gptx.compare.summary import differs, distinguishing_keys
+from gptx.config.axes import axes
+from gptx.config.expectations import parse_pairs
+from gptx.errors import GptxError
+
+_MATCHED = ("ffn.ratio", "model.d_model")  # what `match` changes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """Runs that differ in the seed only.
+
+    Attributes:
+        values: the axes and keys that distinguish the arms of a comparison, with the values of this one as text.
+    """
+
+    values: dict[str, str]
+    rows: tuple[RunRow, ...]
+
+    @property
+    def name(self) -> str:
+        """Such as ``attention=gqa pos=rope``."""
+        return " ".join(f"{key}={value}" for key, value in self.values.items() if value) or "the only arm"
+
+    def has(self, key: str, value: str) -> bool:
+        """Whether the axis or config key has this value; numbers are equal in every spelling."""
+        found = _text(self.rows[0].value(key))
+        return found == value or (bool(found) and _number(found) is not None and _number(found) == _number(value))
+
+    def mean(self, key: str) -> float:
+        """The mean of a metric; NaN if a run lacks it."""
+        return sum(row.metrics[key] for row in self.rows) / len(self.rows)
+
+
+def arms_of(rows: Sequence[RunRow]) -> list[Arm]:
+    """The arms of finished runs, of which none is a repetition, in the order of their folders."""
+    groups: dict[str, list[RunRow]] = {}
+    for row in rows:
+        groups.setdefault(row.key(), []).append(row)
+    names = _names([group[0] for group in groups.values()])
+    return [
+        Arm(values={name: _text(group[0].value(name)) for name in names}, rows=tuple(group))
+        for group in groups.values()
+    ]
+
+
+def _names(rows: list[RunRow]) -> list[str]:
+    """What distinguishes the arms; the sizes that `match` computed for an arm only if nothing else does."""
+    differing = [name for name in distinguishing_keys(rows) if differs(rows, name)]
+    names = [name for name in differing if not _is_computed(name, rows)]
+    rest = [name for name in differing if name not in names]
+    while rest and len({tuple(_text(row.value(name)) for name in names) for row in rows}) < len(rows):
+        names.append(rest.pop(0))
+    return names
+
+
+def _is_computed(name: str, rows: Iterable[RunRow]) -> bool:
+    matched = any(row.result.variant.get("match", "none") != "none" for row in rows)
+    return matched and (name in _MATCHED or name.rpartition(".")[2] == "d_model")
+
+
+def find_baseline(arms: Sequence[Arm], given: str, of_study: str) -> tuple[Arm, str]:
+    """The arm that the others are compared with, and why it is that one.
+
+    Args:
+        given: such as ``attention=mha pos=learned``; "": the arm of the study, or else the one with the default options
+            of the config, or else the first one.
+        of_study: the baseline of the study; "": none.
+
+    Raises:
+        GptxError: no arm or several arms have the given values.
+    """
+    if given:
+        return _single(arms, given), ""
+    if of_study:
+        try:
+            return _single(arms, of_study), "the study's baseline"
+        except GptxError:  # the command changed the study's grid
+            pass
+    defaults = {axis.name: axis.default for axis in axes()}
+    usual = [arm for arm in arms if all(defaults.get(key) in (None, value) for key, value in arm.values.items())]
+    usual = [arm for arm in usual if any(key in defaults for key in arm.values)]
+    if len(usual) == 1:
+        return usual[0], "the default options"
+    return arms[0], "the first arm"
+
+
+def _single(arms: Sequence[Arm], given: str) -> Arm:
+    wanted = parse_pairs(given)
+    found = [arm for arm in arms if all(arm.has(key, value) for key, value in wanted.items())]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(repr(arm.name) for arm in (found or arms)[:8]) + (", ..." if len(found or arms) > 8 else "")
+    number = f"{len(found)} arms have" if found else "no arm has"
+    raise GptxError(f"baseline {given!r}: {number} these values; expected one of {names}")
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else plain(value)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,190 @@
+"""The comparison of arms with a baseline: which are better, by how much, how surely. `gptx.statistics` computes it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from gptx.compare.arms import Arm, arms_of, find_baseline
+from gptx.compare.comparability import PER_TOKEN, warnings
+from gptx.compare.comparable_arms import comparable_arms, size_difference
+from gptx.compare.formatting import count
+from gptx.compare.frames import results
+from gptx.compare.run_rows import RunRow, selected
+from gptx.compare.selection import FoundRuns
+from gptx.compare.study_about import StudyAbout, about
+from gptx.compare.summary import summarise
+from gptx.errors import GptxError
+from gptx.runs.metrics import BY_KEY, METRICS, Metric
+from gptx.statistics.effects import Effect, Effects, effects
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmEffect:
+    """An arm against the baseline: the difference of the metric, and how its size differs.
+
+    Attributes:
+        mean: of the metric over the arm's runs.
+        size: such as ``12.0% fewer params``; empty within 1 %.
+    """
+
+    arm: Arm
+    effect: Effect
+    mean: float
+    size: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Arms compared with a baseline by one metric.
+
+    Attributes:
+        metric: its unit is that of all differences.
+        baseline: the arm that the others are compared with; None if there is none, because fewer than two arms can be
+            compared.
+        chosen_because: why it is the baseline; empty if it was given.
+        margin: differences below it do not matter; 0: none was set.
+        arms: the other arms, as far as they are comparable with the baseline.
+        effects: what the runs show about them; None without a baseline.
+        excluded: one line for each reason for which arms are not compared.
+        found: all runs.
+        study: what the study of all runs says about itself; empty if they belong to several.
+        all_keys: whether tables show keys that only differ between options.
+        include_unfinished: whether tables show unfinished runs.
+    """
+
+    metric: Metric
+    baseline: Arm | None
+    chosen_because: str
+    margin: float
+    arms: tuple[ArmEffect, ...]
+    effects: Effects | None
+    excluded: tuple[str, ...]
+    found: FoundRuns
+    study: StudyAbout
+    all_keys: bool = False
+    include_unfinished: bool = False
+
+    @cached_property
+    def variants(self) -> pd.DataFrame:
+        """One row for each variant, see `gptx.compare.summary.summarise`."""
+        return summarise(self.found.rows, all_keys=self.all_keys, include_unfinished=self.include_unfinished)
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """One row for each run that is compared, see `gptx.compare.frames.results`."""
+        rows = selected(self.found.rows, include_unfinished=self.include_unfinished)
+        return results(rows, all_keys=self.all_keys)
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """Why rows of the tables are not comparable or not plausible."""
+        return warnings(self.found.rows, self.variants)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The differences, one row for each arm: see `gptx.compare.effect_tables.effects_frame`."""
+        from gptx.compare.effect_tables import effects_frame
+
+        return effects_frame(self)
+
+    @property
+    def sentence(self) -> str:
+        """Which arms are better, worse, equivalent or undecided, and by how much."""
+        from gptx.compare.conclusion import sentence
+
+        return sentence(self)
+
+    def _repr_html_(self) -> str:
+        """The comparison in a notebook."""
+        from gptx.compare.effect_tables import as_html
+
+        return as_html(self)
+
+
+def compare(
+    found: FoundRuns,
+    *,
+    baseline: str = "",
+    margin: float | None = None,
+    metric: str = "",
+    all_keys: bool = False,
+    include_unfinished: bool = False,
+) -> Comparison:
+    """Compare the arms of some runs with a baseline.
+
+    Args:
+        baseline: such as ``attention=mha pos=learned``; "": see `gptx.compare.arms.find_baseline`.
+        margin: differences below it do not matter; None: that of the study, or else of the metric.
+        metric: a key of `gptx.runs.metrics.METRICS`; "": val_loss, or val_bpb if the tokenizers differ.
+
+    Raises:
+        GptxError: the metric or the baseline does not exist, or the metric does not vary between seeds.
+    """
+    rows = selected(found.rows)
+    study = about(rows)
+    arms = arms_of(rows)
+    chosen = _metric(metric, rows)
+    first, because = find_baseline(arms, baseline, study.baseline) if arms else (None, "")
+    kept, excluded = comparable_arms(arms, first, chosen)
+    kept = arms_of([row for arm in kept for row in arm.rows])  # with names that tell these arms apart
+    base = next((arm for arm in kept if first and arm.rows[0] is first.rows[0]), None)
+    limit = _margin(margin, chosen, study)
+    shown = {"all_keys": all_keys, "include_unfinished": include_unfinished}
+    computed = _effects(kept, base, chosen, limit) if base and len(kept) > 1 else None
+    return Comparison(
+        metric=chosen,
+        baseline=base if computed else None,
+        chosen_because=because,
+        margin=limit,
+        arms=tuple(_arm_effects(kept, base, computed, chosen)) if base and computed else (),
+        effects=computed,
+        excluded=tuple(excluded),
+        found=found,
+        study=study,
+        **shown,
+    )
+
+
+def _metric(key: str, rows: Sequence[RunRow]) -> Metric:
+    varying = [metric.key for metric in METRICS if not metric.exact]
+    if not key:
+        return BY_KEY["val_loss" if len({row.result.tokenizer_hash for row in rows}) < 2 else "val_bpb"]
+    if key not in BY_KEY:
+        raise GptxError(f"no metric {key!r}; choose from {', '.join(varying)}")
+    if BY_KEY[key].exact:
+        raise GptxError(f"{key} follows from the config, so it needs no interval; choose from {', '.join(varying)}")
+    return BY_KEY[key]
+
+
+def _margin(given: float | None, metric: Metric, study: StudyAbout) -> float:
+    if given is not None:
+        return given
+    return study.margin if metric.key == "val_loss" and study.margin is not None else metric.margin
+
+
+def _effects(arms: Sequence[Arm], baseline: Arm, metric: Metric, margin: float) -> Effects:
+    rows = [(arm.name, str(row.seed_label), row.metrics[metric.key]) for arm in arms for row in arm.rows]
+    # a finished run without a loss has diverged; another metric may not have been measured
+    records = [row for row in rows if metric.key in PER_TOKEN or metric.key == "val_bpb" or not math.isnan(row[2])]
+    frame = pd.DataFrame(records, columns=["arm", "seed", "value"])
+    return effects(frame, baseline.name, margin or None, higher_is_better=metric.higher_is_better)
+
+
+def _arm_effects(arms: Sequence[Arm], baseline: Arm, computed: Effects, metric: Metric) -> list[ArmEffect]:
+    found = [
+        ArmEffect(arm=arm, effect=computed.of(arm.name), mean=arm.mean(metric.key), size=size_difference(arm, baseline))
+        for arm in arms
+        if arm is not baseline
+    ]
+    sign = -1 if metric.higher_is_better else 1
+    return sorted(found, key=lambda one: (one.effect.estimate != one.effect.estimate, sign * one.effect.estimate))
+
+
+def total_runs(comparison: Comparison) -> str:
+    """Such as ``3 seeds`` or ``2 to 3 seeds``: the seeds of the compared arms."""
+    arms = [one.arm for one in comparison.arms] + ([comparison.baseline] if comparison.baseline else [])
+    numbers = sorted({len(arm.rows) for arm in arms})
+    return count(numbers[0], "seed") if len(numbers) == 1 else f"{numbers[0]} to {count(numbers[-1], 'seed')}"

@@ -1,0 +1,372 @@
+"""The conclusion of a comparison: which arms are better than the baseline, by how much, how surely."""
+
+import json
+import math
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_compare import cli, put, result
+
+import gptx
+from gptx.compare.comparison import Comparison, compare
+from gptx.compare.conclusion import noise_floor, notes
+from gptx.compare.effect_tables import as_latex, as_markdown
+from gptx.compare.selection import find_runs
+from gptx.compare.study_answer import answers, lines
+from gptx.errors import GptxError
+from gptx.runs.metrics import BY_KEY
+
+EFFECTS = {"mha": 0.0, "gated": -0.05, "gqa": 0.0005, "mqa": 0.03}
+ABOUT = {
+    "question": "Which attention is best?",
+    "expected": "gated lower, gqa equal, mqa lower, sink equal",
+    "expect": ["attention=gated,mqa < attention=mha", "attention=gqa,sink ~ attention=mha"],
+    "baseline": "attention=gqa",
+    "margin": 0.02,
+}
+
+
+def arms(root: Path, seeds: int = 3, noise: float = 1e-3, effects: dict[str, float] | None = None, **over: Any) -> Path:
+    """Runs of four attentions with shared seeds, whose losses have a common part of each seed."""
+    rng = random.Random(0)
+    for seed in range(seeds):
+        shared = rng.gauss(0, 0.03)
+        for attention, effect in (effects or EFFECTS).items():
+            loss = 1.5 + shared + effect + rng.gauss(0, noise)
+            put(root, result(seed, attention=attention, val_loss=loss, val_bpb=loss / math.log(2), **over))
+    return root
+
+
+def compared(root: Path, **given: Any) -> Comparison:
+    return compare(find_runs(root), **given)
+
+
+def verdicts(comparison: Comparison) -> dict[str, str]:
+    return {one.arm.values["attention"]: str(one.effect.verdict) for one in comparison.arms}
+
+
+def test_output_leads_with_the_noise_and_the_conclusion(tmp_path: Path) -> None:
+    done = cli(arms(tmp_path), width=200)
+    noise, conclusion, *rest = done.stdout.splitlines()
+    assert noise.startswith("Noise: two seeds of one arm differ by 0.0") and "3 seeds an arm can show" in noise
+    assert conclusion.startswith("Compared with attention=mha (val loss in nats/token): better: attention=gated by 0.0")
+    assert "; worse: attention=mqa by 0.0" in conclusion and "equivalent (within ±0.0100): attention=gqa." in conclusion
+    text = "\n".join(rest)
+    order = ["95 % interval", "baseline: attention=mha (the default options;", "margin: ", "4 variants, 12 runs"]
+    assert [text.index(part) for part in order] == sorted(text.index(part) for part in order)
+
+
+def test_differences_are_those_within_seeds(tmp_path: Path) -> None:
+    """The balanced design by hand: differences of means, residual of arm + seed, simultaneous limits beyond t's."""
+    comparison = compared(arms(tmp_path))
+    wide = comparison.runs.pivot(index="attention", columns="seed", values="val_loss")
+    residual = wide.sub(wide.mean(axis=1), axis=0).sub(wide.mean(axis=0) - wide.to_numpy().mean(), axis=1)
+    deviation = math.sqrt((residual.to_numpy() ** 2).sum() / (3 * 2))
+    for one in comparison.arms:
+        arm = one.arm.values["attention"]
+        assert one.effect.estimate == pytest.approx(wide.loc[arm].mean() - wide.loc["mha"].mean())
+        assert one.effect.interval is not None and one.effect.df == 6
+        half = one.effect.interval.high - one.effect.estimate
+        assert 2.447 * deviation * math.sqrt(2 / 3) < half < 4 * deviation * math.sqrt(2 / 3)
+    assert verdicts(comparison) == {"gated": "better", "gqa": "equivalent", "mqa": "worse"}
+    spread = math.sqrt(2 * np.mean([np.var(row, ddof=1) for row in wide.to_numpy()]))
+    assert f"differ by {spread:.4f} nats/token" in noise_floor(comparison)
+
+
+def test_one_seed_decides_nothing(tmp_path: Path) -> None:
+    comparison = compared(arms(tmp_path, seeds=1))
+    assert set(verdicts(comparison).values()) == {"undecided"} and noise_floor(comparison) == ""
+    assert comparison.sentence == (
+        "Compared with attention=mha (val loss in nats/token), nothing is decided: with one seed per arm, a difference "
+        "may be chance; run more seeds, such as seed=0,1,2."
+    )
+    assert comparison.sentence[:60] in cli(tmp_path).stdout
+
+
+def test_undecided_arms_show_the_seeds_that_they_need(tmp_path: Path) -> None:
+    comparison = compared(arms(tmp_path, noise=0.02))
+    assert verdicts(comparison)["gqa"] == "undecided"
+    needed = comparison.table.set_index("arm").loc["attention=gqa"]
+    assert needed["seeds_needed_if_margin"] > 3 and needed["seeds_needed_if_equal"] > 3
+    out = cli(tmp_path, width=200).stdout
+    seeds = f"{needed['seeds_needed_if_margin']:.0f} / {needed['seeds_needed_if_equal']:.0f}"
+    assert seeds in out and "seeds needed: seeds an arm for a verdict with 80 % power" in out
+
+
+def test_a_diverged_run_is_no_missing_value(tmp_path: Path) -> None:
+    arms(tmp_path)
+    put(tmp_path, result(3, attention="gated", val_loss=None))
+    put(tmp_path, result(3, attention="mha", val_loss=1.5))
+    comparison = compared(tmp_path)
+    assert verdicts(comparison)["gated"] == "undecided"
+    assert "1 of 4 runs diverged" in comparison.table.set_index("arm")["note"]["attention=gated"]
+
+
+# --- baseline, margin, metric
+
+
+def test_baseline_is_given_or_of_the_study_or_the_default_or_the_first(tmp_path: Path) -> None:
+    arms(tmp_path / "a")
+    assert compared(tmp_path / "a", baseline="attention=mqa").baseline.name == "attention=mqa"  # type: ignore[union-attr]
+    arms(tmp_path / "b", keys={"about": ABOUT})
+    comparison = compared(tmp_path / "b")
+    assert comparison.baseline and comparison.baseline.name == "attention=gqa" and comparison.margin == 0.02
+    assert "baseline: attention=gqa (the study's baseline; --baseline chooses another)" in notes(comparison)
+    arms(tmp_path / "c", effects={"gqa": 0.0, "mqa": 0.1})
+    comparison = compared(tmp_path / "c")
+    assert comparison.baseline and comparison.chosen_because == "the first arm"
+    assert "baseline:" in cli(tmp_path / "a", "--baseline", "attention=mqa").stdout
+
+
+def test_baseline_may_name_keys_and_numbers(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for rate, loss in ((1e-3, 1.5), (3e-3, 1.4)):
+            put(tmp_path, result(seed, keys={"optim": {"lr": rate}}, val_loss=loss + seed / 100))
+    comparison = compared(tmp_path, baseline="optim.lr=3e-3")
+    assert comparison.baseline and comparison.baseline.name == "optim.lr=0.003"
+    assert [one.effect.estimate for one in comparison.arms] == [pytest.approx(0.1)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--baseline", "attention=sink"], "baseline 'attention=sink': no arm has these values; expected one of"),
+        (["--baseline", "pos=rope"], "baseline 'pos=rope': 4 arms have these values"),
+        (["--baseline", "mha"], "'mha' names no arm; expected key=value"),
+        (["--metric", "val_los"], "no metric 'val_los'; choose from val_loss, val_bpb"),
+        (["--metric", "n_params"], "n_params follows from the config, so it needs no interval"),
+        (["--margin", "-1"], "--margin"),
+        (["--margin", "nan"], "--margin"),
+    ],
+)
+def test_mistakes_get_one_line(tmp_path: Path, arguments: list[str], part: str) -> None:
+    done = cli(arms(tmp_path), *arguments)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1) and part in done.stderr, done.stderr
+
+
+def test_margin_decides_what_is_equivalent(tmp_path: Path) -> None:
+    arms(tmp_path)
+    assert verdicts(compared(tmp_path, margin=0.05))["mqa"] == "equivalent"
+    assert verdicts(compared(tmp_path, margin=0.0))["gqa"] == "undecided"
+    assert "nothing can be equivalent" in cli(tmp_path, "--margin", "0").stdout
+    assert compared(tmp_path, metric="val_bpb").margin == 0 == BY_KEY["val_bpb"].margin
+
+
+def test_more_is_better_where_the_metric_says_so(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        for attention, speed in (("mha", 100.0), ("gqa", 200.0)):
+            put(tmp_path, result(seed, attention=attention, tokens_per_s=speed + seed))
+    comparison = compared(tmp_path, metric="tokens_per_s")
+    assert verdicts(comparison) == {"gqa": "better"} and "by 100" in comparison.sentence
+
+
+# --- what is not compared
+
+
+@pytest.mark.parametrize(
+    ("over", "reason"),
+    [
+        ({"corpus_hash": "abc"}, "another corpus"),
+        ({"tokenizer_hash": "c"}, "another tokenizer"),
+        ({"steps": 100}, "another number of steps"),
+        ({"tokens": 100}, "another number of tokens"),
+        ({"keys": {"trainer": {"val_tokens": 1}}}, "another validation set"),
+    ],
+)
+def test_incomparable_arms_are_left_out_and_named(tmp_path: Path, over: dict[str, Any], reason: str) -> None:
+    arms(tmp_path)
+    arms(tmp_path, effects={"gated": -1.0}, pos="learned", **over)
+    comparison = compared(tmp_path, metric="val_loss")
+    assert len(comparison.arms) == 3 and [
+        one.startswith(f"not compared with the baseline, because of {reason}") for one in comparison.excluded
+    ] == [True]
+    assert (
+        f"! not compared with the baseline, because of {reason}"
+        in cli(tmp_path, "--metric", "val_loss", width=200).stdout
+    )
+
+
+def test_tokenizers_that_differ_are_compared_in_bits_per_byte(tmp_path: Path) -> None:
+    arms(tmp_path)
+    arms(tmp_path, effects={"gated": -1.0}, pos="learned", tokenizer_hash="c")
+    comparison = compared(tmp_path)
+    assert comparison.metric.key == "val_bpb" and len(comparison.arms) == 4 and comparison.excluded == ()
+
+
+def test_arms_of_different_size_are_marked(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for attention, n_params in (("mha", 1_000_000), ("gqa", 900_000), ("gated", 1_005_000)):
+            put(tmp_path, result(seed, attention=attention, n_params=n_params, val_loss=1.4 + seed / 100))
+    sizes = {one.arm.values["attention"]: one.size for one in compared(tmp_path).arms}
+    assert sizes == {"gqa": "-10.0% params", "gated": ""}
+    assert "-10.0% params" in cli(tmp_path).stdout
+
+
+def test_names_of_matched_arms_leave_out_the_computed_size(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for attention, ratio in (("mha", 4.0), ("gqa", 4.3)):
+            given = result(seed, attention=attention, keys={"ffn": {"ratio": ratio}})
+            given["variant"]["match"] = "params"
+            put(tmp_path, given)
+    assert [one.arm.name for one in compared(tmp_path).arms] == ["attention=gqa"]
+
+
+def test_arms_without_comparison_show_the_table_only(tmp_path: Path) -> None:
+    put(tmp_path, result())
+    comparison = compared(tmp_path)
+    assert comparison.baseline is None and comparison.arms == () and "Nothing is compared" in comparison.sentence
+    assert cli(tmp_path).stdout.startswith("attention")
+
+
+# --- the answer of a study
+
+
+def test_a_study_says_whether_its_expectation_came_so(tmp_path: Path) -> None:
+    comparison = compared(arms(tmp_path, keys={"about": ABOUT}))
+    found = {str(one.expectation): one.outcome for one in answers(comparison)}
+    assert found == {
+        "attention=gated < attention=mha": "yes",
+        "attention=mqa < attention=mha": "no, the reverse",
+        "attention=gqa ~ attention=mha": "yes",
+        "attention=sink ~ attention=mha": "undecided (no two such arms have finished)",
+    }
+    text = lines(comparison)
+    assert text[0] == "question: Which attention is best?"
+    assert text[2] == "found: of 4 expected comparisons, 2 came so, 1 did not, 1 undecided"
+    estimate = comparison.table.set_index("arm")["difference"]
+    assert text[3].startswith("  attention=gated < attention=mha: yes: -0.0")
+    difference = estimate["attention=gated"] - estimate["attention=mha"]
+    assert f"{difference:+.4f}" in text[3] and text[3] in cli(tmp_path, width=200).stdout
+
+
+def test_an_expectation_of_a_grid_is_about_arms_that_differ_in_nothing_else(tmp_path: Path) -> None:
+    """The difference is the mean over the other factors, and keys of the compared option belong to it."""
+    about = {**ABOUT, "expect": ["window=sliding ~ window=full"], "baseline": ""}
+    for seed in range(3):
+        for pos, cost in (("rope", 0.01), ("learned", 0.03)):
+            for window, size in (("full", None), ("sliding", 32)):
+                keys = {"about": about, **({"window": {"size": size}} if size else {})}
+                loss = 1.5 + seed / 10 + (pos == "learned") + cost * (size is not None) + 1e-4 * (seed == 1)
+                put(tmp_path, result(seed, pos=pos, window=window, keys=keys, val_loss=loss))
+    [answer] = answers(compared(tmp_path))
+    assert (
+        answer.interval
+        and answer.interval.estimate == pytest.approx(0.02)
+        and answer.outcome == "no, the loss is higher"
+    )
+
+
+def test_expectations_stay_undecided_with_one_seed_or_a_diverged_run(tmp_path: Path) -> None:
+    one = compared(arms(tmp_path / "a", seeds=1, keys={"about": ABOUT}))
+    assert {answer.outcome for answer in answers(one)} == {
+        "undecided (it takes two seeds)",
+        "undecided (no two such arms have finished)",
+    }
+    arms(tmp_path / "b", keys={"about": ABOUT})
+    put(tmp_path / "b", result(9, attention="gated", val_loss=None, keys={"about": ABOUT}))
+    assert answers(compared(tmp_path / "b"))[0].outcome == "undecided (a run diverged)"
+
+
+def test_a_study_that_no_pair_of_arms_answers_names_what_does(tmp_path: Path) -> None:
+    about = {**ABOUT, "expect": [], "answer": "a command fits the law"}
+    assert lines(compared(arms(tmp_path, keys={"about": about})))[2:] == ["answer: a command fits the law"]
+
+
+@pytest.mark.parametrize(
+    "damaged", [7, {"question": 3}, {**ABOUT, "expect": ["x", 5, None], "margin": "wide", "baseline": []}]
+)
+def test_unreadable_text_of_a_study_is_ignored(tmp_path: Path, damaged: object) -> None:
+    arms(tmp_path)
+    for path in tmp_path.glob("*/*/result.json"):
+        given = json.loads(path.read_text())
+        given["config"]["about"] = damaged
+        path.write_text(json.dumps(given))
+    comparison = compared(tmp_path)
+    assert comparison.study.expectations == () and comparison.margin == 0.01 and answers(comparison) == ()
+
+
+# --- files and Python
+
+
+def test_files_hold_the_same_differences(tmp_path: Path) -> None:
+    comparison = compared(arms(tmp_path))
+    files = {kind: tmp_path / f"out.{kind}" for kind in ("json", "effects-csv", "markdown", "latex")}
+    assert cli(tmp_path, *(x for kind, path in files.items() for x in (f"--{kind}", path))).returncode == 0
+    raw, content = pd.read_csv(files["effects-csv"]), json.loads(files["json"].read_text(encoding="utf-8"))
+    assert (
+        list(raw["difference"])
+        == list(comparison.table["difference"])
+        == [one["difference"] for one in content["effects"]]
+    )
+    assert list(raw["verdict"]) == ["better", "equivalent", "worse"] and content["conclusion"] == comparison.sentence
+    assert content["noise"] == noise_floor(comparison)
+    markdown, latex = (files[kind].read_text(encoding="utf-8") for kind in ("markdown", "latex"))
+    assert markdown == as_markdown(comparison) and latex == as_latex(comparison)
+    for one in comparison.arms:
+        assert f"| {one.arm.name} | {one.effect.estimate:+.4f} |" in markdown
+        assert f"{one.arm.name} & ${one.effect.estimate:+.4f}$ &" in latex
+
+
+def test_latex_escapes_what_has_a_meaning_there(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for name in ("a_b", "50%&#$"):
+            put(tmp_path, result(seed, keys={"optim": {"note": name}}, val_loss=1.0 + seed))
+    latex = as_latex(compared(tmp_path))
+    assert r"50\%\&\#\$" in latex and r"a\_b" in latex and latex.count("\n\\bottomrule") == 1
+    assert "|" not in as_markdown(compared(tmp_path)).split("\n\n")[0]
+
+
+@pytest.mark.parametrize(("kind", "head"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_differences_are_drawn(tmp_path: Path, kind: str, head: bytes) -> None:
+    file = tmp_path / f"forest.{kind}"
+    assert cli(arms(tmp_path), "--figure", file).returncode == 0
+    content = file.read_bytes()
+    assert content.startswith(head) and len(content) > 5000
+    if kind == "svg":
+        assert "better" in content.decode() and "http" not in re.sub(
+            r'(xmlns|href|resource)[:\w]*="[^"]*"', "", content.decode()
+        )
+
+
+@pytest.mark.parametrize("name", ["forest.jpg", "forest", "-"])
+def test_other_pictures_are_refused(tmp_path: Path, name: str) -> None:
+    done = cli(arms(tmp_path), "--figure", name, cwd=tmp_path)
+    assert done.returncode == 2 and "expected a name that ends in .png, .svg, .pdf" in done.stderr and not done.stdout
+
+
+def test_single_variants_have_no_picture(tmp_path: Path) -> None:
+    put(tmp_path, result())
+    done = cli(tmp_path, "--figure", tmp_path / "a.png")
+    assert done.returncode == 2 and "no picture was drawn" in done.stderr and not (tmp_path / "a.png").exists()
+
+
+def test_python_gives_the_frames_and_the_comparison(tmp_path: Path) -> None:
+    arms(tmp_path, seeds=2)
+    assert len(gptx.results(tmp_path)) == 8 and gptx.curves([tmp_path]).empty
+    comparison = gptx.compare_runs(tmp_path, baseline="attention=gqa", margin=0.5)
+    assert set(verdicts(comparison).values()) == {"equivalent"}
+    page = comparison._repr_html_()
+    assert page.count("<tr>") == 4 and "attention=mqa" in page and "<table>" in page
+    with pytest.raises(GptxError, match="nowhere does not exist"):
+        gptx.results("nowhere")
+
+
+def test_names_in_html_are_escaped(tmp_path: Path) -> None:
+    for note in ("<script>", "x"):
+        put(tmp_path, result(keys={"optim": {"note": note}}))
+    assert "<script>" not in compared(tmp_path)._repr_html_()
+
+
+def test_frames_import_neither_torch_nor_mlflow(tmp_path: Path) -> None:
+    arms(tmp_path, seeds=2)
+    code = "import sys, gptx; path = sys.argv[1]; gptx.compare_runs(path).sentence; gptx.results(path); "
+    code += "gptx.curves(path); "
+    code += "sys.exit(bool({'torch', 'mlflow', 'matplotlib'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
