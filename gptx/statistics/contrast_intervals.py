@@ -19,7 +19,7 @@ import numpy as np
 from gptx.statistics.block_model import BlockModel, Bools, Floats
 from gptx.statistics.simultaneous import bonferroni_value, correlation_of, critical_value
 
-SPREAD_LEVEL = 0.1
+SPREAD_LEVEL = 0.2
 
 
 class Method(StrEnum):
