@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gptx.cli import Parser, exit_code
 from gptx.compare.comparison import compare
-from gptx.compare.effect_tables import as_latex, as_markdown
+from gptx.compare.effect_texts import as_latex, as_markdown
 from gptx.compare.files import as_json, effects_csv, picture, runs_csv, variants_csv
 from gptx.compare.forest import check_figure, forest
 from gptx.compare.page import page, unfinished

@@ -99,7 +99,7 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """The comparison in a notebook."""
-        from gptx.compare.effect_tables import as_html
+        from gptx.compare.effect_texts import as_html
 
         return as_html(self)
 

@@ -1,16 +1,17 @@
-"""The differences from the baseline as tables: a frame, for the terminal, Markdown, LaTeX and a notebook."""
+"""The differences from the baseline as a frame, as cells of text, and as a table for the terminal."""
 
-import html
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
+import rich.console
 from rich import box
+from rich.console import ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 
 from gptx.compare.comparison import ArmEffect, Comparison
-from gptx.compare.conclusion import noise_floor, notes, number, seeds_needed, sentence, unit
+from gptx.compare.conclusion import number, seeds_needed, unit
 from gptx.console import VisibleText
 from gptx.runs.metrics import Metric
 from gptx.statistics.verdict import Verdict
@@ -56,14 +57,15 @@ def _record(comparison: Comparison, one: ArmEffect) -> tuple[object, ...]:
 
 
 @dataclass(frozen=True)
-class _Cells:
-    """The table as text: what every format shows."""
+class EffectCells:
+    """The table as text, which every format shows: headings, and rows of as many cells."""
 
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
 
-def _cells(comparison: Comparison) -> _Cells:
+def cells_of(comparison: Comparison) -> EffectCells:
+    """The cells; columns that are empty in all rows are left out."""
     metric = comparison.metric
     heads = ["arm", f"difference{f' ({metric.unit})' * bool(metric.unit)}", "95 % interval", "verdict", "seeds"]
     rows = [_row(metric, one) for one in comparison.arms]
@@ -72,7 +74,7 @@ def _cells(comparison: Comparison) -> _Cells:
     optional["note"] = [one.effect.note for one in comparison.arms]
     shown = {head: cells for head, cells in optional.items() if any(cells)}
     full = [(*row, *(cells[i] for cells in shown.values())) for i, row in enumerate(rows)]
-    return _Cells((*heads, *shown), tuple(full))
+    return EffectCells((*heads, *shown), tuple(full))
 
 
 def _row(metric: Metric, one: ArmEffect) -> tuple[str, ...]:
@@ -84,16 +86,48 @@ def _row(metric: Metric, one: ArmEffect) -> tuple[str, ...]:
     return effect.arm, number(metric, effect.estimate, signed=True), interval, str(effect.verdict), str(effect.n)
 
 
-def terminal_table(comparison: Comparison) -> Table:
-    """The table for a terminal; long names and notes are folded."""
-    cells = _cells(comparison)
-    out = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
+class FittingEffects:
+    """The table for a terminal: one line for each arm if that fits the console, else stacked cells."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.wide, self.stacked = _wide(comparison), _stacked(comparison)
+
+    def __rich_console__(self, console: rich.console.Console, options: ConsoleOptions) -> RenderResult:
+        fits = self.__rich_measure__(console, options).maximum <= options.max_width
+        yield self.wide if fits else self.stacked
+
+    def __rich_measure__(self, console: rich.console.Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(console, console.options.update(max_width=10_000), self.wide)
+
+
+def _empty() -> Table:
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
+
+
+def _wide(comparison: Comparison) -> Table:
+    cells, out = cells_of(comparison), _empty()
     for head in cells.heads:
         right = head.startswith("difference") or head == "seeds"
-        out.add_column(VisibleText(head), justify="right" if right else "left", overflow="fold")
+        out.add_column(VisibleText(head), justify="right" if right else "left")
     for row, one in zip(cells.rows, comparison.arms, strict=True):
         styles = [_STYLES[one.effect.verdict] if head == "verdict" else "" for head in cells.heads]
         out.add_row(*(VisibleText(text, style) for text, style in zip(row, styles, strict=True)))
+    return out
+
+
+def _stacked(comparison: Comparison) -> Table:
+    out = _empty()
+    out.add_column("arm", overflow="fold")
+    out.add_column("difference,\n95 % interval", no_wrap=True)
+    out.add_column("verdict,\nseeds", overflow="fold")
+    for one in comparison.arms:
+        name, difference, interval, verdict, n = _row(comparison.metric, one)
+        needed = f", needs {seeds}" if (seeds := seeds_needed(one.effect)) else ""
+        out.add_row(
+            VisibleText("\n".join(filter(None, (name, one.size, one.effect.note)))),
+            VisibleText(f"{difference}\n{interval}"),
+            VisibleText(verdict, _STYLES[one.effect.verdict]).append(f"\n{n}{needed}", "default not bold"),
+        )
     return out
 
 
@@ -106,62 +140,3 @@ def explained_columns(comparison: Comparison) -> list[str]:
         f"seeds needed: seeds an arm for a verdict with 80 % power, if the true difference is the margin of {margin} / "
         "if it is 0"
     ]
-
-
-def as_markdown(comparison: Comparison) -> str:
-    """The conclusion, the table and the notes in Markdown."""
-    cells = _cells(comparison)
-    rows = [cells.heads, tuple("---" for _ in cells.heads), *cells.rows]
-    table = "\n".join(f"| {' | '.join(_escaped(text, '|') for text in row)} |" for row in rows)
-    return "\n\n".join([*_paragraphs(comparison), table, _list(comparison)]) + "\n"
-
-
-def _list(comparison: Comparison) -> str:
-    return "\n".join(f"- {line}" for line in (*notes(comparison), *explained_columns(comparison), *comparison.excluded))
-
-
-def _paragraphs(comparison: Comparison) -> list[str]:
-    return [text for text in (noise_floor(comparison), sentence(comparison)) if text]
-
-
-def _escaped(text: str, marks: str) -> str:
-    return "".join(f"\\{letter}" if letter in marks else letter for letter in text)
-
-
-def as_latex(comparison: Comparison) -> str:
-    """The table in LaTeX, with the conclusion as its caption; it needs the package booktabs."""
-    cells = _cells(comparison)
-    body = "\n".join(f"{' & '.join(map(_latex, row))} \\\\" for row in cells.rows)
-    caption = " ".join(_latex(line) for line in (*_paragraphs(comparison), *map(_sentence, notes(comparison))))
-    columns = "l" + "r" * (len(cells.heads) - 1)
-    return (
-        f"% needs \\usepackage{{booktabs}}\n\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n"
-        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{' & '.join(map(_latex, cells.heads))} \\\\\n\\midrule\n"
-        f"{body}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
-    )
-
-
-def _sentence(line: str) -> str:
-    return f"{line[:1].upper()}{line[1:]}."
-
-
-def _latex(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
-    special |= {"·": r"\textperiodcentered{}", ">": r"$>$", "<": r"$<$"}
-    plain = "".join(special.get(letter, f"\\{letter}" if letter in "&%$#_{}" else letter) for letter in text)
-    return f"${plain}$" if plain[:1] in "+-" and plain[1:2].isdigit() and " " not in plain else plain
-
-
-def as_html(comparison: Comparison) -> str:
-    """The conclusion, the table and the notes in HTML, for a notebook."""
-    cells = _cells(comparison)
-    head = _html_row(cells.heads, "th")
-    body = "".join(_html_row(row, "td") for row in cells.rows)
-    texts = "".join(f"<p>{html.escape(text)}</p>" for text in _paragraphs(comparison))
-    lines = (*notes(comparison), *explained_columns(comparison), *comparison.excluded, *comparison.warnings)
-    listed = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-    return f"{texts}<table><thead>{head}</thead><tbody>{body}</tbody></table><ul>{listed}</ul>"
-
-
-def _html_row(cells: Sequence[str], tag: str) -> str:
-    return f"<tr>{''.join(f'<{tag}>{html.escape(text)}</{tag}>' for text in cells)}</tr>"

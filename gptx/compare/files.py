@@ -7,10 +7,10 @@ import re
 import pandas as pd
 from rich.console import Group
 from rich.measure import Measurement
-from rich.table import Table
 
 from gptx.compare.comparison import Comparison
 from gptx.compare.conclusion import noise_floor, notes
+from gptx.compare.effect_tables import FittingEffects
 from gptx.compare.render import FittingTable
 from gptx.compare.run_rows import status_counts
 from gptx.compare.study_answer import lines
@@ -64,7 +64,7 @@ def _records(frame: pd.DataFrame) -> list[dict[str, object]]:
 def picture(page: Group, title: str) -> str:
     """The table as an SVG picture, in the widest layout."""
     wide = Console(width=1000)
-    tables = [part for part in page.renderables if isinstance(part, FittingTable | Table)]
+    tables = [part for part in page.renderables if isinstance(part, FittingTable | FittingEffects)]
     fits = [Measurement.get(wide, wide.options, part).maximum for part in tables]
     canvas = Console(record=True, file=io.StringIO(), width=max(80, *fits), legacy_windows=False)
     canvas.print(page)

@@ -10,7 +10,7 @@ from rich.table import Table
 from gptx.compare.comparability import has_one_seed
 from gptx.compare.comparison import Comparison, compare
 from gptx.compare.conclusion import noise_floor, notes, sentence
-from gptx.compare.effect_tables import explained_columns, terminal_table
+from gptx.compare.effect_tables import FittingEffects, explained_columns
 from gptx.compare.formatting import SHOWN, count, titled
 from gptx.compare.render import FittingTable, can_be_ranked, ordered
 from gptx.compare.run_rows import RunRow, read_rows, status_counts
@@ -69,7 +69,7 @@ def _conclusion(comparison: Comparison) -> list[RenderableType]:
     if comparison.baseline is not None:
         if noise := noise_floor(comparison):
             parts.append(VisibleText(noise))
-        parts += [VisibleText(sentence(comparison), "bold"), VisibleText(), terminal_table(comparison)]
+        parts += [VisibleText(sentence(comparison), "bold"), VisibleText(), FittingEffects(comparison)]
         parts += [VisibleText(line, "dim") for line in (*notes(comparison), *explained_columns(comparison))]
     parts += [VisibleText(f"! {line}", "yellow") for line in comparison.excluded]
     if answer := lines(comparison):

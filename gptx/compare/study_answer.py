@@ -72,22 +72,28 @@ def _frame(arms: Sequence[Arm]) -> pd.DataFrame:
 
 
 def _pairs(arms: Sequence[Arm], expected: Expectation) -> list[tuple[Arm, Arm]]:
-    """The arms with the values of each side that agree in everything else."""
-    groups = {key.partition(".")[0] for key in expected.arm}
-
-    def rest(arm: Arm) -> dict[str, str]:
-        """The other values; keys of the options that are compared belong to them."""
-        return {k: v for k, v in arm.values.items() if k not in expected.arm and not _belongs(k, groups, expected.arm)}
-
+    """The arms with the values of each side that agree in everything else, or else in all other options: each arm may
+    have its own learning rate (``sweep.lr``)."""
     left = [arm for arm in arms if all(arm.has(key, value) for key, value in expected.arm.items())]
     right = [arm for arm in arms if all(arm.has(key, value) for key, value in expected.other.items())]
-    return [(one, other) for one in left for other in right if rest(one) == rest(other)]
+    exact = [(one, other) for one in left for other in right if _rest(one, expected) == _rest(other, expected)]
+    return exact or [
+        (one, other) for one in left for other in right if _options(one, expected) == _options(other, expected)
+    ]
 
 
-def _belongs(key: str, groups: set[str], compared: dict[str, str]) -> bool:
-    """Whether a key such as window.size is part of the option window=sliding that an expectation compares."""
-    group = key.partition(".")[0]
-    return group in groups and group in compared
+def _rest(arm: Arm, expected: Expectation) -> dict[str, str]:
+    """The values that an expectation does not compare. Keys of an option that it compares, such as window.size of
+    window=sliding, belong to that option."""
+    return {
+        key: value
+        for key, value in arm.values.items()
+        if key not in expected.arm and key.partition(".")[0] not in expected.arm
+    }
+
+
+def _options(arm: Arm, expected: Expectation) -> dict[str, str]:
+    return {key: value for key, value in _rest(arm, expected).items() if "." not in key}
 
 
 def _intervals(table: RunTable, weights: "np.ndarray[tuple[int, int], np.dtype[np.float64]]") -> list[Interval | None]:

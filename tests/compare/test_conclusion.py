@@ -17,7 +17,7 @@ from test_compare import cli, put, result
 import gptx
 from gptx.compare.comparison import Comparison, compare
 from gptx.compare.conclusion import noise_floor, notes
-from gptx.compare.effect_tables import as_latex, as_markdown
+from gptx.compare.effect_texts import as_latex, as_markdown
 from gptx.compare.selection import find_runs
 from gptx.compare.study_answer import answers, lines
 from gptx.errors import GptxError
@@ -261,6 +261,16 @@ def test_an_expectation_of_a_grid_is_about_arms_that_differ_in_nothing_else(tmp_
         and answer.interval.estimate == pytest.approx(0.02)
         and answer.outcome == "no, the loss is higher"
     )
+
+
+def test_arms_with_their_own_learning_rates_are_compared(tmp_path: Path) -> None:
+    about = {**ABOUT, "expect": ["attention=gqa < attention=mha"], "baseline": ""}
+    for seed in range(3):
+        for attention, rate in (("gqa", 1e-3), ("mha", 3e-3)):
+            keys = {"about": about, "optim": {"lr": rate}}
+            loss = 1.5 + (attention == "mha") + 1e-3 * seed * rate
+            put(tmp_path, result(seed, attention=attention, keys=keys, val_loss=loss))
+    assert [answer.outcome for answer in answers(compared(tmp_path))] == ["yes"]
 
 
 def test_expectations_stay_undecided_with_one_seed_or_a_diverged_run(tmp_path: Path) -> None:
