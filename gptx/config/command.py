@@ -153,5 +153,6 @@ def _warn_of_ignored_options(cfg: DictConfig, overrides: Sequence[str]) -> None:
     asked = {"match": cfg.variant.match != "none", "sweep.lr": cfg.sweep.lr, "sweep.halving": cfg.sweep.halving}
     grid = [key for key in HydraConfig.get().sweeper.params if key not in map(key_of, overrides)]
     ignored = [f"sweep of {' and '.join(grid)}"] * bool(grid) + [key for key, given in asked.items() if given]
-    if ignored and not cfg.runtime.brief:
+    of_sweep = not cfg.tracking.follow  # a sweep follows its runs itself
+    if ignored and not of_sweep:
         log.warning("this is one run, without the study's %s: -m or gptx sweep runs the study", ", ".join(ignored))

@@ -103,7 +103,8 @@ def test_list_status_and_collect_of_a_finished_sweep(failing: Swept, capsys: pyt
 
 def test_output_of_a_run_is_in_its_log(failing: Swept) -> None:
     [finished] = [folder for folder in failing.gptx.folders() if journal.status(folder) == "finished"]
-    assert "finished: val loss" in (finished / "logs" / "run.log").read_text()
+    log = (finished / "logs" / "run.log").read_text()
+    assert log.startswith(f"{finished.name}\n  folder ") and "   train loss " in log and "  finished\nval loss " in log
 
 
 def test_plan_has_the_command_of_each_run(failing: Swept) -> None:
