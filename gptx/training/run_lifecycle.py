@@ -120,6 +120,7 @@ def _train(cfg: DictConfig, folder: RunFolder, ready: Preflight) -> int:
     except Exception as error:
         folder.end(RunEndReason.ERROR, error=reason(error))
         echo(traceback.format_exc(), file=sys.stderr)
+        log.error("%s", reason(error))
         return 1
     return 0 if folder.finished() else _end_unfinished(cfg, folder, number)  # finished: the signal came too late
 

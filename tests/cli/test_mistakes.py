@@ -187,5 +187,9 @@ def test_help_and_cfg_print_options_and_config(gptx: Gptx, without_torch: WarmPa
         assert re.search(rf"{axis}: .*\b{option}\b", shown.out)
     config = gptx.run("gptx.run", "attention=gqa", "--cfg", "job", by=without_torch)
     assert config.code == 0
-    assert "n_kv_head: 2" in config.out
+    assert "\n  n_kv_head: 2               # key/value heads; must divide model.n_head\n" in config.out
+    assert "\nattention:                   # gqa: Grouped-query attention" in config.out
+    assert "data_seed: ${seed}           # order of the batches" in config.out
+    part = gptx.run("gptx.run", "seed=3", "--cfg", "job", "--package", "trainer", "--resolve", by=without_torch)
+    assert part.out.startswith("max_steps: 800               # optimiser steps\n")
     assert list(gptx.cwd.iterdir()) == []

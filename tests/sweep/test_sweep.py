@@ -95,8 +95,9 @@ def test_list_status_and_collect_of_a_finished_sweep(failing: Swept, capsys: pyt
     assert main(["collect", *at]) == 1
     collected = capsys.readouterr()
     assert "1 variant, 1 run" in collected.out
-    assert f"  {title('raise')}\n    failed: RuntimeError: the kernel broke\n" in collected.err
-    assert f"  {title('none', 3)} and 4 more\n    rejected: " in collected.err
+    assert "\ngptx: 4 of 10 failed:\n" in collected.err
+    assert f"\n  {title('raise')}\n    RuntimeError: the kernel broke\n" in collected.err
+    assert f"\ngptx: 5 of 10 rejected:\n  {title('none', 3)}\n" in collected.err
     assert main(["cancel", *at]) == 0
     assert "nothing is running or waiting" in capsys.readouterr().out
 
