@@ -106,8 +106,8 @@ def false_alarms(truth: Truth, design: SequentialDesign, simulations: int) -> fl
 
 @dataclass(frozen=True)
 class Savings:
-    """Shares of arms with a right and a wrong verdict, mean runs of a sweep, and the seeds with which a fixed design gives
-    a right verdict as often; None: more than MOST_FIXED."""
+    """Shares of arms with a right and a wrong verdict, mean runs of a sweep, and the seeds with which a fixed design is
+    right as often; None: more than MOST_FIXED."""
 
     right: float
     wrong: float

@@ -174,6 +174,7 @@ def test_inputs_that_make_no_sense() -> None:
 losses = st.lists(st.one_of(st.floats(-1, 1), st.just(math.nan), st.floats(3, 3.01)), max_size=6)
 
 
+@settings(max_examples=20, deadline=None)
 @given(losses, losses, losses, st.randoms())
 def test_decisions_do_not_depend_on_the_order_or_on_other_results(
     base: list[float], a: list[float], b: list[float], shuffle: random.Random
@@ -196,6 +197,7 @@ def test_decisions_do_not_depend_on_the_order_or_on_other_results(
     assert repr(follow_seeds(extra, arms, "base", range(6), SMALL)) == repr(state)
 
 
+@settings(max_examples=30, deadline=None)
 @given(losses, losses, st.integers(-20, 20))
 def test_verdicts_do_not_depend_on_the_unit(base: list[float], a: list[float], power: int) -> None:
     unit = 2.0**power  # exact in floating point
