@@ -62,8 +62,7 @@ class ArmProgress(StrEnum):
     CONTINUES = "continues"
     DECIDED = "decided"
     MAX_SEEDS = "max_seeds"  # undecided after the last look
-    FAILED = "failed"  # a run of the arm failed or diverged
-    NO_BASELINE = "no_baseline"  # a run of the baseline failed or diverged
+    FAILED = "failed"  # a run of the arm or of the baseline failed or diverged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,10 +138,10 @@ def _follow(
     interval: Interval | None = None
     seen = 0
     for n, limit in enumerate(limits, design.min_seeds):
-        if failed := _failed(own, base, seeds[:n]):
-            return SequentialArm(arm=arm, progress=failed, interval=interval, seeds=seen)
-        if any(seed not in own or seed not in base for seed in seeds[:n]):
-            return SequentialArm(arm=arm, progress=ArmProgress.CONTINUES, interval=interval, seeds=seen)
+        known = [values[seed] for values in (own, base) for seed in seeds[:n] if seed in values]
+        if len(known) < 2 * n or not all(map(math.isfinite, known)):
+            progress = ArmProgress.CONTINUES if all(map(math.isfinite, known)) else ArmProgress.FAILED
+            return SequentialArm(arm=arm, progress=progress, interval=interval, seeds=seen)
         interval, seen = _repeated_interval([own[seed] - base[seed] for seed in seeds[:n]], limit), n
         verdict = judge(interval, design.margin, higher_is_better=design.higher_is_better)
         if verdict is not Verdict.UNDECIDED:
@@ -152,13 +151,6 @@ def _follow(
                 arm=arm, progress=decided, verdict=verdict, interval=interval, seeds=n, stopped_early=early
             )
     return SequentialArm(arm=arm, progress=ArmProgress.MAX_SEEDS, interval=interval, seeds=seen)
-
-
-def _failed(own: Mapping[int, float], base: Mapping[int, float], seeds: Sequence[int]) -> ArmProgress | None:
-    """Why there is no difference for one of the seeds although its runs have ended."""
-    if any(not math.isfinite(base[seed]) for seed in seeds if seed in base):
-        return ArmProgress.NO_BASELINE
-    return ArmProgress.FAILED if any(not math.isfinite(own[seed]) for seed in seeds if seed in own) else None
 
 
 def _repeated_interval(differences: Sequence[float], limit: float) -> Interval:

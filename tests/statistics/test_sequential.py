@@ -144,7 +144,7 @@ def test_without_a_baseline_all_undecided_arms_stop() -> None:
     values = {"base": [0.0, 0.0, 0.0, math.nan], "far": [5.0, 5.001, 5.002], "near": [0.1, -0.1, 0.0]}
     far, near = (state := follow(values, arms=tuple(values))).arms
     assert far.verdict is Verdict.WORSE, "it was decided with the seeds before"
-    assert near.progress is ArmProgress.NO_BASELINE and near.seeds == 3 and near.interval and state.needed == ()
+    assert near.progress is ArmProgress.FAILED and near.seeds == 3 and near.interval and state.needed == ()
 
 
 def test_undecided_after_the_last_look() -> None:
