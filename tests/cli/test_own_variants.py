@@ -8,10 +8,11 @@ import pytest
 from command import OWN, OWN_CONF, Gptx, one_line
 from omegaconf import OmegaConf
 
+from gptx.config.axes import own_axes
 from gptx.config.compose import compose
 from gptx.config.own_options import own_options
 from gptx.proofs.before_training import failed_checks
-from gptx.proofs.small_model import own_axes, small_model
+from gptx.proofs.small_model import small_model
 from gptx.runs.folder import RunFolder
 from gptx.runs.json_log import read
 
