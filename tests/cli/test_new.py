@@ -1,10 +1,11 @@
 """`gptx new AXIS NAME`: for every axis, what it writes trains and is proven, and nothing is replaced."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
-from command import Gptx, one_line
+from command import TINY, Gptx, one_line
 from conftest import Maker
 from omegaconf import OmegaConf
 
@@ -38,17 +39,19 @@ def test_every_axis_with_classes_has_a_template() -> None:
 
 def test_new_options_of_all_axes_train_together(project: Gptx) -> None:
     own = [f"{axis}=mine" for axis in AXES]
-    done = project("--config-dir", "own", *own, "model=nano", "trainer.max_steps=1")
+    done = project.run("gptx.run", "--config-dir", "own", *TINY, *own, "trainer.max_steps=1")
     assert done.code == 0, done.err
     assert "mine·mine·mine·mine" in done.out
-    generated = project.run("gptx.generate", str(project.folder), "--config-dir", "own", "--tokens", "4")
+    [command] = re.findall(r"^  gptx generate (.*)$", done.out, re.MULTILINE)
+    assert command.endswith(" --config-dir own")
+    generated = project.run("gptx.generate", *shlex.split(command), "--tokens", "4")
     assert generated.code == 0, generated.err
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("axis", AXES)
 def test_each_new_option_trains_and_is_proven(axis: str, project: Gptx) -> None:
-    done = project("--config-dir", "own", f"{axis}=mine", "trainer.max_steps=1")
+    done = project.run("gptx.run", "--config-dir", "own", *TINY, f"{axis}=mine", "trainer.max_steps=1")
     assert done.code == 0, done.err
     if axis in model_axes():
         proof = project.run("gptx.prove", "--config-dir", "own", f"{axis}=mine")
@@ -68,11 +71,11 @@ def test_new_option_has_every_property(axis: str, project: Gptx) -> None:
     assert not all(one.rejection for one in found)
 
 
-def test_options_of_the_user_are_listed_with_those_of_gptx(project: Gptx, tmp_path: Path) -> None:
+def test_options_of_the_user_are_listed_with_those_of_gptx(project: Gptx, gptx: Gptx) -> None:
     """From another folder than that of the project."""
     broken = project.cwd / "own/ffn/broken.yaml"
     broken.write_text("_target_: mine_ffn.Absent\n")
-    done = project.run("gptx.variants", "--markdown", "--config-dir", str(project.cwd / "own"), cwd=tmp_path)
+    done = gptx.run("gptx.variants", "--markdown", "--config-dir", str(project.cwd / "own"))
     broken.unlink()
     assert done.code == 0, done.err
     for axis in model_axes():
