@@ -148,7 +148,7 @@ def test_incomplete_parts_end_a_command_in_one_line(gptx: Gptx) -> None:
     )
     own = ("--config-dir", "own")
     one_line(gptx(*own, "attention=bare"), "bare_parts.Bare lacks forward(), rotary_dim and rotary_heads:")
-    one_line(gptx(*own, "data=bare"), "bare_parts.Words lacks fingerprint() and name:")
+    one_line(gptx.run("gptx.run", *own, "data=bare"), "bare_parts.Words lacks fingerprint() and name:")
 
 
 # The page
