@@ -48,7 +48,7 @@ class TP(Distributed):
         count = self.mesh_shape(processes)["tp"]
         first: Any = model.blocks[0]
         for axis, part in (("attention", first.attention), ("ffn", first.ffn)):
-            if wrong := tp_table_error(part, count):
+            if wrong := tp_table_error(part):
                 raise ConfigError(
                     f"strategy={option(self)} cannot split {axis}={option(part)}: {wrong} "
                     f"(docs/contracts.md#tensor-parallelism); strategy=fsdp needs no such table"
@@ -89,9 +89,8 @@ class Indivisible:
     alternative: str = ""
 
 
-def tp_table_error(part: Attention | FFN, count: int) -> str:
-    """Return what is wrong with the `tp` table of an attention or a feed-forward network, which is to be split over
-    ``count`` processes; an empty string if nothing is."""
+def tp_table_error(part: Attention | FFN) -> str:
+    """Return what is wrong with the `tp` table of an attention or a feed-forward network; "" if nothing is."""
     if part.tp is None:
         return "its class declares no tensor parallelism, the attributes tp and kv_heads"
     modules, parameters = dict(part.named_modules()), dict(part.named_parameters())

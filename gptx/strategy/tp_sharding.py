@@ -128,8 +128,9 @@ def shard_model(model: GPT, mesh: DeviceMesh) -> list[str]:
             cut = {child: how for child, how in table.items() if how != "shared"}
             styles = {child: _style(how, module.get_submodule(child)) for child, how in cut.items()}
             parallelize_module(module, mesh, styles, src_data_rank=None)  # None: no broadcast
-            children = ((key, table.get(key.partition(".")[0])) for key, _ in module.named_parameters())
-            partial += [f"{name}.{key}" for key, how in children if how == "shared"]
+            shared = [child for child, how in table.items() if how == "shared"]
+            keys = (key for key, _ in module.named_parameters())
+            partial += [f"{name}.{key}" for key in keys if any(f"{key}.".startswith(f"{child}.") for child in shared)]
     _use_local_heads(model, mesh.get_local_rank(), mesh.size())
     if model.shape.dropout:
         model.use_kernel(OwnDropoutKernel(model.shape, model.kernel, mesh.get_local_rank(), mesh.size()))
