@@ -53,8 +53,8 @@ def write_option(axis: str, name: str, folder: Path) -> NewOption:
     for source, target in ((code, new.code), (config, new.config)):
         text = _renamed(source.read_text(encoding="utf-8"), axis, name, module)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with target.open("x", encoding="utf-8") as opened:
+            opened.write(text)
     return new
 
 

@@ -4,7 +4,6 @@ What the base class offers: docs/contracts.md#strategy of gptx. For several proc
 in gptx/strategy/distributed.py.
 """
 
-import torch
 from torch import nn
 
 from gptx.model.gpt import GPT
@@ -12,11 +11,11 @@ from gptx.strategy.base import Strategy
 
 
 class StrategyTemplate(Strategy):
-    """One process; the weights of matrices are contiguous in memory.
+    """One process.
 
     Args:
         nproc: 1, the number of processes.
     """
 
     def place(self, model: GPT) -> nn.Module:
-        return super().place(model).to(memory_format=torch.contiguous_format)
+        return model.to(self.device)  # a strategy of several processes wraps or shards the model here
