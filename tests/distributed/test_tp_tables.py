@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_model import arm, options, tiny_model
+from helpers_model import arm, model_of, options
 from torch import Tensor, nn
 
 from gptx.attention.base import Attention
@@ -37,7 +37,7 @@ class Whole(Attention):
 @pytest.mark.parametrize("axis", ["attention", "ffn"])
 def test_tables_of_gptx_name_modules(axis: str) -> None:
     for option in options(axis):
-        block: Any = tiny_model(arm(**{axis: option})).blocks[0]
+        block: Any = model_of(arm(**{axis: option})).blocks[0]
         assert tp_table_error(getattr(block, axis)) == "", option
 
 
@@ -59,7 +59,7 @@ def test_mistake_in_a_table(table: dict[str, str], expected: str) -> None:
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_attention_without_a_table_is_refused_by_name(count: int) -> None:
-    model = tiny_model(arm())
+    model = model_of(arm())
     for block in model.blocks:
         block.attention = Whole()
     with pytest.raises(ConfigError) as error:
