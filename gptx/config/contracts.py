@@ -96,10 +96,10 @@ def _without_abstract_methods(made: Any) -> Any:
 
 def _message(where: str, made: Any, lacking: list[str]) -> str:
     names = ", ".join(lacking[:-1]) + " and " * (len(lacking) > 1) + lacking[-1]
-    return (
-        f"{where}._target_={_path(made)} lacks {names}: {PAGE}#{where} and the docstring of {BASES.get(where)} say "
-        f"what is expected, and `gptx new {where} NAME` writes a complete example"
-    )
+    lacks = f"{where}._target_={_path(made)} lacks {names}: the docstring of {BASES.get(where)}"
+    if "." in where:  # a launcher, which is no axis
+        return f"{lacks} says what is expected"
+    return f"{lacks} and {PAGE}#{where} say what is expected, and `gptx new {where} NAME` writes a complete example"
 
 
 def _path(made: Any) -> str:
