@@ -10,8 +10,8 @@ from gptx.runs.provenance import versions
 from gptx.runs.records import ResumeRecord, StartRecord
 from gptx.training import checkpoint
 from gptx.training.comparison import (
-    Comparison,
     FirstDifference,
+    ValueComparison,
     Values,
     compare_best,
     compare_tensors,
@@ -57,7 +57,7 @@ class Certificate:
     first_step: int = field(metadata={"key": "from"})
     last_step: int = field(metadata={"key": "to"})
     first_difference: FirstDifference | None
-    compared: dict[str, Comparison]
+    compared: dict[str, ValueComparison]
     run: tuple[Conditions, ...]
     again: Conditions
     corpus_hash: dict[str, str]
@@ -141,7 +141,7 @@ def certificate(
     )
 
 
-def _compare(folder: RunFolder, repetition: RunFolder, first: int, last: int) -> dict[str, Comparison]:
+def _compare(folder: RunFolder, repetition: RunFolder, first: int, last: int) -> dict[str, ValueComparison]:
     compared = _compare_journals(*(_values(side, first, last) for side in (folder, repetition)))
     name = checkpoint_files.step_name(last)
     run, again = (checkpoint.load_tensors(side.checkpoints / name) for side in (folder, repetition))
@@ -159,7 +159,7 @@ def _values(folder: RunFolder, first: int, last: int) -> Values:
     return {place: value for place, value in journal.computed(folder.path).items() if first < place[0] <= last}
 
 
-def _compare_journals(run: Values, again: Values) -> dict[str, Comparison]:
+def _compare_journals(run: Values, again: Values) -> dict[str, ValueComparison]:
     if not any(key == "batch" for _, key in run):  # an older version wrote another checksum
         again = {place: value for place, value in again.items() if place[1] != "batch"}
     others = {key for _, key in (*run, *again)} - {"batch", "train/grad_norm"}
@@ -167,13 +167,13 @@ def _compare_journals(run: Values, again: Values) -> dict[str, Comparison]:
     return {kind: compare_values(run, again, keys) for kind, keys in kinds.items()}
 
 
-def _first(compared: dict[str, Comparison]) -> FirstDifference | None:
+def _first(compared: dict[str, ValueComparison]) -> FirstDifference | None:
     """The first difference by step; within a step in the order of ``compared``, in which causes come before effects."""
     found = [one.first for one in compared.values() if one.first]
     return min(found, key=lambda one: one.step, default=None)
 
 
-def _outcome(compared: dict[str, Comparison], other: list[str]) -> Outcome:
+def _outcome(compared: dict[str, ValueComparison], other: list[str]) -> Outcome:
     """Whether the two runs are equal. ``other``: names of the conditions that differ."""
     if not _first(compared):
         return Outcome.EQUAL
@@ -182,7 +182,7 @@ def _outcome(compared: dict[str, Comparison], other: list[str]) -> Outcome:
 
 
 def _sentence(
-    outcome: Outcome, compared: dict[str, Comparison], other: list[str], first: FirstDifference | None
+    outcome: Outcome, compared: dict[str, ValueComparison], other: list[str], first: FirstDifference | None
 ) -> str:
     if first is None:
         return "bitwise equal"

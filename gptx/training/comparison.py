@@ -30,7 +30,7 @@ class FirstDifference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class ValueComparison:
     """The comparison of one kind of values, such as losses. ``largest``: the largest relative difference."""
 
     count: int
@@ -45,16 +45,16 @@ class Comparison:
         return f"{self.differ} of {self.count} differ{size}"
 
 
-def compare_values(run: Values, again: Values, keys: Iterable[str]) -> Comparison:
+def compare_values(run: Values, again: Values, keys: Iterable[str]) -> ValueComparison:
     """Compare the values with these keys. A value that only one of the two has differs."""
     places = sorted(place for place in {*run, *again} if place[1] in keys)
     differ = [place for place in places if run.get(place) != again.get(place)]
     if not differ:
-        return Comparison(count=len(places))
+        return ValueComparison(count=len(places))
     (step, key), values = differ[0], (run.get(differ[0]), again.get(differ[0]))
     largest = max(_relative_difference(run.get(place), again.get(place)) for place in differ)
     first = FirstDifference(step=step, what=key, run=values[0], again=values[1])
-    return Comparison(count=len(places), differ=len(differ), largest=largest, first=first)
+    return ValueComparison(count=len(places), differ=len(differ), largest=largest, first=first)
 
 
 def _relative_difference(a: Value | None, b: Value | None) -> float:
@@ -64,7 +64,7 @@ def _relative_difference(a: Value | None, b: Value | None) -> float:
     return math.inf if math.isnan(difference) else difference
 
 
-def compare_tensors(run: dict[str, Tensor], again: dict[str, Tensor], step: int) -> Comparison:
+def compare_tensors(run: dict[str, Tensor], again: dict[str, Tensor], step: int) -> ValueComparison:
     """Compare the tensors of a step by name. A tensor that only one of the two has, or of another shape, differs.
 
     The size of a difference is its norm, divided by the larger of the norms of the two tensors.
@@ -72,11 +72,11 @@ def compare_tensors(run: dict[str, Tensor], again: dict[str, Tensor], step: int)
     names = sorted({*run, *again})
     differ = [n for n in names if n not in run or n not in again or not torch.equal(run[n], again[n])]
     if not differ:
-        return Comparison(count=len(names))
+        return ValueComparison(count=len(names))
     distances = {n: _distance(run[n], again[n]) if n in run and n in again else math.inf for n in differ}
     worst = max(distances, key=lambda n: distances[n])
     first = FirstDifference(step=step, what=worst)
-    return Comparison(count=len(names), differ=len(differ), largest=distances[worst], first=first)
+    return ValueComparison(count=len(names), differ=len(differ), largest=distances[worst], first=first)
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
@@ -93,7 +93,7 @@ def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
-def compare_best(folder: RunFolder, repetition: RunFolder, last: int) -> dict[str, Comparison]:
+def compare_best(folder: RunFolder, repetition: RunFolder, last: int) -> dict[str, ValueComparison]:
     """Compare the best validation up to the step ``last``, in the meta.json of the checkpoints, and checkpoints/best.
 
     The weights in checkpoints/best are compared only if they are of a step up to ``last``, and if the repetition wrote
@@ -107,11 +107,13 @@ def compare_best(folder: RunFolder, repetition: RunFolder, last: int) -> dict[st
         compared["best weights"] = _compare_best_weights(folder, repetition, last, metas[1].best)
     except CheckpointError as error:
         first = FirstDifference(step=last, what=str(error))
-        compared["best weights"] = Comparison(count=1, differ=1, largest=math.inf, first=first)
+        compared["best weights"] = ValueComparison(count=1, differ=1, largest=math.inf, first=first)
     return compared
 
 
-def _compare_best_weights(folder: RunFolder, repetition: RunFolder, last: int, best: dict[str, float]) -> Comparison:
+def _compare_best_weights(
+    folder: RunFolder, repetition: RunFolder, last: int, best: dict[str, float]
+) -> ValueComparison:
     """Args:
         best: the best validation of the repetition.
 
@@ -120,7 +122,7 @@ def _compare_best_weights(folder: RunFolder, repetition: RunFolder, last: int, b
     """
     step = int(best["step"])
     if step == 0:  # before the first validation
-        return Comparison(count=0)
+        return ValueComparison(count=0)
     weights, header = load_best(folder.checkpoints)
     try:
         written = int(header["step"])
@@ -128,7 +130,7 @@ def _compare_best_weights(folder: RunFolder, repetition: RunFolder, last: int, b
     except UNEXPECTED as error:
         raise CheckpointError(f"the header of {BEST_WEIGHTS} is damaged ({described(error)})") from error
     if written > last:
-        return Comparison(count=0)
+        return ValueComparison(count=0)
     run, again = _at(last, "checkpoints/best", stored), _at(last, "checkpoints/best", best)
     values = compare_values(run, again, {key for _, key in run})
     saved = folder.checkpoints / checkpoint_files.step_name(step)
@@ -139,7 +141,7 @@ def _compare_best_weights(folder: RunFolder, repetition: RunFolder, last: int, b
     elif saved.exists():
         other = {k.removeprefix("model."): v for k, v in with_prefix(checkpoint.load_tensors(saved), "model.").items()}
     else:
-        return Comparison(count=0)
+        return ValueComparison(count=0)
     return compare_tensors(weights, other, step)
 
 
