@@ -89,7 +89,7 @@ def test_drawn_override_sets_compute_or_are_rejected_in_one_line() -> None:
 
 def test_drawn_commands_end_in_one_line(gptx: Gptx, tmp_path: Path) -> None:
     chance = random.Random(40)
-    for number in range(40):
+    for number in range(30):
         overrides = list({one.partition("=")[0]: one for one in [*gptx.tiny, *drawn(chance)]}.values())
         done = gptx.run("gptx.run", "dry_run=true", *overrides)
         assert done.code in (0, 2) and "Traceback" not in done.out + done.err, (number, overrides, done)

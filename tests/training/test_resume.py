@@ -372,9 +372,9 @@ def test_damaged_checkpoint_and_best_weights_are_detected(
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("strategy", ["single", "ddp", "fsdp"])
-def test_run_equals_undisturbed_run_after_twenty_kills_at_random_times(
-    gptx: Gptx, reference: Callable[..., Path], strategy: str
+@pytest.mark.parametrize(("strategy", "count"), [("single", 20), ("ddp", 12), ("fsdp", 12)])
+def test_run_equals_undisturbed_run_after_many_kills_at_random_times(
+    gptx: Gptx, reference: Callable[..., Path], strategy: str, count: int
 ) -> None:
     """SIGKILL of the command or of a worker, after some journal records or while a checkpoint or sample is written.
 
@@ -382,7 +382,7 @@ def test_run_equals_undisturbed_run_after_twenty_kills_at_random_times(
     """
     rng = random.Random(f"kills of {strategy}")
     kills, n_runs = 0, 1
-    while kills < 20:
+    while kills < count:
         run = KilledRun(gptx, strategy, n_runs)
         if run.start_and_kill(rng, tracked=kills % 6 == 5):
             kills += 1
