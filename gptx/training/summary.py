@@ -39,5 +39,5 @@ def show(result: Result, folder: Path, status: str) -> None:
 
 
 def brief(result: Result, folder: Path, status: str) -> None:
-    """Print one line instead of the summary, for the runs of a sweep."""
+    """Print one line instead of the summary (``runtime.brief``)."""
     echo(f"{status}: val loss {result.val_loss:.4f}, {result.val_bpb:.4f} bits/byte   {folder}")
