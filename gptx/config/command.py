@@ -19,6 +19,7 @@ from gptx.config.composition_errors import explain, is_hydras
 from gptx.config.help import help_text
 from gptx.config.key_comments import commented_yaml
 from gptx.config.overrides import about_sweeps, check_choices, conf_dir, is_group, key_of, own_dirs
+from gptx.config.own_modules import make_importable
 from gptx.config.parsing import readable
 from gptx.errors import ConfigError
 from gptx.terminal import echo
@@ -110,6 +111,8 @@ def _check_arguments() -> list[str]:
     """
     arguments = [sys.argv[0], *sorted(sys.argv[1:], key=_is_override)]
     overrides = [readable(override) for override in _parsed(arguments).overrides]
+    if folders := own_dirs(arguments):
+        make_importable(folders)
     check_choices(overrides, arguments[1:])
     about_hydra = [one for one in overrides if key_of(one).startswith(("hydra.", "hydra/"))]
     _typed[:] = [Typed(arguments, [one for one in overrides if one not in about_hydra], about_hydra)]
