@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from gptx.runs.units import memory_text
 from gptx.sweep.end_report import list_reasons
 from gptx.sweep.execute.launcher import Launcher
 from gptx.sweep.plan.cell_checks import check_cells
@@ -40,6 +39,7 @@ def show_search(options: "SearchOptions", space: Space, sweep: Sweep, study: str
 
 def show_estimate(trials: int, examples: Sequence[Cell], launcher: Launcher, options: DictConfig) -> None:
     """Print the numbers of finished and remaining trials, and estimates of their memory and time from examples."""
+    from gptx.runs.units import memory_text
     from gptx.sweep.plan.memory_fit import check_memory
     from gptx.sweep.plan.preview import rejections, summary
     from gptx.sweep.plan.preview_table import PreviewStatus, duration
