@@ -212,10 +212,9 @@ def test_picture_loads_nothing(trained: Trained, tmp_path: Path) -> None:
     assert "url(http" not in picture and 'url("' not in picture and "Fira Code" in picture
 
 
-def test_legend_of_bold_figures_is_shown_where_they_are(trained: Trained) -> None:
-    assert "bold" not in trained.gptx.run("gptx.compare").out
+def test_single_variant_has_no_best(trained: Trained) -> None:
     terminal = Terminal(trained.gptx, "gptx.compare", warm=True)
-    assert terminal.end() == 0 and "bold: best mean of the column" in terminal.shown
+    assert terminal.end() == 0 and "1 variant, 1 run" in terminal.shown and "bold" not in terminal.shown
 
 
 @pytest.mark.parametrize("column", ["params", "bits/byte", "KV/token", "peak memory", "tokens/s"])
