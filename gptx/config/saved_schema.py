@@ -96,4 +96,4 @@ def _group(axis: str, option: str) -> PlainConfig:
     file = OmegaConf.load(conf_dir() / axis / f"{option}.yaml")
     model = OmegaConf.load(conf_dir() / "model" / "nano.yaml")
     group: PlainConfig = plain_dict(OmegaConf.create({**_base(), "model": model, axis: file}))[axis]
-    return {key: _LISTS.get(f"{axis}.{key}", value) for key, value in group.items()}
+    return {key: value if value != [] else _LISTS.get(f"{axis}.{key}", []) for key, value in group.items()}

@@ -15,9 +15,11 @@ from gptx.cli import log
 from gptx.config.identity import result_keys
 from gptx.config.plain_dict import plain_dict
 from gptx.config.saved_config import CONFIG, config_errors
+from gptx.config.trust import own_modules
 from gptx.errors import ConfigError, Interrupted, NotTokenised
 from gptx.runs import journal
 from gptx.runs.checkpoint_files import damage, step_name, step_of, steps
+from gptx.runs.code_copy import CODE
 from gptx.runs.damaged_files import readable
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
@@ -62,6 +64,11 @@ def certify(
         with config_errors(folder.path):
             _choose_token_folder(cfg, folder, Path(place))
             ready = _prepare(cfg, start, first, before[-1].processes)
+        if trust_code and own_modules(plain_dict(cfg)) and not ready.strategy.in_process:
+            raise ConfigError(
+                f"--trust-code works in one process only: add {folder.path / CODE} to PYTHONPATH, and name the modules "
+                "with --trust"
+            )
         _copy_start(folder, start, repetition, first)
         began = time.monotonic()
         _train(cfg, repetition.path, last, ready)

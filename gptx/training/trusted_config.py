@@ -56,9 +56,7 @@ def _check(run: Path, modules: Iterable[str], recorded: dict[str, str]) -> None:
     hint = f"; {_HINT} {run / CODE}" if copied(run, recorded) else ""
     for module in modules:
         if find_spec(module.partition(".")[0]) is None:
-            raise ConfigError(
-                f"{run}: there is no module {module} on the Python path: add its folder to PYTHONPATH{hint}"
-            )
+            raise ConfigError(f"{run}: {module} is not on the Python path: add its folder to PYTHONPATH{hint}")
     for name in changed(recorded):
         if any(f"{module}.".startswith(f"{name}.") for module in modules):
             log.warning("%s has changed since %s was started, and may compute something else%s", name, run, hint)
