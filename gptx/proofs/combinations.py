@@ -38,7 +38,7 @@ def combinations(cfg: DictConfig, overrides: Sequence[str]) -> list[DictConfig]:
     for group in (interacting_axes(), tuple(a for a in model_axes() if a not in (*interacting_axes(), "kernel"))):
         free = [axis for axis in group if axis not in chosen]
         if len(free) < len(group) and free:
-            found += [_exchanged(cfg, choice) for choice in _in_turn(free)]
+            found += [_with_choice(cfg, choice) for choice in _in_turn(free)]
     return found
 
 
@@ -49,7 +49,7 @@ def _in_turn(axes: Sequence[str]) -> Iterator[dict[str, str]]:
         yield {axis: names[number % len(names)] for axis, names in each.items()}
 
 
-def _exchanged(cfg: DictConfig, choice: dict[str, str]) -> DictConfig:
+def _with_choice(cfg: DictConfig, choice: dict[str, str]) -> DictConfig:
     """A copy of a config with other options of gptx, as their YAML files define them."""
     copy = cfg.copy()
     for axis, option in choice.items():
