@@ -72,7 +72,7 @@ def keys(run: Path) -> list[str]:
 
 
 @given(st.data())
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_damaged_value_is_one_line_for_load(run: Path, keys: list[str], data: st.DataObject) -> None:
     text = (run / "config.yaml").read_text()
     config, key = yaml.safe_load(text), data.draw(st.sampled_from(keys))
@@ -125,6 +125,7 @@ def test_keys_that_decide_nothing_may_be_missing_or_unknown(run: Path, config: d
     assert load_config(run).runtime.until == 0
 
 
+@pytest.mark.full
 @given(st.data())
 @settings(max_examples=25)
 def test_damaged_value_is_one_line_for_certify(run: Path, keys: list[str], data: st.DataObject) -> None:
