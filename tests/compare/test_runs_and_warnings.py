@@ -93,7 +93,7 @@ def test_single_runs_have_no_best(tmp_path: Path) -> None:
     assert figures == ["60.0 kB"] and "not of losses and speeds, because n=1 decides nothing" in text
     put(tmp_path, result(1, attention="gqa", val_bpb=2.0009, kv_bytes_per_token=60_024))
     figures, text = bold(tmp_path)
-    assert "2.0001" in figures and "n=1" not in text and "bold: best mean of the column" in text
+    assert "2.0000" in figures and "n=1" not in text and "bold: best mean of the column" in text
     assert "bold" not in cli(tmp_path).stdout
 
 
