@@ -19,8 +19,10 @@ from gptx.runs.preflight_facts import DataFacts, GitState, Hardware, ResumeSourc
 # The version of the definitions of validation metrics. A run keeps the version that it was started with.
 # 1: bits per byte counted the nats, but no bytes of end-of-text tokens; trainer.val_tokens=0 left out the last
 #    incomplete row.
-# 2: an end-of-text token counts for the two bytes of a blank line, and all tokens are predicted.
-VALIDATION = 2
+# 2: an end-of-text token counts for the two bytes of a blank line, and all tokens are predicted. A result had the best
+#    of all validations on the whole validation set.
+# 3: a result has the last validation on the report half; the selection half decides which weights are the best.
+VALIDATION = 3
 
 
 class RunStatus(StrEnum):
@@ -86,12 +88,29 @@ class RunDescription(RunSetup):
 
 @dataclass(frozen=True, kw_only=True)
 class Measurements:
-    """Measured values; None: not measured. Losses are in nats per token; ``val_*`` are those at ``best_step``."""
+    """Measured values; None: not measured. Losses are in nats per token.
+
+    Attributes:
+        val_loss, val_bpb, val_accuracy, val_perplexity: of the last validation, on the report half. Of runs with
+            ``validation`` 1 or 2: of the best validation, on the whole validation set.
+        val_loss_select, and the others with this ending: of the last validation, on the selection half.
+        val_loss_whole, val_bpb_whole: of the last validation, on the whole validation set.
+        val_loss_best, val_bpb_best: at ``best_step``, on the report half.
+        best_step: the step of the best validation on the selection half.
+    """
 
     val_loss: float | None = None
     val_bpb: float | None = None
     val_accuracy: float | None = None
     val_perplexity: float | None = None
+    val_loss_select: float | None = None
+    val_bpb_select: float | None = None
+    val_accuracy_select: float | None = None
+    val_perplexity_select: float | None = None
+    val_loss_whole: float | None = None
+    val_bpb_whole: float | None = None
+    val_loss_best: float | None = None
+    val_bpb_best: float | None = None
     best_step: int | None = None
     train_loss: float | None = None
     tokens_per_s: float | None = None

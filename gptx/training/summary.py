@@ -7,7 +7,7 @@ from rich.panel import Panel
 
 from gptx.config.trust import own_modules
 from gptx.console import Console
-from gptx.runs.metrics import METRICS
+from gptx.runs.metrics import BY_KEY, METRICS, VIEWS, Metric
 from gptx.runs.records import Result
 from gptx.terminal import echo
 
@@ -20,7 +20,7 @@ def show(result: Result, folder: Path, status: str) -> None:
         console.print(Panel(result.sample.strip(), title=title, title_align="left"))
     rows = {
         result.name: status,
-        **{metric.title: metric.text(figure) for metric in METRICS if (figure := metric.value(result)) is not None},
+        **{metric.title: text for metric in METRICS if not metric.view and (text := _text(metric, result))},
         "best step": f"{result.best_step:,}",
         "folder": str(folder),
     }
@@ -36,6 +36,17 @@ def show(result: Result, folder: Path, status: str) -> None:
         " ".join(["gptx ui", *([] if outputs == Path("outputs") else ["--outputs", shlex.quote(str(outputs))])]),
     ):
         console.print(f"  {command}", soft_wrap=True)
+
+
+def _text(metric: Metric, result: Result) -> str:
+    """The value of a metric and of its other views; "" if it was not measured."""
+    value = metric.value(result)
+    if value is None:
+        return ""
+    views = {name: BY_KEY.get(f"{metric.key}_{view}") for view, name in VIEWS.items()}
+    found = [(name, view, view.value(result)) for name, view in views.items() if view]
+    others = [f"{name} {view.text(shown).split()[0]}" for name, view, shown in found if shown is not None]
+    return metric.text(value) + (f"   report half; {', '.join(others)}" if others else "")
 
 
 def brief(result: Result, folder: Path, status: str) -> None:

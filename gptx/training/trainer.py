@@ -27,11 +27,12 @@ from gptx.runs.checkpoint_files import steps
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
 from gptx.runs.records import VALIDATION, MetricsRecord
+from gptx.runs.unit_losses import write_unit_losses
 from gptx.strategy.base import Batch, Strategy
 from gptx.strategy.batch_plan import BatchPlan
 from gptx.training import checkpoint
 from gptx.training.best_weights import save_best
-from gptx.training.evaluation import ValidationSet
+from gptx.training.evaluation import FormerValidationSet, ValidationSet
 from gptx.training.meter import Meter
 from gptx.training.progress import ProgressBar
 from gptx.training.state import checkpoint_meta, resume
@@ -71,11 +72,14 @@ class Trainer:
     def _validation_set(self) -> ValidationSet:
         cfg, tokenizer, start = self.cfg, self.tokens.tokenizer, self.folder.start_record()
         version = start.validation if start else VALIDATION
-        token_bytes = tokenizer.token_bytes() if version == 1 else tokenizer.target_bytes()
         context, count, batch = cfg.model.context, cfg.trainer.val_tokens, cfg.runtime.val_batch
-        return ValidationSet(
-            self.tokens.val, token_bytes, context, count, batch, self.separator, incomplete=version > 1
-        )
+        if version < 3:
+            token_bytes = tokenizer.token_bytes() if version == 1 else tokenizer.target_bytes()
+            return FormerValidationSet(
+                self.tokens.val, token_bytes, context, count, batch, self.separator, incomplete=version > 1
+            )
+        token_bytes = tokenizer.target_bytes()
+        return ValidationSet(self.tokens.val, token_bytes, context, count, batch, self.separator, tokenizer.eot)
 
     def _build_model(self) -> None:
         self.model = build(self.cfg, self.tokens.tokenizer.n_vocab)
@@ -173,14 +177,18 @@ class Trainer:
 
     def _validate(self, bar: ProgressBar) -> dict[str, float]:
         step = self.state.step
-        values = self.validation_set.evaluate(self.placed, self.strategy, self.autocast)
-        if not math.isfinite(values["val/loss"]):  # before anything of this step is saved
+        validation = self.validation_set.evaluate(self.placed, self.strategy, self.autocast, step)
+        values = validation.values
+        if not math.isfinite(values.get("val/loss_whole", values["val/loss"])):  # before anything of this step is saved
             raise RunFailed(f"the validation loss of step {step} is not finite. {self._advice()}")
         best = self.state.best.add(step, values)
         if best:
             weights = self.strategy.weights(self.model)
             if self.journal:
                 save_best(self.folder.checkpoints, step, weights, values)
+        last = step == self.cfg.trainer.max_steps or self._stopped_early()
+        if last and self.journal and validation.units:
+            write_unit_losses(self.folder.path, validation.units)
         mark = " *" if best else ""
         bar.print(f"step {step:>6}   val loss {values['val/loss']:.4f}   {values['val/bpb']:.4f} bits/byte{mark}")
         return values
