@@ -107,7 +107,7 @@ class _EvaluatedText:
 
     def __init__(self, tokens: np.ndarray, starts: Ids, context: int, token_bytes: np.ndarray, eot: int | None) -> None:
         self.tokens, self.starts, self.context = tokens, starts, context
-        self.bytes = token_bytes.astype(np.int64) if token_bytes.any() else np.ones(len(token_bytes), np.int64)
+        self.bytes = token_bytes.astype(np.int64)
         self.ends = np.zeros(0, np.int64) if eot is None else _positions(tokens, eot)
         self.documents_together = -(-(len(self.ends) + 1) // MOST_DOCUMENTS)
 

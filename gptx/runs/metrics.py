@@ -147,8 +147,8 @@ CURVES = {metric.key: metric.curve for metric in METRICS if metric.curve}
 def selection(key: str, result: Result) -> float | None:
     """The value of a metric by which runs are chosen, else None: that of the selection half, so that nothing is chosen
     on the figures that are compared. Runs of earlier versions and other metrics have one value only."""
-    chosen = BY_KEY.get(f"{key}_select", BY_KEY[key]).value(result)
-    return BY_KEY[key].value(result) if chosen is None else chosen
+    half = BY_KEY.get(f"{key}_select")
+    return (BY_KEY[key] if half is None or getattr(result, half.key) is None else half).value(result)
 
 
 def selection_curve(key: str, values: Mapping[str, float]) -> float | None:
