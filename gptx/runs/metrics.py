@@ -57,7 +57,7 @@ class Metric:
 
 
 # Validation metrics are those of the last validation on the report half. These are their other views.
-VIEWS = {"select": "selection half", "whole": "both halves", "best": "best weights"}
+VIEWS = {"select": "selection half", "whole": "whole", "best": "best weights"}
 
 
 def _with_views(metric: Metric, *views: str) -> tuple[Metric, ...]:

@@ -18,15 +18,17 @@ def show(result: Result, folder: Path, status: str) -> None:
     if result.sample:
         title = f"sample after {result.steps:,} steps"
         console.print(Panel(result.sample.strip(), title=title, title_align="left"))
-    rows = {
-        result.name: status,
-        **{metric.title: text for metric in METRICS if not metric.view and (text := _text(metric, result))},
-        "best step": f"{result.best_step:,}",
-        "folder": str(folder),
-    }
-    width = max(len(name) for name in rows)
-    for name, value in rows.items():
-        console.print(f"{name:<{width}}  {value}", soft_wrap=True)
+    rows = [(result.name, status)]
+    for metric in METRICS:
+        value = metric.value(result)
+        if value is not None and not metric.view:
+            others = _views(metric, result)
+            rows.append((metric.title, metric.text(value) + (", report half" if others else "")))
+            rows += [("", others)] if others else []
+    rows += [("best step", f"{result.best_step:,}"), ("folder", str(folder))]
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        console.print(f"{name:<{width}}  {text}", soft_wrap=True)
     console.print("\nnext:", style="bold")
     quoted, outputs = shlex.quote(str(folder)), folder.parent.parent
     trust = "".join(f" --trust {module}" for module in own_modules(result.config))
@@ -38,15 +40,13 @@ def show(result: Result, folder: Path, status: str) -> None:
         console.print(f"  {command}", soft_wrap=True)
 
 
-def _text(metric: Metric, result: Result) -> str:
-    """The value of a metric and of its other views; "" if it was not measured."""
-    value = metric.value(result)
-    if value is None:
+def _views(metric: Metric, result: Result) -> str:
+    """The other views of a metric, such as ``selection half 3.0512, whole 3.0580``; "" if it has no more than one."""
+    if f"{metric.key}_whole" not in BY_KEY:
         return ""
-    views = {name: BY_KEY.get(f"{metric.key}_{view}") for view, name in VIEWS.items()}
-    found = [(name, view, view.value(result)) for name, view in views.items() if view]
-    others = [f"{name} {view.text(shown).split()[0]}" for name, view, shown in found if shown is not None]
-    return metric.text(value) + (f"   report half; {', '.join(others)}" if others else "")
+    found = ((name, BY_KEY.get(f"{metric.key}_{view}")) for view, name in VIEWS.items())
+    values = ((name, view, view.value(result)) for name, view in found if view)
+    return ", ".join(f"{name} {value:.{view.digits}f}" for name, view, value in values if value is not None)
 
 
 def brief(result: Result, folder: Path, status: str) -> None:

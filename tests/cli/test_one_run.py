@@ -64,12 +64,12 @@ def test_result_has_every_figure(trained: Trained) -> None:
     assert curves["val/loss", result["best_step"]] == result["val_loss_best"]
     lowest = min(value for (key, _), value in curves.items() if key == "val/loss_select")
     assert curves["val/loss_select", result["best_step"]] == lowest
-    summary = re.search(
-        r"val loss +(\S+) nats/token +report half; selection half (\S+), both halves (\S+), best", trained.done.out
+    shown = re.search(
+        r"val loss +(\S+) nats/token, report half\n +selection half (\S+), whole (\S+), best weights (\S+)\n",
+        trained.done.out,
     )
-    assert summary and summary.groups() == tuple(
-        f"{result[f'val_loss{view}']:.4f}" for view in ("", "_select", "_whole")
-    )
+    views = ("", "_select", "_whole", "_best")
+    assert shown and shown.groups() == tuple(f"{result[f'val_loss{view}']:.4f}" for view in views)
 
 
 def test_journal_has_a_record_for_every_step(trained: Trained) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ def test_losses_by_unit_add_up_to_the_result_and_do_not_depend_on_batches_or_ran
         assert nats / math.log(2) / size == pytest.approx(first[f"val_bpb{view}"], rel=1e-12)
     assert not (losses.report & losses.select).any() and losses.tokens[losses.report].sum() > 0
     for change in ("runtime.val_batch=3", "strategy=ddp"):
-        finished(gptx, text, change, "force=true", "study=again")
+        shutil.rmtree(gptx.outputs)
+        finished(gptx, text, change)
         again = read_unit_losses(gptx.folder)
         for name, array in vars(losses).items():
             assert np.allclose(getattr(again, name), array, rtol=1e-5), (change, name)
