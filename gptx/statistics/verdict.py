@@ -1,4 +1,4 @@
-"""The verdict about a difference between two variants. It follows from one interval and a margin, never from a p-value."""
+"""The verdict about a difference of two variants. It follows from one interval and a margin, never from a p-value."""
 
 from dataclasses import dataclass
 from enum import StrEnum

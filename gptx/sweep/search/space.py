@@ -35,7 +35,7 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Interval:
+class NumberRange:
     """A dimension of numbers: ``optim.lr=tag(log,interval(1e-4,1e-2))``. Both ends are included. If both are integers,
     only integers are tried."""
 
@@ -74,7 +74,7 @@ class Space:
     """
 
     fixed: list[str]
-    dimensions: list[Choices | Interval]
+    dimensions: list[Choices | NumberRange]
 
     @classmethod
     def of(cls, parsed: Sequence[Override]) -> "Space":
@@ -102,7 +102,7 @@ class Space:
         return "\n".join(f"  {dimension.key}: {dimension}" for dimension in self.dimensions)
 
 
-def _dimension(override: Override) -> Choices | Interval:
+def _dimension(override: Override) -> Choices | NumberRange:
     key, sweep, given = override.get_key_element(), override.value(), override.input_line
     tags: set[str] = getattr(sweep, "tags", set())
     if tags - {"log"} or (tags and not isinstance(sweep, IntervalSweep)):
@@ -113,9 +113,9 @@ def _dimension(override: Override) -> Choices | Interval:
         assert sweep.start is not None and sweep.end is not None
         if not sweep.start < sweep.end or (tags and sweep.start <= 0):
             raise ConfigError(f"{given}: expected a smaller number, then a larger one{', both above 0' * bool(tags)}")
-        return Interval(key, sweep.start, sweep.end, None, bool(tags))
+        return NumberRange(key, sweep.start, sweep.end, None, bool(tags))
     if isinstance(sweep, RangeSweep) and (values := sorted(sweep.range())):
-        return Interval(key, values[0], values[-1], abs(sweep.step), False)
+        return NumberRange(key, values[0], values[-1], abs(sweep.step), False)
     if not (choices := tuple(dict.fromkeys(override.sweep_string_iterator()))):
         raise ConfigError(f"{given} has no values: its glob matches no option, or its range is empty")
     return Choices(key, choices)
