@@ -13,13 +13,13 @@ from command import Gptx, history
 from gptx.errors import ConfigError
 from gptx.runs.unit_losses import NAME, UnitLosses, read_unit_losses, write_unit_losses
 
-LIKE_TRAINING, OTHER = "ab" * 80, "qz" * 80
+LIKE_TRAINING, OTHER = "ab" * 40, "qz" * 40
 
 
 def corpus(gptx: Gptx, *halves: str) -> str:
     """Documents like the training text, but the validation documents, every tenth one, alternate between two texts.
     The first one is that of the selection half."""
-    texts = [halves[i // 10 % 2] if i % 10 == 9 else LIKE_TRAINING for i in range(80)]
+    texts = [halves[i // 10 % 2] if i % 10 == 9 else LIKE_TRAINING for i in range(160)]
     (gptx.cwd / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
     return "data.path=a.jsonl"
 
@@ -58,7 +58,7 @@ def test_losses_by_unit_add_up_to_the_result_and_do_not_depend_on_batches_or_ran
     text = corpus(gptx, LIKE_TRAINING, OTHER)
     first = finished(gptx, text)
     losses = read_unit_losses(gptx.folder)
-    assert losses.step == 30 and set(losses.document) == set(range(8))
+    assert losses.step == 30 and set(losses.document) == set(range(16))
     for view, chosen in (("", losses.report), ("_select", losses.select), ("_whole", losses.report | losses.select)):
         nats, tokens, size = (x[chosen].sum() for x in (losses.nats, losses.tokens, losses.size))
         assert nats / tokens == pytest.approx(first[f"val_loss{view}"], rel=1e-12)
