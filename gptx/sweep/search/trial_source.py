@@ -220,6 +220,8 @@ class TrialSource:
     def _report(self, run: _Run) -> _CurveValue | None:
         """Report the new validations in a run's journal to optuna; returns the newest."""
         newest = None
+        if not self._context.options.pruned_by:
+            return None
         records, run.offset = journal.tail(run.task.folder, run.offset)
         for record in (record for record in records if isinstance(record, MetricsRecord)):
             value = selection_curve(self._context.options.pruned_by, record.values)
