@@ -79,7 +79,7 @@ class ValidationSet:
         units = self.units
         nats, hits = strategy.sum(torch.from_numpy(self._sums(model, strategy, autocast))).cpu().numpy()
         whole = np.ones_like(units.report)
-        values = {}
+        values: dict[str, float] = {}
         for part, chosen in (("", units.report), ("_select", units.select), ("_whole", whole)):
             found = _metrics(*(x[chosen].sum() for x in (nats, hits, units.size, units.tokens)))
             values |= {f"{key}{part}": value for key, value in found.items()}
