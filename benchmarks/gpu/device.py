@@ -17,6 +17,7 @@ from benchmarks.gpu.timing import seconds_per_call
 from benchmarks.report import markdown_table
 from gptx.hardware.cpu import cores
 from gptx.hardware.description import describe_hardware
+from gptx.runs.units import human
 
 MATRIX = (4096, 8192, 16384)  # widths of square matrices; the best rate counts
 COPY = 2**30  # bytes
@@ -43,7 +44,7 @@ class Facts:
     @property
     def text(self) -> str:
         software = ", ".join(f"{name} {number}" for name, number in self.versions.items())
-        return f"{max(1, len(self.gpus))} x {self.name}, {self.memory / 2**30:.0f} GiB, {software}"
+        return f"{max(1, len(self.gpus))} x {self.name}, {human(self.memory, 'B')}, {software}"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from benchmarks.gpu.kernels import rejection
 from benchmarks.gpu.part import Part, Partial, Results, Row, Settings, Unsupported
 from benchmarks.gpu.sdpa_backends import BACKENDS, KERNELS, backend_of
 from benchmarks.report import markdown_table
+from gptx.runs.units import human
 
 HEADS, DIM, TOKENS = 16, 64, 65536  # so many tokens that a GPU takes longer than the launch of its kernels
 CONTEXTS, OTHER_CONTEXTS = (4096, 16384, 1024), (2048, 8192)  # most valuable first
@@ -47,7 +48,7 @@ class Time:
 
     @property
     def text(self) -> str:
-        return f"{self.ms:.3f} ms for {self.tokens:,} tokens, {self.peak / 1e3:,.1f} kB per token"
+        return f"{self.ms:.3f} ms for {self.tokens:,} tokens, {human(self.peak, 'B')} per token"
 
 
 def cases(settings: Settings) -> Mapping[str, Setup]:
@@ -85,7 +86,7 @@ def measure(setup: Setup, settings: Settings, partial: Partial) -> Time:
         if reason := rejection(case, kernel):
             raise Unsupported(reason)
         if (size := case.weights("reference" if setup.kernel == "sdpa: math" else kernel)) > MEMORY:
-            raise Unsupported(f"its (T, T) tensors need {size / 1e9:.0f} GB")
+            raise Unsupported(f"its (T, T) tensors need {human(size, 'B')}")
         before = reset_peak(device)
         ms = best(case, kernel, 3, seconds=0.005 if settings.toy else 0.05)
     tokens, auto = batch * setup.context, case.chosen()

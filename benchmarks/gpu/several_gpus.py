@@ -12,6 +12,7 @@ from benchmarks.gpu.part import Part, Partial, Results, Row, Settings
 from benchmarks.gpu.strategies import BOUNDS, train
 from benchmarks.report import markdown_table
 from benchmarks.strategies import COMMON, MODELS, SMALL, open_trainer, train_step
+from gptx.runs.units import human
 
 STRATEGIES = ("single", "ddp", "fsdp", "tp", "cp", "pp")
 MODEL = "mha, learned, full"
@@ -62,7 +63,7 @@ class Found:
     @property
     def text(self) -> str:
         differ = "" if self.difference is None else f", losses differ by {self.difference:.1e}"
-        return f"{self.tokens_per_s:,.0f} tokens/s, {self.peak / 1e9:.2f} GB{differ}"
+        return f"{self.tokens_per_s:,.0f} tokens/s, {human(self.peak, 'B')}{differ}"
 
     @property
     def wrong(self) -> str:

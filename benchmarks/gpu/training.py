@@ -23,6 +23,7 @@ from gptx.hardware.device import compute_dtype
 from gptx.memory.estimate import estimate
 from gptx.model.build import build
 from gptx.model.cost import flops_per_token
+from gptx.runs.units import human
 
 # GPT-2 124M, as nanoGPT trains it. 32 rows of 1,024 tokens need about 45 GB without compile, most of it for logits and
 # activations: they fit on 80 GB. On a smaller GPU the batch is halved until it fits.
@@ -81,7 +82,7 @@ class Speed:
     def text(self) -> str:
         rate = self.tokens_per_s * self.flops / 1e12
         return (
-            f"{self.tokens_per_s:,.0f} tokens/s, {rate:.1f} TFLOP/s, {self.memory.allocated / 1e9:.2f} GB, "
+            f"{self.tokens_per_s:,.0f} tokens/s, {rate:.1f} TFLOP/s, {human(self.memory.allocated, 'B')}, "
             f"first steps after {self.start:.0f} s"
         )
 

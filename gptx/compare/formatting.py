@@ -7,9 +7,9 @@ import pandas as pd
 
 from gptx.config.axes import run_name_axes
 from gptx.runs.metrics import METRICS, Metric
+from gptx.runs.units import human
 
 SHOWN = tuple(metric for metric in METRICS if metric.in_table)
-_SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def axes(summary: pd.DataFrame) -> list[str]:
@@ -35,20 +35,6 @@ def titled(summary: pd.DataFrame, corpus: str) -> tuple[pd.DataFrame, str]:
     common = [f"{k}={value}" for k, value in values.items() if value is not None]
     title = " · ".join([str(part["data"].iloc[0] or "corpus"), corpus[:8], *common])
     return part.drop(columns=shared), title
-
-
-def human(value: float, unit: str = "", scale_of: float | None = None) -> str:
-    """A number with a prefix: 1234567 -> "1.23M", with unit "B" -> "1.23 MB".
-
-    ``scale_of``: use the prefix of this number, so that a deviation has the prefix of its mean.
-    """
-    if math.isnan(value):
-        return "-"
-    like = abs(value if scale_of is None else scale_of)
-    scale, prefix = next((s for s in _SCALES if like >= 0.9995 * s[0]), (1.0, ""))
-    size = like / scale
-    places = 0 if size >= 99.95 or (scale == 1 and like == int(like)) else 1 if size >= 9.995 else 2
-    return f"{value / scale:.{places}f}{' ' if unit else ''}{prefix}{unit}"
 
 
 def figure(metric: Metric, value: float, scale_of: float | None = None) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 from rich.table import Table
 
 from gptx.cli import Parser, exit_code
-from gptx.compare.formatting import human
 from gptx.compare.powerlaw import EXPONENTS, FittedLaw, Law, bootstrap, check, fit
 from gptx.compare.render import unfinished
 from gptx.compare.run_rows import RunRow, read_rows, selected
@@ -21,6 +20,7 @@ from gptx.compare.summary import distinguishing_keys
 from gptx.console import Console
 from gptx.errors import GptxError
 from gptx.runs.journal import runs
+from gptx.runs.units import human
 from gptx.terminal import echo
 
 # The keys that runs of a scaling study may differ in. Of the learning rates at one size and length the best is used.

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gptx.compare.formatting import human
 from gptx.compare.powerlaw import FittedLaw
+from gptx.runs.units import human
 
 
 def draw(fitted: FittedLaw, file: Path, kind: str) -> None:

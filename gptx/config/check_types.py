@@ -5,13 +5,14 @@ that the files do not have, or a value of another type, is rejected.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from gptx.config.overrides import conf_dir, did_you_mean
+from gptx.config.overrides import conf_dir
 from gptx.config.plain_dict import SEEDS, PlainConfig, key_names
+from gptx.config.unknown_keys import unknown_key
 from gptx.errors import ConfigError
 
 SMALLEST, LARGEST = 1e-30, 1e15  # magnitudes of numbers that fp32 arithmetic can work with
@@ -83,24 +84,3 @@ def plugin_keys(group: str, given: Mapping[str, Any]) -> PlainConfig:
     of_target = (one for one in built_in if isinstance(one, dict) and one.get("_target_") == given.get("_target_"))
     found: dict[str, Any] = checked(given, next(of_target, given), f"hydra.{group}")
     return found
-
-
-def unknown_key(given: str, keys: Iterator[str]) -> str:
-    """A line about a key that does not exist, with the most similar one of ``keys`` or where else it exists."""
-    names = list(keys)
-    parent, _, key = given.rpartition(".")
-    siblings = [n for n in names if n.rpartition(".")[0] == parent]
-    elsewhere = [n for n in names if n.rpartition(".")[2] == key]
-    near = did_you_mean(key, [n.rpartition(".")[2] for n in siblings])
-    hint = _options_with_key(parent, key) or (f" Did you mean '{elsewhere[0]}'?" if elsewhere else "")
-    hint = hint or (near.replace("'", f"'{parent}.", 1) if parent else near)
-    hint = hint or ("" if siblings else did_you_mean(given, names))
-    listing = ", ".join(n.rpartition(".")[2] for n in siblings)
-    return f"unknown key '{given}'.{hint}" + (f" {parent or 'The top level'} has: {listing}." if listing else "")
-
-
-def _options_with_key(group: str, key: str) -> str:
-    """`` It is a key of window=chunked, sliding.``, or nothing."""
-    files = sorted((conf_dir() / group).glob("*.yaml")) if group else []
-    found = [file.stem for file in files if key in OmegaConf.load(file)]
-    return f" It is a key of {group}={', '.join(found)}." if found else ""

@@ -16,9 +16,13 @@ from omegaconf import DictConfig
 from gptx.cli import Parser, log
 from gptx.config.compose import compose
 from gptx.config.composition_errors import explain, is_hydras
+from gptx.config.help import help_text
+from gptx.config.key_comments import commented_yaml
 from gptx.config.overrides import about_sweeps, check_choices, conf_dir, is_group, key_of, own_dirs
+from gptx.config.own_modules import make_importable
 from gptx.config.parsing import readable
 from gptx.errors import ConfigError
+from gptx.terminal import echo
 
 Task = Callable[[DictConfig, list[str]], int]
 
@@ -67,8 +71,12 @@ def run_hydra(task: Task) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     outcome = _CommandOutcome()
 
-    def guarded(_: DictConfig) -> None:  # the config that Hydra composed is not checked
+    def guarded(composed: DictConfig) -> None:  # the config that Hydra composed is not checked
         sys.argv = list(typed().arguments)
+        if (asked := _parsed(sys.argv)).cfg == "job":
+            choices = HydraConfig.get().runtime.choices
+            echo(commented_yaml(composed, choices, own_dirs(), asked.package or "", asked.resolve))
+            return
         try:
             outcome.code = _one_run(task)
         except Exception as error:
@@ -77,6 +85,9 @@ def run_hydra(task: Task) -> int:
     arguments = list(sys.argv)
     try:
         arguments = _check_arguments()
+        if (asked := _parsed(arguments)).help:
+            echo(help_text(asked.overrides, own_dirs(arguments)))
+            return 0
         sys.argv = _for_hydra(arguments)
         hydra.main(str(conf_dir()), "config", version_base="1.3")(guarded)()
     except Exception as error:
@@ -100,6 +111,8 @@ def _check_arguments() -> list[str]:
     """
     arguments = [sys.argv[0], *sorted(sys.argv[1:], key=_is_override)]
     overrides = [readable(override) for override in _parsed(arguments).overrides]
+    if folders := own_dirs(arguments):
+        make_importable(folders)
     check_choices(overrides, arguments[1:])
     about_hydra = [one for one in overrides if key_of(one).startswith(("hydra.", "hydra/"))]
     _typed[:] = [Typed(arguments, [one for one in overrides if one not in about_hydra], about_hydra)]
@@ -113,11 +126,19 @@ def _for_hydra(arguments: list[str]) -> list[str]:
     does not get ``window.size=16``, which would be an unknown key where only the options of the sweep have it.
     """
     found = _parsed(arguments)
+    if found.cfg == "job":
+        return [arguments[0], *_place_flags(found), *map(readable, found.overrides)]
     is_sweep = found.multirun and not (found.cfg or found.info or found.hydra_help or found.help)
     flags = [argument for argument in arguments[1:] if argument not in found.overrides]
     own = own_dirs(arguments)
     given = [readable(one) for one in found.overrides if not (is_sweep and _is_key_of_option(one, own))]
     return [arguments[0], *flags, *given]
+
+
+def _place_flags(found: argparse.Namespace) -> list[str]:
+    """The flags about where configs are, without those about what is printed."""
+    flags = {"--config-dir": found.config_dir, "--config-name": found.config_name, "--config-path": found.config_path}
+    return [word for flag, value in flags.items() if value for word in (flag, value)]
 
 
 def _is_key_of_option(override: str, own: Sequence[Path]) -> bool:
@@ -153,5 +174,6 @@ def _warn_of_ignored_options(cfg: DictConfig, overrides: Sequence[str]) -> None:
     asked = {"match": cfg.variant.match != "none", "sweep.lr": cfg.sweep.lr, "sweep.halving": cfg.sweep.halving}
     grid = [key for key in HydraConfig.get().sweeper.params if key not in map(key_of, overrides)]
     ignored = [f"sweep of {' and '.join(grid)}"] * bool(grid) + [key for key, given in asked.items() if given]
-    if ignored and not cfg.runtime.brief:
+    of_sweep = not cfg.tracking.follow  # a sweep follows its runs itself
+    if ignored and not of_sweep:
         log.warning("this is one run, without the study's %s: -m or gptx sweep runs the study", ", ".join(ignored))

@@ -1,7 +1,9 @@
 """Errors of Hydra, OmegaConf and YAML as one line that names what was given and what would work. Imports no torch."""
 
 import re
+import traceback
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -9,11 +11,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import Mark, MarkedYAMLError, YAMLError
+from yaml.reader import ReaderError
 
-from gptx.config.check_types import unknown_key
 from gptx.config.overrides import PLUGINS, conf_dir, own_dirs, unknown_option
 from gptx.config.plain_dict import key_names
+from gptx.config.unknown_keys import unknown_key
 
 UNREADABLE = (HydraException, OmegaConfBaseException, YAMLError)  # what composing a config can raise
 _GRAMMAR = "expected key=value, e.g. attention=gqa; quote a value with special characters: 'data.path=\"a=b\"'"
@@ -36,11 +39,10 @@ def is_hydras(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):  # Hydra prints the help, perhaps to a closed pipe
         return False
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    module = str(frame.tb_frame.f_globals.get("__name__")) if frame else ""
-    return module.partition(".")[0] in ("hydra", "omegaconf", "antlr4", "yaml")
+    frames = traceback.walk_tb(error.__traceback__)
+    packages = [str(frame.f_globals.get("__name__")).partition(".")[0] for frame, _ in frames]
+    raised_by = packages if isinstance(error, UnicodeDecodeError) else packages[-1:]  # Python's decoder raises it
+    return not {"hydra", "omegaconf", "antlr4", "yaml"}.isdisjoint(raised_by)
 
 
 def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
@@ -49,6 +51,10 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
         return _missing_file(error, overrides)
     if isinstance(error, ConfigCompositionException) and (key := _rejected_key(error)):
         return unknown_key(key, _all_keys(overrides))
+    if isinstance(error, YAMLError):
+        return yaml_error(error)
+    if isinstance(error, UnicodeDecodeError):
+        return f"{_undecodable(own_dirs(overrides))} is not encoded as UTF-8: {error.reason} at byte {error.start}"
     text = str(error)
     for pattern, line in _PATTERNS:
         if found := re.search(pattern, text):
@@ -60,6 +66,31 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
         return f"{named.group(2)}: {' '.join(named.group(1).split())}"
     lines = [line.strip() for line in text.splitlines() if line.strip() and "https://hydra.cc" not in line]
     return " ".join(lines[:2]) if lines else type(error).__name__
+
+
+def yaml_error(error: YAMLError) -> str:
+    """One line for a YAML file that cannot be read: the file, the line, and what the parser found."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        mark, context = error.problem_mark, f" ({error.context})" if error.context else ""
+        return f"{_file(mark)}line {mark.line + 1}, column {mark.column + 1}: {error.problem}{context}"
+    if isinstance(error, ReaderError):
+        return f"{error.name}: {error.reason}: {error.character!r} at position {error.position}"
+    return " ".join(str(error).split())
+
+
+def _file(mark: Mark) -> str:
+    """The file of a position; empty for a text."""
+    return "" if mark.name.startswith("<") else f"{mark.name}, "
+
+
+def _undecodable(places: Sequence[Path]) -> str:
+    """The first YAML file in some folders that is not encoded as UTF-8."""
+    for file in (file for place in places for file in sorted(place.rglob("*.yaml"))):
+        try:
+            file.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            return str(file)
+    return "a YAML file"
 
 
 def _missing_file(error: MissingConfigException, overrides: Sequence[str]) -> str:

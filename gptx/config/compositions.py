@@ -78,6 +78,7 @@ class Compositions:
                 found = plain_dict(composition.config, complete=True)
         except UNREADABLE as error:
             raise ConfigError(explain(error, overrides)) from None
+        _check_groups(found, composition.variant)
         plain = {**checked(found, composition.schema), "variant": composition.variant}
         return {key: _shared(value, composition.checked.get(key)) for key, value in plain.items()}
 
@@ -230,6 +231,14 @@ def _checked_as_it_is(config: DictConfig, schema: PlainConfig, variant: dict[str
 
 def _shared(value: Any, other: Any) -> Any:
     return other if value == other and type(value) is type(other) else value
+
+
+def _check_groups(plain: PlainConfig, variant: Mapping[str, str]) -> None:
+    """Reject an option whose file holds something else than keys."""
+    for axis, option in variant.items():
+        if not isinstance(plain.get(axis, {}), dict):
+            kind = type(plain[axis]).__name__
+            raise ConfigError(f"{axis}={option}: its YAML file holds a {kind}, expected keys such as _target_: ...")
 
 
 def _check_names(choices: Mapping[str, str]) -> None:

@@ -4,8 +4,8 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config.check_types import unknown_key
 from gptx.config.plain_dict import PlainConfig, key_names, plain_dict
+from gptx.config.unknown_keys import unknown_key
 from gptx.errors import ConfigError
 
 

@@ -13,6 +13,7 @@ import yaml
 
 from gptx.cli import Parser
 from gptx.config.class_ids import current_target, declaration
+from gptx.config.own_modules import make_importable
 from gptx.config.part_types import BASES, FUNCTIONS, check_name, constructor_keys, nested_targets
 from gptx.errors import ConfigError
 
@@ -45,6 +46,8 @@ def trusted_modules(args: argparse.Namespace) -> tuple[str, ...]:
     Raises:
         ConfigError: a folder does not exist, or a YAML file in it cannot be read.
     """
+    if args.trust or args.config_dir:
+        make_importable(args.config_dir)
     return (*args.trust, *(module for folder in args.config_dir for module in _modules_named_in(folder)))
 
 

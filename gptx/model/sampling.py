@@ -4,7 +4,7 @@ Letters: B batch, V vocabulary.
 """
 
 import codecs
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -115,16 +115,26 @@ def text(model: GPT, tokenizer: Tokenizer, prompt: str, count: int, **options: A
     yield decoder.decode(b"", final=True)
 
 
-def up_to(stop: str, chunks: Iterable[str]) -> Iterator[str]:
-    """The chunks of a text up to the first occurrence of ``stop``, which may lie across several chunks; all of them if
-    ``stop`` is empty. What may be its beginning is yielded as soon as it is known not to be."""
+def up_to(stops: Sequence[str], chunks: Iterable[str]) -> Iterator[str]:
+    """The chunks of a text up to the string of ``stops`` that is complete first, which may lie across several chunks;
+    all of them if there is none. What may be its beginning is yielded as soon as it is known not to be.
+
+    Args:
+        stops: not empty strings.
+    """
     held = ""
     for chunk in chunks:
         held += chunk
-        if stop and stop in held:
-            yield held.partition(stop)[0]
+        ends = [(start + len(stop), start) for stop in stops if (start := held.find(stop)) >= 0]
+        if ends:
+            yield held[: min(ends)[1]]
             return
-        begun = next((n for n in range(min(len(held), len(stop) - 1), 0, -1) if stop.startswith(held[-n:])), 0)
+        begun = max((_begun(stop, held) for stop in stops), default=0)
         yield held[: len(held) - begun]
         held = held[len(held) - begun :]
     yield held
+
+
+def _begun(stop: str, text: str) -> int:
+    """How many characters at the end of a text may be the beginning of ``stop``."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if stop.startswith(text[-n:])), 0)

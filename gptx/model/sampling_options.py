@@ -17,7 +17,13 @@ def with_sampling_options(parser: Parser) -> Parser:
     parser.add_argument("--top-k", type=int, default=0, help="only the k most likely tokens (default: all)")
     parser.add_argument("--top-p", type=float, default=1.0, help="only the most likely tokens of total probability p")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text")
-    parser.add_argument("--stop", default="", help="text to stop at, besides the end of a document")
+    parser.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="text to stop at, besides the end of a document, e.g. --stop $'\\n\\n'; may be given several times",
+    )
     parser.add_argument("--no-cache", action="store_true", help="compute every token from scratch (slow; same text)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--precision", default="fp32", choices=["auto", "bf16", "fp32"])
@@ -34,9 +40,10 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError("expected --tokens >= 1, --top-k >= 0, a finite --temperature >= 0 and 0 < --top-p <= 1")
     if not -(2**63) <= args.seed < 2**64:
         raise ConfigError(f"--seed {args.seed}: expected a number of at most 64 bits")
-    for option in ("prompt", "stop"):
-        if not _is_text(getattr(args, option)):
-            raise ConfigError(f"--{option}: expected text that is encoded as UTF-8")
+    if not _is_text(args.prompt) or not all(map(_is_text, args.stop)):
+        raise ConfigError("--prompt and --stop: expected text that is encoded as UTF-8")
+    if "" in args.stop:
+        raise ConfigError("--stop '': expected a text of one character or more")
     if not (args.run_dir / "config.yaml").exists():
         raise ConfigError(f"{args.run_dir} is not a run folder: it has no config.yaml; gptx run makes one")
 

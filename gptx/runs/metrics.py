@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from gptx.runs.records import Result
+from gptx.runs.units import human
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,9 @@ class Metric:
         return None if value is None or math.isnan(value) else value
 
     def text(self, value: float) -> str:
-        """The value with its unit, such as ``3.0649 nats/token``."""
+        """The value with its unit, such as ``3.0649 nats/token`` or ``359 MB``."""
+        if self.symbol:
+            return human(value, self.symbol) + "/token" * self.unit.endswith("/token")
         return f"{value * self.scale:,.{self.digits}f} {self.unit}".rstrip()
 
 

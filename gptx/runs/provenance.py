@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import shlex
 import site
 import subprocess
 import sys
@@ -50,6 +51,12 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def command_line() -> str:
+    """The command of this process as text for a shell, without ``force=true``, which a resume must not have."""
+    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("force=")]
+    return shlex.join(["python", "-m", "gptx.run", *arguments])
 
 
 def own_modules() -> dict[str, str]:

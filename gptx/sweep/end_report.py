@@ -1,11 +1,15 @@
 """The report at the end of a sweep: the comparison of its runs, and every cell that did not finish with its reason."""
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gptx.cli import log
 from gptx.sweep.plan.cells import Cell
 from gptx.terminal import echo
+
+MAX_TITLES = 10  # with the same reason
 
 
 def close(
@@ -32,7 +36,14 @@ def close(
 
 
 def list_reasons(status: str, reasons: Mapping[str, str], total: int) -> None:
-    """Print to stderr every title with its reason; print nothing if there are none."""
-    if reasons:
-        lines = (f"  {title}\n    {reason}" for title, reason in reasons.items())
-        echo(f"\n{len(reasons)} of {total} {status}:", *lines, file=sys.stderr)
+    """Print to stderr every title with its reason, titles with the same reason together; nothing if there are none."""
+    if not reasons:
+        return
+    lines = [f"{len(reasons)} of {total} {status}:"]
+    for reason in dict.fromkeys(reasons.values()):
+        titles = [title for title, its_reason in reasons.items() if its_reason == reason]
+        lines += [f"  {title}" for title in titles[:MAX_TITLES]]
+        lines += [f"  and {len(titles) - MAX_TITLES} more"] if len(titles) > MAX_TITLES else []
+        lines += [f"    {reason}"] if reason else []
+    echo(file=sys.stderr)
+    log.log(logging.ERROR if status == "failed" else logging.WARNING, "%s", "\n".join(lines))

@@ -83,7 +83,7 @@ class SweeperBase(Sweeper):
 
     def _common(self) -> list[str]:
         """Arguments that every run gets besides its own: the sweep itself follows the runs in MLflow."""
-        return [*self._config_dirs(), "tracking.follow=false", "runtime.brief=true"]
+        return [*self._config_dirs(), "tracking.follow=false"]
 
     def _plan(self, cells: Sequence[Cell], options: DictConfig) -> SweepPlan:
         """The content of plan.json."""

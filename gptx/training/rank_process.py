@@ -40,7 +40,8 @@ def fit(cfg: DictConfig, run_dir: str, until: int = 0) -> None:
         stop = stack.enter_context(record_stop_signals())
         trainer = Trainer(cfg, RunFolder(Path(run_dir)), strategy, writer)
         stack.callback(trainer.close)
-        with ProgressBar(f"{cfg.variant.model} {Path(run_dir).name}", end, trainer.state.step, first) as bar:
+        title = f"{cfg.variant.model} {Path(run_dir).name}"
+        with ProgressBar(title, end, trainer.state.step, first, cfg.runtime.brief) as bar:
             trainer.run(stop, bar, end)
         if not until:
             _finish(trainer)

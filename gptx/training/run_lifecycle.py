@@ -22,6 +22,7 @@ from gptx.runs.records import VALIDATION, RunEndReason
 from gptx.terminal import echo
 from gptx.tracking.follower import Follower
 from gptx.training.preflight import Preflight, preflight
+from gptx.training.run_header import print_header
 from gptx.training.run_location import Location, locate
 from gptx.training.start_record import begin, other_code, resume, warn
 
@@ -102,6 +103,8 @@ def _replace_earlier(cfg: DictConfig, location: Location) -> str | None:
 def _train(cfg: DictConfig, folder: RunFolder, ready: Preflight) -> int:
     """Train, and record in the journal how it ended; returns the exit code."""
     try:
+        if not cfg.runtime.brief:
+            print_header(cfg, folder, ready.facts, until(cfg) or cfg.trainer.max_steps)
         number = _train_in_processes(cfg, folder, ready)
     except (Interrupted, KeyboardInterrupt) as stop:
         number = next(iter(stop.args), signal.SIGINT)
@@ -117,6 +120,7 @@ def _train(cfg: DictConfig, folder: RunFolder, ready: Preflight) -> int:
     except Exception as error:
         folder.end(RunEndReason.ERROR, error=reason(error))
         echo(traceback.format_exc(), file=sys.stderr)
+        log.error("%s", reason(error))
         return 1
     return 0 if folder.finished() else _end_unfinished(cfg, folder, number)  # finished: the signal came too late
 

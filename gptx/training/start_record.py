@@ -1,8 +1,6 @@
 """Record the start or the resume of a run, with its hardware and versions, and warn of changes since the start."""
 
 import os
-import shlex
-import sys
 import uuid
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from gptx.runs.checkpoint_files import clear, meta, step_of, steps
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
 from gptx.runs.preflight_facts import RunFacts
-from gptx.runs.provenance import changed, git, versions
+from gptx.runs.provenance import changed, command_line, git, versions
 from gptx.runs.records import VALIDATION, EventRecord, ResumeRecord, StartRecord
 from gptx.runs.resume_source import checkpoint_of
 
@@ -47,7 +45,6 @@ def begin(cfg: DictConfig, folder: RunFolder, name: str, facts: RunFacts, replac
 
 def _start_record(cfg: DictConfig, name: str, facts: RunFacts, replaced: str | None) -> StartRecord:
     config = plain_dict(cfg)
-    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("force=")]
     return StartRecord(
         uid=uuid.uuid4().hex,
         identity=name,
@@ -59,7 +56,7 @@ def _start_record(cfg: DictConfig, name: str, facts: RunFacts, replaced: str | N
         variant=config["variant"],
         seed=cfg.seed,
         config={key: value for key, value in config.items() if key != "variant"},
-        command=shlex.join(["python", "-m", "gptx.run", *arguments]),
+        command=command_line(),
         git=git(),
         replaces=replaced,
         data=facts.data,

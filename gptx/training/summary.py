@@ -1,10 +1,13 @@
 """The output of `gptx run` when a run has finished."""
 
+import os
 import shlex
+import sys
 from pathlib import Path
 
 from rich.panel import Panel
 
+from gptx.config.overrides import own_dirs
 from gptx.config.trust import own_modules
 from gptx.console import Console
 from gptx.runs.metrics import BY_KEY, METRICS, VIEWS, Metric
@@ -30,8 +33,7 @@ def show(result: Result, folder: Path, status: str) -> None:
     for name, text in rows:
         console.print(f"{name:<{width}}  {text}", soft_wrap=True)
     console.print("\nnext:", style="bold")
-    quoted, outputs = shlex.quote(str(folder)), folder.parent.parent
-    trust = "".join(f" --trust {module}" for module in own_modules(result.config))
+    quoted, outputs, trust = shlex.quote(str(folder)), folder.parent.parent, _trust_options(result)
     for command in (
         f'gptx generate {quoted} --prompt "The state of the union"{trust}',
         f"gptx compare {shlex.quote(str(folder.parent))}",
@@ -49,6 +51,14 @@ def _views(metric: Metric, result: Result) -> str:
     return ", ".join(f"{name} {value:.{view.digits}f}" for name, view, value in values if value is not None)
 
 
+def _trust_options(result: Result) -> str:
+    """The options with which a command loads the run: the folder of the user's options, or else their modules."""
+    modules = own_modules(result.config)
+    folders = [os.path.relpath(folder) for folder in own_dirs(sys.argv[1:])] if modules else []
+    found = [("--config-dir", folder) for folder in folders] or [("--trust", module) for module in modules]
+    return "".join(f" {shlex.join(one)}" for one in found)
+
+
 def brief(result: Result, folder: Path, status: str) -> None:
-    """Print one line instead of the summary, for the runs of a sweep."""
+    """Print one line instead of the summary (``runtime.brief``)."""
     echo(f"{status}: val loss {result.val_loss:.4f}, {result.val_bpb:.4f} bits/byte   {folder}")

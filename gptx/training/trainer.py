@@ -154,10 +154,11 @@ class Trainer:
         return bool(0 < self.cfg.trainer.patience <= self.state.best.stale)
 
     def _log(self, bar: ProgressBar, validate: bool) -> None:
-        """Write a metrics record, with a validation if one is due."""
-        values = self._read_meter(bar)
+        """Show the metrics and write them as a record, with a validation if one is due."""
+        values = self._read_meter()
         if validate:
-            values |= self._validate(bar)
+            values |= self._validate()
+        bar.update(self.state.step, values, self.state.best.step == self.state.step)
         if self.journal:
             data = self.tokens.meta
             data_hash = f"{data.corpus_hash} {data.tokenizer_hash} {data.train_tokens}"
@@ -165,32 +166,27 @@ class Trainer:
             self.journal.write(MetricsRecord(step=self.state.step, values=values, batch_checksum=f"{checksum:08x}"))
         self.state.batch_checksum = 0
 
-    def _read_meter(self, bar: ProgressBar) -> dict[str, float]:
+    def _read_meter(self) -> dict[str, float]:
         reading = self.meter.read(self.state.step)
         if self.strategy.size > 1:  # the ranks wait for each other: they agree on a stop once a second
             slowest = self.strategy.max(round(1e6 * reading.seconds_per_step)) / 1e6
             self.stop_interval = max(1, int(1 / max(slowest, 1e-6)))
         self._check_skipped(reading.skipped)
-        if "train/loss" in reading.values:
-            bar.update(self.state.step, reading.values["train/loss"], reading.values["perf/tokens_per_s"])
         return {"train/lr": self.optimizer.param_groups[0]["lr"], **reading.values}
 
-    def _validate(self, bar: ProgressBar) -> dict[str, float]:
+    def _validate(self) -> dict[str, float]:
         step = self.state.step
         validation = self.validation_set.evaluate(self.placed, self.strategy, self.autocast, step)
         values = validation.values
         if not math.isfinite(values.get("val/loss_whole", values["val/loss"])):  # before anything of this step is saved
             raise RunFailed(f"the validation loss of step {step} is not finite. {self._advice()}")
-        best = self.state.best.add(step, values)
-        if best:
+        if self.state.best.add(step, values):
             weights = self.strategy.weights(self.model)
             if self.journal:
                 save_best(self.folder.checkpoints, step, weights, values)
         last = step == self.cfg.trainer.max_steps or self._stopped_early()
         if last and self.journal and validation.units:
             write_unit_losses(self.folder.path, validation.units)
-        mark = " *" if best else ""
-        bar.print(f"step {step:>6}   val loss {values['val/loss']:.4f}   {values['val/bpb']:.4f} bits/byte{mark}")
         return values
 
     def _check_skipped(self, skipped: int) -> None:

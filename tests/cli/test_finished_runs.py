@@ -36,11 +36,11 @@ def test_generate_is_equal_with_and_without_cache(trained: Trained, capsys: pyte
     assert generated(trained, capsys, *prompt) == generated(trained, capsys, *prompt, "--no-cache")
 
 
-def test_generate_stops_at_a_token(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+def test_generate_stops_at_a_string_of_several_bytes(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
     complete = generated(trained, capsys, "--prompt", "x", "--seed", "4").removesuffix("\n")
-    letter = next(c for c in complete[5:] if c.isascii() and c.isprintable() and c != complete[0])
-    cut = generated(trained, capsys, "--prompt", "x", "--seed", "4", "--stop", letter).removesuffix("\n")
-    assert cut == complete[: complete.index(letter, 1)]
+    stop, later = complete[9:12], complete[14:16]
+    cut = generated(trained, capsys, "--prompt", "x", "--seed", "4", "--stop", later, "--stop", stop)
+    assert cut.removesuffix("\n") == complete[: min(complete.index(text, 1) for text in (stop, later))]
 
 
 def test_generate_streams_tokens(trained: Trained) -> None:
@@ -64,7 +64,8 @@ def test_generate_streams_tokens(trained: Trained) -> None:
         (["RUN", "--temperature", "nan"], "a finite --temperature >= 0"),
         (["RUN", "--temperature", "inf"], "a finite --temperature >= 0"),
         (["RUN", "--seed", "9" * 20], "of at most 64 bits"),
-        (["RUN", "--prompt", "\udce9"], "--prompt: expected text"),
+        (["RUN", "--prompt", "\udce9"], "--prompt and --stop: expected text"),
+        (["RUN", "--stop", ""], "--stop '': expected a text of one character or more"),
         (["RUN", "--tokens", "x"], "argument --tokens: invalid int value: 'x'"),
         (["RUN", "--temprature", "1"], "--temprature 1; gptx generate --help lists"),
         (["EMPTY"], "is not a config of gptx"),

@@ -15,25 +15,19 @@ from gptx.config.compose import compose
 from gptx.errors import ConfigError, GptxError
 from gptx.training.preflight import preflight
 
-# the command, and the text that the error line must contain
+# The command, and the text that the error line must contain: one of each kind, then others of the same kinds.
 MISTAKES = [
     (["attention=mqq"], ["attention=mqq", "Did you mean 'mqa'?", "gqa, mha"]),
-    (["model=gpt3"], ["model=gpt3", "'gpt2'", "nano"]),
-    (["strategy=ddpp"], ["strategy=ddpp", "'ddp'", "single"]),
     (["atention=mqa"], ["'atention'", "Did you mean 'attention'?"]),
     (["trainer.max_step=5"], ["trainer.max_step", "'trainer.max_steps'", "batch_size"]),
-    (["+trainer.max_step=5"], ["trainer.max_step", "'trainer.max_steps'"]),
-    (["++nonsense=1"], ["nonsense", "trainer"]),
-    (["+optim.amsgrad=true"], ["optim.amsgrad", "lr, betas"]),
     (["n_layer=3"], ["n_layer", "'model.n_layer'"]),
+    (["lr=3e-4"], ["unknown key 'lr'. Did you mean 'optim.lr'?"]),
+    (["trainer.lr=3e-4"], ["unknown key 'trainer.lr'. Did you mean 'optim.lr'?"]),
+    (["batchsize=4"], ["Did you mean 'trainer.batch_size'?"]),
+    (["size=8"], ["unknown key 'size'. window.size is a key of window=alternating, chunked, dilated, sliding"]),
     (["+attention=gqa"], ["attention=...", "without +"]),
     (["window.size=8"], ["window.size", "a key of window=alternating, chunked, dilated, sliding"]),
     (["trainer.max_steps=many"], ["trainer.max_steps='many'", "whole number", "800"]),
-    (["trainer.max_steps=1.5"], ["trainer.max_steps=1.5", "whole number"]),
-    (["trainer.max_steps=null"], ["trainer.max_steps=None", "whole number"]),
-    (["trainer=5"], ["trainer=5", "max_steps, batch_size"]),
-    (["optim.lr=fast"], ["optim.lr='fast'", "number", "0.001"]),
-    (["optim.betas=0.9"], ["optim.betas=0.9", "list", "[0.9, 0.95]"]),
     (["optim.betas=[0.9,x]"], ["optim.betas[1]='x'", "number"]),
     (["model.tie=1"], ["model.tie=1", "true or false"]),
     (["~trainer.max_steps"], ["trainer.max_steps", "deleted"]),
@@ -41,30 +35,63 @@ MISTAKES = [
     (["max_steps"], ["max_steps", "="]),
     (["attention=mha,gqa", "-m", "hydra/sweeper=basic"], ["hydra/sweeper=basic", "one of: grid, optuna."]),
     (["study=../elsewhere"], ["study=../elsewhere", "'/'"]),
-    (["study=.hidden"], ["study=.hidden", "'.'"]),
     (["data=text", "data.path=nowhere.txt"], ["data.path=nowhere.txt", "no file"]),
-    (["data=text", "data.path=nowhere/*.txt"], ["data.path=nowhere/*.txt", "no file"]),
-    (["data=text", "data.path=''"], ["data.path=FILE"]),
-    (["data=shakespeare", "data.path=nowhere.txt"], ["data.path=nowhere.txt", "no such file"]),
     (["data=sotu", "data.until=1700"], ["data.until=1700", "1790"]),
     (["--config-dir", "nowhere"], ["nowhere", "not found"]),
     (["attention=gqa", "--multirum"], ["--multirum", "--help"]),
     (["--cfg", "jobs"], ["'jobs'", "'job'"]),
 ]
+MORE_MISTAKES = [
+    (["model=gpt3"], ["model=gpt3", "'gpt2'", "nano"]),
+    (["strategy=ddpp"], ["strategy=ddpp", "'ddp'", "single"]),
+    (["+trainer.max_step=5"], ["trainer.max_step", "'trainer.max_steps'"]),
+    (["++nonsense=1"], ["nonsense", "trainer"]),
+    (["+optim.amsgrad=true"], ["optim.amsgrad", "lr, betas"]),
+    (["trainer.max_steps=1.5"], ["trainer.max_steps=1.5", "whole number"]),
+    (["trainer.max_steps=null"], ["trainer.max_steps=None", "whole number"]),
+    (["trainer=5"], ["trainer=5", "max_steps, batch_size"]),
+    (["optim.lr=fast"], ["optim.lr='fast'", "number", "0.001"]),
+    (["optim.betas=0.9"], ["optim.betas=0.9", "list", "[0.9, 0.95]"]),
+    (["study=.hidden"], ["study=.hidden", "'.'"]),
+    (["data=text", "data.path=nowhere/*.txt"], ["data.path=nowhere/*.txt", "no file"]),
+    (["data=text", "data.path=''"], ["data.path=FILE"]),
+    (["data=shakespeare", "data.path=nowhere.txt"], ["data.path=nowhere.txt", "no such file"]),
+]
 
 
-def named(cases: list[tuple[list[str], list[str]]]) -> list[Any]:
-    return [pytest.param(words, parts, id=" ".join(words)) for words, parts in cases]
+def named(cases: list[tuple[list[str], list[str]]], *marks: pytest.MarkDecorator) -> list[Any]:
+    return [pytest.param(words, parts, id=" ".join(words), marks=marks) for words, parts in cases]
 
 
-def test_unreadable_yaml_is_reported_in_one_line(gptx: Gptx, without_torch: WarmParent) -> None:
+YAML = [
+    (b"a: b: c", "FILE, line 1, column 5: mapping values are not allowed here"),
+    (
+        b"lr: [1, 2\nfoo: 3\n",
+        "FILE, line 2, column 4: expected ',' or ']', but got ':' (while parsing a flow sequence)",
+    ),
+    (b"a:\n\tb: c", "FILE, line 2, column 1: found character '\\t' that cannot start any token (while scanning for"),
+    (b"a: 1\na: 2\n", "FILE, line 2, column 1: found duplicate key a (while constructing a mapping)"),
+    (b"a: *b\n", "FILE, line 1, column 4: found undefined alias 'b'"),
+    (b"\xff\xfe: 3\n", "FILE is not encoded as UTF-8: invalid start byte at byte 0"),
+    (b'a: "\x01"', "FILE: special characters are not allowed: 1 at position 4"),
+    (b"- 1\n", "attention=odd: its YAML file holds a list, expected keys such as _target_: ..."),
+    (b"", "attention._target_='None': expected the name of a class"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), YAML)
+def test_unreadable_yaml_is_reported_with_file_line_and_cause(
+    content: bytes, message: str, gptx: Gptx, without_torch: WarmParent
+) -> None:
     file = gptx.cwd / "mine" / "attention" / "odd.yaml"
     file.parent.mkdir(parents=True)
-    file.write_text("a: b: c")
-    one_line(gptx.run("gptx.run", "--config-dir", "mine", "attention=odd", by=without_torch), str(file), "line 1")
+    file.write_bytes(content)
+    by = without_torch if message.startswith("FILE") else None
+    done = gptx.run("gptx.run", *gptx.tiny, "--config-dir", "mine", "attention=odd", by=by)
+    one_line(done, message.replace("FILE", str(file)))
 
 
-@pytest.mark.parametrize(("words", "parts"), named(MISTAKES))
+@pytest.mark.parametrize(("words", "parts"), [*named(MISTAKES), *named(MORE_MISTAKES, pytest.mark.full)])
 def test_mistake_is_reported_in_one_line_without_torch(
     words: list[str], parts: list[str], gptx: Gptx, without_torch: WarmParent
 ) -> None:
@@ -162,5 +189,9 @@ def test_help_and_cfg_print_options_and_config(gptx: Gptx, without_torch: WarmPa
         assert re.search(rf"{axis}: .*\b{option}\b", shown.out)
     config = gptx.run("gptx.run", "attention=gqa", "--cfg", "job", by=without_torch)
     assert config.code == 0
-    assert "n_kv_head: 2" in config.out
+    assert "\n  n_kv_head: 2               # key/value heads; must divide model.n_head\n" in config.out
+    assert "\nattention:                   # gqa: Grouped-query attention" in config.out
+    assert "data_seed: ${seed}           # order of the batches" in config.out
+    part = gptx.run("gptx.run", "seed=3", "--cfg", "job", "--package", "trainer", "--resolve", by=without_torch)
+    assert part.out.startswith("max_steps: 800               # optimiser steps\n")
     assert list(gptx.cwd.iterdir()) == []

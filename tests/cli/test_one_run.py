@@ -17,7 +17,7 @@ from gptx.training.best_weights import load_best
 def test_run_prints_validations_sample_and_next_commands(trained: Trained) -> None:
     done = trained.done
     assert done.code == 0, done.err
-    validations = re.findall(r"step +(\d+) +val loss (\d\.\d{4}) +(\d\.\d{4}) bits/byte", done.err)
+    validations = re.findall(r"step (\d+)/30 .* val loss (\d\.\d{4}) +(\d\.\d{4}) bits/byte", done.err)
     assert [int(step) for step, _, _ in validations] == [10, 20, 30]
     assert float(validations[-1][1]) < float(validations[0][1])
     folder = str(trained.folder.relative_to(trained.gptx.cwd))
@@ -28,6 +28,32 @@ def test_run_prints_validations_sample_and_next_commands(trained: Trained) -> No
     assert "gptx compare outputs/default" in done.out
     assert "gptx ui" in done.out
     assert f"{validations[-1][1]} nats/token" in done.out
+
+
+def test_log_of_a_run_begins_with_its_facts(trained: Trained) -> None:
+    [start] = records(trained.folder, "start")
+    facts = dict(re.findall(r"^  (\w+) +(.+)$", trained.done.err, re.MULTILINE))
+    assert trained.done.err.splitlines()[0] == trained.folder.name
+    assert trained.done.err.splitlines()[len(facts) + 1].startswith("step 10/30    33%   train loss ")
+    assert facts == {
+        "folder": str(trained.folder.relative_to(trained.gptx.cwd)),
+        "command": start["command"],
+        "device": f"cpu ({start['hardware']['name']}), float32, 1 thread",
+        "strategy": "single, 1 process",
+        "model": f"nano, {start['n_params']:,} parameters",
+        "data": f"text as byte, {start['data']['train_tokens']:,} training tokens, "
+        f"{start['data']['val_tokens']:,} validation tokens",
+        "step": "8 x 16 = 128 tokens",
+        "steps": "30",
+    }
+
+
+def test_brief_run_prints_one_line(gptx: Gptx) -> None:
+    assert gptx("runtime.brief=true", "runtime.until=10").err == ""
+    done = gptx("runtime.until=20")
+    assert "  steps     20, the first 10 are trained already\n" in done.err
+    done = gptx("runtime.brief=true")
+    assert done.err == "" and re.fullmatch(r"finished: val loss \d\.\d+, \d\.\d+ bits/byte +outputs/\S+\n", done.out)
 
 
 def test_run_folder_has_every_file(trained: Trained) -> None:
@@ -84,7 +110,7 @@ def test_journal_has_a_record_for_every_step(trained: Trained) -> None:
 
 
 def test_progress_bar_on_a_terminal(gptx: Gptx) -> None:
-    terminal = Terminal(gptx, "gptx.run", *gptx.tiny, "trainer.max_steps=300")
+    terminal = Terminal(gptx, "gptx.run", *gptx.tiny, "trainer.max_steps=300", warm=True)
     assert terminal.end() == 0, terminal.shown
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.shown)
     bars = re.findall(r"(\d+)/300 +loss (\d\.\d{4}) +([\d,]+) tok/s +(\d:\d\d:\d\d|-:--:--)", plain)

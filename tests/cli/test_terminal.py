@@ -13,12 +13,15 @@ import pytest
 from command import ROOT, Gptx, Terminal
 from conftest import Trained
 from fake_runs import make_run
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.panel import Panel
 from rich.table import Table
 
 from gptx.console import Console, VisibleText
 from gptx.model.sampling import up_to
 from gptx.terminal import echo, visible
+from gptx.training.progress import ProgressBar
 
 HOSTILE = "\x1b]0;title\x07\x9b2J\u202ereversed\r\x00"
 SHOWN = r"\x1b]0;title\x07\x9b2J\u202ereversed\r\x00"
@@ -160,8 +163,22 @@ def test_full_device_is_one_line(trained: Trained) -> None:
 def test_text_ends_at_the_stop_string_however_it_is_divided(text: str, expected: str) -> None:
     for size in (1, 2, 3, 5):
         chunks = [text[i : i + size] for i in range(0, len(text), size)]
-        assert "".join(up_to("\n\n", chunks)) == expected
-    assert "".join(up_to("", list(text))) == text
+        assert "".join(up_to(["\n\n"], chunks)) == expected
+    assert "".join(up_to([], list(text))) == text
+
+
+@given(
+    st.text("ab\n", max_size=40),
+    st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3),
+    st.lists(st.integers(1, 6), min_size=40, max_size=40),
+)
+def test_text_ends_before_the_stop_string_that_is_complete_first(text: str, stops: list[str], sizes: list[int]) -> None:
+    prefixes = (text[:n] for n in range(len(text) + 1))
+    first = next(((p, max(len(s) for s in stops if p.endswith(s))) for p in prefixes if p.endswith(tuple(stops))), None)
+    expected = first[0][: len(first[0]) - first[1]] if first else text
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    chunks = [text[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+    assert "".join(up_to(stops, chunks)) == expected
 
 
 def test_csv_and_json_are_printed(trained: Trained) -> None:
@@ -212,12 +229,49 @@ def test_hints_name_the_folder_that_is_not_the_default(trained: Trained, gptx: G
     assert done.code == 0 and done.out.rstrip().endswith("  gptx ui --outputs 'my runs'")
 
 
-def test_progress_bar_shows_steps_and_time_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gptx.training.progress import ProgressBar
-
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+@pytest.mark.parametrize("columns", [60, 80])
+def test_progress_bar_shows_steps_and_time_in_a_narrow_terminal(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     bar = ProgressBar("nano " + "differential·rope·full·fsdp_tp·s0-0123456789" * 2, 100_000, 12_345, True)
-    console = Console(file=io.StringIO(), width=80)
+    console = Console(file=io.StringIO(), width=columns)
     console.print(bar.bar.get_renderable())
     shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "12345/100000" in shown.replace(" ", "") and "tok/s" in shown and "-:--:--" in shown and "nano" in shown
+    assert "12345/100000" in shown.replace(" ", "") and "tok/s" in shown and "-:--:--" in shown
+    assert "…" in shown and ("nano" in shown or columns < 80) and len(shown.splitlines()) == 1
+
+
+VALUES = {"train/loss": 2.5, "perf/tokens_per_s": 12345.6, "val/loss": 2.25, "val/bpb": 3.125}
+
+
+def lines_of(bar: ProgressBar, *records: tuple[int, dict[str, float], bool]) -> list[str]:
+    """The lines that a display prints, without a terminal."""
+    bar.console = Console(file=io.StringIO(), width=80)
+    for record in records:
+        bar.update(*record)
+    return bar.console.file.getvalue().splitlines()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_log_has_losses_speed_percentage_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 110.0, 110.0, 120.0, 135.0, 141.0, 141.0, 143.0, 143.0])
+    monkeypatch.setattr("gptx.training.progress.time.monotonic", lambda: next(clock))
+    bar = ProgressBar("name", 400, 0, True)
+    train = {key: value for key, value in VALUES.items() if not key.startswith("val")}
+    skipped = {key: value for key, value in VALUES.items() if not key.startswith("train")}
+    lines = lines_of(bar, (50, VALUES, True), (60, train, True), (70, train, True), (100, train, True))
+    assert lines == [
+        "step  50/400    12%   train loss 2.5000   val loss 2.2500   3.1250 bits/byte (best)   12,346 tokens/s   "
+        "0:01:10 left",
+        "step 100/400    25%   train loss 2.5000   12,346 tokens/s   0:02:03 left",  # 30 s after the last line
+    ]
+    [line] = lines_of(bar, (400, skipped, False))
+    assert (
+        line
+        == "step 400/400   100%   train loss -   val loss 2.2500   3.1250 bits/byte   12,346 tokens/s   0:00:00 left"
+    )
+
+
+def test_brief_runs_and_other_ranks_print_no_lines() -> None:
+    assert lines_of(ProgressBar("name", 400, 0, enabled=True, brief=True), (50, VALUES, True)) == []
+    assert lines_of(ProgressBar("name", 400, 0, enabled=False), (50, VALUES, True)) == []

@@ -18,8 +18,9 @@ from gptx.cli import configure_logging
 from gptx.memory.estimate import RamEstimate, estimate
 from gptx.memory.machine_memory import machine_memory
 from gptx.runs.folder import RunFolder
+from gptx.runs.units import memory_text
 from gptx.sweep.plan import memory_fit
-from gptx.sweep.plan.memory_fit import JobLimit, check_memory, human
+from gptx.sweep.plan.memory_fit import JobLimit, check_memory
 
 WINDOW_OF = {"banded": "sliding"}  # kernels that cannot compute every window
 DEVICES = {"cpu": {*kernels("full"), *kernels("sliding")}, "cuda": set(options("kernel")) - {"flash"}}
@@ -108,8 +109,8 @@ def test_machine_memory_is_plausible() -> None:
 
 @given(st.integers(10**7, 10**13))
 def test_bytes_are_shown_with_two_digits(size: int) -> None:
-    number, unit = human(size).split()
-    assert abs(float(number) * {"MB": 10**6, "GB": 10**9}[unit] - size) <= 0.06 * size
+    number, unit = memory_text(size).split()
+    assert abs(float(number) * {"MB": 10**6, "GB": 10**9, "TB": 10**12}[unit] - size) <= 0.06 * size
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ def test_too_large_run_is_rejected_with_settings_that_fit(tmp_path: Path) -> Non
     assert not good.rejection
     assert large.rejection == (
         "the run needs about 3.2 GB, more than the 1.0 GB that this machine has free; use trainer.micro_batch=16 "
-        "(about 800 MB) or activation_checkpointing=true (about 0 MB)"
+        "(about 800 MB) or activation_checkpointing=true (about 0 B)"
     )
 
 

@@ -1,7 +1,6 @@
 """What a sweep shows before it starts: the table of arms, rejected combinations, and the total time."""
 
 import io
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from rich.console import Console
 
 from gptx.sweep.plan.cells import Cell
 from gptx.sweep.plan.preview import MAX_ROWS, rejections, show
-from gptx.sweep.plan.preview_table import duration, short
+from gptx.sweep.plan.preview_table import duration
 from gptx.sweep.plan.time_estimate import TimeEstimator
 
 
@@ -89,7 +88,3 @@ def test_duration_has_two_digits(seconds: float) -> None:
     number, unit = duration(seconds).split()
     size = {"s": 1, "min": 60, "h": 3600, "days": 86400}[unit]
     assert abs(float(number) * size - seconds) <= max(0.06 * seconds, 0.5)
-
-
-def test_short_numbers() -> None:
-    assert [short(n) for n in (math.nan, 7, 1234567, 2e9)] == ["", "7", "1.23M", "2G"]

@@ -12,6 +12,7 @@ from gptx.runs.records import RunStatus, write_result
 from gptx.sweep.__main__ import main
 from gptx.sweep.commands import status_table
 from gptx.sweep.commands.status import status_rows
+from gptx.sweep.end_report import list_reasons
 from gptx.sweep.state.folder import PlannedCell, Sweep, SweepKind, SweepPlan, find_sweep
 from gptx.sweep.state.records import AttemptOutcome, CommandStarted, RunEnded, Rung, SweepRecord, TrialEnded
 
@@ -84,7 +85,7 @@ def test_runs_dropped_by_halving(tmp_path: Path, capsys: pytest.CaptureFixture[s
     output = capsys.readouterr().out
     assert "1 finished, 3 dropped" in output and "again" not in output
     assert main(["collect", "--outputs", str(tmp_path)]) == 0
-    assert "3 of 4 dropped:" in capsys.readouterr().err
+    assert "gptx: 3 of 4 dropped:" in capsys.readouterr().err
     sweep.save_plan(SweepPlan(cells=tuple(cells)))  # a command for the same runs without halving
     assert statuses(sweep) == ["stopped", "stopped", "finished", "stopped"]
 
@@ -172,14 +173,26 @@ def test_sweep_of_an_older_version(tmp_path: Path) -> None:
 def test_collect_lists_runs_that_did_not_finish(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fake_sweep(tmp_path, [planned(fake_run(tmp_path, 4), "a"), planned(tmp_path / "study" / "never", "b")], STARTED)
     assert main(["collect", "--outputs", str(tmp_path)]) == 0
-    assert capsys.readouterr().err.splitlines()[1:] == [
-        "2 of 2 did not finish:",
-        "  a seed=0",
-        "    stopped: at step 4 of 20",
-        "  b seed=0",
-        "    not started",
+    assert capsys.readouterr().err.splitlines() == [
+        *("", "gptx: 1 of 2 not started:", "  b seed=0"),
+        *("", "gptx: 1 of 2 stopped:", "  a seed=0", "    at step 4 of 20"),
         "run the rest: again",
     ]
+
+
+def test_lists_have_one_look(capsys: pytest.CaptureFixture[str]) -> None:
+    list_reasons("failed", {f"seed={n}": "out of memory" if n else "loss is nan" for n in range(13)}, 20)
+    titles = [f"  seed={n}" for n in range(1, 11)]
+    expected = [
+        "",
+        "gptx: 13 of 20 failed:",
+        "  seed=0",
+        "    loss is nan",
+        *titles,
+        "  and 2 more",
+        "    out of memory",
+    ]
+    assert capsys.readouterr().err.splitlines() == expected
 
 
 def test_list_never_folds_a_command_into_a_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

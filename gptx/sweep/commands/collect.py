@@ -8,14 +8,21 @@ from gptx.compare.render import show
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
 from gptx.sweep.commands.status import CellStatus, StatusRow, dropped_by_halving, status_rows
-from gptx.sweep.commands.status_table import command_for_the_rest, count_statuses, group_rejected
+from gptx.sweep.commands.status_table import command_for_the_rest, count_statuses
 from gptx.sweep.end_report import list_reasons
 from gptx.sweep.plan import learning_rates
 from gptx.sweep.state.folder import Sweep
 from gptx.terminal import echo
 from gptx.tracking.sync import send
 
-_NOT_FINISHED = (CellStatus.FAILED, CellStatus.REJECTED, CellStatus.STOPPED, CellStatus.NOT_STARTED)
+_NOT_FINISHED = (
+    CellStatus.DROPPED,
+    CellStatus.PRUNED,
+    CellStatus.REJECTED,
+    CellStatus.NOT_STARTED,
+    CellStatus.STOPPED,
+    CellStatus.FAILED,
+)
 
 
 def collect(sweep: Sweep) -> int:
@@ -30,9 +37,8 @@ def collect(sweep: Sweep) -> int:
         show(finished)
     if active := [one for one in statuses if one.active]:
         echo(f"\n{len(active)} of {len(statuses)} are not done yet ({count_statuses(active)}); collect again later")
-    for status in (CellStatus.DROPPED, CellStatus.PRUNED):
+    for status in _NOT_FINISHED:
         list_reasons(status, {one.title: one.detail for one in statuses if one.status is status}, len(statuses))
-    _list_not_finished(statuses)
     for line in command_for_the_rest(sweep, statuses):
         echo(line, file=sys.stderr)
     return int(any(one.status is CellStatus.FAILED for one in statuses))
@@ -53,11 +59,3 @@ def _mlflow_uri(folder: Path) -> str | None:
     start = RunFolder(folder).start_record()
     tracking = start.config.get("tracking", {}) if start else {}
     return str(tracking.get("uri", "")) if tracking.get("enabled") else None
-
-
-def _list_not_finished(statuses: list[StatusRow]) -> None:
-    rows = [one for one in statuses if one.status in _NOT_FINISHED]
-    if rows:
-        echo(f"\n{len(rows)} of {len(statuses)} did not finish:", file=sys.stderr)
-    for row in group_rejected(rows):
-        echo(f"  {row.title}\n    {': '.join(filter(None, (row.status, row.detail)))}", file=sys.stderr)

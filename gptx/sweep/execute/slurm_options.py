@@ -75,7 +75,7 @@ class SlurmOptions:
         gpus = self.gpus_per_node or (each if shape.device == "cuda" else 0)
         found = {key: value for key, value in asdict(self).items() if key in _PASSED_ON and value}
         found |= {"nodes": shape.nodes, "ntasks_per_node": 1, "cpus_per_task": self.cpus * each, "time": self.minutes}
-        found |= {"mem": f"{int(1024 * self.mem_gb * each)}MB"} if self.mem_gb else {}
+        found |= {"mem": f"{int(1e9 * self.mem_gb * each / 2**20)}M"} if self.mem_gb else {}  # Slurm's M is 2^20 bytes
         found |= {"gpus_per_node": gpus} if gpus else {}
         # The copy comes before the working folder, which may hold files that are being edited.
         path = f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"

@@ -19,6 +19,7 @@ from gptx.runs.atomic_files import no_space
 from gptx.runs.checkpoint_files import newest
 from gptx.runs.folder import RunFolder
 from gptx.runs.records import RunStatus
+from gptx.runs.units import human
 from gptx.sweep.execute.launcher import End, Task, run_uid
 from gptx.sweep.state.records import AttemptOutcome
 
@@ -80,7 +81,7 @@ class Watchdog:
         if timeout and now - self._started > 60 * timeout:
             self.stop(f"took longer than sweep.timeout={timeout:g} minutes")
         elif memory and (used := _memory_of(self.pid)) > memory * 1e9:
-            self.stop(f"used {used / 1e9:.2f} GB, more than sweep.memory={memory:g}")
+            self.stop(f"used {human(used, 'B')}, more than sweep.memory={memory:g}")
             self.kill()
 
     def stop(self, exceeded: str = "") -> None:

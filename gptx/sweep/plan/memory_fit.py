@@ -17,6 +17,7 @@ from gptx.errors import GptxError
 from gptx.memory.estimate import BASE, estimate
 from gptx.memory.machine_memory import machine_memory
 from gptx.runs.preflight_facts import RunFacts, RunSetup
+from gptx.runs.units import memory_text
 from gptx.sweep.execute.isolated import map_isolated
 from gptx.sweep.plan.cells import Cell, warn_no_estimate
 
@@ -119,8 +120,8 @@ def _job_limit(cells: Sequence[Cell], jobs: int, free: Mapping[str, int]) -> Job
     if sum(sizes[:jobs]) <= limit:
         return JobLimit(jobs)
     fitting = bisect.bisect_right(list(accumulate(sizes)), limit)
-    note = f"only {fitting} of {jobs} runs at once: the largest needs about {human(sizes[0])} of {human(limit)} free"
-    return JobLimit(fitting, f"{note} memory")
+    needed = f"the largest needs about {memory_text(sizes[0])} of {memory_text(limit)} free memory"
+    return JobLimit(fitting, f"only {fitting} of {jobs} runs at once: {needed}")
 
 
 def _device(cell: Cell) -> str:
@@ -133,7 +134,7 @@ def _too_large(cell: Cell, limit: int) -> str:
     if count > 1:
         subject = "each process of the run needs" if _device(cell) == "cuda" else f"its {count} processes need"
     available = "of a GPU of this machine" if _device(cell) == "cuda" else "that this machine has free"
-    return f"{subject} about {human(_bytes_of_cell(cell))}, more than the {human(limit)} {available}"
+    return f"{subject} about {memory_text(_bytes_of_cell(cell))}, more than the {memory_text(limit)} {available}"
 
 
 def _bytes_of_cell(cell: Cell) -> int:
@@ -183,7 +184,7 @@ def smaller_settings(run: TooLarge) -> list[str]:
     ways = []
     for change in _changes(run):
         if change and (size := run.needed(change)) <= run.limit:
-            ways.append(f"{_as_overrides(change)} (about {human(size)})")
+            ways.append(f"{_as_overrides(change)} (about {memory_text(size)})")
     return ways[:2]
 
 
@@ -214,9 +215,3 @@ def _changes(run: TooLarge) -> list[Change]:
 def _as_overrides(change: Change) -> str:
     values = {key: "fsdp" if isinstance(value, dict) else str(value).lower() for key, value in change.items()}
     return " ".join(f"{key}={value}" for key, value in values.items())
-
-
-def human(size: float) -> str:
-    """Bytes in MB or GB with two digits; no estimate is more precise."""
-    size = float(f"{size:.1e}")
-    return f"{size / 1e9:.{size < 1e10:d}f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -11,9 +11,9 @@ from rich.table import Table
 
 from gptx.console import Console, VisibleText
 from gptx.runs.preflight_facts import RunSetup
+from gptx.runs.units import human, memory_text
 from gptx.sweep.plan import learning_rates
 from gptx.sweep.plan.cells import Cell
-from gptx.sweep.plan.memory_fit import human
 
 UNLIMITED = 10_000  # columns; console width used to measure the natural width of a table
 
@@ -52,9 +52,8 @@ class ArmRow:
         known = [seconds for seconds in self.seconds if seconds is not None]
         processes = setup.processes
         return [
-            short(setup.n_params),
-            short(setup.flops_per_token),
-            f"{f'{processes} x ' if processes > 1 else ''}{human(memory)}" if memory else "",
+            *("" if math.isnan(size) else human(size) for size in (setup.n_params, setup.flops_per_token)),
+            f"{f'{processes} x ' if processes > 1 else ''}{memory_text(memory)}" if memory else "",
             duration(max(known)) if known else "",
         ]
 
@@ -111,16 +110,6 @@ def matched_table(rows: Sequence[ArmRow]) -> Table | None:
     for arm, note in notes.items():
         table.add_row(VisibleText(arm or "the only arm"), VisibleText(note, "dim"))
     return table if notes else None
-
-
-def short(number: float) -> str:
-    """1234567 -> 1.23M; empty for nan."""
-    if math.isnan(number):
-        return ""
-    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{letter}"
-    return f"{number:.3g}"
 
 
 def duration(seconds: float) -> str:
