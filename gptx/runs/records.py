@@ -97,6 +97,7 @@ class Measurements:
         val_loss_whole, val_bpb_whole: of the last validation, on the whole validation set.
         val_loss_best, val_bpb_best: at ``best_step``, on the report half.
         best_step: the step of the best validation on the selection half.
+        other_runs: how many other runs the same user trained on the machine at the same time, at most.
     """
 
     val_loss: float | None = None
@@ -115,6 +116,7 @@ class Measurements:
     train_loss: float | None = None
     tokens_per_s: float | None = None
     peak_memory_bytes: float | None = None
+    other_runs: int | None = None
     steps: int = 0
     tokens: int | None = None
     sample: str = ""
@@ -159,6 +161,7 @@ class ResumeRecord(JournalRecord):
     step: int
     hardware: Hardware = field(default_factory=Hardware)
     processes: int = 1
+    threads: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     pid: int = 0
     host: str = ""
