@@ -16,8 +16,9 @@ from gptx.processes.signals import record_stop_signals
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
+from gptx.runs.measurements import Measurements
 from gptx.runs.metrics import CURVES, METRICS
-from gptx.runs.records import Measurements, RunEndReason, SampleRecord
+from gptx.runs.records import RunEndReason, SampleRecord
 from gptx.strategy.base import Strategy
 from gptx.training.progress import ProgressBar
 from gptx.training.trainer import Trainer
