@@ -64,7 +64,7 @@ def table(overrides: Sequence[str] = ()) -> Iterator[VariantRow]:
         raise ConfigError(f"{wrong[0]}: expected model=NAME or model.KEY=VALUE; the table lists all other axes")
     base = compose(["device=cpu", *overrides])
     with torch.device("meta"):
-        build(exchanged(base, {"attention": "mha", "pos": "none"}), VOCAB)  # raises for impossible sizes
+        build(with_options(base, {"attention": "mha", "pos": "none"}), VOCAB)  # raises for impossible sizes
         incompatible = _incompatible(base)
         for axis in model_axes():
             for option in options(axis, own_dirs()):
@@ -78,7 +78,7 @@ def _row(base: DictConfig, axis: str, option: str, incompatible: tuple[str, ...]
     if axis == "kernel":
         return VariantRow(axis, option, description, None, incompatible)
     try:
-        price = cost(build(exchanged(base, {axis: option}), VOCAB), torch.bfloat16)
+        price = cost(build(with_options(base, {axis: option}), VOCAB), torch.bfloat16)
     except Exception as error:  # a class of the user may raise anything
         if not isinstance(error, ConfigError) and option in options(axis):
             raise
@@ -86,7 +86,7 @@ def _row(base: DictConfig, axis: str, option: str, incompatible: tuple[str, ...]
     return VariantRow(axis, option, description, price, (*_rejected_sizes(base, axis, option), *incompatible))
 
 
-def exchanged(base: DictConfig, choices: dict[str, str], **model: int) -> DictConfig:
+def with_options(base: DictConfig, choices: dict[str, str], **model: int) -> DictConfig:
     """Return a copy of ``base`` with the options of ``choices`` (axis -> option), as their YAML files define them, and
     with ``model``, new values for keys of the group model."""
     cfg = base.copy()
@@ -108,11 +108,11 @@ def _rejected_sizes(base: DictConfig, axis: str, option: str) -> Iterator[str]:
     """Yield the sizes that an option rejects, together with an attention and an encoding that accept all sizes."""
     heads, width = base.model.n_head, base.model.d_model // base.model.n_head
     choices = {"attention": "mha", "pos": "none", axis: option}
-    if (longest := build(exchanged(base, choices), VOCAB).pos.max_length) is not None:
+    if (longest := build(with_options(base, choices), VOCAB).pos.max_length) is not None:
         yield "rows longer than model.context" if longest == base.model.context else f"rows longer than {longest:,}"
-    if not _builds(exchanged(base, choices, d_model=heads * (width | 1))):
+    if not _builds(with_options(base, choices, d_model=heads * (width | 1))):
         yield "an odd head_dim"
-    if not _builds(exchanged(base, choices, n_head=1)):
+    if not _builds(with_options(base, choices, n_head=1)):
         yield "an odd model.n_head"
 
 
@@ -121,11 +121,11 @@ def _incompatible(base: DictConfig) -> dict[Choice, list[Choice]]:
     compute it."""
     incompatible: dict[Choice, list[Choice]] = defaultdict(list)
     choices = [(axis, option) for axis in interacting_axes() for option in options(axis, own_dirs())]
-    choices = [choice for choice in choices if _builds(exchanged(base, dict([choice])))]
+    choices = [choice for choice in choices if _builds(with_options(base, dict([choice])))]
     pairs = [(a, b) for a, b in itertools.combinations(choices, 2) if a[0] != b[0]]
-    rejected = [pair for pair in pairs if not _builds(exchanged(base, dict(pair)))]
+    rejected = [pair for pair in pairs if not _builds(with_options(base, dict(pair)))]
     for choice in choices:
-        model = build(exchanged(base, {"window": "sliding", **dict([choice])}), VOCAB)
+        model = build(with_options(base, {"window": "sliding", **dict([choice])}), VOCAB)
         rejected += [
             (choice, ("kernel", kernel)) for kernel in options("kernel", own_dirs()) if not _supports(kernel, model)
         ]

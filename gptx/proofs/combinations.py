@@ -39,7 +39,7 @@ def combinations(cfg: DictConfig, overrides: Sequence[str]) -> list[DictConfig]:
     for group in (first, set(model_axes()) - first):
         free = [axis for axis in model_axes() if axis in group - chosen - {"kernel"}]
         if group & chosen and free:
-            found += [_exchanged(cfg, choice) for choice in _in_turn(free)]
+            found += [_with_choice(cfg, choice) for choice in _in_turn(free)]
     return found
 
 
@@ -50,7 +50,7 @@ def _in_turn(axes: Sequence[str]) -> Iterator[dict[str, str]]:
         yield {axis: names[number % len(names)] for axis, names in each.items()}
 
 
-def _exchanged(cfg: DictConfig, choice: dict[str, str]) -> DictConfig:
+def _with_choice(cfg: DictConfig, choice: dict[str, str]) -> DictConfig:
     """A copy of a config with other options of gptx, as their YAML files define them."""
     copy = cfg.copy()
     for axis, option in choice.items():

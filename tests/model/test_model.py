@@ -23,6 +23,7 @@ from helpers_model import (
     yaml,
 )
 from helpers_parity import GPT2_ARM
+from tiers import every_option
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -266,8 +267,7 @@ def held_bytes(model: GPT, context: int) -> int:
     return cache.nbytes()
 
 
-@pytest.mark.parametrize("window", options("window"))
-@pytest.mark.parametrize("attention", options("attention"))
+@pytest.mark.parametrize(("attention", "window"), every_option(options("attention"), options("window")))
 def test_cache_cost_equals_allocated_bytes(attention: str, window: str) -> None:
     model = tiny_model(arm(attention=attention, window=window))
     expected = held_bytes(model, CONTEXT) / CONTEXT
@@ -362,8 +362,7 @@ def test_training_equals_evaluation_without_dropout() -> None:
 # Precision
 
 
-@pytest.mark.parametrize("pos", options("pos"))
-@pytest.mark.parametrize("kernel", kernels("sliding"))
+@pytest.mark.parametrize(("kernel", "pos"), every_option(kernels("sliding"), options("pos")))
 def test_bf16_autocast_is_close_to_fp32(kernel: str, pos: str) -> None:
     model = wide(arm(kernel=kernel, pos=pos, attention="gqa", window="sliding"), d_model=64)
     randomise(model, std=0.2)
