@@ -36,8 +36,8 @@ def difference(arm: Arm, baseline: Arm, metric: Metric) -> str:
         return f"another tokenizer ({metric.title} is per token; --metric val_bpb is not)"
     if any(one.config.get(key) != other.config.get(key) for key in VALIDATION_KEYS):
         return "another validation set"
-    if one.result.validation != other.result.validation and metric.key == "val_bpb":
-        return "another definition of bits per byte (an earlier version)"
+    if one.result.validation != other.result.validation and metric.key.startswith("val_"):
+        return "another definition of validation metrics (an earlier version)"
     if {row.steps for row in arm.rows} != {row.steps for row in baseline.rows}:
         return "another number of steps"
     return "another number of tokens" if _tokens(arm) != _tokens(baseline) else ""
