@@ -11,10 +11,11 @@ from gptx.compare.formatting import SHOWN, axes, count, figure, plain, titled, v
 from gptx.compare.run_rows import RunRow, selected, status_counts
 from gptx.compare.summary import is_finished
 from gptx.config.axes import run_name_axes
-from gptx.runs.metrics import BY_KEY, Metric
+from gptx.runs.metrics import BY_KEY, METRICS, Metric
 
 VALIDATION_KEYS = ("trainer.val_tokens", "data.val_fraction", "model.context")
-PER_TOKEN = ("val_loss", "val_accuracy", "val_perplexity", "train_loss")  # depend on the tokenizer
+_PER_TOKEN = ("val_loss", "val_accuracy", "val_perplexity", "train_loss")
+PER_TOKEN = tuple(metric.key for metric in METRICS if metric.key.startswith(_PER_TOKEN))  # depend on the tokenizer
 MACHINES = {"tokens_per_s": "hardware", "seconds": "hardware", "peak_memory_bytes": "device"}  # what they depend on
 SIZE_TOLERANCE = 0.01  # relative difference of parameters or FLOPs up to which arms are equal, as in conf/match
 _FP32, _LOW = 1e-3, 1e-2  # largest relative difference between strategies that rounding explains, by precision

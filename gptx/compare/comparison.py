@@ -8,7 +8,7 @@ from functools import cached_property
 import pandas as pd
 
 from gptx.compare.arms import Arm, arms_of, find_baseline
-from gptx.compare.comparability import PER_TOKEN, warnings
+from gptx.compare.comparability import warnings
 from gptx.compare.comparable_arms import comparable_arms, size_difference
 from gptx.compare.formatting import count
 from gptx.compare.frames import results
@@ -168,7 +168,7 @@ def _margin(given: float | None, metric: Metric, study: StudyAbout) -> float:
 def _effects(arms: Sequence[Arm], baseline: Arm, metric: Metric, margin: float) -> Effects:
     rows = [(arm.name, str(row.seed_label), row.metrics[metric.key]) for arm in arms for row in arm.rows]
     # a finished run without a loss has diverged; another metric may not have been measured
-    records = [row for row in rows if metric.key in PER_TOKEN or metric.key == "val_bpb" or not math.isnan(row[2])]
+    records = [row for row in rows if metric.key.startswith(("val_", "train_loss")) or not math.isnan(row[2])]
     frame = pd.DataFrame(records, columns=["arm", "seed", "value"])
     return effects(frame, baseline.name, margin or None, higher_is_better=metric.higher_is_better)
 
