@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from gptx.cli import log
 from gptx.config.compositions import Compositions
 from gptx.errors import ConfigError
+from gptx.runs.provenance import outputs_option
 from gptx.sweep.end_report import close
 from gptx.sweep.execute.dashboard import Dashboard
 from gptx.sweep.execute.launcher import Launcher, make
@@ -103,7 +104,7 @@ class GridSweeper(SweeperBase):
         if launcher.detached:
             with launcher:
                 launcher.submit(tasks)
-            echo(f"gptx sweep status {launcher.sweep.name} shows their status")
+            echo(f"gptx sweep status {launcher.sweep.name}{outputs_option(launcher.sweep.outputs)} shows their status")
             return _GridOutcome()
         halving = self._halving(able, options, launcher, journal)
         steps = {task.folder: cell.config["trainer"]["max_steps"] for task, cell in zip(tasks, to_run, strict=True)}

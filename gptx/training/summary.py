@@ -8,6 +8,7 @@ from rich.panel import Panel
 from gptx.config.trust import own_modules
 from gptx.console import Console
 from gptx.runs.metrics import METRICS
+from gptx.runs.provenance import outputs_option
 from gptx.runs.records import Result
 from gptx.terminal import echo
 
@@ -28,12 +29,12 @@ def show(result: Result, folder: Path, status: str) -> None:
     for name, value in rows.items():
         console.print(f"{name:<{width}}  {value}", soft_wrap=True)
     console.print("\nnext:", style="bold")
-    quoted, outputs = shlex.quote(str(folder)), folder.parent.parent
+    quoted = shlex.quote(str(folder))
     trust = "".join(f" --trust {module}" for module in own_modules(result.config))
     for command in (
         f'gptx generate {quoted} --prompt "The state of the union"{trust}',
         f"gptx compare {shlex.quote(str(folder.parent))}",
-        " ".join(["gptx ui", *([] if outputs == Path("outputs") else ["--outputs", shlex.quote(str(outputs))])]),
+        f"gptx ui{outputs_option(folder.parent.parent)}",
     ):
         console.print(f"  {command}", soft_wrap=True)
 
