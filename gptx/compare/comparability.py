@@ -32,6 +32,7 @@ def warnings(rows: Iterable[RunRow], summary: pd.DataFrame) -> list[str]:
         where = f"{part['data'].iloc[0]}: " if len(parts) > 1 else ""
         named = titled(part, str(part["corpus_hash"].iloc[0]))[0] if len(parts) > 1 else part
         out += [where + line for line in (*_budgets(part), *_seed_sets(named), *_measures(part))]
+    out += _speeds(counted)
     return (
         out + _failed_checks(counted) + _gaps(counted) + _codes(counted) + _validations(counted) + _strategies(counted)
     )
@@ -64,15 +65,17 @@ def _codes(rows: list[RunRow]) -> list[str]:
 
 def _validations(rows: list[RunRow]) -> list[str]:
     """Runs that were validated by other definitions than the others, see `gptx.runs.records.VALIDATION`."""
-    old = [row for row in rows if row.result.validation == 1]
-    if len(old) in (0, len(rows)):
+    versions = Counter(row.result.validation for row in rows)
+    if len(versions) < 2:
         return []
-    last = any(row.value("trainer.val_tokens") == 0 for row in rows)
-    more = ", and the last incomplete row was left out of all losses (trainer.val_tokens=0)" * last
-    return [
-        f"different definitions of bits/byte: in {count(len(old), 'run')} of an earlier version, end-of-text tokens "
-        f"had no bytes{more}: with many documents these runs are not comparable with the others"
-    ]
+    differences = {
+        1: "end-of-text tokens had no bytes and the last incomplete row was left out of all losses "
+        "(trainer.val_tokens=0)",
+        2: "validation metrics are the best of all validations, on the whole validation set",
+        3: "validation metrics are the last ones, on the report half",
+    }
+    found = [f"in {count(n, 'run')} {differences.get(version, version)}" for version, n in sorted(versions.items())]
+    return [f"different definitions of validation metrics: {'; '.join(found)}: these runs are not comparable"]
 
 
 def _budgets(part: pd.DataFrame) -> list[str]:
@@ -110,6 +113,22 @@ def _measures(part: pd.DataFrame) -> list[str]:
         return []
     what = "tokens/s and peak memory are" if len(devices) > 1 else "tokens/s is"
     return [f"different hardware ({'; '.join(sorted(hardware))}): {what} not comparable"]
+
+
+def _speeds(rows: list[RunRow]) -> list[str]:
+    """Runs whose speeds were measured with other numbers of CPU threads, or beside other runs."""
+    threads = Counter(row.result.threads for row in rows if row.result.threads and row.device == "cpu")
+    shared = [row.result.other_runs for row in rows if row.result.other_runs]
+    out = []
+    if len(threads) > 1:
+        used = ", ".join(f"{count(n, 'run')} used {number}" for number, n in sorted(threads.items()))
+        out.append(f"tokens/s is not comparable: {used} CPU threads per process")
+    if shared:
+        which = f"{len(shared)} of {count(len(rows), 'run')}"
+        out.append(
+            f"tokens/s is not comparable: {which} shared the machine with up to {count(max(shared), 'other run')}"
+        )
+    return out
 
 
 def _strategies(rows: list[RunRow]) -> list[str]:

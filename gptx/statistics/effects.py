@@ -35,6 +35,8 @@ class Effect:
     baseline: str
     estimate: float
     """NaN if the runs do not determine it."""
+    error: float
+    """Standard error over seeds; NaN without an interval."""
     interval: Interval | None
     """Simultaneous over the family of `Effects`; none without a residual degree of freedom."""
     n: int
@@ -129,8 +131,8 @@ class _Comparison:
         model = BlockModel.of_present(self.table.finite)
         family = ContrastFamily(model, self.weights(), self.level)
         intervals = family.intervals(self.table.values[self.table.finite][:, None])
-        has_interval = bool(model.df and family.estimable.any())
-        method = Method.NONE if not has_interval else Method.PAIRED if intervals.paired[0] else Method.POOLED
+        method = Method.PAIRED if intervals.paired[0] else Method.POOLED
+        method = method if family.has_intervals else Method.NONE
         rows = [self._effect(family, intervals, method, i) for i in range(len(family.weights))]
         return Effects(
             baseline=self.baseline,
@@ -140,7 +142,7 @@ class _Comparison:
             method=method,
             residual_deviation=float(intervals.deviations[0]),
             df=model.df,
-            critical_value=family.pooled_value if has_interval else np.nan,
+            critical_value=family.pooled_value if family.has_intervals else np.nan,
             notes=tuple(self._notes(method)),
         )
 
@@ -156,6 +158,7 @@ class _Comparison:
             arm=arm,
             baseline=other,
             estimate=estimate,
+            error=float(intervals.errors[i, 0]),
             interval=interval,
             n=n,
             df=0 if interval is None else n - 1 if method is Method.PAIRED else family.model.df,
@@ -164,7 +167,7 @@ class _Comparison:
             verdict=verdict,
             needed=self._needed(family, intervals, differences, method) if undecided else None,
             bootstrap=paired_bootstrap(differences, 1 - (1 - self.level) / len(family.weights)),
-            note=self._note(arm, other, n, estimate),
+            note=self._note(arm, other, n, estimate, method),
         )
 
     def _verdict(self, interval: Interval | None, arm: str, other: str) -> Verdict:
@@ -185,16 +188,17 @@ class _Comparison:
             spread = upper_deviation(float(differences.std(ddof=1)), len(differences) - 1)
             return paired_plan(spread, family.paired_count, self.level).seeds_needed(self.margin)
         spread = upper_deviation(float(intervals.deviations[0]), family.model.df)
-        return pooled_plan(spread, len(self.table.arms), self.level).seeds_needed(self.margin)
+        plan = pooled_plan(spread, len(self.table.arms), self.level, all_pairs=self.all_pairs)
+        return plan.seeds_needed(self.margin)
 
-    def _note(self, arm: str, other: str, n: int, estimate: float) -> str:
+    def _note(self, arm: str, other: str, n: int, estimate: float, method: Method) -> str:
         if diverged := self.table.diverged(arm):
             return f"{diverged} of {self.table.runs(arm)} runs diverged; the estimate leaves them out"
+        if method is Method.PAIRED and n < 2:
+            return f"no paired interval: shares fewer than two seeds with {other}"
         if np.isnan(estimate):
             return f"shares no seed with {other}, directly or through other arms"
-        if not n:
-            return f"shares no seed with {other}; the estimate goes through other arms"
-        return ""
+        return "" if n else f"shares no seed with {other}; the estimate goes through other arms"
 
     def _notes(self, method: Method) -> list[str]:
         notes = []

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from gptx.config import instantiate
 from gptx.config.plain_dict import plain_dict
 from gptx.errors import CheckpointError, ConfigError
+from gptx.hardware.cpu import threads
 from gptx.runs import resume_source
 from gptx.runs.checkpoint_files import steps
 from gptx.runs.preflight_facts import RunFacts
@@ -67,12 +68,32 @@ def preflight(
     if key not in models:
         models[key] = checked_model(cfg, target, make)
     checked, remarks = models[key], models[key].facts.remarks
+    remarks = (*remarks, *_remarks_on_halves(cfg, checked.facts.data.val_tokens or 0))
     if source:
         _check_source_model(cfg, source, checked.model)
         remarks = (*remarks, *source.remarks)
-    record = source.record() if source else None
-    return Preflight(
-        target.strategy, dataclasses.replace(checked.facts, remarks=remarks, resume_source=record, code=own_code())
+    facts = dataclasses.replace(
+        checked.facts,
+        remarks=remarks,
+        resume_source=source.record() if source else None,
+        code=own_code(),
+        threads=threads(cfg.runtime.threads, int(os.environ.get("LOCAL_WORLD_SIZE", target.processes))),
+    )
+    return Preflight(target.strategy, facts)
+
+
+def _remarks_on_halves(cfg: DictConfig, val_tokens: int) -> tuple[str, ...]:
+    """A warning if the validation set is too small for two halves. ``val_tokens``: of the validation split."""
+    from gptx.data.batches import validation_starts
+    from gptx.data.validation_units import has_halves
+
+    rows = len(validation_starts(val_tokens, cfg.model.context, cfg.trainer.val_tokens))
+    if has_halves(rows):
+        return ()
+    given = f"trainer.val_tokens={cfg.trainer.val_tokens} and {val_tokens:,} validation tokens"
+    return (
+        f"{given} give {rows} row of model.context={cfg.model.context}, too few for a selection and a report half: the "
+        "best weights are chosen on the text whose loss is reported",
     )
 
 

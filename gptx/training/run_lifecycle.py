@@ -18,6 +18,7 @@ from gptx.errors import GptxError, Interrupted, RunFailed, reason
 from gptx.runs import checkpoint_files
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
+from gptx.runs.machine_runs import counted
 from gptx.runs.records import VALIDATION, RunEndReason
 from gptx.terminal import echo
 from gptx.tracking.follower import Follower
@@ -62,7 +63,8 @@ def _run_locked(cfg: DictConfig, location: Location, ready: Preflight) -> int:
         begin(cfg, folder, location.identity, ready.facts, _replace_earlier(cfg, location))
         follower = Follower.start([folder.path], plain_dict(cfg)["tracking"], Path(cfg.paths.outputs))
         try:
-            code = _train(cfg, folder, ready)
+            with counted(folder.path):
+                code = _train(cfg, folder, ready)
         finally:
             warning = (follower.finish() if follower else None) or ""
     if warning:
@@ -196,12 +198,9 @@ def _warn_of_former_validation(folder: RunFolder) -> None:
     result = folder.result()
     if result is None or result.validation >= VALIDATION:
         return
-    trainer = result.config.get("trainer")
-    all_tokens = isinstance(trainer, dict) and trainer.get("val_tokens") == 0
     log.warning(
-        "the run was started by an earlier version of gptx, whose bits per byte%s had another definition (%d, now %d): "
-        "force=true trains it again",
-        " and validation loss (trainer.val_tokens=0)" if all_tokens else "",
+        "the run was started by an earlier version of gptx, whose validation metrics had another definition (%d, now "
+        "%d), see docs/data.md: force=true trains it again",
         result.validation,
         VALIDATION,
     )

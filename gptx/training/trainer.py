@@ -26,12 +26,14 @@ from gptx.optim.update_step import decay_groups, update
 from gptx.runs.checkpoint_files import steps
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
+from gptx.runs.machine_runs import other_runs
 from gptx.runs.records import VALIDATION, MetricsRecord
+from gptx.runs.unit_losses import write_unit_losses
 from gptx.strategy.base import Batch, Strategy
 from gptx.strategy.batch_plan import BatchPlan
 from gptx.training import checkpoint
 from gptx.training.best_weights import save_best
-from gptx.training.evaluation import ValidationSet
+from gptx.training.evaluation import FormerValidationSet, ValidationSet
 from gptx.training.meter import Meter
 from gptx.training.progress import ProgressBar
 from gptx.training.state import checkpoint_meta, resume
@@ -53,6 +55,7 @@ class Trainer:
         self._open_data()
         self._build_model()
         self.meter = Meter(strategy, self.plan.batch_size * cfg.model.context)
+        self.other_runs = 0  # the largest number of other runs on this machine since the last validation
         self.stop_interval = 1  # steps between two times that the ranks agree on whether to stop
         self.saver = checkpoint.Saver(
             folder.checkpoints, cfg.runtime.keep, strategy.checkpoint_group, strategy.rank == 0
@@ -71,11 +74,14 @@ class Trainer:
     def _validation_set(self) -> ValidationSet:
         cfg, tokenizer, start = self.cfg, self.tokens.tokenizer, self.folder.start_record()
         version = start.validation if start else VALIDATION
-        token_bytes = tokenizer.token_bytes() if version == 1 else tokenizer.target_bytes()
         context, count, batch = cfg.model.context, cfg.trainer.val_tokens, cfg.runtime.val_batch
-        return ValidationSet(
-            self.tokens.val, token_bytes, context, count, batch, self.separator, incomplete=version > 1
-        )
+        if version < 3:
+            token_bytes = tokenizer.token_bytes() if version == 1 else tokenizer.target_bytes()
+            return FormerValidationSet(
+                self.tokens.val, token_bytes, context, count, batch, self.separator, incomplete=version > 1
+            )
+        token_bytes = tokenizer.target_bytes()
+        return ValidationSet(self.tokens.val, token_bytes, context, count, batch, self.separator, tokenizer.eot)
 
     def _build_model(self) -> None:
         self.model = build(self.cfg, self.tokens.tokenizer.n_vocab)
@@ -156,11 +162,22 @@ class Trainer:
             values |= self._validate()
         bar.update(self.state.step, values, self.state.best.step == self.state.step)
         if self.journal:
+            values |= self._count_other_runs(validate)
             data = self.tokens.meta
             data_hash = f"{data.corpus_hash} {data.tokenizer_hash} {data.train_tokens}"
             checksum = zlib.crc32(data_hash.encode(), self.state.batch_checksum)
             self.journal.write(MetricsRecord(step=self.state.step, values=values, batch_checksum=f"{checksum:08x}"))
         self.state.batch_checksum = 0
+
+    def _count_other_runs(self, validate: bool) -> dict[str, float]:
+        """Count the other runs on this machine now. Return their largest number since the last validation, if it is
+        known and a validation is due."""
+        now = other_runs(self.folder.path)
+        self.other_runs = max(self.other_runs, now or 0)
+        if not validate or now is None:
+            return {}
+        found, self.other_runs = self.other_runs, 0
+        return {"perf/other_runs": float(found)}
 
     def _read_meter(self) -> dict[str, float]:
         reading = self.meter.read(self.state.step)
@@ -172,13 +189,17 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         step = self.state.step
-        values = self.validation_set.evaluate(self.placed, self.strategy, self.autocast)
-        if not math.isfinite(values["val/loss"]):  # before anything of this step is saved
+        validation = self.validation_set.evaluate(self.placed, self.strategy, self.autocast, step)
+        values = validation.values
+        if not math.isfinite(values.get("val/loss_whole", values["val/loss"])):  # before anything of this step is saved
             raise RunFailed(f"the validation loss of step {step} is not finite. {self._advice()}")
         if self.state.best.add(step, values):
             weights = self.strategy.weights(self.model)
             if self.journal:
                 save_best(self.folder.checkpoints, step, weights, values)
+        last = step == self.cfg.trainer.max_steps or self._stopped_early()
+        if last and self.journal and validation.units:
+            write_unit_losses(self.folder.path, validation.units)
         return values
 
     def _check_skipped(self, skipped: int) -> None:
