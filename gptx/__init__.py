@@ -34,20 +34,29 @@ def __getattr__(name: str) -> str:
         return "0+checkout"
 
 
-def compose(overrides: Sequence[str] = ()) -> DictConfig:
+def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> DictConfig:
     """The checked config of a run, e.g. ``compose(["attention=gqa", "trainer.max_steps=100"])``.
 
     The checks are those of the command, except that no text is read and no device needs to be here. The config is
     read-only: ``trainer.max_steps=100`` is given as an override, which is checked.
 
+    Args:
+        config_dir: a folder with options of your own, as ``--config-dir`` of the command. Their modules are imported
+            from the Python path.
+
     Raises:
         ConfigError: an unknown option or key, a value of the wrong type or out of range, or parts that do not fit
             together; the message is one line.
     """
+    from contextlib import nullcontext
+    from pathlib import Path
+
     from gptx.config.compose import compose_plain
     from gptx.config.locked import locked
+    from gptx.config.own_options import own_options
 
-    cfg = locked(compose_plain(overrides))
+    with nullcontext() if config_dir is None else own_options(Path(config_dir), "config_dir"):
+        cfg = locked(compose_plain(overrides))
     from gptx.training.preflight import check
 
     check(cfg)
@@ -69,18 +78,21 @@ def build(cfg: DictConfig) -> GPT:
     return build(cfg, tokenizer_of(cfg).n_vocab)
 
 
-def load(run_dir: str | Path, device: str = "auto", trust: Iterable[str] = ()) -> tuple[GPT, Tokenizer]:
-    """The best model of a run, in eval mode on ``device``, and its tokenizer. Reads nothing but the run folder.
+def load(
+    run_dir: str | Path, device: str = "auto", trust: Iterable[str] = (), trust_code: bool = False
+) -> tuple[GPT, Tokenizer]:
+    """The best model of a run, in eval mode on ``device``, and its tokenizer.
 
-    A run folder is data: only options of gptx are built.
+    A run folder is data: only options of gptx are built, unless the run's other modules are trusted.
 
     Args:
-        trust: modules of your own that the run may use besides gptx, e.g. ``["my_windows"]``; their code is run.
+        trust: modules of your own on the Python path that the run may use, e.g. ``["my_windows"]``; their code is run.
+        trust_code: run the copy of such modules in the run folder, if it has the hashes that the journal recorded.
 
     Raises:
         CheckpointError: no model was saved yet, or its file is damaged.
-        ConfigError: the run uses a module that is not trusted; the message names it.
+        ConfigError: there is no such folder, its config is damaged, or it names a module that is not trusted.
     """
     from gptx.training.load_model import load
 
-    return load(run_dir, device, trust)
+    return load(run_dir, device, trust, trust_code)

@@ -15,6 +15,7 @@ COMMANDS = {
     "compare": "compare finished runs: a table, with error bars",
     "ui": "show all runs in MLflow",
     "generate": "continue a text with a trained model",
+    "new": "write a working attention, encoding, window, ... of your own, to change",
     "variants": "list all variants: paper, cost, what each rejects",
     "prove": "check the properties that every variant must have: causality, gradients, cache, documents, cost",
     "certify": "train a part of a run again and compare it bit for bit",

@@ -45,7 +45,7 @@ def _parser() -> Parser:
 def _certify(args: argparse.Namespace) -> int:
     folder = RunFolder(args.run_dir.resolve())
     with folder.lock():
-        certificate = certify(folder, args.start, trusted_modules(args))
+        certificate = certify(folder, args.start, trusted_modules(args), args.trust_code)
         write_json(folder.path / "certificate.json", to_json(certificate))
     if args.json:
         write_data(json.dumps(to_json(certificate), indent=1, ensure_ascii=False) + "\n")

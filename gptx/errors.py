@@ -47,5 +47,7 @@ def processes_as(count: int) -> str:
 
 
 def option(part: object) -> str:
-    """The name of a built-in option, for messages: the name of the file that contains its class."""
-    return type(part).__module__.rpartition(".")[2]
+    """The name of an option, for messages: of a built-in one, the name of the file that contains its class; otherwise
+    the class with its module."""
+    module = type(part).__module__
+    return module.rpartition(".")[2] if module.startswith("gptx.") else f"{module}.{type(part).__qualname__}"

@@ -29,7 +29,7 @@ def _generate(args: argparse.Namespace) -> None:
     from gptx.hardware.device import autocast, compute_dtype
     from gptx.model.sampling import text, up_to
 
-    model, tokenizer = load(args.run_dir, device=args.device, trust=trusted_modules(args))
+    model, tokenizer = load(args.run_dir, args.device, trusted_modules(args), args.trust_code)
     precision = partial(autocast, device := model.embed.weight.device, compute_dtype(args.precision, device))
     sampling = {key: getattr(args, key) for key in ("temperature", "top_k", "top_p", "seed")}
     length, context = len(tokenizer.encode(args.prompt)), model.shape.context

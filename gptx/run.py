@@ -12,6 +12,7 @@ from gptx.cli import configure_logging, default_sigint, exit_code, log, split_ve
 from gptx.config.command import run_hydra
 from gptx.config.overrides import about_sweeps
 from gptx.errors import Interrupted, RunFailed
+from gptx.processes.children import end_rank
 from gptx.processes.signals import block_warning_signals
 from gptx.training.run_lifecycle import run
 
@@ -21,10 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbosity, sys.argv[1:] = split_verbosity(sys.argv[1:] if argv is None else argv)
     configure_logging(verbosity)
     code = exit_code(_run, broken_pipe=int(not {"-m", "--multirun"}.isdisjoint(sys.argv)))  # a run raises RunFailed
-    if code and "RANK" in os.environ:  # at a normal exit, a worker of torchrun would wait for its peers, or abort
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(code)
+    if "RANK" in os.environ:  # of torchrun
+        end_rank(code)
     return code
 
 

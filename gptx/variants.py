@@ -7,17 +7,19 @@ bytes per token in bf16, after a row of model.context tokens.
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.table import Table
 
 from gptx.cli import Parser, exit_code
+from gptx.config.own_options import own_options
 from gptx.console import Console
 from gptx.model.variants_table import HEADER, VariantRow, markdown, table
 from gptx.terminal import echo
 
 EXAMPLES = """examples:
-  gptx variants                    the default model
   gptx variants model=gpt2         another model
+  gptx variants --config-dir own   with your own options
   gptx variants --markdown         the table of docs/variants.md
 """
 
@@ -30,16 +32,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser("gptx variants", description=__doc__, epilog=EXAMPLES)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="model=NAME or model.KEY=VALUE")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="your own options: DIR/AXIS/OPTION.yaml")
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     return parser
 
 
 def _print_table(args: argparse.Namespace) -> None:
-    rows = list(table(args.overrides))
-    if args.markdown:
-        echo(markdown(rows))
-    else:
-        Console().print(_rich_table(rows))
+    with own_options(args.config_dir):
+        rows = list(table(args.overrides))
+    echo(markdown(rows)) if args.markdown else Console().print(_rich_table(rows))
 
 
 def _rich_table(rows: Sequence[VariantRow]) -> Table:

@@ -121,7 +121,8 @@ class Gptx:
         self.started: list[Started] = []
         self.sessions: set[int] = set()
         self.tiny = [*TINY, "data=text", f"data.path={corpus}", f"paths.data={tokens}"]
-        self.env = environment() | {"GPTX_TEST": self.mark}
+        # Runs of other tests on this machine are not counted.
+        self.env = environment() | {"GPTX_TEST": self.mark, "XDG_RUNTIME_DIR": str(cwd)}
 
     def __call__(self, *overrides: str, **env: str) -> Done:
         """Run the tiny model with these overrides and wait for its end."""

@@ -75,8 +75,18 @@ def pairs(first: str, second: str, third: str) -> list[Arm]:
     ]
 
 
-ALL = product("attention", "pos", "window") + product("ffn", "norm", "placement")
-PAIRS = pairs("attention", "pos", "window") + product("ffn", "norm", "placement")
+ALL = product("attention", "pos", "window") + product("ffn", "placement", "norm")
+PAIRS = pairs("attention", "pos", "window") + pairs("ffn", "placement", "norm")
+
+
+def is_in_first_tier(arm: Arm) -> bool:
+    """Whether a combination is one of `PAIRS`, and the encoding one of every second that the attention is proven with.
+    Each attention meets encodings of every kind, and each encoding every second attention."""
+    choice = dict(arm)
+    if "pos" not in choice:
+        return arm in PAIRS
+    number = options("attention").index(choice["attention"]) + options("pos").index(choice["pos"])
+    return arm in PAIRS and number % 2 == 0
 
 
 @functools.cache

@@ -4,6 +4,7 @@ Letters: B batch, T time, D model width, H query heads, G key/value heads, R rot
 """
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -15,25 +16,25 @@ class Attention(nn.Module, ABC):
     stream.
 
     Attributes:
+        rotary_dim: R, number of dims of each head that go through `view.rotate`.
+        rotary_heads: G, number of key heads that go through `view.rotate`.
+        demands: features that a kernel must support beyond plain products: "softcap", "sink", "decay".
         tp: how tensor parallelism splits each child module, by its name or dotted path. "col": by its outputs, which
             are heads. "row": by its inputs; the partial results are summed. "replicated": not at all; its output goes
             to all heads. "shared": not at all; its weights have the size of one head and all heads use them. A child
-            without an entry is computed identically on every rank.
-        kv_heads: number of key/value heads that tensor parallelism can distribute.
+            without an entry is computed identically on every rank. None: it cannot be split.
+        kv_heads: number of key/value heads that tensor parallelism can distribute; needed with ``tp``.
         head_group: number of adjacent key/value heads that must stay on one rank.
-        rotary_dim: R, number of dims of each head that go through `view.rotate`.
-        rotary_heads: G, number of key heads that go through `view.rotate`.
-        macs_per_pair: multiply-adds for one (query, visible key) pair, all heads together.
-        demands: features that a kernel must support beyond plain products: "softcap", "sink", "decay".
     """
 
-    tp: dict[str, str]
-    kv_heads: int
-    head_group: int = 1
+    NEEDED_WITH: ClassVar[dict[str, str]] = {"tp": "kv_heads"}
+
     rotary_dim: int
     rotary_heads: int
-    macs_per_pair: int
     demands: frozenset[str] = frozenset()
+    tp: dict[str, str] | None = None
+    kv_heads: int | None = None
+    head_group: int = 1
 
     def at(self, layer: int, n_layer: int) -> "Attention":
         """Return the attention of one layer, counted from 0. Called once for the attention of each layer, after its

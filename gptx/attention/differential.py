@@ -63,7 +63,6 @@ class Differential(GQA):
         check_lambda(lambda_init, lambda_rise)
         self.queries_per_key = shape.n_head // n_kv_head  # H/G
         self.deepest, self.rise = lambda_init, lambda_rise
-        self.macs_per_pair = 3 * shape.n_head * self.head_dim  # keys of D dims, values of 2D
         self.lambda_q1, self.lambda_k1, self.lambda_q2, self.lambda_k2 = (nn.Parameter(row.clone()) for row in drawn)
         self.pair_norm = AttentionRMSNorm(2 * self.head_dim, eps=1e-5, elementwise_affine=norm_weight)
         self.at(0, shape.n_layer)

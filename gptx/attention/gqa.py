@@ -85,7 +85,6 @@ class GQA(Attention):
         check_softcap(softcap)
         self.head_dim = self.rotary_dim = shape.head_dim
         self.kv_heads = self.rotary_heads = n_kv_head
-        self.macs_per_pair = 2 * shape.n_head * self.head_dim
         self.softcap = softcap
         self.demands = frozenset({"softcap"}) if softcap else frozenset()
         self.q = nn.Linear(shape.d_model, shape.n_head * self.head_dim, bias=bias)

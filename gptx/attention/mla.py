@@ -49,7 +49,6 @@ class MLA(Attention):
         self.head_dim = shape.head_dim
         self.rotary_dim, self.rotary_heads = rope_dim or max(2, self.head_dim // 4 * 2), 1
         self.key_dim, rank = self.head_dim + self.rotary_dim, kv_rank or 4 * self.head_dim
-        self.macs_per_pair = heads * (self.key_dim + self.head_dim)
         self.score = Score(self.key_dim**-0.5, softcap)
         self.demands = frozenset({"softcap"}) if softcap else frozenset()
         self.q_down = nn.Linear(shape.d_model, q_rank, bias=bias) if q_rank else nn.Identity()

@@ -32,6 +32,7 @@ def warnings(rows: Iterable[RunRow], summary: pd.DataFrame) -> list[str]:
         where = f"{part['data'].iloc[0]}: " if len(parts) > 1 else ""
         named = titled(part, str(part["corpus_hash"].iloc[0]))[0] if len(parts) > 1 else part
         out += [where + line for line in (*_budgets(part), *_seed_sets(named), *_measures(part))]
+    out += _speeds(counted)
     return (
         out + _failed_checks(counted) + _gaps(counted) + _codes(counted) + _validations(counted) + _strategies(counted)
     )
@@ -110,6 +111,22 @@ def _measures(part: pd.DataFrame) -> list[str]:
         return []
     what = "tokens/s and peak memory are" if len(devices) > 1 else "tokens/s is"
     return [f"different hardware ({'; '.join(sorted(hardware))}): {what} not comparable"]
+
+
+def _speeds(rows: list[RunRow]) -> list[str]:
+    """Runs whose speeds were measured with other numbers of CPU threads, or beside other runs."""
+    threads = Counter(row.result.threads for row in rows if row.result.threads and row.device == "cpu")
+    shared = [row.result.other_runs for row in rows if row.result.other_runs]
+    out = []
+    if len(threads) > 1:
+        used = ", ".join(f"{count(n, 'run')} used {number}" for number, n in sorted(threads.items()))
+        out.append(f"tokens/s is not comparable: {used} CPU threads per process")
+    if shared:
+        which = f"{len(shared)} of {count(len(rows), 'run')}"
+        out.append(
+            f"tokens/s is not comparable: {which} shared the machine with up to {count(max(shared), 'other run')}"
+        )
+    return out
 
 
 def _strategies(rows: list[RunRow]) -> list[str]:

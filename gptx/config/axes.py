@@ -68,3 +68,8 @@ def interacting_axes() -> tuple[str, ...]:
 def result_axes() -> tuple[str, ...]:
     """The axes that decide what a run computes: all but tracking, match and experiment."""
     return tuple(axis.name for axis in axes() if axis.decides_result)
+
+
+def own_axes(cfg: DictConfig) -> tuple[str, ...]:
+    """The model's axes whose class is the user's own, not one of gptx."""
+    return tuple(axis for axis in model_axes() if not str(cfg[axis].get("_target_")).startswith("gptx."))

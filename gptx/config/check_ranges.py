@@ -33,6 +33,8 @@ _SEED = Range(0, below=2**63)
 RANGES = {
     "seed": _SEED,
     "data_seed": _SEED,
+    "model.n_layer": Range(1, below=2**12),
+    "model.context": Range(1, below=2**24),
     "trainer.max_steps": Range(1),
     "trainer.batch_size": Range(1),
     "trainer.micro_batch": Range(0),

@@ -3,7 +3,9 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +21,7 @@ from gptx.config.composition_errors import explain, is_hydras
 from gptx.config.help import help_text
 from gptx.config.key_comments import commented_yaml
 from gptx.config.overrides import about_sweeps, check_choices, conf_dir, is_group, key_of, own_dirs
+from gptx.config.own_modules import make_importable
 from gptx.config.parsing import readable
 from gptx.errors import ConfigError
 from gptx.terminal import echo
@@ -49,12 +52,22 @@ class Typed:
     about_hydra: list[str]
 
 
-_typed: list[Typed] = []  # the command line that Hydra is working on
+_TYPED: ContextVar[Typed] = ContextVar("typed")
 
 
 def typed() -> Typed:
     """The command line that Hydra is working on. Hydra itself gets another one: see `_for_hydra`."""
-    return _typed[-1]
+    return _TYPED.get()
+
+
+@contextmanager
+def _working_on(command_line: Typed) -> Iterator[None]:
+    """Within the block, which Hydra calls without arguments of ours, `typed` returns this command line."""
+    token = _TYPED.set(command_line)
+    try:
+        yield
+    finally:
+        _TYPED.reset(token)
 
 
 def run_hydra(task: Task) -> int:
@@ -83,26 +96,27 @@ def run_hydra(task: Task) -> int:
 
     arguments = list(sys.argv)
     try:
-        arguments = _check_arguments()
+        command_line = _check_arguments()
+        arguments = command_line.arguments
         if (asked := _parsed(arguments)).help:
             echo(help_text(asked.overrides, own_dirs(arguments)))
             return 0
         sys.argv = _for_hydra(arguments)
-        hydra.main(str(conf_dir()), "config", version_base="1.3")(guarded)()
+        with _working_on(command_line):
+            hydra.main(str(conf_dir()), "config", version_base="1.3")(guarded)()
     except Exception as error:
         if not is_hydras(error):
             raise
         raise ConfigError(explain(error, arguments[1:])) from error
     finally:
         sys.argv = arguments
-        _typed.clear()
     if outcome.errors:
         raise outcome.errors[0]
     return outcome.code
 
 
-def _check_arguments() -> list[str]:
-    """The arguments with flags in front of the overrides, where Hydra's parser accepts them; rejects wrong flags and
+def _check_arguments() -> Typed:
+    """The command line with flags in front of the overrides, where Hydra's parser accepts them; rejects wrong flags and
     options.
 
     Raises:
@@ -110,10 +124,11 @@ def _check_arguments() -> list[str]:
     """
     arguments = [sys.argv[0], *sorted(sys.argv[1:], key=_is_override)]
     overrides = [readable(override) for override in _parsed(arguments).overrides]
+    if folders := own_dirs(arguments):
+        make_importable(folders)
     check_choices(overrides, arguments[1:])
     about_hydra = [one for one in overrides if key_of(one).startswith(("hydra.", "hydra/"))]
-    _typed[:] = [Typed(arguments, [one for one in overrides if one not in about_hydra], about_hydra)]
-    return arguments
+    return Typed(arguments, [one for one in overrides if one not in about_hydra], about_hydra)
 
 
 def _for_hydra(arguments: list[str]) -> list[str]:

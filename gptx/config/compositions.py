@@ -114,8 +114,8 @@ class Compositions:
         return others, values
 
     def _compose(self, options: Sequence[str]) -> Composition:
-        if (exchanged := self._exchanged(options)) is not None:
-            return exchanged
+        if (composed := self._from_option_files(options)) is not None:
+            return composed
         try:
             config = hydra_compose("config", list(options), return_hydra_config=True)
             choices = {str(g): str(c) for g, c in config.hydra.runtime.choices.items() if c}
@@ -132,7 +132,7 @@ class Compositions:
             raise ConfigError(explain(error, options)) from None
         return Composition(config, variant, schema, _checked_as_it_is(config, schema, variant))
 
-    def _exchanged(self, options: Sequence[str]) -> Composition | None:
+    def _from_option_files(self, options: Sequence[str]) -> Composition | None:
         """The default config with other options, whose files replace the groups of that name: much faster than Hydra.
         None where more than that may differ: with a study, or an option whose file has a package or defaults."""
         files = option_files(options)

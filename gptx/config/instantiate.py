@@ -7,13 +7,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from gptx.config.class_ids import current_target
-from gptx.config.part_types import check_name, constructor_keys, expected, is_option_of
+from gptx.config.contracts import check_call, complete
+from gptx.config.part_types import BASES, FUNCTIONS, check_name, constructor_keys, expected, is_option_of
 from gptx.errors import ConfigError
 
 
 def part(cfg: DictConfig, *args: Any) -> Any:
-    """The object of a group, such as ``cfg.attention``; of a function with ``_partial_: true``, the function with its
-    keyword arguments.
+    """The object of a group, such as ``cfg.attention``; of an optimiser or the function of a schedule, the callable
+    with its keyword arguments.
 
     Only an option of the group's axis is built: a subclass of the axis's base class. No other class is named in its
     keys. Lists and groups among the keys become plain lists and dicts.
@@ -22,7 +23,8 @@ def part(cfg: DictConfig, *args: Any) -> Any:
         args: positional arguments of the constructor; the group's keys are its keyword arguments.
 
     Raises:
-        ConfigError: the target is no option of the axis, or its constructor does not accept the keys.
+        ConfigError: the target is no option of the axis, its constructor does not accept the keys, or it lacks what the
+            contract of the axis requires.
         Exception: an exception of the constructor.
     """
     where = str(cfg._get_full_key(None))
@@ -30,14 +32,11 @@ def part(cfg: DictConfig, *args: Any) -> Any:
     keys = constructor_keys(where, group)
     target = group.get("_target_")
     made = _located(where, target)
-    if group.get("_partial_"):
-        return partial(made, *args, **keys)
-    try:
-        return made(*args, **keys)
-    except TypeError as error:
-        if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # no line of the class ran
-            raise ConfigError(f"{where}._target_={target}: {' '.join(str(error).split())}") from None
-        raise
+    if where in FUNCTIONS and (where in BASES or not isinstance(made, type)):
+        check_call(where, made, keys)
+    elif not group.get("_partial_"):
+        return complete(where, made, args, keys)
+    return partial(made, *args, **keys)
 
 
 def option_class(cfg: DictConfig) -> Any:

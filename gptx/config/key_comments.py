@@ -47,7 +47,12 @@ def documented(file: Path) -> DocumentedFile:
     lines = text.splitlines()
     first = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
     about = " ".join(line.lstrip("# ") for line in lines[:first] if "@package" not in line)
-    return DocumentedFile(about, tuple(_keys(yaml.compose(text, Loader=yaml.SafeLoader), text, lines, "")))
+    return DocumentedFile(about, tuple(_keys(_tree(text), text, lines, "")))
+
+
+def _tree(text: str) -> yaml.Node | None:
+    node: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)  # type: ignore[no-untyped-call]
+    return node
 
 
 def _keys(node: yaml.Node | None, text: str, lines: Sequence[str], path: str) -> Iterator[DocumentedKey]:
@@ -127,7 +132,7 @@ def commented_yaml(
 
 def _with_comments(text: str, comment: Callable[[str], str]) -> str:
     lines = text.splitlines()
-    for name, number in _lines_of(yaml.compose(text, Loader=yaml.SafeLoader), ""):
+    for name, number in _lines_of(_tree(text), ""):
         if found := comment(name):
             lines[number] = f"{lines[number]:<{COLUMN - 1}} # {found}"
     return "\n".join(lines)

@@ -31,6 +31,12 @@ def options(group: str, own: Sequence[Path] = ()) -> list[str]:
     return sorted({path.stem for place in (conf_dir(), *own) for path in (place / group).glob("*.yaml")})
 
 
+def option_file(group: str, option: str) -> Path:
+    """The YAML file of an option: gptx's, or the user's (see `own_dirs`)."""
+    files = [place / group / f"{option}.yaml" for place in (conf_dir(), *own_dirs())]
+    return next((file for file in files if file.is_file()), files[0])
+
+
 def key_of(override: str) -> str:
     """``trainer.max_steps`` for the override ``++trainer.max_steps=3``."""
     return override.lstrip("+~").partition("=")[0].partition("@")[0]

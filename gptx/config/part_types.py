@@ -14,7 +14,7 @@ BASES = {
     "pos": "gptx.pos.base.PositionalEncoding",
     "window": "gptx.window.base.Window",
     "ffn": "gptx.ffn.base.FFN",
-    "norm": "torch.nn.modules.module.Module",
+    "norm": "gptx.norm.base.Norm",
     "placement": "gptx.placement.base.Block",
     "kernel": "gptx.kernel.base.Kernel",
     "strategy": "gptx.strategy.base.Strategy",
@@ -23,7 +23,8 @@ BASES = {
     "hydra.launcher": "gptx.sweep.execute.launcher.Launcher",
     "optim": "torch.optim.optimizer.Optimizer",
 }
-FUNCTIONS = ("optim", "schedule")  # axes whose options are functions; a class is possible, too
+# Axes whose options are functions, and the positional arguments with which they are called. A class is possible, too.
+FUNCTIONS = {"optim": ("params",), "schedule": ("step", "max_steps")}
 HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 _IGNORED_KEYS = ("_recursive_", "_convert_")  # without effect: a part has no nested parts, and gets plain containers
 

@@ -14,11 +14,13 @@ from gptx.config.axes import result_axes
 from gptx.config.class_ids import current_target, declaration
 from gptx.config.identity import ADDED_KEYS
 from gptx.config.plain_dict import PlainConfig
+from gptx.config.saved_schema import check_saved
 from gptx.config.trust import check_trust
-from gptx.errors import ConfigError
+from gptx.errors import ConfigError, GptxError, reason
 from gptx.regular_files import read_text, refuse_links
 
 CONFIG = "config.yaml"
+_OF_VALUES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError, MemoryError)
 LARGEST = 10**6  # bytes; a config has about 4000
 
 
@@ -35,6 +37,8 @@ def load_config(run_dir: Path, trust: Iterable[str] = ()) -> DictConfig:
         ConfigError: the file is damaged, names a class that is neither an option of gptx nor trusted, or the run folder
             contains a symbolic link.
     """
+    if not run_dir.is_dir():
+        raise ConfigError(f"{run_dir} does not exist; expected the folder of a run, such as outputs/STUDY/RUN")
     refuse_links(run_dir)
     plain = _read(run_dir / CONFIG)
     check_trust(plain, trust, run_dir / CONFIG)
@@ -44,24 +48,31 @@ def load_config(run_dir: Path, trust: Iterable[str] = ()) -> DictConfig:
             built_in = declaration(group["_target_"])
             for key, value in built_in.added_keys.items() if built_in else ():
                 group.setdefault(key, value)
-    cfg: DictConfig = OmegaConf.create(plain)
     for key, value in ADDED_KEYS.items():
-        if OmegaConf.select(cfg, key) is None:
-            OmegaConf.update(cfg, key, value, force_add=True)
+        group, _, name = key.rpartition(".")
+        holder = plain.setdefault(group, {}) if group else plain
+        if isinstance(holder, dict):
+            holder.setdefault(name, value)
+    try:
+        cfg: DictConfig = OmegaConf.create(check_saved(plain))
+    except ConfigError as error:
+        raise _no_config(run_dir / CONFIG, error) from None
     return cfg
 
 
 @contextmanager
 def config_errors(run_dir: Path) -> Iterator[None]:
-    """Within the block, a key that the run's config lacks, or has with another type, is one line.
+    """Within the block, where the parts that the run's config names are made from its values, an error is one line.
 
     Raises:
-        ConfigError: instead of an error of OmegaConf.
+        ConfigError: instead of an error that a wrong value causes.
     """
     try:
         yield
-    except OmegaConfBaseException as error:
-        raise _no_config(run_dir / CONFIG, error) from None
+    except GptxError:
+        raise
+    except (*_OF_VALUES, OmegaConfBaseException) as error:
+        raise ConfigError(f"{run_dir / CONFIG}: the parts cannot be made from it: {reason(error)[:300]}") from error
 
 
 def _no_config(path: Path, reason: object) -> ConfigError:

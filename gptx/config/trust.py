@@ -13,20 +13,31 @@ import yaml
 
 from gptx.cli import Parser
 from gptx.config.class_ids import current_target, declaration
+from gptx.config.own_modules import make_importable
 from gptx.config.part_types import BASES, FUNCTIONS, check_name, constructor_keys, nested_targets
 from gptx.errors import ConfigError
+
+
+class NotTrusted(ConfigError):
+    """A run names modules that are neither part of gptx nor trusted."""
+
 
 _AXES = {*BASES, *FUNCTIONS} - {"hydra.launcher"}
 
 
 def with_trust_options(parser: Parser) -> Parser:
-    """Add ``--trust`` and ``--config-dir`` to the parser of a command that loads a run folder."""
+    """Add ``--trust``, ``--trust-code`` and ``--config-dir`` to the parser of a command that loads a run folder."""
     parser.add_argument(
         "--trust",
         action="append",
         default=[],
         metavar="MODULE",
         help="a Python module that the run may use besides gptx; its code is run. May be repeated",
+    )
+    parser.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="run the copy of your own modules in the run folder, if it has the hashes that the journal recorded",
     )
     parser.add_argument(
         "--config-dir",
@@ -45,6 +56,8 @@ def trusted_modules(args: argparse.Namespace) -> tuple[str, ...]:
     Raises:
         ConfigError: a folder does not exist, or a YAML file in it cannot be read.
     """
+    if args.trust or args.config_dir:
+        make_importable(args.config_dir)
     return (*args.trust, *(module for folder in args.config_dir for module in _modules_named_in(folder)))
 
 
@@ -72,7 +85,8 @@ def check_trust(config: Mapping[str, Any], trust: Iterable[str], source: Path) -
         source: for messages.
 
     Raises:
-        ConfigError: a target that is not an option of its axis, or whose module is not trusted.
+        NotTrusted: a module is not trusted.
+        ConfigError: a target is not an option of its axis.
     """
     trust = [trust] if isinstance(trust, str) else list(trust)
     unknown = {}
@@ -90,7 +104,7 @@ def check_trust(config: Mapping[str, Any], trust: Iterable[str], source: Path) -
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from None
     if unknown:
-        raise ConfigError(_about(unknown, source))
+        raise NotTrusted(_about(unknown, source))
 
 
 def own_modules(config: Mapping[str, Any]) -> list[str]:

@@ -17,9 +17,15 @@ class Corpus(ABC):
     Args:
         val_fraction: fraction of the text held out for validation, above 0 and at most 0.5.
         max_tokens: limit on the tokens of both splits together; 0: no limit.
+
+    Attributes:
+        name: a short name for messages and records.
+        val_fraction, max_tokens: set by the base constructor.
     """
 
     name: str
+    val_fraction: float
+    max_tokens: int
 
     def __init__(self, *, val_fraction: float, max_tokens: int) -> None:
         if not 0 < val_fraction <= 0.5:

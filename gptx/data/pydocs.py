@@ -11,6 +11,8 @@ REVISION = 1
 
 
 class Pydocs(Corpus):
+    """The topics of Python's help, one document each."""
+
     name = "pydocs"
 
     def fingerprint(self) -> str:

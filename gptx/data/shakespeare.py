@@ -18,6 +18,13 @@ REVISION = 1
 
 
 class Shakespeare(Corpus):
+    """Tiny Shakespeare, one document.
+
+    Args:
+        path: a file with the text; "": it is downloaded once.
+        val_fraction, max_tokens: see `Corpus`.
+    """
+
     name = "shakespeare"
 
     def __init__(self, *, path: str, val_fraction: float, max_tokens: int) -> None:

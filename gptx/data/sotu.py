@@ -13,6 +13,13 @@ REVISION = 1
 
 
 class Sotu(Corpus):
+    """The addresses on the State of the Union, one document each.
+
+    Args:
+        until: the last year, inclusive.
+        val_fraction, max_tokens: see `Corpus`.
+    """
+
     name = "sotu"
 
     def __init__(self, *, until: int, val_fraction: float, max_tokens: int) -> None:

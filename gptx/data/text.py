@@ -16,6 +16,14 @@ REVISION = 1
 
 
 class Text(Corpus):
+    """The user's files: each text file is a document, and so is each row of a table.
+
+    Args:
+        path: files, folders and patterns.
+        text_key: the column or key that holds the text in files with rows.
+        val_fraction, max_tokens: see `Corpus`.
+    """
+
     name = "text"
 
     def __init__(self, *, path: Sequence[str], text_key: str, val_fraction: float, max_tokens: int) -> None:

@@ -11,8 +11,10 @@ REVISION = 1
 
 
 class GeGLU(GatedFFN):
-    """Args:
-    tanh: use the tanh approximation of GELU, as Gemma does, instead of the exact GELU.
+    """out(gelu(gate(x)) * up(x)).
+
+    Args:
+        tanh: use the tanh approximation of GELU, as Gemma does, instead of the exact GELU.
     """
 
     def __init__(self, shape: ModelShape, *, ratio: float, multiple_of: int, tanh: bool) -> None:

@@ -11,8 +11,10 @@ REVISION = 1
 
 
 class GELU(PlainFFN):
-    """Args:
-    tanh: use the tanh approximation, as GPT-2 does, instead of the exact GELU.
+    """out(gelu(up(x))).
+
+    Args:
+        tanh: use the tanh approximation, as GPT-2 does, instead of the exact GELU.
     """
 
     def __init__(self, shape: ModelShape, *, ratio: float, tanh: bool) -> None:

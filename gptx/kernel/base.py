@@ -23,14 +23,18 @@ class Kernel(nn.Module, ABC):
         demands: features that the attention needs beyond plain products (see `gptx.attention.base.Attention.demands`).
 
     Attributes:
+        demands, dropout_p, n_head: set by the base constructor: the features above, the dropout probability in
+            training, and the number of query heads on this rank.
         supports: the features that the kernel has, of "softcap", "sink" and "decay".
         supports_packing: whether it can hide the documents of a row from one another.
         supports_fp32: whether it computes in fp32, and not in bf16 only.
         supports_partial_rows: whether it uses the same algorithm with fewer queries than keys.
-        n_head: number of query heads on this rank.
         target_device: device type for which `auto` chooses a kernel; "": that of the tensors.
     """
 
+    demands: frozenset[str]
+    dropout_p: float
+    n_head: int
     supports: ClassVar[frozenset[str]] = frozenset({"softcap", "sink", "decay"})
     supports_packing: ClassVar[bool] = True
     supports_fp32: ClassVar[bool] = True

@@ -1,13 +1,15 @@
-"""Cost of a model, from closed forms: parameters, FLOPs per token, cache bytes per token."""
+"""Cost of a model, without computing anything: parameters, FLOPs per token, cache bytes per token.
+
+What an attention caches, and what it spends on pairs of tokens, is observed in a forward on the meta device."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from gptx.attention.base import Attention
 from gptx.ffn.base import FFN
 from gptx.geometry.attention_view import Score
+from gptx.geometry.model_shape import ModelShape
 from gptx.geometry.visibility import Where, visible
 from gptx.kernel.base import Kernel
 from gptx.model.gpt import GPT
@@ -65,11 +67,15 @@ def attention_macs(model: GPT) -> float:
     one row.
     """
     pairs = {window: _visible_pairs(window, model.shape.context) for window in set(model.windows)}
-    per_pair = [m.macs_per_pair for m in model.modules() if isinstance(m, Attention)]
-    attention = sum(macs * pairs[window] for macs, window in zip(per_pair, model.windows, strict=True))
+    attention = sum(macs * pairs[window] for window, macs in pair_macs(model).items())
     shared = set(zip(model.windows, model.layer_pos, strict=True))
     bias = sum(pos.macs_per_pair * pairs[window] for window, pos in shared)
     return (attention + bias) / model.shape.context
+
+
+def pair_macs(model: GPT) -> dict[Window, int]:
+    """Return the multiply-adds for one (query, visible key) pair, by window: the sum over its layers."""
+    return _dry_forward(model, torch.float32)[1].macs
 
 
 def _visible_pairs(window: Window, context: int, chunk: int = 1024) -> int:
@@ -80,25 +86,40 @@ def _visible_pairs(window: Window, context: int, chunk: int = 1024) -> int:
 
 
 def cache_bytes(model: GPT, dtype: torch.dtype) -> int:
-    """Return the bytes that the cache of a model computing in ``dtype`` holds after one row of ``context`` tokens.
+    """Return the bytes that the cache of a model computing in ``dtype`` holds after one row of ``context`` tokens."""
+    return _dry_forward(model, dtype)[0].nbytes()
 
-    Measured by a forward on the meta device, with a kernel that computes nothing: not every kernel runs there, and no
-    kernel changes what is cached.
+
+def _dry_forward(model: GPT, dtype: torch.dtype) -> "tuple[KVCache, CountingKernel]":
+    """The cache and the kernel after a forward of one row of ``context`` tokens on the meta device.
+
+    The kernel computes nothing: not every kernel runs there, and no kernel changes what is cached.
     """
-    cache = KVCache(model.shape.context)
+    cache, kernel = KVCache(model.shape.context), CountingKernel(model.shape, frozenset())
     weights = {name: torch.empty_like(p, dtype=dtype, device="meta") for name, p in model.named_parameters()}
     weights |= {name: buffer.to("meta") for name, buffer in model.named_buffers()}
     tokens = torch.zeros(1, model.shape.context, dtype=torch.long, device="meta")
-    with model.with_kernel(EmptyKernel(model.shape, frozenset())), torch.no_grad():
+    with model.with_kernel(kernel), torch.no_grad():
         torch.func.functional_call(model, weights, (tokens,), {"context": cache})
-    return cache.nbytes()
+    return cache, kernel
 
 
-class EmptyKernel(Kernel):
-    """Computes nothing; returns uninitialised tensors of the right shape."""
+class CountingKernel(Kernel):
+    """Computes nothing; returns uninitialised tensors of the right shape, and counts multiply-adds.
 
-    def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> object:
-        return None
+    Attributes:
+        macs: multiply-adds for one (query, key) pair in q k^T and in the product with v, by window: the sum over the
+            calls of its layers.
+    """
+
+    def __init__(self, shape: ModelShape, demands: frozenset[str]) -> None:
+        super().__init__(shape, demands)
+        self.macs: dict[Window, int] = {}
+
+    def mask(self, where: Where, window: Window, pos: PositionalEncoding) -> Window:
+        return window
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: object, score: Score) -> Tensor:
+        assert isinstance(mask, Window)
+        self.macs[mask] = self.macs.get(mask, 0) + q.shape[2] * (q.shape[3] + v.shape[3])
         return q.new_empty(*q.shape[:3], v.shape[-1])

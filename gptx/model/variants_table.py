@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from gptx.config.axes import interacting_axes, model_axes
+from gptx.config.axes import interacting_axes, model_axes, own_axes
 from gptx.config.compose import compose
 from gptx.config.instantiate import part
-from gptx.config.overrides import conf_dir, options
-from gptx.errors import ConfigError
+from gptx.config.overrides import option_file, options, own_dirs
+from gptx.errors import ConfigError, reason
 from gptx.kernel.base import Kernel
 from gptx.model.build import build
 from gptx.model.cost import Cost, cost
@@ -54,7 +54,8 @@ class VariantRow:
 
 
 def table(overrides: Sequence[str] = ()) -> Iterator[VariantRow]:
-    """Yield a row for each option of each axis, in the model that ``overrides`` define.
+    """Yield a row for each option of each axis, in the model that ``overrides`` define. Inside
+    `gptx.config.own_options.own_options`, the user's own options have rows, too.
 
     Raises:
         ConfigError: an override is not about the model, or no variant can be built with its sizes.
@@ -63,34 +64,36 @@ def table(overrides: Sequence[str] = ()) -> Iterator[VariantRow]:
         raise ConfigError(f"{wrong[0]}: expected model=NAME or model.KEY=VALUE; the table lists all other axes")
     base = compose(["device=cpu", *overrides])
     with torch.device("meta"):
-        build(exchanged(base, {"attention": "mha", "pos": "none"}), VOCAB)  # raises for impossible sizes
+        build(with_options(base, {"attention": "mha", "pos": "none"}), VOCAB)  # raises for impossible sizes
         incompatible = _incompatible(base)
         for axis in model_axes():
-            for option in options(axis):
+            for option in options(axis, own_dirs()):
                 names = tuple(_by_axis(incompatible, axis, option))
                 yield _row(base, axis, option, names)
 
 
 def _row(base: DictConfig, axis: str, option: str, incompatible: tuple[str, ...]) -> VariantRow:
-    first_line = (conf_dir() / axis / f"{option}.yaml").read_text().splitlines()[0]
-    description = first_line.removeprefix("# ")
+    first_line, *_ = [*option_file(axis, option).read_text(encoding="utf-8").splitlines(), ""]
+    description = first_line.removeprefix("# ") if first_line.startswith("#") else ""
     if axis == "kernel":
         return VariantRow(axis, option, description, None, incompatible)
     try:
-        price = cost(build(exchanged(base, {axis: option}), VOCAB), torch.bfloat16)
-    except ConfigError as error:
-        return VariantRow(axis, option, description, None, (str(error),))
+        price = cost(build(with_options(base, {axis: option}), VOCAB), torch.bfloat16)
+    except Exception as error:  # a class of the user may raise anything
+        if not isinstance(error, ConfigError) and option in options(axis):
+            raise
+        return VariantRow(axis, option, description, None, (reason(error),))
     return VariantRow(axis, option, description, price, (*_rejected_sizes(base, axis, option), *incompatible))
 
 
-def exchanged(base: DictConfig, choices: dict[str, str], **model: int) -> DictConfig:
+def with_options(base: DictConfig, choices: dict[str, str], **model: int) -> DictConfig:
     """Return a copy of ``base`` with the options of ``choices`` (axis -> option), as their YAML files define them, and
     with ``model``, new values for keys of the group model."""
     cfg = base.copy()
     cfg.model.update(model)
     for axis in model_axes():
         option = choices.get(axis, cfg.variant[axis])
-        cfg[axis], cfg.variant[axis] = _yaml(conf_dir() / axis / f"{option}.yaml").copy(), option
+        cfg[axis], cfg.variant[axis] = _yaml(option_file(axis, option)).copy(), option
     return cfg
 
 
@@ -105,11 +108,11 @@ def _rejected_sizes(base: DictConfig, axis: str, option: str) -> Iterator[str]:
     """Yield the sizes that an option rejects, together with an attention and an encoding that accept all sizes."""
     heads, width = base.model.n_head, base.model.d_model // base.model.n_head
     choices = {"attention": "mha", "pos": "none", axis: option}
-    if (longest := build(exchanged(base, choices), VOCAB).pos.max_length) is not None:
+    if (longest := build(with_options(base, choices), VOCAB).pos.max_length) is not None:
         yield "rows longer than model.context" if longest == base.model.context else f"rows longer than {longest:,}"
-    if not _builds(exchanged(base, choices, d_model=heads * (width | 1))):
+    if not _builds(with_options(base, choices, d_model=heads * (width | 1))):
         yield "an odd head_dim"
-    if not _builds(exchanged(base, choices, n_head=1)):
+    if not _builds(with_options(base, choices, n_head=1)):
         yield "an odd model.n_head"
 
 
@@ -117,13 +120,15 @@ def _incompatible(base: DictConfig) -> dict[Choice, list[Choice]]:
     """Return for each option the options of other axes with which no model can be built, and the kernels that cannot
     compute it."""
     incompatible: dict[Choice, list[Choice]] = defaultdict(list)
-    choices = [(axis, option) for axis in interacting_axes() for option in options(axis)]
-    choices = [choice for choice in choices if _builds(exchanged(base, dict([choice])))]
+    choices = [(axis, option) for axis in interacting_axes() for option in options(axis, own_dirs())]
+    choices = [choice for choice in choices if _builds(with_options(base, dict([choice])))]
     pairs = [(a, b) for a, b in itertools.combinations(choices, 2) if a[0] != b[0]]
-    rejected = [pair for pair in pairs if not _builds(exchanged(base, dict(pair)))]
+    rejected = [pair for pair in pairs if not _builds(with_options(base, dict(pair)))]
     for choice in choices:
-        model = build(exchanged(base, {"window": "sliding", **dict([choice])}), VOCAB)
-        rejected += [(choice, ("kernel", kernel)) for kernel in options("kernel") if not _supports(kernel, model)]
+        model = build(with_options(base, {"window": "sliding", **dict([choice])}), VOCAB)
+        rejected += [
+            (choice, ("kernel", kernel)) for kernel in options("kernel", own_dirs()) if not _supports(kernel, model)
+        ]
     for one, other in rejected:
         incompatible[one].append(other)
         incompatible[other].append(one)
@@ -139,14 +144,21 @@ def _by_axis(incompatible: dict[Choice, list[Choice]], axis: str, option: str) -
 def _builds(cfg: DictConfig) -> bool:
     try:
         build(cfg, VOCAB)
-    except ConfigError:
-        return False
+    except Exception as error:
+        if isinstance(error, ConfigError) or own_axes(cfg):  # a class of the user may raise anything
+            return False
+        raise
     return True
 
 
 def _supports(option: str, model: GPT) -> bool:
     """Whether a kernel can compute every layer of a model, given the device and the packages that it needs."""
-    kernel: Kernel = part(_yaml(conf_dir() / "kernel" / f"{option}.yaml"), model.shape, model.kernel.demands)
+    try:
+        kernel: Kernel = part(_yaml(option_file("kernel", option)), model.shape, model.kernel.demands)
+    except Exception:
+        if option in options("kernel"):
+            raise
+        return False  # a class of the user may raise anything
     return not any(kernel.unsupported(*layer) for layer in zip(model.windows, model.layer_pos, strict=True))
 
 

@@ -6,12 +6,13 @@ from torch import Tensor, nn
 
 from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
+from gptx.norm.base import Norm
 
 ID = "norm.layernorm"
 REVISION = 1
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(Norm):
     """Normalise (..., D) to mean 0 and variance 1, multiply by a learned scale and, if the model has biases, add a
     learned shift.
 

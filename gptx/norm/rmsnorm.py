@@ -6,12 +6,13 @@ from torch import Tensor, nn
 
 from gptx.errors import ConfigError
 from gptx.geometry.model_shape import ModelShape
+from gptx.norm.base import Norm
 
 ID = "norm.rmsnorm"
 REVISION = 1
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(Norm):
     """Normalise (..., D) to mean square 1 and multiply by a learned scale. No mean is subtracted, no bias added.
 
     Args:

@@ -23,9 +23,13 @@ class Block(nn.Module, ABC):
         norm: creates one norm.
 
     Attributes:
+        attention, ffn: set by the base constructor, which also creates the norms ``norm1`` and ``norm2`` and the
+            dropout ``drop``.
         final_norm: whether the output of the last block needs a norm before the output layer.
     """
 
+    attention: nn.Module
+    ffn: nn.Module
     final_norm: ClassVar[bool] = True
 
     def __init__(self, shape: ModelShape, attention: Attention, ffn: FFN, norm: Callable[[], nn.Module]) -> None:

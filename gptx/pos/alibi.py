@@ -16,7 +16,6 @@ class ALiBi(PositionalEncoding):
     """Logit bias -slope_h * (q - k). For H heads, slope_h = 2^(-8h/H), h = 1..H; if H is not a power of two, the slopes
     are those of the paper's code."""
 
-    biased = True
     relative = True
     linear = True
 

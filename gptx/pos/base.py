@@ -3,6 +3,8 @@
 Letters: B batch, T time, H query heads, G key heads, R rotated dims, D model width.
 """
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from gptx.geometry.model_shape import ModelShape
@@ -19,13 +21,15 @@ class PositionalEncoding(nn.Module):
 
     Attributes:
         logit_scale: factor on all logits.
-        biased: whether `bias` must be added to the logits.
+        biased: whether `bias` is added to the logits; True in a class that overrides `bias`.
         linear: whether the bias is -slopes[head] * (q_pos - k_pos), with an attribute ``slopes`` (H,).
         macs_per_pair: multiply-adds that `bias` spends on one pair in matrix products, all heads together.
         relative: whether a logit depends on positions only through the distance of query and key; the tests check it.
         by_window: whether `at` distinguishes windows, and not only layers.
         max_length: number of positions that the encoding supports; None: any number.
     """
+
+    NEEDED_WITH: ClassVar[dict[str, str]] = {"biased": "bias", "linear": "slopes"}
 
     logit_scale: float = 1.0
     biased: bool = False
@@ -34,6 +38,11 @@ class PositionalEncoding(nn.Module):
     relative: bool = False
     by_window: bool = False
     max_length: int | None = None
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "bias" in vars(cls) and "biased" not in vars(cls):
+            cls.biased = True
 
     def __init__(self, shape: ModelShape, dim: int, heads: int) -> None:
         super().__init__()
@@ -61,6 +70,6 @@ class PositionalEncoding(nn.Module):
         return q, k
 
     def bias(self, head: Tensor, q_pos: Tensor, k_pos: Tensor) -> Tensor:
-        """Return what is added to the logits, elementwise for broadcastable head indices and positions. Called only if
-        ``biased``."""
+        """Return what is added to the logits, elementwise for broadcastable head indices and positions.
+        Called only if ``biased``."""
         raise AssertionError(f"{type(self).__name__} has no bias")

@@ -21,8 +21,6 @@ class DistanceFunction(PositionalEncoding):
     the same number on all logits of a query does not change the softmax. Args: see `FIRE`.
     """
 
-    biased = True
-
     def __init__(self, shape: ModelShape, dim: int, heads: int, *, width: int, c: float, threshold: float) -> None:
         super().__init__(shape, dim, heads)
         at_least("width", width, 1, 32)

@@ -20,7 +20,6 @@ class Kerple(PositionalEncoding):
         form: "log" or "power".
     """
 
-    biased = True
     relative = True
 
     def __init__(self, shape: ModelShape, dim: int, heads: int, *, form: str) -> None:

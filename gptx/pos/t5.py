@@ -22,7 +22,6 @@ class T5(PositionalEncoding):
         max_distance: all distances of at least this many tokens share the last bucket.
     """
 
-    biased = True
     relative = True
 
     def __init__(self, shape: ModelShape, dim: int, heads: int, *, buckets: int, max_distance: int) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from gptx.errors import GptxError, RunFailed
-from gptx.processes.children import describe_exit, die_with_parent
+from gptx.processes.children import describe_exit, die_with_parent, end_rank
 from gptx.processes.signals import STOP_SIGNALS, count_stop_requests, unblocked_stop_signals
 from gptx.processes.worker_logs import rank_log
 from gptx.terminal import echo
@@ -118,7 +118,8 @@ def _worker(
         connection_lost = bool(CONNECTION_LOST.search(_last_line(error)))
         failure = WorkerFailure(str(error), isinstance(error, WorkerLost), connection_lost)
         failure.write(Path(folder), environment["RANK"])
-        os._exit(1)  # destructors of a broken process group may wait for peers that have ended
+        end_rank(1)
+    end_rank(0)
 
 
 def run_as_rank(function: Callable[..., Any], args: tuple[Any, ...], logs: Path) -> None:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from gptx.cli import log
-from gptx.config.axes import model_axes
+from gptx.config.axes import model_axes, own_axes
 from gptx.config.overrides import own_dirs
 from gptx.config.plain_dict import plain_dict
 from gptx.errors import ConfigError, reason
@@ -24,7 +24,7 @@ from gptx.proofs.causality import logits_do_not_depend_on_later_tokens, rows_of_
 from gptx.proofs.decoding import decoding_in_chunks_equals_the_full_forward, packed_documents_equal_separate_rows
 from gptx.proofs.failure import PropertyFailed
 from gptx.proofs.gradients import parameters_have_gradients
-from gptx.proofs.small_model import CONTEXT, own_axes, rows, small_model
+from gptx.proofs.small_model import CONTEXT, rows, small_model
 from gptx.regular_files import read_text, refuse_link
 from gptx.runs.atomic_files import write_json
 from gptx.runs.damaged_files import UNEXPECTED, parse_json

@@ -30,15 +30,16 @@ class Proven:
 def combinations(cfg: DictConfig, overrides: Sequence[str]) -> list[DictConfig]:
     """The configs that prove the options which the overrides choose.
 
-    Without a chosen axis, this is ``cfg`` alone. Otherwise all options of the other axes of attention, pos and window,
-    or of ffn, norm and placement, are exchanged: any option of the one occurs, beside the options of the other in turn.
+    Without a chosen axis, this is ``cfg`` alone. Otherwise all options of the other axes of attention, pos, window and
+    kernel, or of ffn, norm and placement, are exchanged: any option of the one occurs, beside the options of the other
+    in turn. The kernel is not exchanged: one proof compares all of them.
     """
     chosen = {key_of(override) for override in overrides}
-    found = [cfg]
-    for group in (interacting_axes(), tuple(a for a in model_axes() if a not in (*interacting_axes(), "kernel"))):
-        free = [axis for axis in group if axis not in chosen]
-        if len(free) < len(group) and free:
-            found += [_exchanged(cfg, choice) for choice in _in_turn(free)]
+    found, first = [cfg], {*interacting_axes(), "kernel"}
+    for group in (first, set(model_axes()) - first):
+        free = [axis for axis in model_axes() if axis in group - chosen - {"kernel"}]
+        if group & chosen and free:
+            found += [_with_choice(cfg, choice) for choice in _in_turn(free)]
     return found
 
 
@@ -49,7 +50,7 @@ def _in_turn(axes: Sequence[str]) -> Iterator[dict[str, str]]:
         yield {axis: names[number % len(names)] for axis, names in each.items()}
 
 
-def _exchanged(cfg: DictConfig, choice: dict[str, str]) -> DictConfig:
+def _with_choice(cfg: DictConfig, choice: dict[str, str]) -> DictConfig:
     """A copy of a config with other options of gptx, as their YAML files define them."""
     copy = cfg.copy()
     for axis, option in choice.items():

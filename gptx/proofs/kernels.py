@@ -1,5 +1,6 @@
 """Every kernel computes what the reference kernel computes, and costs what the formulas say."""
 
+from collections.abc import Iterator
 from unittest.mock import patch
 
 import torch
@@ -9,10 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gptx.config.instantiate import part
 from gptx.config.overrides import conf_dir, options
+from gptx.errors import option
 from gptx.geometry.visibility import Where, visible
 from gptx.kernel import banded_chunks
 from gptx.kernel.base import Kernel
-from gptx.model.cost import cost
+from gptx.model.cost import cost, pair_macs
 from gptx.model.gpt import GPT
 from gptx.proofs.causality import attention_of
 from gptx.proofs.decoding import decode, decoding_sizes
@@ -24,13 +26,20 @@ def every_kernel_equals_the_reference(model: GPT, tokens: Tensor) -> None:
     """Loss, gradient of every parameter, packed documents and decoding, for all kernels that can compute the model."""
     expected: dict[str, Tensor] = {}
     with patch.multiple(banded_chunks, SMALLEST=2, LARGEST=4):  # so that a short row has several chunks
-        for option, kernel in sorted(kernels(model).items(), key=lambda item: item[0] != "reference"):
+        for name, kernel in sorted(_with_own(kernels(model), model.kernel), key=lambda item: item[0] != "reference"):
             with model.with_kernel(kernel):
                 found = _computed(model, tokens)
             expected = expected or found
             for key, value in found.items():
                 limit = 1e-9 * max(1.0, float(expected[key].abs().max()))
-                require_equal(value, expected[key], f"kernel={option} differs from the reference in {key}", limit)
+                require_equal(value, expected[key], f"kernel={name} differs from the reference in {key}", limit)
+
+
+def _with_own(found: dict[str, Kernel], kernel: Kernel) -> Iterator[tuple[str, Kernel]]:
+    """The kernels of gptx, and the model's if it is the user's own."""
+    yield from found.items()
+    if not type(kernel).__module__.startswith("gptx."):
+        yield option(kernel), kernel
 
 
 def _computed(model: GPT, tokens: Tensor) -> dict[str, Tensor]:
@@ -77,8 +86,7 @@ def cost_equals_measurement(model: GPT, tokens: Tensor) -> None:
 
 def _hidden_macs(model: GPT) -> int:
     """The multiply-adds of the reference kernel for pairs that the windows hide."""
-    hidden = [int((~visible(Where.rows(CONTEXT), window.allows)).sum()) for window in model.windows]
-    widths: list[int] = [block.attention.macs_per_pair for block in model.blocks]  # type: ignore
-    macs = sum(width * pairs for width, pairs in zip(widths, hidden, strict=True))
-    shared = {(w, p): pairs for w, p, pairs in zip(model.windows, model.layer_pos, hidden, strict=True)}
-    return int(macs + sum(pos.macs_per_pair * pairs for (_, pos), pairs in shared.items()))
+    hidden = {window: int((~visible(Where.rows(CONTEXT), window.allows)).sum()) for window in model.windows}
+    macs = sum(width * hidden[window] for window, width in pair_macs(model).items())
+    shared = set(zip(model.windows, model.layer_pos, strict=True))
+    return macs + sum(pos.macs_per_pair * hidden[window] for window, pos in shared)

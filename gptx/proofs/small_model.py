@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from gptx.cli import log
-from gptx.config.axes import model_axes
+from gptx.config.axes import own_axes
 from gptx.errors import reason
 from gptx.model.build import build
 from gptx.model.gpt import GPT
@@ -69,11 +69,6 @@ def small_config(cfg: DictConfig, n_layer: int, d_model: int) -> DictConfig:
             if type(value) is int and value > WINDOW:
                 small.window[key] = WINDOW
     return small
-
-
-def own_axes(cfg: DictConfig) -> tuple[str, ...]:
-    """The model's axes whose class is the user's own, not one of gptx."""
-    return tuple(axis for axis in model_axes() if not str(cfg[axis].get("_target_")).startswith("gptx."))
 
 
 def randomise(module: nn.Module, seed: int = 0, std: float = STD) -> None:

@@ -58,10 +58,14 @@ class ResumeSourceRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSetup:
-    """The conditions on which a run's speed depends: hardware, processes, dtype, and the cost of the model."""
+    """The conditions on which a run's speed depends: hardware, processes, threads of each, dtype, cost of the model.
+
+    ``threads``: 0 if not known.
+    """
 
     hardware: Hardware = field(default_factory=Hardware)
     processes: int = 1
+    threads: int = 0
     dtype: str = ""
     n_params: float = math.nan
     flops_per_token: float = math.nan

@@ -86,7 +86,10 @@ class RunDescription(RunSetup):
 
 @dataclass(frozen=True, kw_only=True)
 class Measurements:
-    """Measured values; None: not measured. Losses are in nats per token; ``val_*`` are those at ``best_step``."""
+    """Measured values; None: not measured. Losses are in nats per token; ``val_*`` are those at ``best_step``.
+
+    ``other_runs``: how many other runs the same user trained on the machine at the same time, at most.
+    """
 
     val_loss: float | None = None
     val_bpb: float | None = None
@@ -96,6 +99,7 @@ class Measurements:
     train_loss: float | None = None
     tokens_per_s: float | None = None
     peak_memory_bytes: float | None = None
+    other_runs: int | None = None
     steps: int = 0
     tokens: int | None = None
     sample: str = ""
@@ -140,6 +144,7 @@ class ResumeRecord(JournalRecord):
     step: int
     hardware: Hardware = field(default_factory=Hardware)
     processes: int = 1
+    threads: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     pid: int = 0
     host: str = ""

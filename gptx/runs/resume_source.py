@@ -9,7 +9,9 @@ from omegaconf import DictConfig
 
 from gptx.errors import ConfigError
 from gptx.regular_files import refuse_links
+from gptx.runs import journal
 from gptx.runs.checkpoint_files import NAME, damage, step_name, step_of, steps
+from gptx.runs.damaged_files import readable
 from gptx.runs.folder import RunFolder
 from gptx.runs.preflight_facts import ResumeSourceRecord
 
@@ -54,7 +56,8 @@ def find(given: str) -> ResumeSource | None:
         return None
     folder = run_of(given)
     refuse_links(folder)
-    start = RunFolder(folder).start_record()
+    with readable(folder / journal.NAME):
+        start = RunFolder(folder).start_record()
     if start is None:
         raise ConfigError(f"resume_from={given}: there is no run in {folder}; gptx run makes one")
     if NAME.fullmatch(Path(given).name):

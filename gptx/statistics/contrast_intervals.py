@@ -32,9 +32,10 @@ class Method(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ContrastIntervals:
-    """Estimates and half widths have the shape (contrasts, data sets), NaN where there is none."""
+    """Estimates, standard errors and half widths have the shape (contrasts, data sets), NaN where there is none."""
 
     estimates: Floats
+    errors: Floats
     half_widths: Floats
     paired: Bools
     """Of shape (data sets,): whether the spread is unequal, so that the intervals are paired ones."""
@@ -74,23 +75,28 @@ class ContrastFamily:
         """The number of contrasts that have a paired interval."""
         return sum(n >= 2 for n in self.complete_seeds)
 
+    @cached_property
+    def has_intervals(self) -> bool:
+        """Whether there is a residual degree of freedom and an estimable contrast."""
+        return bool(self.model.df and self.estimable.any())
+
     def intervals(self, values: Floats) -> ContrastIntervals:
         """The intervals of data sets: ``values`` has the shape (runs, data sets)."""
         shape = (len(self.weights), values.shape[1])
-        estimates, half = np.full(shape, np.nan), np.full(shape, np.nan)
+        estimates, errors, half = (np.full(shape, np.nan) for _ in range(3))
         estimates[self.estimable] = self.model.estimate(self.weights[self.estimable], values)
-        if not self.model.df or not self.estimable.any():
-            nothing = np.full(values.shape[1], np.nan)
-            return ContrastIntervals(
-                estimates=estimates, half_widths=half, paired=np.isinf(nothing), deviations=nothing
-            )
-        squares = self.model.residual_squares(values)
-        deviations = np.sqrt(squares / self.model.df)
-        half[self.estimable] = self.pooled_value * np.sqrt(np.diag(self.covariance))[:, None] * deviations
-        paired = self.unequal(values, squares)
+        paired, deviations = np.zeros(shape[1], dtype=bool), np.full(shape[1], np.nan)
+        if self.has_intervals:
+            squares = self.model.residual_squares(values)
+            deviations = np.sqrt(squares / self.model.df)
+            errors[self.estimable] = np.sqrt(np.diag(self.covariance))[:, None] * deviations
+            half = self.pooled_value * errors
+            paired = self.unequal(values, squares)
         if paired.any():
-            estimates[:, paired], half[:, paired] = self._paired(values[:, paired])
-        return ContrastIntervals(estimates=estimates, half_widths=half, paired=paired, deviations=deviations)
+            estimates[:, paired], errors[:, paired], half[:, paired] = self._paired(values[:, paired])
+        return ContrastIntervals(
+            estimates=estimates, errors=errors, half_widths=half, paired=paired, deviations=deviations
+        )
 
     def unequal(self, values: Floats, squares: Floats) -> Bools:
         """In which data sets the spread is unequal; ``squares`` are their residual sums of squares."""
@@ -106,13 +112,14 @@ class ContrastFamily:
                 fired |= share > limit
         return fired
 
-    def _paired(self, values: Floats) -> tuple[Floats, Floats]:
+    def _paired(self, values: Floats) -> tuple[Floats, Floats, Floats]:
+        """Estimates, standard errors and half widths of paired t intervals."""
         shape = (len(self.weights), values.shape[1])
-        estimates, half = np.full(shape, np.nan), np.full(shape, np.nan)
+        estimates, errors, half = (np.full(shape, np.nan) for _ in range(3))
         for i, (row, n) in enumerate(zip(self.weights, self.complete_seeds, strict=True)):
             if n >= 2:
                 differences = self.model.per_seed(row, values)
                 estimates[i] = differences.mean(axis=0)
-                error = differences.std(axis=0, ddof=1) / np.sqrt(n)
-                half[i] = bonferroni_value(self.paired_count, n - 1, self.level) * error
-        return estimates, half
+                errors[i] = differences.std(axis=0, ddof=1) / np.sqrt(n)
+                half[i] = bonferroni_value(self.paired_count, n - 1, self.level) * errors[i]
+        return estimates, errors, half

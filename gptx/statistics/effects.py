@@ -35,6 +35,8 @@ class Effect:
     baseline: str
     estimate: float
     """NaN if the runs do not determine it."""
+    error: float
+    """Standard error over seeds; NaN without an interval."""
     interval: Interval | None
     """Simultaneous over the family of `Effects`; none without a residual degree of freedom."""
     n: int
@@ -129,8 +131,8 @@ class _Comparison:
         model = BlockModel.of_present(self.table.finite)
         family = ContrastFamily(model, self.weights(), self.level)
         intervals = family.intervals(self.table.values[self.table.finite][:, None])
-        has_interval = bool(model.df and family.estimable.any())
-        method = Method.NONE if not has_interval else Method.PAIRED if intervals.paired[0] else Method.POOLED
+        method = Method.PAIRED if intervals.paired[0] else Method.POOLED
+        method = method if family.has_intervals else Method.NONE
         rows = [self._effect(family, intervals, method, i) for i in range(len(family.weights))]
         return Effects(
             baseline=self.baseline,
@@ -140,7 +142,7 @@ class _Comparison:
             method=method,
             residual_deviation=float(intervals.deviations[0]),
             df=model.df,
-            critical_value=family.pooled_value if has_interval else np.nan,
+            critical_value=family.pooled_value if family.has_intervals else np.nan,
             notes=tuple(self._notes(method)),
         )
 
@@ -156,6 +158,7 @@ class _Comparison:
             arm=arm,
             baseline=other,
             estimate=estimate,
+            error=float(intervals.errors[i, 0]),
             interval=interval,
             n=n,
             df=0 if interval is None else n - 1 if method is Method.PAIRED else family.model.df,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gptx.statistics.contrast_intervals import SPREAD_LEVEL
 from gptx.statistics.simultaneous import (
     Floats,
     bonferroni_value,
@@ -43,18 +44,31 @@ class SeedPlan:
     deviation: float
     df: Callable[[int], float]
     value: Callable[[int], float]
+    fallback: "SeedPlan | None" = None
+    """Paired intervals, which the rule for unequal spread chooses with probability ``SPREAD_LEVEL`` if it is equal."""
 
     def different(self, difference: float, margin: float, seeds: int) -> float:
         """The probability that the verdict is better or worse, on the side of the true ``difference``."""
-        error, half, weights = self._half_widths(seeds)
-        limit = np.maximum(half, margin - half)  # an interval inside the margin is equivalent
-        return float(weights @ _above((limit - abs(difference)) / error))
+        other = self.fallback.different(difference, margin, seeds) if self.fallback else None
+        return self._mixed(self._different(difference, margin, seeds), other)
 
     def equivalent(self, difference: float, margin: float, seeds: int) -> float:
         """The probability that the verdict is equivalent."""
+        other = self.fallback.equivalent(difference, margin, seeds) if self.fallback else None
+        return self._mixed(self._equivalent(difference, margin, seeds), other)
+
+    def _mixed(self, probability: float, fallback: float | None) -> float:
+        return probability if fallback is None else (1 - SPREAD_LEVEL) * probability + SPREAD_LEVEL * fallback
+
+    def _different(self, difference: float, margin: float, seeds: int) -> float:
         error, half, weights = self._half_widths(seeds)
-        reach = np.maximum(margin - half, 0)
-        inside = _above((-reach - difference) / error) - _above((reach - difference) / error)
+        beyond_zero, beyond_margin = half - abs(difference) / error, (margin - abs(difference)) / error - half
+        return float(weights @ _above(np.maximum(beyond_zero, beyond_margin)))  # inside the margin: equivalent
+
+    def _equivalent(self, difference: float, margin: float, seeds: int) -> float:
+        error, half, weights = self._half_widths(seeds)
+        reach = np.maximum(margin / error - half, 0)
+        inside = _above(-reach - difference / error) - _above(reach - difference / error)
         return float(weights @ inside)
 
     def seeds_needed(self, margin: float) -> SeedsNeeded:
@@ -71,22 +85,23 @@ class SeedPlan:
         scale = self.deviation / np.sqrt(seeds) * self.value(seeds)
         if scale == 0:
             return 0.0
-        return float(optimize.brentq(lambda d: self.different(d, 0.0, seeds) - POWER, 0, 20 * scale))
+        return float(optimize.brentq(lambda d: self.different(d, 0.0, seeds) - POWER, 0, 1000 * scale))
 
     def _half_widths(self, seeds: int) -> tuple[float, Floats, Floats]:
-        error = max(self.deviation / np.sqrt(seeds), 1e-300)
+        """The true standard error, half widths in units of it, and their weights."""
         spread, weights = deviation_nodes(self.df(seeds))
-        return error, self.value(seeds) * error * spread, weights
+        return max(self.deviation / np.sqrt(seeds), 1e-300), self.value(seeds) * spread, weights
 
 
 def pooled_plan(residual_deviation: float, arms: int, level: float = 0.95) -> SeedPlan:
     """A balanced comparison of ``arms`` arms, the baseline included, with the baseline: pooled spread."""
-    correlation = dunnett_correlation(arms - 1)
+    correlation, deviation = dunnett_correlation(arms - 1), np.sqrt(2) * residual_deviation
+    fallback = paired_plan(deviation, arms - 1, level) if arms > 2 else None
 
     def df(seeds: int) -> float:
         return (arms - 1) * (seeds - 1)
 
-    return SeedPlan(np.sqrt(2) * residual_deviation, df, lambda n: critical_value(correlation, df(n), level))
+    return SeedPlan(deviation, df, lambda n: critical_value(correlation, df(n), level), fallback)
 
 
 def paired_plan(difference_deviation: float, contrasts: int, level: float = 0.95) -> SeedPlan:

@@ -48,3 +48,9 @@ class RunTable:
         """The diverged runs of an arm."""
         row = self.arms.index(arm)
         return int((self.exists[row] & ~self.finite[row]).sum())
+
+
+def baseline_weights(table: RunTable, baseline: str) -> Floats:
+    """The contrasts arm - baseline of all other arms, of shape (arms - 1, arms), in the order of the arms."""
+    identity = np.eye(len(table.arms))
+    return np.delete(identity - identity[table.arms.index(baseline)], table.arms.index(baseline), axis=0)

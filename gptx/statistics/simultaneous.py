@@ -6,7 +6,7 @@ method below draws random numbers at run time, so the same design always has the
 
 Where the correlation is a product, R_ij = a_i a_j, as for comparisons with a baseline in a balanced design, the
 probability is an integral over one shared normal variable and the standard deviation (Dunnett and Sobel 1955), computed
-by Gauss-Legendre quadrature. Its error is below 1e-4.
+by Gauss-Legendre quadrature. Its relative error is below 2e-4.
 
 Otherwise (all pairs, missing cells, factorial contrasts) the integral is taken in polar coordinates (Deak 1980; Genz
 and Bretz 2009, section 4.1). A normal vector with correlation A A' and rank p is r A u with a uniform direction u and
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 LOG2_DIRECTIONS = 15
-NODES = 128
+NODES = 64
 
 
 def critical_value(correlation: Floats, df: float, level: float = 0.95) -> float:

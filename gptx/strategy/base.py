@@ -53,8 +53,12 @@ class Strategy:
         dropout_stream: seeds dropout; ranks that compute the same activations have the same number.
         cpu_group: a process group of all ranks for tensors on the CPU; None: there is one process.
         checkpoint_group: a second group of all ranks, for writing checkpoints while training uses the first.
-        device: the device on which the model is placed.
+        nproc: the key of the YAML file; set by the base constructor.
+        device: the device on which the model is placed; set by the base constructor, then by `open`.
     """
+
+    nproc: int
+    device: torch.device
 
     in_process: bool = True
     shards_weights: bool = False

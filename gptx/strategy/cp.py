@@ -66,6 +66,7 @@ class CP(FSDP):
         return replace(super().footprint(model, plan, processes), row_fraction=1 / self.mesh_shape(processes)["cp"])
 
     def check(self, model: GPT, processes: int, plan: "BatchPlan") -> None:
+        super().check(model, processes, plan)
         length, chunks = model.shape.context, 2 * self.mesh_shape(processes)["cp"]
         if length % chunks:
             raise ConfigError(

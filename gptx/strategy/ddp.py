@@ -16,6 +16,8 @@ REVISION = 1
 
 
 class DDP(Distributed):
+    """Each process holds all weights, computes a part of the rows, and averages its gradients with the others."""
+
     replica: DistributedDataParallel | None = None
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
-from gptx.errors import ConfigError
+from gptx.errors import ConfigError, option
 from gptx.model.gpt import GPT
 from gptx.strategy.distributed import Distributed
 from gptx.strategy.footprint import Footprint, parameter_bytes
@@ -25,12 +25,14 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class FSDP(Distributed):
-    """Args:
-    param_dtype: the dtype in which weights are gathered and used: fp32, or bf16 for half the traffic.
-    reduce_dtype: the dtype in which gradients are summed: fp32 or bf16.
-    reshard: free the gathered weights of a block after its forward, and gather them again for its backward.
-    offload: store weights, gradients and moments in the CPU's memory.
-    prefetch: the number of blocks whose weights are gathered in advance; 0: torch's default order.
+    """Each process computes a part of the rows, and holds a shard of each weight.
+
+    Args:
+        param_dtype: the dtype in which weights are gathered and used: fp32, or bf16 for half the traffic.
+        reduce_dtype: the dtype in which gradients are summed: fp32 or bf16.
+        reshard: free the gathered weights of a block after its forward, and gather them again for its backward.
+        offload: store weights, gradients and moments in the CPU's memory.
+        prefetch: the number of blocks whose weights are gathered in advance; 0: torch's default order.
     """
 
     shards_weights = True
@@ -62,6 +64,15 @@ class FSDP(Distributed):
     def weight_shards(self, processes: int) -> int:
         """Return the number of shards of each weight."""
         return self.mesh_shape(processes)["data"]
+
+    def check(self, model: GPT, processes: int, plan: "BatchPlan") -> None:
+        super().check(model, processes, plan)
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 0:
+                raise ConfigError(
+                    f"strategy={option(self)} cannot shard {name}, a parameter of 0 dimensions: make it a vector of "
+                    "one number, such as nn.Parameter(torch.ones(1)), or use strategy=ddp"
+                )
 
     def footprint(self, model: GPT, plan: "BatchPlan", processes: int) -> Footprint:
         replica, shards = super().footprint(model, plan, processes), self.weight_shards(processes)

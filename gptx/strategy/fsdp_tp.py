@@ -13,8 +13,10 @@ REVISION = 2  # 2: with dropout, each rank drops weights of its heads independen
 
 
 class FSDPTP(TP, FSDP):
-    """Args:
-    tp: processes in a group; 0: all of them.
+    """Splits heads and hidden units within groups of processes, and shards the weights between the groups.
+
+    Args:
+        tp: processes in a group; 0: all of them.
     """
 
     size_key = "tp"

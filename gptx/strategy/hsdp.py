@@ -13,8 +13,10 @@ REVISION = 1
 
 
 class HSDP(FSDP):
-    """Args:
-    shard: processes in a group; 0: all of them.
+    """Shards the weights within groups of processes, and replicates them between the groups.
+
+    Args:
+        shard: processes in a group; 0: all of them.
     """
 
     def __init__(self, *, shard: int, **rest: Any) -> None:

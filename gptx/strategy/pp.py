@@ -60,9 +60,12 @@ REVISION = 1
 
 
 class PP(FSDP):
-    """Args:
-    pp: stages; 0: one for each process. With fewer stages, each one is sharded over several processes as in fsdp.
-    chunks: the number of chunks that a micro-batch is split into, at least one for each stage; 0: about four for each.
+    """Splits the layers into stages, which compute chunks of a micro-batch in turn.
+
+    Args:
+        pp: stages; 0: one for each process. With fewer stages, each one is sharded over several processes as in fsdp.
+        chunks: the number of chunks that a micro-batch is split into, at least one for each stage; 0: about four for
+            each.
     """
 
     pipeline: Schedule1F1B | None = None  # created with the first batch, because it needs the number of rows
@@ -80,6 +83,8 @@ class PP(FSDP):
         return {"pp": stages, "data": processes // stages}
 
     def check(self, model: GPT, processes: int, plan: BatchPlan) -> None:
+        if self._is_sharded(self.batch_slices(processes)):
+            super().check(model, processes, plan)
         self._check_layers(model.shape.n_layer, processes)
         self._check_chunks(processes, plan)
         self._check_sharding_keys(processes)
@@ -131,6 +136,10 @@ class PP(FSDP):
                 "is one process: leave it out, or use fewer stages (strategy.pp)"
             )
 
+    def _is_sharded(self, processes: int) -> bool:
+        """Whether `fully_shard` handles the weights of a stage of so many processes."""
+        return processes > 1 or self.offload or self.dtype != torch.float32
+
     def chunks_of(self, rows: int, stages: int) -> int:
         """Return the number of chunks for a micro-batch of so many rows: the possible number that is nearest to the
         wanted one."""
@@ -164,7 +173,7 @@ class PP(FSDP):
         layers = range(self.stage * per_stage, (self.stage + 1) * per_stage)
         model.keep_stage(layers, first=self.first, last=self.last)
         stage = ModelStage(model, self.first, self.last, self.dtype).to(self.device)
-        if self.data_size > 1 or self.offload or self.dtype != torch.float32:
+        if self._is_sharded(self.data_size):
             self.shard_modules(stage, stage.blocks)
         self.shared: list[tuple[Tensor, Any]] = []  # weights that several stages hold, and the group of these stages
         if not embeds:

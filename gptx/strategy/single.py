@@ -8,6 +8,12 @@ REVISION = 1
 
 
 class Single(Strategy):
+    """Trains in the process of the command.
+
+    Args:
+        nproc: 1, as for all strategies the number of processes.
+    """
+
     def __init__(self, *, nproc: int) -> None:
         super().__init__(nproc=nproc)
         if nproc != 1:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from gptx.attention.base import Attention
 from gptx.errors import ConfigError, option
-from gptx.ffn.base import GatedFFN
+from gptx.ffn.base import FFN, GatedFFN
 from gptx.model.gpt import GPT
 from gptx.pos.base import PositionalEncoding
 from gptx.strategy.distributed import Distributed, all_reduce_gradients
@@ -17,12 +18,18 @@ from gptx.strategy.tp_sharding import shard_model, take_local_shards
 
 if TYPE_CHECKING:
     from gptx.strategy.batch_plan import BatchPlan
+WAYS = ("col", "row", "replicated", "shared")  # the values of a tp table
 
 ID = "strategy.tp"
 REVISION = 2  # 2: with dropout, each rank drops weights of its heads independently
 
 
 class TP(Distributed):
+    """Splits heads and hidden units over all processes.
+
+    Args: those of `Distributed`.
+    """
+
     partial_gradients: tuple[str, ...] = ()  # names of weights whose gradients have to be summed over the tp group
     size_key = "nproc"  # the strategy's key that sets the size of the tp group
 
@@ -39,6 +46,13 @@ class TP(Distributed):
     def check(self, model: GPT, processes: int, plan: "BatchPlan") -> None:
         super().check(model, processes, plan)
         count = self.mesh_shape(processes)["tp"]
+        first: Any = model.blocks[0]
+        for axis, part in (("attention", first.attention), ("ffn", first.ffn)):
+            if wrong := tp_table_error(part):
+                raise ConfigError(
+                    f"strategy={option(self)} cannot split {axis}={option(part)}: {wrong} "
+                    f"(docs/contracts.md#tensor-parallelism); strategy=fsdp needs no such table"
+                )
         if (found := find_indivisible(model, count)) is None:
             return
         smaller = [n for n in range(1, count) if self.size_key == "nproc" or processes % n == 0]
@@ -75,6 +89,23 @@ class Indivisible:
     alternative: str = ""
 
 
+def tp_table_error(part: Attention | FFN) -> str:
+    """Return what is wrong with the `tp` table of an attention or a feed-forward network; "" if nothing is."""
+    if part.tp is None:
+        return "its class declares no tensor parallelism, the attributes tp and kv_heads"
+    modules, parameters = dict(part.named_modules()), dict(part.named_parameters())
+    for child, how in part.tp.items():
+        if how not in WAYS:
+            return f"tp has {child!r}: {how!r}, expected one of {', '.join(WAYS)}"
+        if child not in modules and not (how == "shared" and child in parameters):
+            return f"tp has {child!r}, which is not the name of a child module"
+        if how == "row" and not isinstance(modules[child], nn.Linear):
+            return f"tp has {child!r}: 'row', which is possible for an nn.Linear only"
+        if how == "col" and any(one.dim() == 0 for one in modules[child].parameters()):
+            return f"tp has {child!r}: 'col', whose parameter of 0 dimensions cannot be split; 'shared' is possible"
+    return ""
+
+
 def find_indivisible(model: GPT, count: int) -> Indivisible | None:
     """Return a setting with which the model cannot be split over ``count`` processes, or None if it can be."""
     first: Any = model.blocks[0]
@@ -101,7 +132,8 @@ def _indivisible_heads(model: GPT, attention: Any, count: int) -> Indivisible | 
 
 
 def _indivisible_width(model: GPT, ffn: Any, count: int) -> Indivisible | None:
-    for width in (getattr(ffn, child).out_features for child, how in ffn.tp.items() if how == "col"):
+    split = (ffn.get_submodule(child) for child, how in ffn.tp.items() if how == "col")
+    for width in (len(parameter) for module in split for parameter in module.parameters()):
         if width % count:
             ratio = max(1, round(width / count)) * count / model.shape.d_model
             alternative = f"ffn.multiple_of={count}" if isinstance(ffn, GatedFFN) else f"ffn.ratio={ratio:.6g}"

@@ -124,11 +124,13 @@ def shard_model(model: GPT, mesh: DeviceMesh) -> list[str]:
     partial = [name for name, _ in model.pos.named_parameters(prefix="pos")] if not model.pos.embeds else []
     for name, module in model.named_modules():
         if isinstance(module, Attention | FFN):
-            cut = {child: how for child, how in module.tp.items() if how != "shared"}
+            table = module.tp or {}
+            cut = {child: how for child, how in table.items() if how != "shared"}
             styles = {child: _style(how, module.get_submodule(child)) for child, how in cut.items()}
             parallelize_module(module, mesh, styles, src_data_rank=None)  # None: no broadcast
-            children = ((key, module.tp.get(key.partition(".")[0])) for key, _ in module.named_parameters())
-            partial += [f"{name}.{key}" for key, how in children if how == "shared"]
+            shared = [child for child, how in table.items() if how == "shared"]
+            keys = (key for key, _ in module.named_parameters())
+            partial += [f"{name}.{key}" for key in keys if any(f"{key}.".startswith(f"{child}.") for child in shared)]
     _use_local_heads(model, mesh.get_local_rank(), mesh.size())
     if model.shape.dropout:
         model.use_kernel(OwnDropoutKernel(model.shape, model.kernel, mesh.get_local_rank(), mesh.size()))
@@ -140,7 +142,7 @@ def take_local_shards(model: GPT, ranks: int) -> None:
     `shard_model` on sizes, without a process group."""
     for module in model.modules():
         if isinstance(module, Attention | FFN):
-            for child, how in module.tp.items():
+            for child, how in (module.tp or {}).items():
                 if how in ("col", "row"):
                     _take_local_shard(module.get_submodule(child), how, ranks)
     _use_local_heads(model, 0, ranks)

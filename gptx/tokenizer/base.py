@@ -22,11 +22,14 @@ class Tokenizer(ABC):
     """Converts text to token ids and back.
 
     Attributes:
+        name: a short name for messages and records.
         needs_fit: whether the vocabulary is learned from the corpus.
         fits_val: whether it is learned from the validation text too, which is correct only for an alphabet.
-        n_vocab: number of ids.
+        n_vocab: number of ids; with ``needs_fit``, any number before `fit`.
         eot: the id that separates documents; None: documents are separated by a blank line.
     """
+
+    NEEDED_WITH: ClassVar[dict[str, str]] = {"needs_fit": "fit"}
 
     name: ClassVar[str]
     needs_fit: ClassVar[bool] = False
@@ -57,7 +60,8 @@ class Tokenizer(ABC):
         return 0
 
     @abstractmethod
-    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes: ...
+    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        """The utf-8 text of some ids (n,)."""
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Bytes that are not utf-8, which a model can generate, become U+FFFD."""
@@ -85,7 +89,9 @@ class Tokenizer(ABC):
 
     @classmethod
     @abstractmethod
-    def restore(cls, state: JsonObject) -> Self: ...
+    def restore(cls, state: JsonObject) -> Self:
+        """The tokenizer that `state` describes. ``state`` comes from a file: an error of any class reports that it is
+        damaged."""
 
     def to_json(self) -> JsonObject:
         return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **self.state()}

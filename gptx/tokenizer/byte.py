@@ -13,6 +13,8 @@ REVISION = 1
 
 
 class Byte(Tokenizer):
+    """The id of a byte is its value; 256 is the end of a text."""
+
     name = "byte"
     n_vocab = 257
     eot = 256

@@ -17,6 +17,8 @@ REVISION = 1
 
 
 class Char(Tokenizer):
+    """The id of a character is its rank among the characters of the corpus, in the order of Unicode."""
+
     name = "char"
     needs_fit = True
     fits_val = True

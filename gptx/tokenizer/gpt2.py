@@ -25,6 +25,12 @@ REVISION = 1
 
 
 class GPT2(RankTokenizer):
+    """The ranks of GPT-2's merges, and the end of a text.
+
+    Args:
+        path: a folder with vocab.bpe and encoder.json; "": they are downloaded once.
+    """
+
     name = "gpt2"
     n_vocab = 50257
     eot = 50256

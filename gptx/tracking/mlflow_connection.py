@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from gptx.errors import GptxError, RunFailed
-from gptx.regular_files import open_regular, refuse_link
+from gptx.regular_files import open_regular, refuse_link, refuse_links
 from gptx.runs.atomic_files import flocked
 from gptx.tracking.moved_store import correct_addresses
 
@@ -63,6 +63,7 @@ class Store:
         refuse_link(outputs / FOLDER)
         for name in ("mlflow.db", "artifacts", *(f"mlflow.db-{kind}" for kind in ("journal", "wal", "shm"))):
             refuse_link(outputs / FOLDER / name)
+        refuse_links(outputs / FOLDER / "artifacts")
         self.folder = (outputs / FOLDER).resolve()
         self.uri = store_uri(outputs, uri)
         with _no_stray_folder(self.uri):

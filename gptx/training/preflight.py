@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from gptx.config import instantiate
 from gptx.config.plain_dict import plain_dict
 from gptx.errors import CheckpointError, ConfigError
+from gptx.hardware.cpu import threads
 from gptx.runs import resume_source
 from gptx.runs.checkpoint_files import steps
 from gptx.runs.preflight_facts import RunFacts
@@ -70,10 +71,14 @@ def preflight(
     if source:
         _check_source_model(cfg, source, checked.model)
         remarks = (*remarks, *source.remarks)
-    record = source.record() if source else None
-    return Preflight(
-        target.strategy, dataclasses.replace(checked.facts, remarks=remarks, resume_source=record, code=own_code())
+    facts = dataclasses.replace(
+        checked.facts,
+        remarks=remarks,
+        resume_source=source.record() if source else None,
+        code=own_code(),
+        threads=threads(cfg.runtime.threads, int(os.environ.get("LOCAL_WORLD_SIZE", target.processes))),
     )
+    return Preflight(target.strategy, facts)
 
 
 def check(cfg: DictConfig) -> None:

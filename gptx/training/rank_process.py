@@ -61,6 +61,7 @@ def _finish(trainer: Trainer) -> None:
     rows = [record.values for record in journal.metrics(trainer.folder.path)]
     speeds = [values["perf/tokens_per_s"] for values in rows if "perf/tokens_per_s" in values]
     train = [values["train/loss"] for values in rows if "train/loss" in values]
+    others = [int(values["perf/other_runs"]) for values in rows if "perf/other_runs" in values]
     best = trainer.state.best
     measured = Measurements(
         val_loss=best.values["val/loss"],
@@ -70,6 +71,7 @@ def _finish(trainer: Trainer) -> None:
         best_step=best.step,
         train_loss=train[-1] if train else None,
         tokens_per_s=statistics.median(speeds),
+        other_runs=max(others, default=None),
         peak_memory_bytes=trainer.state.peak_memory,
         steps=trainer.state.step,
         tokens=trainer.state.tokens(trainer.meter.tokens_per_step),

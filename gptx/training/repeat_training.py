@@ -12,30 +12,36 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from gptx.cli import log
+from gptx.config.identity import result_keys
 from gptx.config.plain_dict import plain_dict
-from gptx.config.saved_config import config_errors, load_config
+from gptx.config.saved_config import CONFIG, config_errors
+from gptx.config.trust import own_modules
 from gptx.errors import ConfigError, Interrupted, NotTokenised
 from gptx.runs import journal
 from gptx.runs.checkpoint_files import damage, step_name, step_of, steps
+from gptx.runs.code_copy import CODE
 from gptx.runs.damaged_files import readable
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
 from gptx.runs.records import StartRecord
 from gptx.runs.resume_source import checkpoint_of
+from gptx.training.trusted_config import trusted_config
 
 if TYPE_CHECKING:
     from gptx.training.certificate import Certificate
     from gptx.training.preflight import Preflight
 
 
-def certify(folder: RunFolder, start_step: int | None = None, trust: Iterable[str] = ()) -> "Certificate":
+def certify(
+    folder: RunFolder, start_step: int | None = None, trust: Iterable[str] = (), trust_code: bool = False
+) -> "Certificate":
     """Train again from one checkpoint of a run to a later one, and compare the results with the run.
 
     The caller holds the run's lock.
 
     Args:
         start_step: the checkpoint to start from; 0: the start of the run; None: the oldest.
-        trust: modules outside gptx that the run may use, see `gptx.config.trust`.
+        trust, trust_code: which modules outside gptx the run may use, see `trusted_config`.
 
     Raises:
         ConfigError: there is no run, or it does not have two intact checkpoints to start from and to end at.
@@ -47,7 +53,8 @@ def certify(folder: RunFolder, start_step: int | None = None, trust: Iterable[st
         start = folder.start_record() if (folder.path / "config.yaml").exists() else None
     if start is None:
         raise ConfigError(f"{folder.path} is not a run folder: config.yaml or journal.jsonl is missing")
-    cfg = load_config(folder.path, trust)
+    cfg = trusted_config(folder.path, trust, trust_code)
+    _check_config(cfg, start, folder)
     first, last = _choose_steps(folder, start_step)
     trained_from = first or (start.resume_source.step if start.resume_source else 0)
     with readable(folder.path / journal.NAME):
@@ -57,11 +64,31 @@ def certify(folder: RunFolder, start_step: int | None = None, trust: Iterable[st
         with config_errors(folder.path):
             _choose_token_folder(cfg, folder, Path(place))
             ready = _prepare(cfg, start, first, before[-1].processes)
+        if trust_code and own_modules(plain_dict(cfg)) and not ready.strategy.in_process:
+            raise ConfigError(
+                f"--trust-code works in one process only: add {folder.path / CODE} to PYTHONPATH, and name the modules "
+                "with --trust"
+            )
         _copy_start(folder, start, repetition, first)
         began = time.monotonic()
         _train(cfg, repetition.path, last, ready)
         seconds = time.monotonic() - began
         return certificate(folder, repetition, (trained_from, last), before, ready.facts, seconds)
+
+
+def _check_config(cfg: DictConfig, start: StartRecord, folder: RunFolder) -> None:
+    """Check that the config is the one with which the run was started.
+
+    Raises:
+        ConfigError: a key that decides the result has another value.
+    """
+    given, recorded = result_keys(plain_dict(cfg), start.revisions), result_keys(start.config, start.revisions)
+    for key, value in recorded.items():
+        if given.get(key) != value:
+            raise ConfigError(
+                f"{folder.path / CONFIG} has {key}={given.get(key)}, but the run was started with {value} "
+                f"({journal.NAME}): restore the file"
+            )
 
 
 def _choose_steps(folder: RunFolder, start_step: int | None) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from gptx.errors import GptxError, Interrupted, RunFailed, reason
 from gptx.runs import checkpoint_files
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
+from gptx.runs.machine_runs import counted
 from gptx.runs.records import VALIDATION, RunEndReason
 from gptx.terminal import echo
 from gptx.tracking.follower import Follower
@@ -62,7 +63,8 @@ def _run_locked(cfg: DictConfig, location: Location, ready: Preflight) -> int:
         begin(cfg, folder, location.identity, ready.facts, _replace_earlier(cfg, location))
         follower = Follower.start([folder.path], plain_dict(cfg)["tracking"], Path(cfg.paths.outputs))
         try:
-            code = _train(cfg, folder, ready)
+            with counted(folder.path):
+                code = _train(cfg, folder, ready)
         finally:
             warning = (follower.finish() if follower else None) or ""
     if warning:

@@ -9,8 +9,10 @@ from omegaconf import DictConfig, OmegaConf
 from gptx.cli import log
 from gptx.config.identity import SCHEME, revisions, run_name
 from gptx.config.plain_dict import plain_dict
+from gptx.config.trust import own_modules
 from gptx.runs.atomic_files import write_json
 from gptx.runs.checkpoint_files import clear, meta, step_of, steps
+from gptx.runs.code_copy import save_copy
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
 from gptx.runs.preflight_facts import RunFacts
@@ -28,7 +30,7 @@ def begin(cfg: DictConfig, folder: RunFolder, name: str, facts: RunFacts, replac
         replaced: the uid of the run whose files force=true has moved out of this folder.
     """
     with Journal(folder.path) as journal:
-        _write_config(cfg, folder, facts)
+        too_large = _write_config(cfg, folder, facts)
         start = folder.start_record()
         if start is not None:
             (folder.path / "result.json").unlink(missing_ok=True)  # of an earlier end, which the journal also holds
@@ -37,7 +39,7 @@ def begin(cfg: DictConfig, folder: RunFolder, name: str, facts: RunFacts, replac
             resume(folder, journal, facts)
             return
         journal.write(_start_record(cfg, name, facts, replaced))
-        for remark in facts.remarks:
+        for remark in filter(None, (*facts.remarks, too_large)):
             warn(journal, remark)
         if facts.resume_source:
             _warn_of_other_torch(checkpoint_of(cfg.resume_from, facts.resume_source.step), journal)
@@ -62,6 +64,7 @@ def _start_record(cfg: DictConfig, name: str, facts: RunFacts, replaced: str | N
         data=facts.data,
         hardware=facts.hardware,
         processes=facts.processes,
+        threads=facts.threads,
         dtype=facts.dtype,
         n_params=facts.n_params,
         flops_per_token=facts.flops_per_token,
@@ -89,6 +92,7 @@ def resume(folder: RunFolder, journal: Journal, facts: RunFacts) -> None:
             step=step,
             hardware=facts.hardware,
             processes=facts.processes,
+            threads=facts.threads,
             versions=versions(),
             pid=os.getpid(),
             host=os.uname().nodename,
@@ -102,12 +106,19 @@ def warn(journal: Journal, text: str) -> None:
     log.warning("%s", text)
 
 
-def _write_config(cfg: DictConfig, folder: RunFolder, facts: RunFacts) -> None:
-    """Write config.yaml and tokenizer.json, which a run needs besides its weights, unless they exist."""
-    if not (folder.path / "config.yaml").exists():
-        write_json(folder.path / "tokenizer.json", facts.tokenizer)
-        OmegaConf.save(cfg, folder.path / ".config.part", resolve=True)
-        (folder.path / ".config.part").rename(folder.path / "config.yaml")
+def _write_config(cfg: DictConfig, folder: RunFolder, facts: RunFacts) -> str:
+    """Write what a run needs besides its weights, unless it exists: own modules, tokenizer.json and config.yaml.
+
+    Returns:
+        A warning if the modules are too large to be copied, else "".
+    """
+    if (folder.path / "config.yaml").exists():
+        return ""
+    too_large = save_copy(folder.path, own_modules(plain_dict(cfg)))
+    write_json(folder.path / "tokenizer.json", facts.tokenizer)
+    OmegaConf.save(cfg, folder.path / ".config.part", resolve=True)
+    (folder.path / ".config.part").rename(folder.path / "config.yaml")
+    return too_large
 
 
 def _warn_of_other_hardware(start: StartRecord, facts: RunFacts, journal: Journal) -> None:

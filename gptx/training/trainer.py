@@ -26,6 +26,7 @@ from gptx.optim.update_step import decay_groups, update
 from gptx.runs.checkpoint_files import steps
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
+from gptx.runs.machine_runs import other_runs
 from gptx.runs.records import VALIDATION, MetricsRecord
 from gptx.strategy.base import Batch, Strategy
 from gptx.strategy.batch_plan import BatchPlan
@@ -53,6 +54,7 @@ class Trainer:
         self._open_data()
         self._build_model()
         self.meter = Meter(strategy, self.plan.batch_size * cfg.model.context)
+        self.other_runs = 0  # the largest number of other runs on this machine since the last validation
         self.stop_interval = 1  # steps between two times that the ranks agree on whether to stop
         self.saver = checkpoint.Saver(
             folder.checkpoints, cfg.runtime.keep, strategy.checkpoint_group, strategy.rank == 0
@@ -156,11 +158,22 @@ class Trainer:
             values |= self._validate()
         bar.update(self.state.step, values, self.state.best.step == self.state.step)
         if self.journal:
+            values |= self._count_other_runs(validate)
             data = self.tokens.meta
             data_hash = f"{data.corpus_hash} {data.tokenizer_hash} {data.train_tokens}"
             checksum = zlib.crc32(data_hash.encode(), self.state.batch_checksum)
             self.journal.write(MetricsRecord(step=self.state.step, values=values, batch_checksum=f"{checksum:08x}"))
         self.state.batch_checksum = 0
+
+    def _count_other_runs(self, validate: bool) -> dict[str, float]:
+        """Count the other runs on this machine now. Return their largest number since the last validation, if it is
+        known and a validation is due."""
+        now = other_runs(self.folder.path)
+        self.other_runs = max(self.other_runs, now or 0)
+        if not validate or now is None:
+            return {}
+        found, self.other_runs = self.other_runs, 0
+        return {"perf/other_runs": float(found)}
 
     def _read_meter(self) -> dict[str, float]:
         reading = self.meter.read(self.state.step)

@@ -98,7 +98,7 @@ def test_journal_has_a_record_for_every_step(trained: Trained) -> None:
 
 
 def test_progress_bar_on_a_terminal(gptx: Gptx) -> None:
-    terminal = Terminal(gptx, "gptx.run", *gptx.tiny, "trainer.max_steps=300")
+    terminal = Terminal(gptx, "gptx.run", *gptx.tiny, "trainer.max_steps=300", warm=True)
     assert terminal.end() == 0, terminal.shown
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.shown)
     bars = re.findall(r"(\d+)/300 +loss (\d\.\d{4}) +([\d,]+) tok/s +(\d:\d\d:\d\d|-:--:--)", plain)

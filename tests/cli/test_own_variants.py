@@ -8,10 +8,13 @@ import pytest
 from command import OWN, OWN_CONF, Gptx, one_line
 from omegaconf import OmegaConf
 
+from gptx.config.axes import own_axes
 from gptx.config.compose import compose
+from gptx.config.overrides import options
 from gptx.config.own_options import own_options
 from gptx.proofs.before_training import failed_checks
-from gptx.proofs.small_model import own_axes, small_model
+from gptx.proofs.combinations import combinations, proven
+from gptx.proofs.small_model import small_model
 from gptx.runs.folder import RunFolder
 from gptx.runs.json_log import read
 
@@ -139,6 +142,16 @@ def test_prove_prints_its_outcomes_instead_of_the_table(gptx: Gptx) -> None:
     assert done.code == 0, done.err
     assert all(not one["failures"] for one in json.loads(done.out))
     assert not (gptx.cwd / "-").exists()
+
+
+def test_kernel_of_the_user_is_compared_with_the_reference(conf: Path) -> None:
+    overrides = ["kernel=nomask"]
+    with own_options(conf):
+        cfg = compose(["device=cpu", *overrides])
+    configs = combinations(cfg, overrides)
+    assert {one.variant.pos for one in configs} == set(options("pos")), "every encoding occurs"
+    found = {failure.proof.__name__: failure.reason for failure in proven(cfg).failures}
+    assert found["every_kernel_equals_the_reference"].startswith("kernel=cheating.NoMask differs from the reference")
 
 
 def test_prove_accepts_an_honest_variant(gptx: Gptx) -> None:

@@ -1,10 +1,13 @@
 """Runs of several processes and of micro-batches have the losses of one process."""
 
+import os
 from pathlib import Path
 
 import pytest
 from command import DEADLINE, Done, Gptx, history, unused_port
 from conftest import Maker, Trained
+
+from gptx import run
 
 
 def equal_losses(ours: Path, theirs: Path) -> None:
@@ -72,3 +75,14 @@ def test_torchrun_rejects_a_strategy_for_one_process(gptx: Gptx) -> None:
     assert done.code != 0
     assert "one process" in done.err and "strategy=ddp" in done.err
     assert not gptx.outputs.exists()
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_rank_of_torchrun_ends_without_finalizing_the_interpreter(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """While the interpreter is finalized, a thread of gloo that releases a tensor would abort the process."""
+    ended: list[int] = []
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(run, "_run", lambda: code)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    assert run.main([]) == code
+    assert ended == [code]

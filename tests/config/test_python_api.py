@@ -148,6 +148,34 @@ def test_variant_of_a_user_trains(gptx: Gptx) -> None:
     assert "mine.Scaled" in missing.err and len(missing.err.splitlines()) == 1
 
 
+def test_own_options_are_composed_and_built_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(OWN))
+    cfg = api.compose([*SMALL, "attention=scaled", "attention.gain=0.5"], config_dir=OWN / "conf")
+    assert type(api.build(cfg).blocks[0].attention).__name__ == "Scaled"
+    with pytest.raises(ConfigError, match=r"'attention\.gian'"):
+        api.compose([*SMALL, "attention=scaled", "attention.gian=0.5"], config_dir=str(OWN / "conf"))
+    with pytest.raises(ConfigError, match=r"unknown option attention=scaled"):
+        api.compose(["attention=scaled"])
+    with pytest.raises(ConfigError, match=r"config_dir .*nothing: this folder does not exist"):
+        api.compose(["attention=scaled"], config_dir=tmp_path / "nothing")
+
+
+def test_load_says_what_is_missing(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing does not exist; expected the folder of a run"):
+        api.load(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"is not a run folder: it has no config\.yaml"):
+        api.load(tmp_path / "empty")
+    run = Path(shutil.copytree(trained.folder, tmp_path / "run"))
+    shutil.rmtree(run / "checkpoints/best")
+    with pytest.raises(CheckpointError, match="the run is finished, but the file is missing"):
+        api.load(run)
+    lines = (run / "journal.jsonl").read_text().splitlines(keepends=True)
+    (run / "journal.jsonl").write_text("".join(line for line in lines if '"kind": "end"' not in line))
+    with pytest.raises(CheckpointError, match="the run is killed at step 30 and has not reached its first validation"):
+        api.load(run)
+
+
 def test_user_option_with_the_name_of_a_built_in_is_rejected(gptx: Gptx) -> None:
     """Hydra would use gptx's file without a warning."""
     (gptx.cwd / "own" / "window").mkdir(parents=True)

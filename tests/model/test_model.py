@@ -23,6 +23,7 @@ from helpers_model import (
     yaml,
 )
 from helpers_parity import GPT2_ARM
+from tiers import every_option
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,7 +33,7 @@ from gptx.config.instantiate import part
 from gptx.config.overrides import conf_dir
 from gptx.geometry.visibility import Where
 from gptx.model.build import build
-from gptx.model.cost import cost
+from gptx.model.cost import cost, pair_macs
 from gptx.model.gpt import GPT
 from gptx.model.initialise import initialise
 from gptx.model.kv_cache import KVCache
@@ -266,8 +267,7 @@ def held_bytes(model: GPT, context: int) -> int:
     return cache.nbytes()
 
 
-@pytest.mark.parametrize("window", options("window"))
-@pytest.mark.parametrize("attention", options("attention"))
+@pytest.mark.parametrize(("attention", "window"), every_option(options("attention"), options("window")))
 def test_cache_cost_equals_allocated_bytes(attention: str, window: str) -> None:
     model = tiny_model(arm(attention=attention, window=window))
     expected = held_bytes(model, CONTEXT) / CONTEXT
@@ -299,13 +299,13 @@ def test_cost_does_not_depend_on_the_kernel(option: str) -> None:
 )
 def test_flops_equal_torch_counter(attention: str, ffn: str, tie: bool, kernel: str) -> None:
     """torch counts all T x T pairs of a layer, `cost` the T (T + 1) / 2 visible ones. The difference is, per token and
-    layer, (T - 1) / 2 pairs of macs_per_pair multiply-adds, two FLOPs each, in the forward and in two gradients."""
-    batch, n_layer = 3, 2
+    layer, (T - 1) / 2 pairs of `pair_macs` multiply-adds, two FLOPs each, in the forward and in two gradients."""
+    batch = 3
     model = random_model(tiny(arm(attention=attention, ffn=ffn, kernel=kernel, window="full"), tie=tie, bias=True))
-    row, width = rows(batch, CONTEXT + 1), model.blocks[0].attention.macs_per_pair
+    row, [macs] = rows(batch, CONTEXT + 1), pair_macs(model).values()
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(row[:, :-1], row[:, 1:]).backward()
-    hidden = n_layer * 6 * width * (CONTEXT - 1)
+    hidden = 6 * macs * (CONTEXT - 1)
     assert hidden % 2 == 0
     counted, rest = divmod(counter.get_total_flops(), batch * CONTEXT)
     assert rest == 0
@@ -362,8 +362,7 @@ def test_training_equals_evaluation_without_dropout() -> None:
 # Precision
 
 
-@pytest.mark.parametrize("pos", options("pos"))
-@pytest.mark.parametrize("kernel", kernels("sliding"))
+@pytest.mark.parametrize(("kernel", "pos"), every_option(kernels("sliding"), options("pos")))
 def test_bf16_autocast_is_close_to_fp32(kernel: str, pos: str) -> None:
     model = wide(arm(kernel=kernel, pos=pos, attention="gqa", window="sliding"), d_model=64)
     randomise(model, std=0.2)

@@ -7,6 +7,7 @@ import torch
 from helpers_model import CONTEXT, VOCAB, arm, model_of, options, random_model, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiers import every_option
 from torch import Tensor
 
 from gptx.model.build import build
@@ -86,8 +87,7 @@ def generator(pos: str, window: str = "full", context: int = CONTEXT) -> GPT:
     return random_model(tiny(arm(pos=pos, window=window), context=context))
 
 
-@pytest.mark.parametrize("window", options("window"))
-@pytest.mark.parametrize("pos", options("pos"))
+@pytest.mark.parametrize(("pos", "window"), every_option(options("pos"), options("window")))
 @settings(max_examples=3)
 @given(prompt=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=2 * CONTEXT), seed=SEEDS)
 def test_cache_changes_no_token(pos: str, window: str, prompt: list[int], seed: int) -> None:

@@ -1,6 +1,9 @@
 """Proofs (gptx/proofs) for combinations of attention x pos x window and of ffn x norm x placement, built from the YAML
-files alone. The first tier combines any two options of different axes; the second (``-m full``) all combinations."""
+files alone. The first tier combines each attention with every second encoding, and any two options of ffn, norm and
+placement; the second (``-m full``) proves all combinations."""
 
+import copy
+import functools
 import math
 from collections.abc import Callable
 from itertools import combinations, pairwise
@@ -17,6 +20,7 @@ from helpers_model import (
     VOCAB,
     Arm,
     arm,
+    is_in_first_tier,
     model_of,
     name,
     options,
@@ -25,10 +29,12 @@ from helpers_model import (
     randomise,
     rows,
     tiny,
+    tiny_option,
 )
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from proving import prove
+from tiers import every_option, some
 from torch import Tensor
 
 from gptx.config.instantiate import part
@@ -55,8 +61,14 @@ def test_windows_hide_part_of_a_row() -> None:
         assert not all(window.covers(CONTEXT) for window in model_of(arm(window=option)).windows), option
 
 
+def test_every_option_is_proven_in_the_first_tier() -> None:
+    first = [arm for arm in ALL if is_in_first_tier(arm)]
+    for group in ("attention", "pos", "window", "ffn", "placement", "norm"):
+        assert {option for arm in first for axis, option in arm if axis == group} == set(options(group))
+
+
 def test_any_two_options_of_different_axes_are_combined() -> None:
-    for groups in (("attention", "pos", "window"), ("ffn", "norm", "placement")):
+    for groups in (("attention", "pos", "window"), ("ffn", "placement", "norm")):
         for pair in combinations(groups, 2):
             combined = {tuple(choice for choice in arm if choice[0] in pair) for arm in PAIRS}
             assert set(product(*pair)) <= combined
@@ -69,14 +81,11 @@ def passes_all_proofs(arm: Arm, record_property: Callable[[str, object], None]) 
     record_property("kernels", len(kernels(model)))
 
 
-@pytest.mark.parametrize("arm", PAIRS, ids=name)
-def test_proofs_of_pairs(arm: Arm, record_property: Callable[[str, object], None]) -> None:
-    passes_all_proofs(arm, record_property)
+COMBINATIONS = [(arm,) for arm in ALL]
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("arm", [arm for arm in ALL if arm not in PAIRS], ids=name)
-def test_proofs_of_all_other_combinations(arm: Arm, record_property: Callable[[str, object], None]) -> None:
+@pytest.mark.parametrize("arm", some(COMBINATIONS, *((arm,) for arm in ALL if is_in_first_tier(arm))), ids=name)
+def test_proofs_of_combinations(arm: Arm, record_property: Callable[[str, object], None]) -> None:
     passes_all_proofs(arm, record_property)
 
 
@@ -160,8 +169,7 @@ def test_sliding_window_limits_influence_to_the_sum_of_its_reaches() -> None:
     assert (felt[distance > 2 * (SIZE - 1)] == 0).sum() == 6, "3 + 2 + 1 pairs of the past"
 
 
-@pytest.mark.parametrize("pos", options("pos"))
-@pytest.mark.parametrize("window", options("window"))
+@pytest.mark.parametrize(("pos", "window"), every_option(options("pos"), options("window")))
 def test_one_layer_without_an_encoding_ignores_the_order_of_tokens(pos: str, window: str) -> None:
     """In a model of one layer, only an encoding distinguishes the order of visible tokens."""
     model, row = random_model(tiny(arm(pos=pos, window=window), n_layer=1)), rows(1, CONTEXT)
@@ -181,7 +189,7 @@ def test_one_layer_without_an_encoding_ignores_the_order_of_tokens(pos: str, win
 
 
 def windows_of(option: str) -> list[Window]:
-    window = part(tiny(arm(window=option)).window)
+    window = part(tiny_option("window", option))
     return [window.at(layer, 4) for layer in range(4)]
 
 
@@ -259,14 +267,14 @@ def test_cache_returns_the_newest_tokens_in_order(size: int, reach: int | None, 
 # Encodings
 
 
+@functools.cache
 def encoding(option: str, n_head: int = 4, head_dim: int = 8) -> PositionalEncoding:
+    """An encoding in a local layer, where every encoding has an effect; tests must not change it."""
     shape = ModelShape(
         n_layer=1, n_head=n_head, d_model=n_head * head_dim, context=CONTEXT, vocab_size=VOCAB, dropout=0.0, bias=False
     )
-    found: PositionalEncoding = part(tiny(arm(pos=option)).pos, shape, head_dim, n_head)
-    return found.at(
-        0, part(tiny(arm(window="sliding")).window)
-    )  # the encoding of a local layer, where every encoding has an effect
+    found: PositionalEncoding = part(tiny_option("pos", option), shape, head_dim, n_head)
+    return found.at(0, part(tiny_option("window", "sliding")))
 
 
 def logit(pos: PositionalEncoding, q: Tensor, k: Tensor, at: int, to: int) -> Tensor:
@@ -334,7 +342,7 @@ def test_learned_positions_are_looked_up() -> None:
 
 @pytest.mark.parametrize("option", options("pos"))
 def test_encodings_preserve_shape_and_dtype(option: str) -> None:
-    pos, at = encoding(option), torch.arange(3)[None]
+    pos, at = copy.deepcopy(encoding(option)), torch.arange(3)[None]
     for dtype in (torch.float32, torch.bfloat16):
         x, heads = torch.ones(2, 3, 32, dtype=dtype), torch.ones(2, 3, 4, 8, dtype=dtype)
         assert pos.to(dtype).embed(x, at).dtype == dtype and pos.embed(x, at).shape == x.shape

@@ -16,7 +16,7 @@ import gptx
 from gptx import variants
 from gptx.config.axes import model_axes
 from gptx.errors import ConfigError
-from gptx.model.variants_table import VariantRow, exchanged, markdown, table
+from gptx.model.variants_table import VariantRow, markdown, table, with_options
 
 
 @pytest.fixture(scope="module")
@@ -57,19 +57,19 @@ def test_parameters_and_rejections_equal_those_of_composed_configs(rows: list[Va
     for i in range(max(map(len, by_axis.values()))):
         choices = {axis: names[i % len(names)] for axis, names in by_axis.items()}
         expected = composed("device=cpu", *(f"{axis}={option}" for axis, option in choices.items()))
-        assert OmegaConf.to_container(exchanged(base, choices), resolve=True) == OmegaConf.to_container(expected)
+        assert OmegaConf.to_container(with_options(base, choices), resolve=True) == OmegaConf.to_container(expected)
     for row in rows:
         if row.axis == "kernel":
             continue
         with torch.device("meta"):
-            model = gptx.build(exchanged(base, {row.axis: row.option}))
+            model = gptx.build(with_options(base, {row.axis: row.option}))
         assert row.cost is not None and row.cost.n_params == parameter_count(model), row.option
         for rejection in row.rejects:
             axis, _, names = rejection.partition("=")
             for name in names.split(",") if names else ():
                 if axis != "kernel" or name in ("sdpa", "banded"):
                     with pytest.raises(ConfigError), torch.device("meta"):
-                        gptx.build(exchanged(base, {row.axis: row.option, axis: name}))
+                        gptx.build(with_options(base, {row.axis: row.option, axis: name}))
 
 
 @pytest.mark.full

@@ -3,6 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from gptx.errors import GptxError
@@ -98,3 +101,148 @@ def test_an_arm_or_a_baseline_with_a_diverged_run_is_never_equivalent(arm: str) 
     assert effects(table(values), "a", 0.05).of("b").verdict is Verdict.EQUIVALENT
     values["ab".index(arm), 0] = np.nan
     assert effects(table(values), "a", 0.05).of("b").verdict is Verdict.UNDECIDED
+
+
+def test_penicillin_of_box_hunter_and_hunter() -> None:
+    """A randomised block design: Box, Hunter and Hunter (1978), p. 209; data as in the examples of R's package dae.
+
+    Faraway ("Extending the linear model with R") prints a residual mean square of 18.8 (226 / 12), the differences 1,
+    5, 2 from treatment A and their standard error 2.74.
+    """
+    blends = np.array([[89, 88, 97, 94], [84, 77, 92, 79], [81, 87, 87, 85], [87, 92, 89, 84], [79, 81, 80, 88]])
+    result = effects(table(blends.T.astype(float)), "a", None, higher_is_better=True)
+    assert (result.df, result.residual_deviation**2) == (12, pytest.approx(226 / 12))
+    assert [effect.estimate for effect in result.effects] == pytest.approx([1, 5, 2])
+    assert [round(effect.error, 2) for effect in result.effects] == [2.74] * 3
+    assert all(effect.verdict is Verdict.UNDECIDED for effect in result.effects)  # F = 1.24, p = 0.339
+
+
+def test_all_pairs_without_blocks_against_tukey_hsd_of_scipy() -> None:
+    samples = [[24.5, 23.5, 26.4, 27.1, 29.9], [28.4, 34.2, 29.5, 32.2, 30.1], [26.1, 28.3, 24.3, 26.2, 27.8]]
+    family = one_way(*samples)
+    pairs = ContrastFamily(family.model, np.array([[-1.0, 1, 0], [-1, 0, 1], [0, -1, 1]]))
+    expected = stats.tukey_hsd(*samples).confidence_interval()
+    expected_limits = [[getattr(expected, side)[j, i] for side in ("low", "high")] for i, j in [(0, 1), (0, 2), (1, 2)]]
+    np.testing.assert_allclose(limits(pairs, *samples), expected_limits, atol=2e-3)
+
+
+def test_missing_runs_against_ols_of_statsmodels() -> None:
+    from statsmodels.formula.api import ols
+
+    frame = table(simulated(4, 6, rng=1)).drop([1, 8, 15, 22])
+    result = effects(frame, "a", 0.01, all_pairs=True)
+    assert result.method is Method.POOLED
+    fit = ols("value ~ C(arm) + C(seed)", frame).fit()
+    assert result.df == fit.df_resid and result.residual_deviation == pytest.approx(np.sqrt(fit.scale))
+    for effect in result.effects:
+        arm, base = (f"C(arm)[T.{name}]" for name in (effect.arm, effect.baseline))
+        test = fit.t_test(f"{arm} = 0" if effect.baseline == "a" else f"{arm} - {base} = 0")
+        assert effect.estimate == pytest.approx(test.effect[0]) and effect.error == pytest.approx(test.sd[0, 0])
+
+
+def test_arms_without_a_shared_seed_say_so() -> None:
+    values = np.full((4, 6), np.nan)
+    values[0, :3], values[1, :4], values[2, 3:], values[3, 4:] = 3.0, 3.1, 3.2, 3.3
+    values += np.random.default_rng(0).normal(0, 0.01, values.shape)
+    result = effects(table(values).dropna(), "a", 0.01)
+    assert result.of("b").note == "" and result.of("b").n == 3
+    assert result.of("c").note == "shares no seed with a; the estimate goes through other arms"
+    assert np.isfinite(result.of("c").estimate) and np.isfinite(result.of("d").estimate)
+    alone = effects(table(values).dropna().query("arm != 'b'"), "a", 0.01)
+    assert alone.of("c").note == "shares no seed with a, directly or through other arms"
+    assert alone.of("c").interval is None and alone.of("c").verdict is Verdict.UNDECIDED
+
+
+def test_an_arm_that_varies_more_switches_all_contrasts_to_paired_t() -> None:
+    values = simulated(4, 10)
+    values[2] += np.random.default_rng(5).normal(0, 0.2, 10)
+    result = effects(table(values), "a", 0.01)
+    assert result.method is Method.PAIRED and {e.method for e in result.effects} == {Method.PAIRED}
+    assert result.notes == ("the arms differ in spread: paired t intervals with Bonferroni replace the pooled ones",)
+    paired = stats.ttest_rel(values[1], values[0]).confidence_interval(1 - 0.05 / 3)
+    interval = result.of("b").interval
+    assert interval is not None
+    assert (interval.low, interval.high) == pytest.approx((paired.low, paired.high))
+    assert {e.df for e in result.effects} == {9}
+    assert effects(table(simulated(4, 10)), "a", 0.01).method is Method.POOLED
+
+
+def test_two_arms_give_the_paired_t_interval() -> None:
+    values = simulated(2, 5)
+    expected = stats.ttest_rel(values[1], values[0]).confidence_interval()
+    interval = effects(table(values), "a", 0.01).of("b").interval
+    assert interval is not None and (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_a_bootstrap_is_shown_from_8_seeds_on() -> None:
+    assert effects(table(simulated(3, 7)), "a", 0.01).of("b").bootstrap is None
+    effect = effects(table(simulated(3, 8)), "a", 0.01).of("b")
+    assert effect.bootstrap is not None and effect.bootstrap.low < effect.estimate < effect.bootstrap.high
+
+
+def test_the_seeds_needed_are_given_for_undecided_differences_with_a_margin_only() -> None:
+    values = simulated(3, 3)
+    values[2] += 1
+    result = effects(table(values), "a", 0.01)
+    assert result.of("b").needed is not None and result.of("c").needed is None
+    assert effects(table(values), "a", None).of("b").needed is None
+
+
+VALUES = arrays(float, (4, 5), elements=st.floats(-1, 1, width=32))
+FEW = settings(max_examples=25, deadline=None)
+
+
+def outcome(result: Effects) -> list[tuple[str, float, float, str]]:
+    return [
+        (e.arm, e.estimate, e.interval.high - e.estimate if e.interval else np.nan, e.verdict) for e in result.effects
+    ]
+
+
+def same(a: Effects, b: Effects, scale: float = 1.0) -> None:
+    for (_, estimate, half, _), (_, other, other_half, _) in zip(outcome(a), outcome(b), strict=True):
+        assert other == pytest.approx(scale * estimate, abs=1e-9) and other_half == pytest.approx(
+            abs(scale) * half, abs=1e-9
+        )
+
+
+def noisy(values: np.ndarray) -> np.ndarray:
+    """Values that have a residual spread, so that rounding cannot decide which method is used."""
+    return values + simulated(4, 5)
+
+
+@FEW
+@given(VALUES, arrays(float, 5, elements=st.floats(-100, 100, width=32)))
+def test_a_constant_per_seed_changes_nothing(values: np.ndarray, shift: np.ndarray) -> None:
+    same(effects(table(noisy(values)), "a", None), effects(table(noisy(values) + shift), "a", None))
+
+
+@FEW
+@given(VALUES, st.sampled_from([-1.0, 0.5, 1000.0]))
+def test_a_factor_scales_estimates_and_intervals(values: np.ndarray, scale: float) -> None:
+    result, scaled = effects(table(noisy(values)), "a", None), effects(table(scale * noisy(values)), "a", None)
+    for (_, estimate, half, _), (_, other, other_half, _) in zip(outcome(result), outcome(scaled), strict=True):
+        assert other == pytest.approx(scale * estimate, rel=1e-6, abs=1e-7 * abs(scale))
+        assert other_half == pytest.approx(abs(scale) * half, rel=1e-6, abs=1e-7 * abs(scale))
+
+
+@settings(max_examples=10, deadline=None)
+@given(VALUES)
+def test_the_opposite_sign_with_the_opposite_direction_gives_the_same_verdicts(values: np.ndarray) -> None:
+    losses = effects(table(noisy(values)), "a", 1.0)
+    gains = effects(table(-noisy(values)), "a", 1.0, higher_is_better=True)
+    assert [e.verdict for e in losses.effects] == [e.verdict for e in gains.effects]
+
+
+@FEW
+@given(VALUES, st.permutations(range(18)), st.permutations("wxyz"))
+def test_neither_the_order_of_rows_nor_the_names_of_arms_matter(
+    values: np.ndarray, order: list[int], names: list[str]
+) -> None:
+    frame = table(noisy(values)).drop([7, 13])  # the design has missing runs
+    renamed = frame.iloc[order].assign(arm=lambda f: f["arm"].map(dict(zip("abcd", names, strict=True))))
+    result, other = effects(frame, "a", None), effects(renamed, names[0], None)
+    for effect in result.effects:
+        twin = other.of(dict(zip("abcd", names, strict=True))[effect.arm])
+        assert twin.estimate == pytest.approx(effect.estimate, abs=1e-9)
+        assert effect.interval and twin.interval
+        assert twin.interval.high - twin.estimate == pytest.approx(effect.interval.high - effect.estimate, rel=1e-3)

@@ -76,7 +76,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def exchanged(axis: str, option: str, *overrides: str) -> DictConfig:
     """The composed config, made faster."""
-    return variants_table.exchanged(config(*overrides), {axis: option})
+    return variants_table.with_options(config(*overrides), {axis: option})
 
 
 @pytest.mark.parametrize(

@@ -131,12 +131,11 @@ def test_finished_runs_are_shown_and_not_trained_again(gptx: Gptx) -> None:
 
 
 def test_runs_stop_at_runtime_until_and_resume_bit_for_bit(gptx: Gptx, trained: Trained) -> None:
-    for step in (10, 20):
-        done = sweep_here(gptx, "seed=0", f"runtime.until={step}")
-        assert done.code == 0, done.err
-        assert f"paused at step {step}" in done.err
-        assert journal.status(gptx.folder) == "interrupted"
-        assert ("val/loss", step) in history(gptx.folder)
+    done = sweep_here(gptx, "seed=0", "runtime.until=10")
+    assert done.code == 0, done.err
+    assert "paused at step 10" in done.err
+    assert journal.status(gptx.folder) == "interrupted"
+    assert ("val/loss", 10) in history(gptx.folder)
     assert sweep_here(gptx, "seed=0", "runtime.until=99").code == 0
     same(gptx.folder, trained.folder)
 

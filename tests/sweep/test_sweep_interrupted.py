@@ -120,10 +120,10 @@ def kill_at_random(gptx: Gptx, arguments: list[str], rng: random.Random, folders
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("runs", [6, 24])
+@pytest.mark.parametrize("runs", [6, 12])
 def test_sweep_killed_three_times_equals_an_undisturbed_one(make: Maker, runs: int) -> None:
     killed, undisturbed = make("killed"), make("undisturbed")
-    overrides = ["kernel=fragile", *GRID, *(["window=full,sliding", "seed=0,1"] if runs == 24 else [])]
+    overrides = ["kernel=fragile", *GRID, *(["window=full,sliding"] if runs == 12 else [])]
     assert sweep_here(undisturbed, *overrides).code == 0
     arguments, rng = sweep_arguments(killed, *overrides), random.Random(0)
     for folders in (0, runs // 4, runs // 2):

@@ -3,7 +3,9 @@
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ from fake_runs import (
     uid_of,
 )
 
+from gptx.errors import ConfigError
 from gptx.sync import main as sync_main
 from gptx.tracking import mlflow_connection
 from gptx.tracking.follower import Follower
 from gptx.tracking.mlflow_connection import Store, without_password
 from gptx.tracking.sync import outputs_of
+from gptx.ui import main as ui_main
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")  # from mlflow
 TRACKING = {"enabled": True, "uri": "", "follow": True, "wait": 200.0, "experiment": "study", "weights": True}
@@ -86,6 +90,69 @@ def test_copied_store_is_independent(tmp_path: Path) -> None:
     assert files(new) == {uid_of(first): EVERYTHING, uid_of(second): EVERYTHING}
     assert database(old).read_bytes() == before
     assert len(list((old / ".mlflow" / "artifacts").iterdir())) == 2  # one run, and the models
+
+
+OUTSIDE = [
+    ("experiments", "artifact_location", "file:///etc"),
+    ("experiments", "artifact_location", "{artifacts}/../../../elsewhere"),
+    ("experiments", "artifact_location", "{artifacts}/%2e%2e/%2e%2e/elsewhere"),
+    ("experiments", "artifact_location", "{artifacts}-of-another/1"),
+    ("runs", "artifact_uri", "file:///etc"),
+    ("runs", "artifact_uri", "/etc"),
+    ("runs", "artifact_uri", "file://host/etc"),
+    ("runs", "artifact_uri", "s3://bucket/key"),
+    ("runs", "artifact_uri", "mlflow-artifacts:/../../etc"),
+    ("runs", "artifact_uri", "mlflow-artifacts://host:80/x"),
+    ("runs", "artifact_uri", "file:///elsewhere/.mlflow/artifacts/../../etc"),
+    ("logged_models", "artifact_location", "http://127.0.0.1/x"),
+]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An outputs folder with a store and one run."""
+    outputs = tmp_path_factory.mktemp("shared") / "outputs"
+    make_run(outputs)
+    assert sync_main([str(outputs)]) == 0
+    return outputs
+
+
+@pytest.mark.parametrize(("table", "column", "address"), OUTSIDE)
+def test_address_outside_the_store_is_neither_read_nor_written(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], table: str, column: str, address: str
+) -> None:
+    outputs = Path(shutil.copytree(shared, tmp_path / "outputs"))
+    Store(outputs)  # corrects the addresses after the copy
+    given = address.format(artifacts=(outputs / ".mlflow/artifacts").as_uri())
+    with closing(sqlite3.connect(database(outputs))) as connection, connection:
+        connection.execute(f"update {table} set {column} = ?", (given,))
+    capsys.readouterr()
+    for command in (sync_main, ui_main):
+        arguments = [str(outputs)] if command is sync_main else ["--outputs", str(outputs), "--no-sync"]
+        assert command(arguments) == 2
+        error = capsys.readouterr().err
+        assert f"outside its own folder, in {table}.{column}" in error and error.count("\n") == 1
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_triggers_views_and_links_in_a_store_are_refused(shared: Path, tmp_path: Path) -> None:
+    outputs = Path(shutil.copytree(shared, tmp_path / "outputs"))
+    Store(outputs)
+    change = "update runs set artifact_uri = 'file:///etc'"
+    for name, sql in (
+        ("trigger", f"create trigger t after insert on metrics begin {change}; end"),
+        ("view", "create view v as select 1"),
+    ):
+        with closing(sqlite3.connect(database(outputs))) as connection, connection:
+            connection.execute(sql)
+        with pytest.raises(ConfigError, match=f"has the {name} {name[0]}"):
+            Store(outputs)
+        with closing(sqlite3.connect(database(outputs))) as connection, connection:
+            connection.execute(f"drop {name} {name[0]}")
+    Store(outputs)
+    (outputs / ".mlflow/artifacts/link").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="is a symbolic link, which gptx does not follow"):
+        Store(outputs)
 
 
 def test_store_under_a_second_name_is_not_changed(tmp_path: Path) -> None:

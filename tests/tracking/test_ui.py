@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from command import DEADLINE, ROOT
+from command import DEADLINE, ROOT, unused_port
 from fake_runs import make_run
 
 from gptx.tracking import mlflow_view, ui_server
@@ -48,12 +48,37 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             text += line
         assert f":{port}/" not in text  # the port is in use, so the next free one is chosen
         yield text
+    ends_with_its_children(ui, signal.SIGINT)
+
+
+def ends_with_its_children(ui: "subprocess.Popen[str]", number: signal.Signals) -> None:
+    """Send a signal to the command and check that it ends well and leaves no process."""
     children = psutil.Process(ui.pid).children(recursive=True)
     assert len(children) == 2
-    ui.send_signal(signal.SIGINT)
+    ui.send_signal(number)
     assert ui.wait(DEADLINE) == 0
+    assert ui.stdout is not None
     ui.stdout.close()
     assert psutil.wait_procs(children, timeout=30)[1] == []
+
+
+@pytest.mark.full
+def test_sigterm_ends_the_real_server_and_frees_its_port(tmp_path: Path) -> None:
+    make_run(tmp_path / "outputs")
+    command = [sys.executable, "-m", "gptx.ui", "--outputs", str(tmp_path / "outputs"), "--port", str(unused_port())]
+    ui = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert ui.stdout is not None
+    text = ""
+    while "Ctrl-C to stop" not in text:
+        line = ui.stdout.readline()
+        assert line, f"it ended: {text}"
+        text += line
+    found = re.search(r"http://127\.0\.0\.1:(\d+)/", text)
+    assert found is not None
+    ends_with_its_children(ui, signal.SIGTERM)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", int(found[1])))
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ Slurm alone notices every end of a job, for example when a node loses power.
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from gptx.errors import RunFailed
 
@@ -52,6 +53,17 @@ def job_states(jobs: Iterable[str]) -> dict[str, JobState]:
     known = {job: queued.get(job) or queued.get(job.partition("_")[0]) for job in asked}
     gone = {job for job, state in known.items() if state is None}
     return {job: state or JobState() for job, state in known.items()} | (_accounting(gone) if gone else {})
+
+
+def jobs_submitted_from(folder: Path) -> set[str]:
+    """The jobs of this user in the queue whose script is in a folder: those that submitit submitted from there.
+
+    Raises:
+        RunFailed: Slurm is not installed or does not answer.
+    """
+    lines = _call("squeue", "--me", "-h", "-r", "-t", "all", "-o", "%i|%o").splitlines()
+    scripts = dict(line.split("|", 1) for line in lines if "|" in line)
+    return {job for job, script in scripts.items() if Path(script.strip()).parent == folder.resolve()}
 
 
 def _accounting(jobs: set[str]) -> dict[str, JobState]:

@@ -39,7 +39,8 @@ def show_search(options: "SearchOptions", space: Space, sweep: Sweep, study: str
 
 def show_estimate(trials: int, examples: Sequence[Cell], launcher: Launcher, options: DictConfig) -> None:
     """Print the numbers of finished and remaining trials, and estimates of their memory and time from examples."""
-    from gptx.sweep.plan.memory_fit import check_memory, human
+    from gptx.runs.units import memory_text
+    from gptx.sweep.plan.memory_fit import check_memory
     from gptx.sweep.plan.preview import rejections, summary
     from gptx.sweep.plan.preview_table import PreviewStatus, duration
     from gptx.sweep.plan.time_estimate import TimeEstimator
@@ -55,7 +56,7 @@ def show_estimate(trials: int, examples: Sequence[Cell], launcher: Launcher, opt
         times = [(time.seconds, time.source) for time in map(estimator.estimate, able) if time.seconds]
         seconds = mean(time for time, _ in times) * left / min(left, launcher.slots) if times else 0.0
         memory = sorted(cell.memory_bytes for cell in able if cell.memory_bytes is not None)
-        needs = {"needs": list(map(human, memory)), "takes": [duration(time) for time, _ in sorted(times)]}
+        needs = {"needs": list(map(memory_text, memory)), "takes": [duration(time) for time, _ in sorted(times)]}
         ranges = [f"{verb} {' to '.join(dict.fromkeys([all_[0], all_[-1]]))}" for verb, all_ in needs.items() if all_]
         need = f"a trial {' and '.join(ranges)} (estimated at the ends of each range)" if ranges else ""
         for line in filter(None, (*rejections(examples), limit.note, need)):

@@ -1,0 +1,111 @@
+"""The finite validation text as a source of doubt, beside the seeds.
+
+The difference of two arms in loss per token is the sum of the differences over documents, divided by the tokens.
+Documents are resampled, together for both arms, so what makes a document hard cancels. Neighbouring rows of a long
+text depend on each other, so consecutive documents form blocks that are resampled whole (Kuensch 1989, without
+overlap): at most 512.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from gptx.errors import GptxError
+from gptx.statistics.block_model import Floats
+from gptx.statistics.verdict import Interval, Verdict
+
+MOST_BLOCKS = 512
+FEWEST_BLOCKS = 8
+RESAMPLES = 9999
+
+
+class Remedy(StrEnum):
+    """What would make a difference surer."""
+
+    NOTHING = "decided"
+    SEEDS = "more seeds"
+    TEXT = "more text"
+    BOTH = "more seeds and more text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextDifference:
+    """The difference of two arms in loss per token over the documents of one validation text."""
+
+    estimate: float
+    interval: Interval | None
+    """BCa bootstrap over blocks of documents; none with fewer than 8 blocks or equal differences."""
+    error: float
+    """Bootstrap standard error; NaN if there is no interval."""
+    blocks: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextVerdict:
+    """A verdict of the seeds together with the doubt that the text adds."""
+
+    verdict: Verdict
+    only_on_this_text: bool
+    remedy: Remedy
+
+    def __str__(self) -> str:
+        return f"{self.verdict} on this text" if self.only_on_this_text else str(self.verdict)
+
+
+def text_difference(arm: Floats, baseline: Floats, tokens: Floats, *, level: float = 0.95) -> TextDifference:
+    """The difference ``arm - baseline`` per token with its interval over the text.
+
+    ``arm`` and ``baseline``: the loss summed over each document's tokens, of shape (documents,) or (seeds,
+    documents), which is averaged over seeds; ``tokens``: the tokens of each document, of shape (documents,).
+    Documents are in the order of the text.
+    """
+    differences = np.atleast_2d(arm).mean(axis=0) - np.atleast_2d(baseline).mean(axis=0)
+    if differences.shape != tokens.shape:
+        raise GptxError(f"losses of {differences.shape} documents and tokens of {tokens.shape}; expected equal shapes")
+    starts = np.linspace(0, len(tokens), min(len(tokens), MOST_BLOCKS), endpoint=False).astype(int)
+    sums, counts = np.add.reduceat(differences, starts), np.add.reduceat(tokens, starts)
+    estimate = float(sums.sum() / counts.sum())
+    if len(starts) < FEWEST_BLOCKS or np.ptp(sums / counts) < 1e-12:
+        return TextDifference(estimate=estimate, interval=None, error=np.nan, blocks=len(starts))
+    return _bootstrap(sums, counts, estimate, level)
+
+
+def text_verdict(
+    verdict: Verdict, seed_error: float, text: TextDifference, margin: float | None, *, diverged: bool = False
+) -> TextVerdict:
+    """Adds the doubt of the text to the verdict of the seeds.
+
+    A difference holds only on this text if its interval over the text contains zero, an equivalence if that interval
+    leaves the margin. ``seed_error``: the standard error over seeds. The remedy compares the two variances; a factor
+    of 4 is clear.
+    """
+    if text.interval is None:
+        return TextVerdict(verdict=verdict, only_on_this_text=False, remedy=_remedy(verdict, False, np.nan))
+    outside = not text.interval.within(margin or 0.0)
+    only = outside if verdict is Verdict.EQUIVALENT else not text.interval.excludes_zero
+    only = only and verdict is not Verdict.UNDECIDED
+    ratio = (text.error / seed_error) ** 2 if seed_error > 0 else np.inf
+    return TextVerdict(verdict=verdict, only_on_this_text=only, remedy=_remedy(verdict, only, ratio))
+
+
+def _remedy(verdict: Verdict, only_on_this_text: bool, ratio: float) -> Remedy:
+    """``ratio``: the variance over the text over the variance over seeds."""
+    if only_on_this_text:  # the seeds have decided
+        return Remedy.TEXT
+    if verdict is not Verdict.UNDECIDED:
+        return Remedy.NOTHING
+    return Remedy.BOTH if ratio > 4 else Remedy.SEEDS
+
+
+def _bootstrap(sums: Floats, counts: Floats, estimate: float, level: float) -> TextDifference:
+    from scipy import stats
+
+    def per_token(sums: Floats, counts: Floats, axis: int = -1) -> Floats:
+        return np.asarray(sums.sum(axis=axis) / counts.sum(axis=axis))
+
+    options = {"paired": True, "vectorized": True, "n_resamples": RESAMPLES, "batch": 1000, "method": "BCa"}
+    result = stats.bootstrap((sums, counts), per_token, confidence_level=level, rng=np.random.default_rng(0), **options)
+    limits = result.confidence_interval
+    interval = Interval(estimate=estimate, low=float(limits.low), high=float(limits.high))
+    return TextDifference(estimate=estimate, interval=interval, error=float(result.standard_error), blocks=len(sums))
