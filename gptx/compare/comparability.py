@@ -65,15 +65,17 @@ def _codes(rows: list[RunRow]) -> list[str]:
 
 def _validations(rows: list[RunRow]) -> list[str]:
     """Runs that were validated by other definitions than the others, see `gptx.runs.records.VALIDATION`."""
-    old = [row for row in rows if row.result.validation == 1]
-    if len(old) in (0, len(rows)):
+    versions = Counter(row.result.validation for row in rows)
+    if len(versions) < 2:
         return []
-    last = any(row.value("trainer.val_tokens") == 0 for row in rows)
-    more = ", and the last incomplete row was left out of all losses (trainer.val_tokens=0)" * last
-    return [
-        f"different definitions of bits/byte: in {count(len(old), 'run')} of an earlier version, end-of-text tokens "
-        f"had no bytes{more}: with many documents these runs are not comparable with the others"
-    ]
+    differences = {
+        1: "end-of-text tokens had no bytes and the last incomplete row was left out of all losses "
+        "(trainer.val_tokens=0)",
+        2: "validation metrics are the best of all validations, on the whole validation set",
+        3: "validation metrics are the last ones, on the report half",
+    }
+    found = [f"in {count(n, 'run')} {differences.get(version, version)}" for version, n in sorted(versions.items())]
+    return [f"different definitions of validation metrics: {'; '.join(found)}: these runs are not comparable"]
 
 
 def _budgets(part: pd.DataFrame) -> list[str]:

@@ -134,8 +134,8 @@ def _validation(model: GPT, tokens: Tensor, separator: int | None) -> None:
     """Evaluate one validation batch, as `gptx.training.evaluation.ValidationSet` does."""
     model.eval()
     logits = model(tokens, None, None, documents(tokens, separator)).float()
-    F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="sum")
-    (logits.argmax(-1) == tokens).sum()
+    nats = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none")
+    torch.stack([nats, (logits.argmax(-1) == tokens).flatten().float()])
 
 
 class AllocationCounter(TorchDispatchMode):

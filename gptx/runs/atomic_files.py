@@ -19,15 +19,24 @@ FULL = 2**20  # free bytes below which a disk counts as full
 
 
 def write_json(path: Path, value: JsonObject) -> None:
-    """Write a JSON file under a temporary name, flush it to the disk, and rename it.
+    """Write a JSON file completely or not at all.
+
+    Raises:
+        RunFailed: the disk is full or cannot be written.
+    """
+    write_bytes(path, json.dumps(value, indent=1, ensure_ascii=False).encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, flush it to the disk, and rename it.
 
     Raises:
         RunFailed: the disk is full or cannot be written.
     """
     part = path.with_name(f".{path.name}.part")
     try:
-        with open_regular(part, "w") as file:
-            json.dump(value, file, indent=1, ensure_ascii=False)
+        with open_regular(part, "wb") as file:
+            file.write(data)
             flush(file)
         part.rename(path)
     except OSError as error:

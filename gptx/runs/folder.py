@@ -14,9 +14,9 @@ from gptx.errors import ConfigError, RunFailed
 from gptx.regular_files import open_regular, refuse_link, refuse_links
 from gptx.runs import journal
 from gptx.runs.journal import Journal
+from gptx.runs.measurements import Measurements
 from gptx.runs.records import (
     EndRecord,
-    Measurements,
     MetricsRecord,
     Record,
     Result,

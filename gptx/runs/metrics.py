@@ -1,8 +1,8 @@
 """The table of metrics: comparison tables, MLflow names, saved views, summaries and searches are made from it."""
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from gptx.runs.records import Result
 from gptx.runs.units import human
@@ -25,6 +25,7 @@ class Metric:
         curve: its key in the journal's metrics records; "": it has one value only.
         charted: whether the saved view of MLflow shows a chart of the curve.
         mlflow: its name in MLflow after ``final/``, short because MLflow truncates headings; "": it is not sent.
+        view: the ending of its key, if it is another view of a validation metric, see `VIEWS`; else "".
     """
 
     key: str
@@ -39,6 +40,7 @@ class Metric:
     curve: str = ""
     charted: bool = False
     mlflow: str = ""
+    view: str = ""
 
     @property
     def best(self) -> Callable[[Iterable[float]], float]:
@@ -57,7 +59,27 @@ class Metric:
         return f"{value * self.scale:,.{self.digits}f} {self.unit}".rstrip()
 
 
-METRICS = (
+# Validation metrics are those of the last validation on the report half. These are their other views.
+VIEWS = {"select": "selection half", "whole": "whole", "best": "best weights"}
+
+
+def _with_views(metric: Metric, *views: str) -> tuple[Metric, ...]:
+    return metric, *(
+        replace(
+            metric,
+            key=f"{metric.key}_{view}",
+            title=f"{metric.title}, {VIEWS[view]}",
+            in_table=False,
+            charted=False,
+            curve=f"{metric.curve}_{view}" if view != "best" else "",
+            mlflow=f"{metric.mlflow}_{view}" if view == "best" else "",
+            view=view,
+        )
+        for view in views
+    )
+
+
+_LOSS, _BITS, _ACCURACY, _PERPLEXITY = (
     Metric(
         key="val_loss",
         title="val loss",
@@ -76,6 +98,12 @@ METRICS = (
         charted=True,
         mlflow="val_bpb",
     ),
+    Metric(key="val_accuracy", title="accuracy", higher_is_better=True, curve="val/accuracy", mlflow="val_acc"),
+    Metric(key="val_perplexity", title="perplexity", curve="val/perplexity"),
+)
+METRICS = (
+    *_with_views(_LOSS, *VIEWS),
+    *_with_views(_BITS, *VIEWS),
     Metric(key="n_params", title="params", digits=0, prefix=True, in_table=True, mlflow="params"),
     Metric(
         key="tokens_per_s",
@@ -110,10 +138,23 @@ METRICS = (
         mlflow="kv_B_tok",
     ),
     Metric(key="flops_per_token", title="FLOPs/token", unit="FLOPs/token", digits=0, prefix=True, in_table=True),
-    Metric(key="val_accuracy", title="accuracy", higher_is_better=True, curve="val/accuracy", mlflow="val_acc"),
-    Metric(key="val_perplexity", title="perplexity", curve="val/perplexity"),
+    *_with_views(_ACCURACY, "select"),
+    *_with_views(_PERPLEXITY, "select"),
     Metric(key="train_loss", title="train loss", unit="nats/token", curve="train/loss", charted=True),
     Metric(key="seconds", title="seconds", unit="s", digits=1, prefix=True, mlflow="seconds"),
 )
 BY_KEY = {metric.key: metric for metric in METRICS}
 CURVES = {metric.key: metric.curve for metric in METRICS if metric.curve}
+
+
+def selection(key: str, result: Result) -> float | None:
+    """The value of a metric by which runs are chosen, else None: that of the selection half, so that nothing is chosen
+    on the figures that are compared. Runs of earlier versions and other metrics have one value only."""
+    half = BY_KEY.get(f"{key}_select")
+    return (BY_KEY[key] if half is None or getattr(result, half.key) is None else half).value(result)
+
+
+def selection_curve(key: str, values: Mapping[str, float]) -> float | None:
+    """The value of a metric by which runs are chosen, in a metrics record of the journal, see `selection`."""
+    curve = CURVES[key]
+    return values.get(f"{curve}_select", values.get(curve))

@@ -14,13 +14,16 @@ from gptx.regular_files import open_regular
 from gptx.runs.atomic_files import JsonObject, write_json
 from gptx.runs.damaged_files import parse_json
 from gptx.runs.json_codec import from_json, to_json
+from gptx.runs.measurements import Measurements
 from gptx.runs.preflight_facts import DataFacts, GitState, Hardware, ResumeSourceRecord, RunSetup
 
 # The version of the definitions of validation metrics. A run keeps the version that it was started with.
 # 1: bits per byte counted the nats, but no bytes of end-of-text tokens; trainer.val_tokens=0 left out the last
 #    incomplete row.
-# 2: an end-of-text token counts for the two bytes of a blank line, and all tokens are predicted.
-VALIDATION = 2
+# 2: an end-of-text token counts for the two bytes of a blank line, and all tokens are predicted. A result had the best
+#    of all validations on the whole validation set.
+# 3: a result has the last validation on the report half; the selection half decides which weights are the best.
+VALIDATION = 3
 
 
 class RunStatus(StrEnum):
@@ -82,27 +85,6 @@ class RunDescription(RunSetup):
     resume_source: ResumeSourceRecord | None = field(default=None, metadata={"key": "origin"})
     code: dict[str, str] = field(default_factory=dict)
     failed_checks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measurements:
-    """Measured values; None: not measured. Losses are in nats per token; ``val_*`` are those at ``best_step``.
-
-    ``other_runs``: how many other runs the same user trained on the machine at the same time, at most.
-    """
-
-    val_loss: float | None = None
-    val_bpb: float | None = None
-    val_accuracy: float | None = None
-    val_perplexity: float | None = None
-    best_step: int | None = None
-    train_loss: float | None = None
-    tokens_per_s: float | None = None
-    peak_memory_bytes: float | None = None
-    other_runs: int | None = None
-    steps: int = 0
-    tokens: int | None = None
-    sample: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -167,7 +167,7 @@ class _Comparison:
             verdict=verdict,
             needed=self._needed(family, intervals, differences, method) if undecided else None,
             bootstrap=paired_bootstrap(differences, 1 - (1 - self.level) / len(family.weights)),
-            note=self._note(arm, other, n, estimate),
+            note=self._note(arm, other, n, estimate, method),
         )
 
     def _verdict(self, interval: Interval | None, arm: str, other: str) -> Verdict:
@@ -188,16 +188,17 @@ class _Comparison:
             spread = upper_deviation(float(differences.std(ddof=1)), len(differences) - 1)
             return paired_plan(spread, family.paired_count, self.level).seeds_needed(self.margin)
         spread = upper_deviation(float(intervals.deviations[0]), family.model.df)
-        return pooled_plan(spread, len(self.table.arms), self.level).seeds_needed(self.margin)
+        plan = pooled_plan(spread, len(self.table.arms), self.level, all_pairs=self.all_pairs)
+        return plan.seeds_needed(self.margin)
 
-    def _note(self, arm: str, other: str, n: int, estimate: float) -> str:
+    def _note(self, arm: str, other: str, n: int, estimate: float, method: Method) -> str:
         if diverged := self.table.diverged(arm):
             return f"{diverged} of {self.table.runs(arm)} runs diverged; the estimate leaves them out"
+        if method is Method.PAIRED and n < 2:
+            return f"no paired interval: shares fewer than two seeds with {other}"
         if np.isnan(estimate):
             return f"shares no seed with {other}, directly or through other arms"
-        if not n:
-            return f"shares no seed with {other}; the estimate goes through other arms"
-        return ""
+        return "" if n else f"shares no seed with {other}; the estimate goes through other arms"
 
     def _notes(self, method: Method) -> list[str]:
         notes = []

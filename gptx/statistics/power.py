@@ -93,15 +93,23 @@ class SeedPlan:
         return max(self.deviation / np.sqrt(seeds), 1e-300), self.value(seeds) * spread, weights
 
 
-def pooled_plan(residual_deviation: float, arms: int, level: float = 0.95) -> SeedPlan:
-    """A balanced comparison of ``arms`` arms, the baseline included, with the baseline: pooled spread."""
-    correlation, deviation = dunnett_correlation(arms - 1), np.sqrt(2) * residual_deviation
-    fallback = paired_plan(deviation, arms - 1, level) if arms > 2 else None
+def pooled_plan(residual_deviation: float, arms: int, level: float = 0.95, *, all_pairs: bool = False) -> SeedPlan:
+    """A comparison without missing runs of ``arms`` arms, the baseline included: pooled spread.
+
+    All pairs take Bonferroni's critical value, which is a little too large and quick to compute for many numbers of
+    seeds.
+    """
+    contrasts = arms * (arms - 1) // 2 if all_pairs else arms - 1
+    correlation, deviation = dunnett_correlation(contrasts), float(np.sqrt(2) * residual_deviation)
 
     def df(seeds: int) -> float:
         return (arms - 1) * (seeds - 1)
 
-    return SeedPlan(deviation, df, lambda n: critical_value(correlation, df(n), level), fallback)
+    def value(seeds: int) -> float:
+        bonferroni = bonferroni_value(contrasts, df(seeds), level)
+        return bonferroni if all_pairs else critical_value(correlation, df(seeds), level)
+
+    return SeedPlan(deviation, df, value, paired_plan(deviation, contrasts, level) if arms > 2 else None)
 
 
 def paired_plan(difference_deviation: float, contrasts: int, level: float = 0.95) -> SeedPlan:

@@ -68,6 +68,7 @@ def preflight(
     if key not in models:
         models[key] = checked_model(cfg, target, make)
     checked, remarks = models[key], models[key].facts.remarks
+    remarks = (*remarks, *_remarks_on_halves(cfg, checked.facts.data.val_tokens or 0))
     if source:
         _check_source_model(cfg, source, checked.model)
         remarks = (*remarks, *source.remarks)
@@ -79,6 +80,21 @@ def preflight(
         threads=threads(cfg.runtime.threads, int(os.environ.get("LOCAL_WORLD_SIZE", target.processes))),
     )
     return Preflight(target.strategy, facts)
+
+
+def _remarks_on_halves(cfg: DictConfig, val_tokens: int) -> tuple[str, ...]:
+    """A warning if the validation set is too small for two halves. ``val_tokens``: of the validation split."""
+    from gptx.data.batches import validation_starts
+    from gptx.data.validation_units import has_halves
+
+    rows = len(validation_starts(val_tokens, cfg.model.context, cfg.trainer.val_tokens))
+    if has_halves(rows):
+        return ()
+    given = f"trainer.val_tokens={cfg.trainer.val_tokens} and {val_tokens:,} validation tokens"
+    return (
+        f"{given} give {rows} row of model.context={cfg.model.context}, too few for a selection and a report half: the "
+        "best weights are chosen on the text whose loss is reported",
+    )
 
 
 def check(cfg: DictConfig) -> None:

@@ -16,7 +16,9 @@ from gptx.processes.signals import record_stop_signals
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
-from gptx.runs.records import Measurements, RunEndReason, SampleRecord
+from gptx.runs.measurements import Measurements
+from gptx.runs.metrics import CURVES, METRICS
+from gptx.runs.records import RunEndReason, SampleRecord
 from gptx.strategy.base import Strategy
 from gptx.training.progress import ProgressBar
 from gptx.training.trainer import Trainer
@@ -62,13 +64,9 @@ def _finish(trainer: Trainer) -> None:
     speeds = [values["perf/tokens_per_s"] for values in rows if "perf/tokens_per_s" in values]
     train = [values["train/loss"] for values in rows if "train/loss" in values]
     others = [int(values["perf/other_runs"]) for values in rows if "perf/other_runs" in values]
-    best = trainer.state.best
     measured = Measurements(
-        val_loss=best.values["val/loss"],
-        val_bpb=best.values["val/bpb"],
-        val_accuracy=best.values["val/accuracy"],
-        val_perplexity=best.values["val/perplexity"],
-        best_step=best.step,
+        **_validation_metrics(rows, trainer.state.best.values),
+        best_step=trainer.state.best.step,
         train_loss=train[-1] if train else None,
         tokens_per_s=statistics.median(speeds),
         other_runs=max(others, default=None),
@@ -79,6 +77,21 @@ def _finish(trainer: Trainer) -> None:
     )
     completed = trainer.state.step >= trainer.cfg.trainer.max_steps
     trainer.folder.end(RunEndReason.COMPLETED if completed else RunEndReason.EARLY_STOPPED, measured)
+
+
+def _validation_metrics(rows: list[dict[str, float]], best: dict[str, float]) -> dict[str, float]:
+    """The validation metrics of a result, by their keys.
+
+    Args:
+        rows: the values of all metrics records.
+        best: those of the best validation.
+    """
+    last = next(values for values in reversed(rows) if "val/loss" in values)
+    if "val/loss_select" not in last:  # a run of an earlier version: its best validation is its result
+        last, best = best, {}
+    found = {key: last[curve] for key, curve in CURVES.items() if curve.startswith("val/") and curve in last}
+    views = (metric for metric in METRICS if metric.view == "best" and best)
+    return found | {view.key: best[CURVES[view.key.removesuffix("_best")]] for view in views}
 
 
 def _sample(trainer: Trainer, writer: Journal, weights: dict[str, Tensor]) -> str:

@@ -198,12 +198,9 @@ def _warn_of_former_validation(folder: RunFolder) -> None:
     result = folder.result()
     if result is None or result.validation >= VALIDATION:
         return
-    trainer = result.config.get("trainer")
-    all_tokens = isinstance(trainer, dict) and trainer.get("val_tokens") == 0
     log.warning(
-        "the run was started by an earlier version of gptx, whose bits per byte%s had another definition (%d, now %d): "
-        "force=true trains it again",
-        " and validation loss (trainer.val_tokens=0)" if all_tokens else "",
+        "the run was started by an earlier version of gptx, whose validation metrics had another definition (%d, now "
+        "%d), see docs/data.md: force=true trains it again",
         result.validation,
         VALIDATION,
     )

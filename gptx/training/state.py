@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from gptx.errors import RunFailed
 from gptx.runs.checkpoint_files import CheckpointMeta, steps
 from gptx.runs.folder import RunFolder
+from gptx.runs.metrics import selection_curve
 from gptx.runs.resume_source import checkpoint_of
 from gptx.strategy.base import Strategy
 from gptx.training import checkpoint
@@ -16,7 +17,7 @@ from gptx.training.meter import Meter
 
 @dataclass
 class BestValidation:
-    """The best validation so far. ``stale``: how many validations followed it without a lower loss."""
+    """The validation with the lowest loss of the selection half so far. ``stale``: how many validations followed it."""
 
     step: int = 0
     stale: int = 0
@@ -24,7 +25,9 @@ class BestValidation:
 
     def add(self, step: int, values: dict[str, float]) -> bool:
         """Record a validation. Return whether its loss is the lowest so far."""
-        better = values["val/loss"] < self.values["val/loss"]
+        loss, lowest = (selection_curve("val_loss", one) for one in (values, self.values))
+        assert loss is not None and lowest is not None
+        better = loss < lowest
         if better:
             self.step, self.stale, self.values = step, 0, values
         else:

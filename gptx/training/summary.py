@@ -10,7 +10,7 @@ from rich.panel import Panel
 from gptx.config.overrides import own_dirs
 from gptx.config.trust import own_modules
 from gptx.console import Console
-from gptx.runs.metrics import METRICS
+from gptx.runs.metrics import BY_KEY, METRICS, VIEWS, Metric
 from gptx.runs.records import Result
 from gptx.terminal import echo
 
@@ -21,15 +21,17 @@ def show(result: Result, folder: Path, status: str) -> None:
     if result.sample:
         title = f"sample after {result.steps:,} steps"
         console.print(Panel(result.sample.strip(), title=title, title_align="left"))
-    rows = {
-        result.name: status,
-        **{metric.title: metric.text(figure) for metric in METRICS if (figure := metric.value(result)) is not None},
-        "best step": f"{result.best_step:,}",
-        "folder": str(folder),
-    }
-    width = max(len(name) for name in rows)
-    for name, value in rows.items():
-        console.print(f"{name:<{width}}  {value}", soft_wrap=True)
+    rows = [(result.name, status)]
+    for metric in METRICS:
+        value = metric.value(result)
+        if value is not None and not metric.view:
+            others = _views(metric, result)
+            rows.append((metric.title, metric.text(value) + (", report half" if others else "")))
+            rows += [("", others)] if others else []
+    rows += [("best step", f"{result.best_step:,}"), ("folder", str(folder))]
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        console.print(f"{name:<{width}}  {text}", soft_wrap=True)
     console.print("\nnext:", style="bold")
     quoted, outputs, trust = shlex.quote(str(folder)), folder.parent.parent, _trust_options(result)
     for command in (
@@ -38,6 +40,15 @@ def show(result: Result, folder: Path, status: str) -> None:
         " ".join(["gptx ui", *([] if outputs == Path("outputs") else ["--outputs", shlex.quote(str(outputs))])]),
     ):
         console.print(f"  {command}", soft_wrap=True)
+
+
+def _views(metric: Metric, result: Result) -> str:
+    """The other views of a metric, such as ``selection half 3.0512, whole 3.0580``; "" if it has no more than one."""
+    if f"{metric.key}_whole" not in BY_KEY:
+        return ""
+    found = ((name, BY_KEY.get(f"{metric.key}_{view}")) for view, name in VIEWS.items())
+    values = ((name, view, view.value(result)) for name, view in found if view)
+    return ", ".join(f"{name} {value:.{view.digits}f}" for name, view, value in values if value is not None)
 
 
 def _trust_options(result: Result) -> str:

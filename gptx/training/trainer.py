@@ -28,11 +28,12 @@ from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
 from gptx.runs.machine_runs import other_runs
 from gptx.runs.records import VALIDATION, MetricsRecord
+from gptx.runs.unit_losses import write_unit_losses
 from gptx.strategy.base import Batch, Strategy
 from gptx.strategy.batch_plan import BatchPlan
 from gptx.training import checkpoint
 from gptx.training.best_weights import save_best
-from gptx.training.evaluation import ValidationSet
+from gptx.training.evaluation import FormerValidationSet, ValidationSet
 from gptx.training.meter import Meter
 from gptx.training.progress import ProgressBar
 from gptx.training.state import checkpoint_meta, resume
@@ -73,11 +74,14 @@ class Trainer:
     def _validation_set(self) -> ValidationSet:
         cfg, tokenizer, start = self.cfg, self.tokens.tokenizer, self.folder.start_record()
         version = start.validation if start else VALIDATION
-        token_bytes = tokenizer.token_bytes() if version == 1 else tokenizer.target_bytes()
         context, count, batch = cfg.model.context, cfg.trainer.val_tokens, cfg.runtime.val_batch
-        return ValidationSet(
-            self.tokens.val, token_bytes, context, count, batch, self.separator, incomplete=version > 1
-        )
+        if version < 3:
+            token_bytes = tokenizer.token_bytes() if version == 1 else tokenizer.target_bytes()
+            return FormerValidationSet(
+                self.tokens.val, token_bytes, context, count, batch, self.separator, incomplete=version > 1
+            )
+        token_bytes = tokenizer.target_bytes()
+        return ValidationSet(self.tokens.val, token_bytes, context, count, batch, self.separator, tokenizer.eot)
 
     def _build_model(self) -> None:
         self.model = build(self.cfg, self.tokens.tokenizer.n_vocab)
@@ -185,13 +189,17 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         step = self.state.step
-        values = self.validation_set.evaluate(self.placed, self.strategy, self.autocast)
-        if not math.isfinite(values["val/loss"]):  # before anything of this step is saved
+        validation = self.validation_set.evaluate(self.placed, self.strategy, self.autocast, step)
+        values = validation.values
+        if not math.isfinite(values.get("val/loss_whole", values["val/loss"])):  # before anything of this step is saved
             raise RunFailed(f"the validation loss of step {step} is not finite. {self._advice()}")
         if self.state.best.add(step, values):
             weights = self.strategy.weights(self.model)
             if self.journal:
                 save_best(self.folder.checkpoints, step, weights, values)
+        last = step == self.cfg.trainer.max_steps or self._stopped_early()
+        if last and self.journal and validation.units:
+            write_unit_losses(self.folder.path, validation.units)
         return values
 
     def _check_skipped(self, skipped: int) -> None:

@@ -62,6 +62,7 @@ def test_run_folder_has_every_file(trained: Trained) -> None:
     assert re.fullmatch(r"mha·rope·full·single·s0-[0-9a-f]{10}", folder.name)
     names = {path.name for path in folder.iterdir()}
     expected = {"config.yaml", "journal.jsonl", "result.json", "checkpoints", "samples", "tokenizer.json", "run.lock"}
+    expected.add("validation.safetensors")
     assert names == expected
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"step-00000020", "step-00000030", "best"}
     assert (folder / "samples" / "step-00000030.txt").read_text() == records(folder, "sample")[0]["text"]
@@ -83,7 +84,18 @@ def test_result_has_every_figure(trained: Trained) -> None:
     assert {"python", "torch"} <= result["versions"].keys()
     assert {"device", "cpu", "cores", "memory_bytes"} <= result["hardware"].keys()
     assert result["variant"]["attention"] == "mha" and result["config"]["trainer"]["max_steps"] == 30
-    assert history(trained.folder)["val/loss", result["best_step"]] == result["val_loss"]
+    curves = history(trained.folder)
+    for view in ("", "_select", "_whole"):
+        assert curves[f"val/loss{view}", 30] == result[f"val_loss{view}"]
+    assert curves["val/loss", result["best_step"]] == result["val_loss_best"]
+    lowest = min(value for (key, _), value in curves.items() if key == "val/loss_select")
+    assert curves["val/loss_select", result["best_step"]] == lowest
+    shown = re.search(
+        r"val loss +(\S+) nats/token, report half\n +selection half (\S+), whole (\S+), best weights (\S+)\n",
+        trained.done.out,
+    )
+    views = ("", "_select", "_whole", "_best")
+    assert shown and shown.groups() == tuple(f"{result[f'val_loss{view}']:.4f}" for view in views)
 
 
 def test_journal_has_a_record_for_every_step(trained: Trained) -> None:

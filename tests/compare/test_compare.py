@@ -322,7 +322,7 @@ def test_comparable_runs_give_no_warning(tmp_path: Path) -> None:
         ({"code": {"mine": "a", "other": "a"}}, "different code: mine was changed between runs (1 and 1 of them)"),
         (
             {"validation": 2},
-            "different definitions of bits/byte: in 1 run of an earlier version",
+            "different definitions of validation metrics: in 1 run ",
         ),
         ({"corpus_hash": "abcdef"}, "different corpora (sotu 9f8e7d6c, sotu abcdef)"),
     ],

@@ -53,7 +53,7 @@ def test_validation_hides_other_documents(masked: bool) -> None:
     separator = 3 if masked else None
     with single.open("cpu"):
         validation_set = ValidationSet(tokens, np.ones(VOCAB, dtype=np.int64), CONTEXT, 0, 2, separator)
-        found = validation_set.evaluate(model, single, contextlib.nullcontext)["val/loss"]
+        found = validation_set.evaluate(model, single, contextlib.nullcontext).values["val/loss_whole"]
     nats = 0.0
     for start in range(0, 4 * CONTEXT, CONTEXT):
         window = tokens[start : start + CONTEXT + 1].astype(np.int64)

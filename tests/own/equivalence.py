@@ -157,11 +157,13 @@ class Training:
         assert update(self.optim, norm, LR)
         self.history += [strategy.sum(loss).item() / strategy.loss_ranks, norm.item()]
 
-    def validate(self) -> dict[str, float]:
-        """Metrics of 7 windows in batches of 3: the last batch is not full."""
+    def validate(self) -> dict[str, Tensor | float]:
+        """Metrics of 7 windows in batches of 3, and the losses by unit: the last batch is not full."""
         tokens = text()[-7 * CONTEXT - 1 :].astype(np.uint16)
         validation_set = ValidationSet(tokens, np.ones(VOCAB, dtype=np.int64), CONTEXT, 0, 3, self.case.separator)
-        return validation_set.evaluate(self.placed, self.strategy, self.autocast)
+        found = validation_set.evaluate(self.placed, self.strategy, self.autocast)
+        assert found.units is not None and len(found.units.nats) > 7
+        return {**found.values, "nats": torch.from_numpy(found.units.nats)}
 
 
 def train(case: Case, strategy: Strategy, folder: Path) -> Differences:

@@ -167,6 +167,15 @@ def test_an_arm_that_varies_more_switches_all_contrasts_to_paired_t() -> None:
     assert effects(table(simulated(4, 10)), "a", 0.01).method is Method.POOLED
 
 
+def test_paired_intervals_need_two_shared_seeds() -> None:
+    values = simulated(4, 10)
+    values[2] += np.random.default_rng(5).normal(0, 0.2, 10)
+    values[3, 1:] = np.nan
+    effect = effects(table(values).dropna(), "a", 0.01).of("d")
+    assert (effect.n, effect.interval, effect.verdict) == (1, None, Verdict.UNDECIDED)
+    assert effect.note == "no paired interval: shares fewer than two seeds with a"
+
+
 def test_two_arms_give_the_paired_t_interval() -> None:
     values = simulated(2, 5)
     expected = stats.ttest_rel(values[1], values[0]).confidence_interval()

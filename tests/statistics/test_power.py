@@ -47,3 +47,8 @@ def test_the_visible_difference_is_found_with_80_percent_power() -> None:
 def test_the_upper_limit_of_the_spread_covers_it_in_80_percent_of_samples() -> None:
     deviations = np.random.default_rng(0).normal(0, 1, (6, 20_000)).std(axis=0, ddof=1)
     assert np.mean([upper_deviation(s, 5) >= 1 for s in deviations[:2000]]) == pytest.approx(0.8, abs=0.03)
+
+
+def test_all_pairs_need_more_seeds_than_comparisons_with_a_baseline() -> None:
+    baseline, pairs = (pooled_plan(0.01, 4, all_pairs=flag).seeds_needed(0.01) for flag in (False, True))
+    assert baseline.if_margin and pairs.if_margin and baseline.if_margin < pairs.if_margin

@@ -91,10 +91,12 @@ class SimulatedLauncher(Launcher):
                 return End(task, AttemptOutcome.STOPPED, "stopped")
             step = max(0, log.last_step) + EVERY
             loss = self.curve(values, step)
-            log.write(MetricsRecord(step=step, values={"val/loss": loss, "val/accuracy": -loss}))
+            half = {"val/loss_select": loss, "val/accuracy_select": -loss}  # the report half has the opposite order
+            log.write(MetricsRecord(step=step, values={"val/loss": -loss, "val/accuracy": loss, **half}))
         if step < STEPS:
             return None
-        result = {"status": "finished", "val_loss": loss, "val_accuracy": -loss, "val_bpb": 2 * loss}
+        result = {"status": "finished", "val_loss": -loss, "val_accuracy": loss, "val_bpb": -2 * loss}
+        result |= {"val_loss_select": loss, "val_accuracy_select": -loss}
         write_json(task.folder / "result.json", result | {"n_params": 4 if values["attention"] == "mha" else 2})
         return End(task, AttemptOutcome.FINISHED)
 

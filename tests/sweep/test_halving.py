@@ -81,7 +81,8 @@ class SimulatedSweep:
             if task.title in self.failing:
                 return End(task, AttemptOutcome.REJECTED, "it broke")
             for step in range(first + EVERY, last + 1, EVERY):
-                log.write(MetricsRecord(step=step, values={"val/bpb": self.loss(task.folder, step)}))
+                loss = self.loss(task.folder, step)  # the report half has the opposite order
+                log.write(MetricsRecord(step=step, values={"val/bpb": 9 - loss, "val/bpb_select": loss}))
         if last == STEPS:
             (task.folder / "result.json").write_text(json.dumps({"status": "finished"}))
         return End(task, AttemptOutcome.FINISHED if last == STEPS else AttemptOutcome.PAUSED)
@@ -249,6 +250,7 @@ def test_finished_runs_are_compared_and_not_trained_again(tmp_path: Path) -> Non
 
 
 def test_run_that_ended_early_counts_with_its_last_validation(tmp_path: Path) -> None:
+    """The run is one of an earlier version, which had no halves."""
     sweep, found = SimulatedSweep(tmp_path), cells(tmp_path, 2)
     early = tmp_path / "a0 seed=0"
     early.mkdir()

@@ -17,11 +17,13 @@ from gptx.sweep.state.folder import PlannedCell
 
 
 def cell(outputs: Path, arm: str, rate: float, seed: int, loss: float | None, status: str = "finished") -> PlannedCell:
-    """A cell of the plan, whose run ended with a loss; None: it never started."""
+    """A cell of the plan, whose run ended with a loss of the selection half; None: it never started. The report half
+    has the opposite order."""
     run = outputs / "study" / f"none-{arm}-{rate}-{seed}"
     if loss is not None:
         run = folder(outputs, f"{abs(hash((arm, rate, seed))):08x}")
-        (run / "result.json").write_text(json.dumps({"status": status, "val_loss": loss}))
+        result = {"status": status, "val_loss": 9 - loss, "val_loss_select": loss}
+        (run / "result.json").write_text(json.dumps(result))
     name = f"{arm} optim.lr={rate!r}".strip()
     title = f"{name} seed={seed}"
     return PlannedCell(title=title, arm=name, overrides=tuple(name.split()), run=f"study/{run.name}", steps=20)

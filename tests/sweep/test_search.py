@@ -36,7 +36,7 @@ def test_trials_run_in_all_slots(search: Search) -> None:
     assert best.value == min(loss_of(dict(w.split("=") for w in t.user_attrs[OVERRIDES]), STEPS) for t in search.trials)
     assert (
         best.value
-        == json.loads((search.sweep.outputs / best.user_attrs["run"] / "result.json").read_text())["val_loss"]
+        == json.loads((search.sweep.outputs / best.user_attrs["run"] / "result.json").read_text())["val_loss_select"]
     )
     assert [record["number"] for record in records(search.sweep.path, "trial")] != []
     assert set(importances(search.study)) == {"attention", "optim.lr"}

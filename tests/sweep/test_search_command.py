@@ -39,7 +39,7 @@ def test_search_from_the_command_line(gptx: Gptx) -> None:
     assert done.code == 0, done.err
     assert "trials: 2 finished" in done.out and "[2/2] trial " in done.err
     assert [trial.state.name for trial in stored(gptx)] == ["COMPLETE"] * 2 and len(gptx.folders()) == 2
-    result = min(json.loads((folder / "result.json").read_text())["val_loss"] for folder in gptx.folders())
+    result = min(json.loads((folder / "result.json").read_text())["val_loss_select"] for folder in gptx.folders())
     assert f"val_loss {result:.6g}" in done.out and min(trial.values for trial in stored(gptx)) == [result]
 
 
@@ -75,11 +75,11 @@ def test_search_killed_with_its_runs_resumes(gptx: Gptx) -> None:
     assert len(gptx.folders()) == 3
     assert uids.items() <= {folder.name: records(folder, "start")[0]["uid"] for folder in gptx.folders()}.items()
     lines = done.out.splitlines()
-    best = shlex.split(lines[lines.index("best trial:") + 2])
+    best = shlex.split(lines[lines.index("best trial on the selection half:") + 2])
     assert best[:3] == ["python", "-m", "gptx.run"]
     single = gptx.run("gptx.run", *best[3:])
     assert single.code == 0 and "finished already" in single.out, single.err
-    result = min(json.loads((folder / "result.json").read_text())["val_loss"] for folder in gptx.folders())
+    result = min(json.loads((folder / "result.json").read_text())["val_loss_select"] for folder in gptx.folders())
     assert f"val_loss {result:.6g}" in done.out and min(trial.values for trial in stored(gptx)) == [result]
 
 

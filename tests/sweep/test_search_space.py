@@ -64,6 +64,7 @@ def test_overrides_that_cannot_be_searched(overrides: list[str], expected: str) 
     [
         ({"n_trials": 0}, "hydra.sweeper.n_trials=0: expected at least 1"),
         ({"sampler": "nsga2", "startup": 1}, "hydra.sweeper.startup=1: expected at least 2"),
+        ({"metrics": ("val_loss_best",)}, "val_loss_best: expected one of val_loss, val_bpb, n_params"),
         ({"metrics": ("val_los",)}, "Did you mean 'val_loss'?"),
         ({"metrics": ()}, "expected at least one, and none twice"),
         ({"metrics": ("val_loss", "val_loss")}, "expected at least one, and none twice"),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gptx.data.split import split_documents
 from gptx.data.tokens import prepare
 from gptx.runs import journal
+from gptx.runs.unit_losses import NAME as UNIT_LOSSES
 from gptx.strategy.single import Single
 from gptx.training.evaluation import ValidationSet
 
@@ -40,9 +41,10 @@ def test_tokenizers_count_the_same_bytes(name: str, tmp_path: Path) -> None:
     sizes = tokens.tokenizer.target_bytes()
     assert sizes[tokens.val].sum() == len(text.encode())
     with Single(nproc=1).open("cpu") as strategy:
-        found = ValidationSet(tokens.val, sizes, 16, 0, 4).evaluate(Uniform(len(sizes)), strategy, nullcontext)
+        validation = ValidationSet(tokens.val, sizes, 16, 0, 4).evaluate(Uniform(len(sizes)), strategy, nullcontext)
+    found = validation.values
     nats = (len(tokens.val) - 1) * math.log(len(sizes))  # the first token is not predicted
-    assert found["val/bpb"] == pytest.approx(nats / math.log(2) / sizes[tokens.val[1:]].sum(), rel=1e-5)
+    assert found["val/bpb_whole"] == pytest.approx(nats / math.log(2) / sizes[tokens.val[1:]].sum(), rel=1e-5)
     assert found["val/loss"] == pytest.approx(math.log(len(sizes)), rel=1e-5)
 
 
@@ -60,18 +62,24 @@ def test_a_run_of_an_earlier_version_keeps_its_definitions(gptx: Gptx) -> None:
     words = ("data.path=a.jsonl", "paths.data=tokens", "trainer.val_tokens=0")
     assert gptx(*words).code == 0
     new = json.loads((gptx.folder / "result.json").read_text())
-    assert new["validation"] == 2
+    assert new["validation"] == 3
+    whole = {key: new[f"{key}_whole"] for key in ("val_loss", "val_bpb")}
 
     folder, path = gptx.folder, gptx.folder / journal.NAME
     start = json.loads(path.read_text().splitlines()[0])
-    del start["validation"]
-    for left in ("result.json", "checkpoints"):
-        (shutil.rmtree if left == "checkpoints" else Path.unlink)(folder / left)
-    path.write_text(json.dumps(start) + "\n")
-    assert gptx(*words).code == 0
-    old = json.loads((folder / "result.json").read_text())
-    assert old["validation"] == 1
-    assert old["val_bpb"] > new["val_bpb"] and old["val_loss"] != new["val_loss"]
-    assert old["train_loss"] == new["train_loss"]
-    done = gptx.run("gptx.certify", str(folder))
-    assert done.code == 0 and "bitwise equal" in done.out
+    for version in (1, 2):
+        for left in ("result.json", UNIT_LOSSES, "checkpoints"):
+            if (folder / left).exists():
+                (shutil.rmtree if left == "checkpoints" else Path.unlink)(folder / left)
+        path.write_text(json.dumps(start | {"validation": version}) + "\n")
+        assert gptx(*words).code == 0
+        old = json.loads((folder / "result.json").read_text())
+        assert old["validation"] == version
+        assert old["train_loss"] == new["train_loss"] and old["val_loss_select"] is None
+        assert not (folder / UNIT_LOSSES).exists()
+        if version == 1:
+            assert old["val_bpb"] > whole["val_bpb"] and old["val_loss"] != pytest.approx(whole["val_loss"], rel=1e-6)
+        else:  # its last validation is its best one
+            assert old["best_step"] == 30 and {key: old[key] for key in whole} == pytest.approx(whole, rel=1e-6)
+        done = gptx.run("gptx.certify", str(folder))
+        assert done.code == 0 and "bitwise equal" in done.out

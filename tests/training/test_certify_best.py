@@ -24,7 +24,7 @@ def run(trained: Trained, tmp_path: Path) -> Path:
 def test_best_weights_are_compared(run: Path) -> None:
     code, found = certificate(run)
     assert code == 0
-    assert found["compared"]["best validation"]["count"] == 6
+    assert found["compared"]["best validation"]["count"] == 14
     assert found["compared"]["best weights"]["count"] > 5
 
 

@@ -4,9 +4,10 @@ All arms train up to a step that is called the first rung. The best of them cont
 rung, and so on; the last ones train to the end. An arm consists of the runs that differ only in their seeds.
 
 Every run has the schedule of the full run and is only stopped at a rung, so a run that reaches its end is identical to
-one that was never stopped. Arms are compared by the mean of bits per byte over their seeds, which does not depend on
-the tokenizer; if two are equal, the one that comes first in the grid is promoted. An arm with a failed or diverged run
-has no mean and is dropped. If the same command is given again, it retries failed runs and then repeats the decision.
+one that was never stopped. Arms are compared by the mean over their seeds of bits per byte on the selection half, which
+do not depend on the tokenizer; if two are equal, the one that comes first in the grid is promoted. An arm with a failed
+or diverged run has no mean and is dropped. If the same command is given again, it retries failed runs and then repeats
+the decision.
 """
 
 import math
@@ -18,11 +19,12 @@ from typing import Self
 
 from gptx.errors import ConfigError
 from gptx.runs.journal import metrics
+from gptx.runs.metrics import selection_curve
 from gptx.sweep.plan.cells import Cell
 from gptx.sweep.state.folder import Sweep
 from gptx.sweep.state.records import CommandStarted, Rung, SweepRecord
 
-METRIC = "val/bpb"
+METRIC = "val_bpb"
 
 
 def decisions(records: Iterable[SweepRecord], factor: int) -> list[Rung]:
@@ -187,10 +189,11 @@ class HalvingState:
 
 
 def loss_at(cell: Cell, step: int) -> float | None:
-    """Validation bits per byte of a run at a step. If the run finished before that step (trainer.patience), the last
-    value; None if there is none yet."""
+    """Bits per byte of a run at a step, on the selection half. If the run finished before that step (trainer.patience),
+    the last value; None if there is none yet."""
     assert cell.folder is not None
-    found = ((record.step, record.values.get(METRIC)) for record in metrics(cell.folder.path) if record.step <= step)
+    records = (record for record in metrics(cell.folder.path) if record.step <= step)
+    found = ((record.step, selection_curve(METRIC, record.values)) for record in records)
     losses = {at: value for at, value in found if value is not None}
     last = max(losses, default=None)
     return losses[last] if last is not None and (last == step or cell.folder.finished()) else None

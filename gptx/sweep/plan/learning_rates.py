@@ -1,8 +1,8 @@
 """`sweep.lr=[1e-3,3e-3]`: train every arm with each of these learning rates and compare the arms at their best rates.
 
 A comparison at a single rate favours the arm that this rate suits. The best rate is chosen by the mean validation loss
-at the end of the runs, which the comparison uses as well. Choosing the best of several therefore makes each arm's loss
-a little too low; all arms get the same number of tries.
+at the end of the runs, on the selection half; the comparison uses the report half. The seeds are the same, so choosing
+the best of several rates still makes each arm's loss a little too low; all arms get the same number of tries.
 """
 
 import math
@@ -19,6 +19,7 @@ from gptx.config.overrides import key_of
 from gptx.console import Console
 from gptx.errors import ConfigError
 from gptx.runs.folder import RunFolder
+from gptx.runs.metrics import selection
 from gptx.runs.records import RunStatus
 from gptx.sweep.state.folder import PlannedCell
 
@@ -31,7 +32,7 @@ class RateChoice:
 
     Attributes:
         arm: the overrides of the arm, without the rate.
-        losses: {learning rate, ascending: {folder of a finished run: its validation loss in nats per token}}.
+        losses: {learning rate, ascending: {folder of a finished run: its loss on the selection half}}.
         seeds: number of planned runs at each rate.
         dropped: the rates at which halving has dropped the arm.
     """
@@ -129,12 +130,12 @@ def _rate(cell: PlannedCell) -> float:
 
 
 def _losses(runs: Iterator[Path]) -> dict[Path, float]:
-    """The validation losses of the finished runs; infinite for a run that diverged."""
+    """The losses of the finished runs on the selection half; infinite for a run that diverged."""
     losses = {}
     for run in runs:
         result = RunFolder(run).result()
         if result and result.status == RunStatus.FINISHED:
-            loss = result.val_loss
+            loss = selection("val_loss", result)
             losses[run] = loss if loss is not None and math.isfinite(loss) else math.inf
     return losses
 
@@ -173,9 +174,9 @@ def _extended(rates: list[float], best: float) -> list[float]:
 
 
 def table(choices: Sequence[RateChoice]) -> Table:
-    """Mean validation losses by arm and rate; the best one of each arm is marked; a dash: no run has finished."""
+    """Mean losses of the selection half by arm and rate; an arm's best one is marked; a dash: no run has finished."""
     rates = sorted({rate for choice in choices for rate in choice.losses})
-    shown = Table("arm", title="val loss by learning rate (* best)")
+    shown = Table("arm", title="val loss of the selection half by learning rate (* best)")
     for rate in rates:
         shown.add_column(f"{rate:g}", justify="right")
     for choice in choices:

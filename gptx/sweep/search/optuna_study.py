@@ -21,12 +21,13 @@ from gptx.config.overrides import did_you_mean
 from gptx.errors import ConfigError
 from gptx.regular_files import refuse_link
 from gptx.runs.json_log import drop_torn_line
-from gptx.runs.metrics import BY_KEY, CURVES
+from gptx.runs.metrics import BY_KEY, CURVES, METRICS
 
 STORE = "optuna.jsonl"
 SAMPLERS, PRUNERS = ("tpe", "nsga2", "random"), ("none", "median", "asha")
 MIN_TRIALS = 10  # before importances are shown
-_CURVED = [metric for metric, curve in CURVES.items() if curve.startswith("val/")]
+_KNOWN = [metric.key for metric in METRICS if not metric.view]
+_CURVED = [metric for metric in _KNOWN if CURVES.get(metric, "").startswith("val/")]
 
 # Names of the attributes that are stored with each trial.
 TITLE, OVERRIDES, RUN = "title", "words", "run"
@@ -56,8 +57,7 @@ class SearchOptions:
         for key, number in least.items():
             if getattr(self, key) < number:
                 raise ConfigError(f"hydra.sweeper.{key}={getattr(self, key)}: expected at least {number}")
-        known = list(BY_KEY)
-        _check_choices("metrics", self.metrics, known)
+        _check_choices("metrics", self.metrics, _KNOWN)
         _check_choices("sampler", [self.sampler], SAMPLERS)
         _check_choices("pruner", [self.pruner], PRUNERS)
         if not self.metrics or len(set(self.metrics)) < len(self.metrics):
@@ -81,9 +81,9 @@ class SearchOptions:
         return [StudyDirection.MAXIMIZE if one else StudyDirection.MINIMIZE for one in higher]
 
     @property
-    def curve(self) -> str:
-        """The key of the journal's metrics that the pruner compares while runs train; empty without a pruner."""
-        return CURVES[self.metrics[0]] if self.pruner != "none" else ""
+    def pruned_by(self) -> str:
+        """The metric that the pruner compares while runs train; empty without a pruner."""
+        return self.metrics[0] if self.pruner != "none" else ""
 
 
 def _check_choices(key: str, given: Sequence[str], known: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from gptx.runs.metrics import BY_KEY
 from gptx.sweep.end_report import list_reasons
 from gptx.sweep.execute.launcher import Launcher
 from gptx.sweep.plan.cell_checks import check_cells
@@ -29,7 +30,7 @@ _STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNIN
 def show_search(options: "SearchOptions", space: Space, sweep: Sweep, study: str) -> None:
     """Print what the search will try, and whether the study has other searches."""
     goals = [f"{way.name.lower()} {m}" for m, way in zip(options.metrics, options.directions, strict=True)]
-    by = f"sampled by {options.sampler}" + (f", pruned by {options.pruner}" if options.curve else "")
+    by = f"sampled by {options.sampler}" + (f", pruned by {options.pruner}" if options.pruned_by else "")
     echo(f"search: {options.n_trials} trials to {' and '.join(goals)}, {by}, in {sweep.path}")
     echo(space)
     others = [] if sweep.path.exists() else [other for other in sweeps(sweep.outputs) if other.plan.study == study]
@@ -95,10 +96,11 @@ def _show_best(study: "optuna.Study", options: "SearchOptions", config_dirs: Seq
     from gptx.sweep.search.optuna_study import OVERRIDES, RUN, TITLE
 
     best = {trial.user_attrs[RUN]: trial for trial in reversed(study.best_trials)}
+    by = " on the selection half" if any(f"{metric}_select" in BY_KEY for metric in options.metrics) else ""
     if len(options.metrics) == 1:
-        echo("\nbest trial:")
+        echo(f"\nbest trial{by}:")
     else:
-        echo(f"\n{len(best)} best trials (no other is better in both {' and '.join(options.metrics)}):")
+        echo(f"\n{len(best)} best trials{by} (no other is better in both {' and '.join(options.metrics)}):")
     for trial in sorted(best.values(), key=lambda trial: trial.values):
         values = ", ".join(f"{m} {value:,.6g}" for m, value in zip(options.metrics, trial.values, strict=True))
         echo(f"  {trial.user_attrs[TITLE]}: {values}")

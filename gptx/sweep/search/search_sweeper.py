@@ -120,7 +120,7 @@ def check_options(options: DictConfig, search: "SearchOptions", space: Space) ->
     if options.runtime.until:
         raise ConfigError(f"runtime.until={options.runtime.until}: the runs of a search train to the end; remove it")
     for key in ("trainer.max_steps", "trainer.eval_every"):
-        if search.curve and key in (dimension.key for dimension in space.dimensions):
+        if search.pruned_by and key in (dimension.key for dimension in space.dimensions):
             raise ConfigError(
                 f"hydra.sweeper.pruner={search.pruner} compares runs at the same steps, so {key} cannot be searched; "
                 "give it one value or use pruner=none"

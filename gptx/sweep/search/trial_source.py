@@ -15,7 +15,8 @@ from optuna.trial import TrialState
 from gptx.errors import ConfigError
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
-from gptx.runs.records import MetricsRecord
+from gptx.runs.metrics import selection, selection_curve
+from gptx.runs.records import MetricsRecord, RunStatus
 from gptx.sweep.execute.launcher import End, Task
 from gptx.sweep.plan.cell_checks import check_cells
 from gptx.sweep.plan.cells import Cell, compose_cells
@@ -179,9 +180,9 @@ class TrialSource:
     def _tell(self, trial: optuna.Trial, folder: Path, reason: str, pruned: bool = False) -> None:
         """Report the end of a run to optuna and to the sweep's journal."""
         state, values = TrialState.FAIL, None
-        if RunFolder(folder).finished():
-            result = RunFolder(folder).result()
-            found = {metric: getattr(result, metric, None) for metric in self._context.options.metrics}
+        result = RunFolder(folder).result()
+        if result and result.status == RunStatus.FINISHED:
+            found = {metric: selection(metric, result) for metric in self._context.options.metrics}
             if missing := [metric for metric, value in found.items() if value is None or not math.isfinite(value)]:
                 reason = f"its result has no finite {missing[0]}"
             else:
@@ -202,7 +203,7 @@ class TrialSource:
         self._context.journal.write(ended)
 
     def tasks_to_stop(self) -> list[Task]:
-        if not self._context.options.curve:
+        if not self._context.options.pruned_by:
             return []
         return [run.task for run in self._runs.values() if not run.pruned and self._should_prune(run)]
 
@@ -212,16 +213,18 @@ class TrialSource:
         if not newest or newest.step >= run.cell.config["trainer"]["max_steps"] or not run.trials[0].should_prune():
             return False
         run.pruned = True
-        message = f"pruned at step {newest.step:,} with {self._context.options.curve} {newest.value:.4f}"
+        message = f"pruned at step {newest.step:,} with {self._context.options.pruned_by} {newest.value:.4f}"
         self._context.dashboard.print(f"{run.task.title}: {message}")
         return True
 
     def _report(self, run: _Run) -> _CurveValue | None:
         """Report the new validations in a run's journal to optuna; returns the newest."""
         newest = None
+        if not self._context.options.pruned_by:
+            return None
         records, run.offset = journal.tail(run.task.folder, run.offset)
         for record in (record for record in records if isinstance(record, MetricsRecord)):
-            value = record.values.get(self._context.options.curve)
+            value = selection_curve(self._context.options.pruned_by, record.values)
             if value is None:
                 continue
             newest = _CurveValue(record.step, value)
