@@ -15,6 +15,7 @@ from gptx.config.new_option import template_axes, write_option
 from gptx.config.own_options import own_options
 from gptx.config.part_types import BASES, FUNCTIONS
 from gptx.errors import ConfigError
+from gptx.model import variants_table
 from gptx.proofs.combinations import combinations, proven
 
 AXES = template_axes()
@@ -71,6 +72,7 @@ def test_new_option_has_every_property(axis: str, project: Gptx) -> None:
     assert not all(one.rejection for one in found)
 
 
+@pytest.mark.full
 def test_options_of_the_user_are_listed_with_those_of_gptx(project: Gptx, gptx: Gptx) -> None:
     """From another folder than that of the project."""
     broken = project.cwd / "own/ffn/broken.yaml"
@@ -86,16 +88,28 @@ def test_options_of_the_user_are_listed_with_those_of_gptx(project: Gptx, gptx: 
     assert "has no attribute 'Absent'" in done.out
 
 
+def test_row_of_an_option_of_the_user(project: Gptx) -> None:
+    """One row of `gptx variants`: an option that works, and one whose class does not exist."""
+    broken = project.cwd / "own/ffn/broken.yaml"
+    broken.write_text("_target_: mine_ffn.Absent\n")
+    with own_options(project.cwd / "own"):
+        base = compose(["device=cpu"])
+        good, bad = (variants_table._row(base, "ffn", option, ()) for option in ("mine", "broken"))
+    broken.unlink()
+    assert good.description == "Two layers with SiLU, a copy to change" and good.cost is not None
+    assert bad.cost is None and "has no attribute 'Absent'" in bad.rejects[0]
+
+
 def test_nothing_is_replaced(tmp_path: Path) -> None:
-    write_option("pos", "mine", tmp_path)
-    for file in ("mine_pos.py", "pos/mine.yaml"):
+    write_option("pos", "unique", tmp_path)
+    for file in ("unique_pos.py", "pos/unique.yaml"):
         before = (tmp_path / file).read_text()
         with pytest.raises(ConfigError, match="exists and is not replaced"):
-            write_option("pos", "mine", tmp_path)
+            write_option("pos", "unique", tmp_path)
         assert (tmp_path / file).read_text() == before
         (tmp_path / file).unlink()
         with pytest.raises(ConfigError, match="exists and is not replaced"):
-            write_option("pos", "mine", tmp_path)
+            write_option("pos", "unique", tmp_path)
         (tmp_path / file).write_text(before)
 
 
