@@ -1,29 +1,28 @@
 """Simulations of `sweep.seeds=auto`: does it keep its level, and how many runs does it save?
 
-Results are drawn from distributions with a known truth and given to `gptx.statistics.sequential`, as a sweep does. One
-baseline is compared with three arms. The first table counts the simulations in which an arm without an effect is called
-better or worse (margin 0, so that no arm stops as equivalent), also for two other estimates of the spread. The second
-compares with a fixed number of seeds: paired t intervals with Bonferroni, and as many seeds as give a right verdict as
-often if all true differences are 1 margin ("fixed"), or if the truth of the row were known beforehand.
+Results are drawn from distributions with a known truth, and decided as in `gptx.statistics.sequential`. One baseline is
+compared with three arms. The first table counts the simulations in which an arm without an effect is called better or
+worse (margin 0, so that no arm stops as equivalent), also for two other estimates of the spread. The second compares
+with a fixed number of seeds: paired t intervals with Bonferroni, and as many seeds as give a right verdict as often if
+all true differences are 1 margin ("fixed"), or if the truth of the row were known beforehand.
 """
 
 import argparse
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from benchmarks.report import markdown_table
 from gptx.cli import Parser, exit_code
-from gptx.statistics.sequential import ArmProgress, SequentialDesign, SequentialState, follow_seeds
-from gptx.statistics.verdict import Interval, Verdict, judge
+from gptx.statistics.sequential import SequentialDesign
 from gptx.terminal import echo
 
 Array = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Array]
 ARMS = ["baseline", "a", "b", "c"]
 DESIGN = SequentialDesign(min_seeds=5, max_seeds=20, margin=0.0)
@@ -89,19 +88,65 @@ DESIGNS = (  # and the standard deviation of a difference between two results of
 )
 
 
-def followed(draws: Array, design: SequentialDesign) -> Iterator[SequentialState]:
-    """The end of the sweep for each simulation, whose results are ``draws`` (simulations, arms, seeds)."""
-    _, arms, seeds = draws.shape
-    frame = pd.DataFrame({"arm": np.repeat(ARMS[:arms], seeds), "seed": np.tile(np.arange(seeds), arms)})
-    for results in draws:
-        yield follow_seeds(frame.assign(value=results.ravel()), ARMS[:arms], ARMS[0], range(seeds), design)
+@dataclass(frozen=True)
+class Outcomes:
+    """The end of simulated sweeps: which verdict each arm got (simulations, arms), and with how many seeds."""
+
+    equivalent: Bools
+    worse: Bools
+    better: Bools
+    seeds: NDArray[np.int64]
+
+    @property
+    def decided(self) -> Bools:
+        return self.equivalent | self.worse | self.better
+
+    def right(self, truth: Truth, margin: float) -> Bools:
+        """Whether the verdict is true. A small difference may be called equivalent or by its sign."""
+        effects = np.array(truth.effects)
+        signed = self.worse & (effects > 0) | self.better & (effects < 0)
+        return self.equivalent & (np.abs(effects) <= margin) | signed
+
+
+def outcomes(draws: Array, looks: Sequence[int], limits: Sequence[float], margin: float) -> Outcomes:
+    """What `gptx.statistics.sequential.follow_seeds` decides, for many simulations at once.
+
+    Args:
+        draws: results (simulations, arms, seeds), the baseline first.
+        looks: the seeds at each look; ``limits``: the limits on abs(t).
+    """
+    differences, n = draws[:, 1:] - draws[:, :1], np.array(looks)
+    sums, squares = (np.cumsum(differences**power, -1)[..., n - 1] for power in (1, 2))
+    mean = sums / n
+    half = np.array(limits) * np.sqrt(np.maximum(squares - n * mean**2, 0) / (n - 1) / n)
+    low, high = mean - half, mean + half
+    equivalent = (-margin <= low) & (high <= margin) & (margin > 0)
+    worse, better = ~equivalent & (low > 0), ~equivalent & (high < 0)
+    decided = equivalent | worse | better
+    first = np.where(decided.any(-1), decided.argmax(-1), len(n) - 1)
+
+    def at_first(verdict: Bools) -> Bools:
+        return np.take_along_axis(verdict, first[..., None], -1)[..., 0]
+
+    return Outcomes(at_first(equivalent), at_first(worse), at_first(better), n[first])
+
+
+def sequential(draws: Array, design: SequentialDesign) -> Outcomes:
+    """The end of sweeps with sweep.seeds=auto."""
+    looks = range(design.min_seeds, design.max_seeds + 1)
+    return outcomes(draws, looks, design.limits(draws.shape[1] - 1), design.margin)
+
+
+def fixed(draws: Array, seeds: int, design: SequentialDesign) -> Outcomes:
+    """The end of sweeps with a fixed number of seeds: paired t intervals with Bonferroni."""
+    limit = student.isf(design.level / (draws.shape[1] - 1) / 2, seeds - 1)
+    return outcomes(draws, [seeds], [limit], design.margin)
 
 
 def false_alarms(truth: Truth, design: SequentialDesign, simulations: int) -> float:
     """How often any arm without an effect is called better or worse."""
-    wrong = {Verdict.BETTER, Verdict.WORSE}
-    states = followed(truth.draws(simulations, design.max_seeds), replace(design, margin=0.0))
-    return sum(any(arm.verdict in wrong for arm in state.arms) for state in states) / simulations
+    found = sequential(truth.draws(simulations, design.max_seeds), replace(design, margin=0.0))
+    return float((found.worse | found.better).any(1).mean())
 
 
 @dataclass(frozen=True)
@@ -117,40 +162,18 @@ class Savings:
 
 def savings(truth: Truth, design: SequentialDesign, simulations: int) -> Savings:
     """What the design decides and needs if this is the truth."""
-    right = wrong = runs = 0
-    for state in followed(truth.draws(simulations, design.max_seeds), design):
-        runs += sum(arm.seeds for arm in state.arms) + max(arm.seeds for arm in state.arms)
-        for arm, effect in zip(state.arms, truth.effects, strict=True):
-            right += is_right(arm.verdict, effect, design.margin)
-            wrong += arm.progress is ArmProgress.DECIDED and not is_right(arm.verdict, effect, design.margin)
-    arms = simulations * len(truth.effects)
-    fixed = fixed_seeds(truth, design, right / arms, simulations)
-    return Savings(right / arms, wrong / arms, runs / simulations, fixed)
-
-
-def is_right(verdict: Verdict, effect: float, margin: float) -> bool:
-    """Whether a verdict about a loss is true. A small effect may be called equivalent or by its sign."""
-    signed = Verdict.WORSE if effect > 0 else Verdict.BETTER
-    return (verdict is Verdict.EQUIVALENT and abs(effect) <= margin) or (verdict is signed and effect != 0)
+    found = sequential(truth.draws(simulations, design.max_seeds), design)
+    right = found.right(truth, design.margin)
+    runs = found.seeds.sum(1) + found.seeds.max(1)
+    power, wrong = float(right.mean()), float((found.decided & ~right).mean())
+    return Savings(power, wrong, float(runs.mean()), fixed_seeds(truth, design, power, simulations))
 
 
 def fixed_seeds(truth: Truth, design: SequentialDesign, power: float, simulations: int) -> int | None:
-    """The fewest seeds with which paired t intervals give a right verdict as often; None: more than MOST_FIXED."""
+    """The fewest seeds with which the fixed design is right as often; None: more than MOST_FIXED."""
     draws = truth.draws(simulations, MOST_FIXED, random_seed=1)
-    return next((n for n in range(2, MOST_FIXED + 1) if _fixed_power(draws, n, truth, design) >= power), None)
-
-
-def _fixed_power(draws: Array, seeds: int, truth: Truth, design: SequentialDesign) -> float:
-    differences = draws[:, 1:, :seeds] - draws[:, :1, :seeds]
-    mean = differences.mean(-1)
-    limit = student.isf(design.level / len(truth.effects) / 2, seeds - 1)
-    half = limit * differences.std(-1, ddof=1) / math.sqrt(seeds)
-    right = 0
-    for column, effect in enumerate(truth.effects):
-        for estimate, width in zip(mean[:, column], half[:, column], strict=True):
-            interval = Interval(estimate=estimate, low=estimate - width, high=estimate + width)
-            right += is_right(judge(interval, design.margin), effect, design.margin)
-    return right / mean.size
+    powers = ((n, fixed(draws, n, design).right(truth, design.margin).mean()) for n in range(2, MOST_FIXED + 1))
+    return next((n for n, found in powers if found >= power), None)
 
 
 class OtherSpread:

@@ -184,6 +184,7 @@ def _one_run(task: Task) -> int:
 def _warn_of_ignored_options(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Warn that the grid and the sweep options in a study's file have no effect in a single run."""
     asked = {"match": cfg.variant.match != "none", "sweep.lr": cfg.sweep.lr, "sweep.halving": cfg.sweep.halving}
+    asked["sweep.seeds"] = cfg.sweep.seeds
     grid = [key for key in HydraConfig.get().sweeper.params if key not in map(key_of, overrides)]
     ignored = [f"sweep of {' and '.join(grid)}"] * bool(grid) + [key for key, given in asked.items() if given]
     of_sweep = not cfg.tracking.follow  # a sweep follows its runs itself

@@ -59,6 +59,11 @@ def command_line() -> str:
     return shlex.join(["python", "-m", "gptx.run", *arguments])
 
 
+def outputs_option(outputs: Path) -> str:
+    """`` --outputs FOLDER`` for a suggested command, or nothing if the folder of all runs is the default."""
+    return "" if outputs == Path("outputs") else f" --outputs {shlex.quote(str(outputs))}"
+
+
 def own_modules() -> dict[str, str]:
     """Files and packages, by name, that this process has imported from outside gptx and the Python environment.
 

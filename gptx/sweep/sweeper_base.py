@@ -69,8 +69,9 @@ class SweeperBase(Sweeper):
         return compose([*overrides, *of_sweep])
 
     def _study_overrides(self, arguments: Sequence[str]) -> list[str]:
-        """The study's own grid, without the keys that the command line gives."""
+        """The study's own grid, without the keys that the command line gives; its sweep.seeds gives the seeds."""
         given = {key_of(argument) for argument in arguments}
+        given |= {"seed"} if "sweep.seeds=auto" in arguments else set()
         return [f"{key}={value}" for key, value in plain_dict(self.params).items() if key not in given]
 
     def _parse(self, overrides: list[str]) -> list[Override]:

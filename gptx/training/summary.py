@@ -11,6 +11,7 @@ from gptx.config.overrides import own_dirs
 from gptx.config.trust import own_modules
 from gptx.console import Console
 from gptx.runs.metrics import BY_KEY, METRICS, VIEWS, Metric
+from gptx.runs.provenance import outputs_option
 from gptx.runs.records import Result
 from gptx.terminal import echo
 
@@ -33,11 +34,11 @@ def show(result: Result, folder: Path, status: str) -> None:
     for name, text in rows:
         console.print(f"{name:<{width}}  {text}", soft_wrap=True)
     console.print("\nnext:", style="bold")
-    quoted, outputs, trust = shlex.quote(str(folder)), folder.parent.parent, _trust_options(result)
+    quoted, trust = shlex.quote(str(folder)), _trust_options(result)
     for command in (
         f'gptx generate {quoted} --prompt "The state of the union"{trust}',
         f"gptx compare {shlex.quote(str(folder.parent))}",
-        " ".join(["gptx ui", *([] if outputs == Path("outputs") else ["--outputs", shlex.quote(str(outputs))])]),
+        f"gptx ui{outputs_option(folder.parent.parent)}",
     ):
         console.print(f"  {command}", soft_wrap=True)
 

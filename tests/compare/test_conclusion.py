@@ -139,7 +139,7 @@ def test_baseline_may_name_keys_and_numbers(tmp_path: Path) -> None:
         (["--baseline", "attention=sink"], "baseline 'attention=sink': no arm has these values; expected one of"),
         (["--baseline", "pos=rope"], "baseline 'pos=rope': 4 arms have these values"),
         (["--baseline", "mha"], "'mha' names no arm; expected key=value"),
-        (["--metric", "val_los"], "no metric 'val_los'; choose from val_loss, val_bpb"),
+        (["--metric", "val_los"], "no metric 'val_los'; choose from val_loss, val_loss_select"),
         (["--metric", "n_params"], "n_params follows from the config, so it needs no interval"),
         (["--margin", "-1"], "--margin"),
         (["--margin", "nan"], "--margin"),

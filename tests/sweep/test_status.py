@@ -8,6 +8,7 @@ import pytest
 from fake_runs import make_run, result, trained
 from rich.console import Console
 
+from gptx.runs.provenance import outputs_option
 from gptx.runs.records import RunStatus, write_result
 from gptx.sweep.__main__ import main
 from gptx.sweep.commands import status_table
@@ -178,6 +179,14 @@ def test_collect_lists_runs_that_did_not_finish(tmp_path: Path, capsys: pytest.C
         *("", "gptx: 1 of 2 stopped:", "  a seed=0", "    at step 4 of 20"),
         "run the rest: again",
     ]
+
+
+def test_suggested_commands_name_the_outputs_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = tmp_path / "my runs"
+    sweep = fake_sweep(outputs, [planned(fake_run(outputs, STEPS, "finished"), "a")], STARTED)
+    assert main(["status", "--outputs", str(outputs)]) == 0
+    assert capsys.readouterr().out.endswith(f": gptx sweep collect {sweep.name} --outputs '{outputs}'\n")
+    assert outputs_option(Path("outputs")) == ""
 
 
 def test_lists_have_one_look(capsys: pytest.CaptureFixture[str]) -> None:

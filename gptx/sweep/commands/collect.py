@@ -11,6 +11,7 @@ from gptx.sweep.commands.status import CellStatus, StatusRow, dropped_by_halving
 from gptx.sweep.commands.status_table import command_for_the_rest, count_statuses
 from gptx.sweep.end_report import list_reasons
 from gptx.sweep.plan import learning_rates
+from gptx.sweep.plan.auto_report import show_verdicts
 from gptx.sweep.state.folder import Sweep
 from gptx.terminal import echo
 from gptx.tracking.sync import send
@@ -38,7 +39,11 @@ def collect(sweep: Sweep) -> int:
     if active := [one for one in statuses if one.active]:
         echo(f"\n{len(active)} of {len(statuses)} are not done yet ({count_statuses(active)}); collect again later")
     for status in _NOT_FINISHED:
-        list_reasons(status, {one.title: one.detail for one in statuses if one.status is status}, len(statuses))
+        if not plan.auto:  # the verdicts name the seeds
+            list_reasons(status, {one.title: one.detail for one in statuses if one.status is status}, len(statuses))
+    if plan.auto:
+        failed = {one.title for one in statuses if one.status is CellStatus.FAILED}
+        show_verdicts(plan.auto, plan.cells, sweep.outputs, failed)
     for line in command_for_the_rest(sweep, statuses):
         echo(line, file=sys.stderr)
     return int(any(one.status is CellStatus.FAILED for one in statuses))

@@ -16,6 +16,7 @@ from gptx.sweep.execute.dashboard import RunProgress
 from gptx.sweep.execute.launcher import Task
 from gptx.sweep.execute.slurm_cluster import JobState
 from gptx.sweep.execute.slurm_reports import job_end
+from gptx.sweep.plan import auto_seeds
 from gptx.sweep.plan.halving import decisions, dropped
 from gptx.sweep.state.folder import PlannedCell, Sweep, SweepKind, SweepPlan
 from gptx.sweep.state.records import AttemptOutcome, CommandStarted, RunEnded, TrialEnded
@@ -27,7 +28,7 @@ class CellStatus(StrEnum):
     RUNNING = "running"
     WAITING = "waiting"
     FINISHED = "finished"
-    DROPPED = "dropped"  # by halving
+    DROPPED = "dropped"  # by halving, or not needed with sweep.seeds=auto
     PRUNED = "pruned"  # by a search
     FAILED = "failed"
     STOPPED = "stopped"
@@ -64,7 +65,12 @@ def status_rows(sweep: Sweep) -> Iterator[StatusRow]:
     """The status of every cell, in the order of the plan."""
     plan = sweep.plan  # read once: a search adds cells to it
     dropped_cells, pruned = dropped_by_halving(sweep, plan), _pruned_runs(sweep)
-    for cell, one in zip(plan.cells, _run_statuses(sweep, plan), strict=True):
+    rows = list(_run_statuses(sweep, plan))
+    if plan.auto:
+        failed = {row.title for row in rows if row.status is CellStatus.FAILED}
+        state = auto_seeds.follow(plan.auto, plan.cells, sweep.outputs, failed)
+        dropped_cells = auto_seeds.not_needed(plan.auto, state, plan.cells)
+    for cell, one in zip(plan.cells, rows, strict=True):
         if one.status in _IDLE and one.title in dropped_cells:
             yield replace(one, status=CellStatus.DROPPED, detail=dropped_cells[one.title])
         elif one.status in _IDLE and one.folder and one.folder.name in pruned:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from gptx.console import Console, VisibleText
 from gptx.runs import journal
+from gptx.runs.provenance import outputs_option
 from gptx.runs.records import RunStatus
 from gptx.sweep.commands.status import CellStatus, StatusRow, status_rows
 from gptx.sweep.state.folder import Sweep, SweepKind
@@ -46,7 +47,8 @@ def show_status(sweep: Sweep) -> None:
     console.print(_table(statuses))
     if any(one.active for one in statuses):
         return
-    for line in (*command_for_the_rest(sweep, statuses), f"compare the finished runs: gptx sweep collect {sweep.name}"):
+    collect = f"gptx sweep collect {sweep.name}{outputs_option(sweep.outputs)}"
+    for line in (*command_for_the_rest(sweep, statuses), f"compare the finished runs: {collect}"):
         console.print(line, soft_wrap=True)
 
 

@@ -78,6 +78,11 @@ class Dashboard:
         """Add a run that was not known at the start; ``steps`` is its number of steps."""
         self._steps[folder] = steps
 
+    def expect(self, folder: Path, steps: int) -> None:
+        """Add a run that was not known at the start to those that the sweep will do."""
+        self.add_run(folder, steps)
+        self._total += 1
+
     def run_pruned(self) -> None:
         """Count a run that was pruned: it does not continue, although it is not finished."""
         self._done += 1

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from gptx.console import Console, VisibleText
 from gptx.sweep.execute.launcher import Launcher
+from gptx.sweep.plan.auto_report import AutoPreview
 from gptx.sweep.plan.cells import Cell
 from gptx.sweep.plan.halving import HalvingState
 from gptx.sweep.plan.memory_fit import check_memory
@@ -21,11 +22,18 @@ MAX_ROWS = 40
 MAX_TITLES = 3  # of the cells that are rejected for the same reason
 
 
-def preview(cells: Sequence[Cell], launcher: Launcher, options: DictConfig, sweep: Sweep | None = None) -> float:
+def preview(
+    cells: Sequence[Cell],
+    launcher: Launcher,
+    options: DictConfig,
+    sweep: Sweep | None = None,
+    auto: AutoPreview | None = None,
+) -> float:
     """Print what will run, what it needs and what is rejected. Reduces the launcher's slots if memory is too small.
 
     Args:
         sweep: the sweep, whose journal has the decisions of a halving.
+        auto: which runs sweep.seeds=auto needs; None: all.
 
     Returns:
         Estimated seconds of the full sweep; 0 if unknown.
@@ -38,7 +46,7 @@ def preview(cells: Sequence[Cell], launcher: Launcher, options: DictConfig, swee
     halves = options.sweep.halving and any(not cell.rejection for cell in cells)
     halving = HalvingState.next_command(cells, options.sweep.factor, sweep) if sweep and halves else None
     notes = [*([limit.note] if limit.note else []), *_changed_code(cells)]
-    return show(cells, launcher.slots, estimator, options.about, notes, halving)
+    return show(cells, launcher.slots, estimator, options.about, notes, halving, auto=auto)
 
 
 def _changed_code(cells: Sequence[Cell]) -> list[str]:
@@ -62,6 +70,7 @@ def show(
     notes: Iterable[str] = (),
     halving: HalvingState | None = None,
     console: Console | None = None,
+    auto: AutoPreview | None = None,
 ) -> float:
     """Print the preview.
 
@@ -69,15 +78,17 @@ def show(
         jobs: the maximum number of runs that train at the same time.
         about: texts about the study: its question, the expected answer, and the paper.
         notes: lines about the full sweep.
+        auto: which runs sweep.seeds=auto needs; None: all.
 
     Returns:
         Estimated seconds of the full sweep; 0 if unknown.
     """
     console = console or Console()
-    rows, times = _rows(cells, estimator, halving.dropped() if halving else {})
+    dropped = halving.dropped() if halving else auto.dropped if auto else {}
+    rows, times = _rows(cells, estimator, dropped, auto.later if auto else ())
     _print_about(about or {}, console)
     _print_arms(rows, console)
-    for line in filter(None, (*rejections(cells), *notes, str(halving or ""))):
+    for line in filter(None, (*rejections(cells), *notes, str(halving or ""), auto.note if auto else "")):
         console.print(VisibleText(line), soft_wrap=not console.is_terminal)
     seconds = _total(times, jobs, halving)
     statuses = [status for row in rows for status in row.statuses]
@@ -103,7 +114,7 @@ def _print_arms(rows: Sequence[ArmRow], console: Console) -> None:
 
 
 def _rows(
-    cells: Sequence[Cell], estimator: TimeEstimator, dropped: Container[str]
+    cells: Sequence[Cell], estimator: TimeEstimator, dropped: Container[str], later: Container[str]
 ) -> tuple[list[ArmRow], list[TimeEstimate]]:
     """The rows, and the time estimates of the cells that will run."""
     rows: dict[str, ArmRow] = {}
@@ -111,7 +122,7 @@ def _rows(
     for cell in cells:
         row = rows.setdefault(cell.arm, ArmRow(cell.arm))
         row.cells.append(cell)
-        row.statuses.append(_status(cell, dropped))
+        row.statuses.append(_status(cell, dropped, later))
         if row.statuses[-1] == PreviewStatus.TO_RUN:
             estimate = estimator.estimate(cell)
             row.seconds.append(estimate.seconds)
@@ -119,12 +130,14 @@ def _rows(
     return list(rows.values()), times
 
 
-def _status(cell: Cell, dropped: Container[str]) -> PreviewStatus:
+def _status(cell: Cell, dropped: Container[str], later: Container[str]) -> PreviewStatus:
     if cell.rejection:
         return PreviewStatus.REJECTED
     if cell.done:
         return PreviewStatus.FINISHED
-    return PreviewStatus.DROPPED if cell.title in dropped else PreviewStatus.TO_RUN
+    if cell.title in dropped:
+        return PreviewStatus.DROPPED
+    return PreviewStatus.LATER if cell.title in later else PreviewStatus.TO_RUN
 
 
 def _total(times: Sequence[TimeEstimate], jobs: int, halving: HalvingState | None) -> float:

@@ -22,8 +22,9 @@ class PreviewStatus(StrEnum):
     """The status of a cell before its sweep starts, in the order of the preview's summary."""
 
     TO_RUN = "to run"
+    LATER = "if undecided"  # with sweep.seeds=auto
     FINISHED = "finished"
-    DROPPED = "dropped"  # by a halving
+    DROPPED = "dropped"  # by a halving, or not needed with sweep.seeds=auto
     REJECTED = "rejected"
 
 

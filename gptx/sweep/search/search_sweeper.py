@@ -113,6 +113,7 @@ def check_options(options: DictConfig, search: "SearchOptions", space: Space) ->
         "match": options.variant.match != "none",
         "sweep.lr": options.sweep.lr,
         "sweep.halving": options.sweep.halving,
+        "sweep.seeds": options.sweep.seeds,
     }
     if given := [key for key, value in of_grids.items() if value]:
         raise ConfigError(f"{given[0]} is an option of a grid, not of a search; remove it or use hydra/sweeper=grid")

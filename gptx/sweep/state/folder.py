@@ -68,6 +68,23 @@ class PlannedCell:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AutoSeeds:
+    """The design of ``sweep.seeds=auto``, fixed before the first run.
+
+    Attributes:
+        min_seeds: seeds of every arm before the first decision.
+        max_seeds: the most seeds of an arm.
+        margin: smaller differences are equivalent; in nats per token.
+        baseline: the arm that the others are compared with.
+    """
+
+    min_seeds: int
+    max_seeds: int
+    margin: float
+    baseline: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class SweepPlan:
     """The plan of the last command of a sweep.
 
@@ -76,6 +93,7 @@ class SweepPlan:
         launcher: option of hydra/launcher.
         lr: several learning rates are tried for every arm, and arms are compared at their best one (sweep.lr).
         factor: the factor of the halving; 0: no halving.
+        auto: how seeds are added until all arms are decided; None: the command gives the seeds.
     """
 
     study: str = ""
@@ -84,6 +102,7 @@ class SweepPlan:
     launcher: str = "local"
     lr: bool = False
     factor: int = 0
+    auto: AutoSeeds | None = None
     cells: tuple[PlannedCell, ...] = ()
 
 
