@@ -2,6 +2,7 @@
 
 What an attention caches, and what it spends on pairs of tokens, is observed in a forward on the meta device."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -36,10 +37,11 @@ class Cost:
 
 def cost(model: GPT, dtype: torch.dtype) -> Cost:
     """Return the cost of a model that computes in ``dtype``. Works on the meta device."""
+    cache, kernel = _dry_forward(model, dtype)
     return Cost(
         n_params=n_params(model),
-        flops_per_token=flops_per_token(model),
-        kv_bytes_per_token=cache_bytes(model, dtype) / model.shape.context,
+        flops_per_token=_training_flops(model, kernel.macs),
+        kv_bytes_per_token=cache.nbytes() / model.shape.context,
     )
 
 
@@ -50,7 +52,11 @@ def n_params(model: GPT) -> int:
 
 def flops_per_token(model: GPT) -> int:
     """Return the FLOPs of one training step per token: forward and backward are three times the forward."""
-    return round(3 * 2 * (weight_macs(model) + attention_macs(model)))
+    return _training_flops(model, pair_macs(model))
+
+
+def _training_flops(model: GPT, macs: Mapping[Window, int]) -> int:
+    return round(3 * 2 * (weight_macs(model) + _macs_of_pairs(model, macs)))
 
 
 def weight_macs(model: GPT) -> int:
@@ -66,8 +72,12 @@ def attention_macs(model: GPT) -> float:
     A bias that is computed by matrix products is computed once per forward for all layers that share it; it counts for
     one row.
     """
+    return _macs_of_pairs(model, pair_macs(model))
+
+
+def _macs_of_pairs(model: GPT, macs: Mapping[Window, int]) -> float:
     pairs = {window: _visible_pairs(window, model.shape.context) for window in set(model.windows)}
-    attention = sum(macs * pairs[window] for window, macs in pair_macs(model).items())
+    attention = sum(count * pairs[window] for window, count in macs.items())
     shared = set(zip(model.windows, model.layer_pos, strict=True))
     bias = sum(pos.macs_per_pair * pairs[window] for window, pos in shared)
     return (attention + bias) / model.shape.context
