@@ -1,7 +1,7 @@
 """The arms of a comparison: runs that differ in the seed only, named by what distinguishes them from the other arms."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gptx.compare.formatting import plain
 from gptx.compare.run_rows import RunRow
@@ -19,10 +19,13 @@ class Arm:
 
     Attributes:
         values: the axes and keys that distinguish the arms of a comparison, with the values of this one as text.
+        rows: its finished runs.
+        diverged: its diverged runs with seeds at which no run finished, see `with_diverged`.
     """
 
     values: dict[str, str]
     rows: tuple[RunRow, ...]
+    diverged: tuple[RunRow, ...] = ()
 
     @property
     def name(self) -> str:
@@ -49,6 +52,29 @@ def arms_of(rows: Sequence[RunRow]) -> list[Arm]:
         Arm(values={name: _text(group[0].value(name)) for name in names}, rows=tuple(group))
         for group in groups.values()
     ]
+
+
+def with_diverged(arms: Sequence[Arm], rows: Iterable[RunRow]) -> list[Arm]:
+    """The arms with their diverged runs, which are among ``rows``."""
+    by_arm: dict[str, dict[int | str, RunRow]] = {}
+    for row in rows:
+        if row.diverged:
+            by_arm.setdefault(row.key(), {})[row.seed_label] = row
+    out = []
+    for arm in arms:
+        seeds = {row.seed_label for row in arm.rows}
+        found = by_arm.get(arm.rows[0].key(), {})
+        out.append(replace(arm, diverged=tuple(row for seed, row in found.items() if seed not in seeds)))
+    return out
+
+
+def always_diverged(arms: Sequence[Arm], rows: Iterable[RunRow]) -> list[str]:
+    """One line for each arm without a finished run, of which a run diverged. ``rows``: all runs."""
+    finished = [row for arm in arms for row in arm.rows]
+    known = {arm.rows[0].key() for arm in arms}
+    lost = [row for row in rows if row.diverged and row.key() not in known]
+    named = [arm for arm in arms_of([*finished, *lost]) if arm.rows[0].diverged]
+    return [f"worse than any arm below: {arm.name} (all of its runs diverged: {len(arm.rows)})" for arm in named]
 
 
 def _names(rows: list[RunRow]) -> list[str]:

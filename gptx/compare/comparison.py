@@ -7,7 +7,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from gptx.compare.arms import Arm, arms_of, find_baseline
+from gptx.compare.arms import Arm, always_diverged, arms_of, find_baseline, with_diverged
 from gptx.compare.comparability import warnings
 from gptx.compare.comparable_arms import comparable_arms, size_difference
 from gptx.compare.formatting import count
@@ -129,7 +129,9 @@ def compare(
     chosen = _metric(metric, rows)
     first, because = find_baseline(arms, baseline, study.baseline) if arms else (None, "")
     kept, excluded = comparable_arms(arms, first, chosen)
+    excluded += always_diverged(arms, found.rows)
     kept = arms_of([row for arm in kept for row in arm.rows])  # with names that tell these arms apart
+    kept = with_diverged(kept, found.rows)
     base = next((arm for arm in kept if first and arm.rows[0] is first.rows[0]), None)
     limit = _margin(margin, chosen, study)
     shown = {"all_keys": all_keys, "include_unfinished": include_unfinished}
@@ -169,6 +171,7 @@ def _effects(arms: Sequence[Arm], baseline: Arm, metric: Metric, margin: float) 
     rows = [(arm.name, str(row.seed_label), row.metrics[metric.key]) for arm in arms for row in arm.rows]
     # a finished run without a loss has diverged; another metric may not have been measured
     records = [row for row in rows if metric.key.startswith(("val_", "train_loss")) or not math.isnan(row[2])]
+    records += [(arm.name, str(row.seed_label), math.nan) for arm in arms for row in arm.diverged]
     frame = pd.DataFrame(records, columns=["arm", "seed", "value"])
     return effects(frame, baseline.name, margin or None, higher_is_better=metric.higher_is_better)
 

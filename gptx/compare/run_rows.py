@@ -14,7 +14,17 @@ from gptx.errors import ConfigError
 from gptx.runs import journal
 from gptx.runs.damaged_files import UNEXPECTED, described, readable
 from gptx.runs.metrics import CURVES, METRICS
-from gptx.runs.records import EndRecord, MetricsRecord, Result, RunStatus, StartRecord, read_result, result_of
+from gptx.runs.records import (
+    EndRecord,
+    MetricsRecord,
+    Result,
+    ResumeRecord,
+    RunEndReason,
+    RunStatus,
+    StartRecord,
+    read_result,
+    result_of,
+)
 
 RowStatus = RunStatus | Literal["damaged", "missing"]  # damaged: unreadable files; missing: no record
 FACTS = ("uid", "identity", "name", "study", "corpus_hash", "tokenizer_hash", "dtype")  # fields of a result
@@ -65,6 +75,11 @@ class RunRow:
     @property
     def finished(self) -> bool:
         return self.status == RunStatus.FINISHED
+
+    @property
+    def diverged(self) -> bool:
+        """Whether training failed because a loss or gradients were not finite."""
+        return self.result.end_reason is RunEndReason.DIVERGED
 
     @property
     def seed_label(self) -> int | str:
@@ -143,6 +158,7 @@ def _result(folder: Path) -> tuple[RowStatus, Result, str]:
 def _from_journal(folder: Path) -> tuple[RowStatus, Result]:
     """The result in the end record, or else the start record with the last point of each curve."""
     start: StartRecord | None = None
+    end_reason: RunEndReason | None = None
     values: dict[str, float] = {}
     steps = 0
     for record in journal.read(folder):
@@ -153,11 +169,13 @@ def _from_journal(folder: Path) -> tuple[RowStatus, Result]:
             steps = record.step
         elif isinstance(record, EndRecord) and record.status == RunStatus.FINISHED and record.result:
             return RunStatus.FINISHED, record.result
+        if isinstance(record, StartRecord | ResumeRecord | EndRecord):
+            end_reason = record.end_reason if isinstance(record, EndRecord) else None
     if start is None:
         return "missing", _EMPTY
     curves = {key: values.get(name) for key, name in CURVES.items()}
     status = journal.status(folder)
-    return status, result_of(start, status=status, steps=steps, **curves)
+    return status, result_of(start, status=status, end_reason=end_reason, steps=steps, **curves)
 
 
 def selected(rows: Iterable[RunRow], *, include_unfinished: bool = False) -> list[RunRow]:

@@ -2,9 +2,10 @@
 
 import contextlib
 import fcntl
+import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from gptx.runs import journal
 from gptx.runs.journal import Journal
 from gptx.runs.measurements import Measurements
 from gptx.runs.records import (
+    DivergedRecord,
     EndRecord,
     MetricsRecord,
     Record,
@@ -77,11 +79,16 @@ class RunFolder:
         return start.uid
 
     def end(self, reason: RunEndReason, measured: Measurements | None = None, error: str | None = None) -> Result:
-        """Write the journal's end record and result.json, and return the result."""
+        """Write the journal's end record and result.json, and return the result.
+
+        An error after a diverged record is recorded as its consequence.
+        """
         start = self.start_record()
         assert start is not None, "a run without a start record cannot end"
         records = list(journal.read(self.path))
         last = max((record.step for record in records if isinstance(record, MetricsRecord)), default=0)
+        if reason is RunEndReason.ERROR and _diverged(records):
+            reason = RunEndReason.DIVERGED
         result = result_of(
             start,
             **(vars(measured) if measured else {"steps": last}),
@@ -105,6 +112,12 @@ class RunFolder:
         last = ends[-1] if ends else None
         if isinstance(last, EndRecord) and last.result is not None and self.result() is None:
             write_result(self.path / "result.json", last.result)
+
+
+def _diverged(records: Sequence[Record]) -> bool:
+    """Whether training diverged since it was started or resumed for the last time."""
+    since = itertools.takewhile(lambda record: not isinstance(record, _STARTS), reversed(records))
+    return any(isinstance(record, DivergedRecord) for record in since)
 
 
 @contextmanager

@@ -43,6 +43,7 @@ class RunEndReason(StrEnum):
     EARLY_STOPPED = "early_stopped"  # trainer.patience
     UNTIL = "until"  # runtime.until
     SIGNAL = "signal"
+    DIVERGED = "diverged"  # a loss or too many gradients were not finite
     ERROR = "error"
 
     @property
@@ -50,7 +51,8 @@ class RunEndReason(StrEnum):
         """The status of a run that ended for this reason."""
         if self in (RunEndReason.COMPLETED, RunEndReason.EARLY_STOPPED):
             return RunStatus.FINISHED
-        return RunStatus.FAILED if self is RunEndReason.ERROR else RunStatus.INTERRUPTED
+        failed = self in (RunEndReason.ERROR, RunEndReason.DIVERGED)
+        return RunStatus.FAILED if failed else RunStatus.INTERRUPTED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +160,14 @@ class EventRecord(JournalRecord):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DivergedRecord(JournalRecord):
+    """A loss, or more gradients than trainer.max_skips, were not finite: training fails after this record."""
+
+    kind: ClassVar[str] = "diverged"
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleRecord(JournalRecord):
     """Text that the model generated after training."""
 
@@ -178,9 +188,10 @@ class EndRecord(JournalRecord):
     result: Result | None = None
 
 
-Record = StartRecord | ResumeRecord | MetricsRecord | EventRecord | SampleRecord | EndRecord
+Record = StartRecord | ResumeRecord | MetricsRecord | EventRecord | DivergedRecord | SampleRecord | EndRecord
 KINDS: dict[str, type[Record]] = {
-    cls.kind: cls for cls in (StartRecord, ResumeRecord, MetricsRecord, EventRecord, SampleRecord, EndRecord)
+    cls.kind: cls
+    for cls in (StartRecord, ResumeRecord, MetricsRecord, EventRecord, DivergedRecord, SampleRecord, EndRecord)
 }
 
 

@@ -27,7 +27,7 @@ from gptx.runs.checkpoint_files import steps
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
 from gptx.runs.machine_runs import other_runs
-from gptx.runs.records import VALIDATION, MetricsRecord
+from gptx.runs.records import VALIDATION, DivergedRecord, MetricsRecord
 from gptx.runs.unit_losses import write_unit_losses
 from gptx.strategy.base import Batch, Strategy
 from gptx.strategy.batch_plan import BatchPlan
@@ -192,7 +192,7 @@ class Trainer:
         validation = self.validation_set.evaluate(self.placed, self.strategy, self.autocast, step)
         values = validation.values
         if not math.isfinite(values.get("val/loss_whole", values["val/loss"])):  # before anything of this step is saved
-            raise RunFailed(f"the validation loss of step {step} is not finite. {self._advice()}")
+            raise self._diverged(f"the validation loss of step {step} is not finite")
         if self.state.best.add(step, values):
             weights = self.strategy.weights(self.model)
             if self.journal:
@@ -206,13 +206,17 @@ class Trainer:
         allowed = self.cfg.trainer.max_skips
         if skipped > allowed:
             count = f"{skipped} of {self.state.step} steps (trainer.max_skips={allowed})"
-            raise RunFailed(f"the gradient was not finite in {count}. {self._advice()}")
+            raise self._diverged(f"the gradient was not finite in {count}")
 
-    def _advice(self) -> str:
+    def _diverged(self, what: str) -> RunFailed:
+        """Record that the run has diverged, and return the error. All ranks see the same values and call this."""
+        if self.journal:
+            self.journal.write(DivergedRecord(step=self.state.step))
+        self.strategy.max(0)  # no rank ends, which would stop rank 0, before rank 0 has written the record
         self.saver.wait()  # the newest checkpoint may not be written yet
         saved = steps(self.folder.checkpoints)
-        return (
-            f"The last good checkpoint is {saved[-1].name if saved else 'none yet'}; a lower optim.lr (now "
+        return RunFailed(
+            f"{what}. The last good checkpoint is {saved[-1].name if saved else 'none yet'}; a lower optim.lr (now "
             f"{self.cfg.optim.lr}), a longer schedule.warmup or precision=fp32 usually helps"
         )
 

@@ -44,7 +44,8 @@ def test_non_finite_steps_are_skipped_up_to_max_skips(gptx: Gptx, strategy: str)
     assert "Traceback" not in stopped.err
     for part in ("not finite in 2 of 21 steps", "trainer.max_skips=1", "step-00000020", "optim.lr"):
         assert part in stopped.err.splitlines()[-1]
-    assert json.loads((gptx.folder / "result.json").read_text())["status"] == "failed"
+    ended = json.loads((gptx.folder / "result.json").read_text())
+    assert (ended["status"], ended["end_reason"]) == ("failed", "diverged")
     assert [path.name for path in steps(gptx.folder / "checkpoints")] == ["step-00000010", "step-00000020"]
     assert load_best(gptx.folder / "checkpoints")[1]["step"] == "20"
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from test_compare import cli, put, result
+from test_compare import cli, put, result, started
 
 import gptx
 from gptx.compare.comparison import Comparison, compare
@@ -106,6 +106,23 @@ def test_a_diverged_run_is_no_missing_value(tmp_path: Path) -> None:
     comparison = compared(tmp_path)
     assert verdicts(comparison)["gated"] == "undecided"
     assert "1 of 4 runs diverged" in comparison.table.set_index("arm")["note"]["attention=gated"]
+
+
+def test_a_failed_run_that_diverged_counts_as_diverged_and_an_arm_without_another_run_is_named(tmp_path: Path) -> None:
+    arms(tmp_path)
+    failed(tmp_path, "gqa", 7, "diverged")
+    failed(tmp_path, "gqa", 0, "diverged")  # of a seed of which another run finished
+    failed(tmp_path, "mla", 0, "diverged")
+    failed(tmp_path, "sink", 1, "error")
+    comparison = compared(tmp_path)
+    assert comparison.table.set_index("arm")["note"]["attention=gqa"].startswith("1 of 4 runs diverged")
+    assert comparison.excluded == ("worse than any arm below: attention=mla (all of its runs diverged: 1)",)
+
+
+def failed(root: Path, attention: str, seed: int, end_reason: str) -> None:
+    given = result(seed, attention=attention)
+    end = {"t": 9, "kind": "end", "status": "failed", "end_reason": end_reason, "step": 3, "error": "it failed"}
+    put(root, given | {"status": "failed", "end_reason": end_reason}, [*started(given), end])
 
 
 # --- baseline, margin, metric
