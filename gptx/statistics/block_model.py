@@ -40,12 +40,21 @@ class BlockModel:
 
     @cached_property
     def inverse(self) -> Floats:
-        return np.asarray(np.linalg.pinv(self.columns))
+        """The pseudoinverse of the design matrix, of shape (arms + seeds, runs)."""
+        values, vectors = self._directions
+        return np.asarray((vectors / values) @ (vectors.T @ self.columns.T))
 
     @cached_property
     def df(self) -> int:
         """Residual degrees of freedom; (arms - 1)(seeds - 1) if no run is missing."""
-        return len(self.columns) - int(np.linalg.matrix_rank(self.columns)) if len(self.columns) else 0
+        return len(self.columns) - len(self._directions[0])
+
+    @cached_property
+    def _directions(self) -> tuple[Floats, Floats]:
+        """The nonzero eigenvalues of the normal equations' matrix with their eigenvectors, which are columns."""
+        values, vectors = np.linalg.eigh(self.columns.T @ self.columns)
+        kept = values > 1e-10 * max(1.0, values[-1])
+        return values[kept], vectors[:, kept]
 
     def estimable(self, weights: Floats) -> Bools:
         """Which contrasts, rows of ``weights`` of shape (contrasts, arms), these runs determine."""

@@ -12,7 +12,7 @@ intervals.
 
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -100,15 +100,13 @@ class ContrastFamily:
 
     def unequal(self, values: Floats, squares: Floats) -> Bools:
         """In which data sets the spread is unequal; ``squares`` are their residual sums of squares."""
-        from scipy import stats
-
         fired = np.zeros(values.shape[1], dtype=bool)
         for row, n in zip(self.weights, self.complete_seeds, strict=True):
             if 2 <= n <= self.model.df:
                 differences = self.model.per_seed(row, values)
                 own = ((differences - differences.mean(axis=0)) ** 2).sum(axis=0) / (row**2).sum()
                 share = own / np.where(squares > 0, squares, np.inf)
-                limit = stats.beta.isf(SPREAD_LEVEL / self.paired_count, (n - 1) / 2, (self.model.df - n + 1) / 2)
+                limit = _largest_share(n, self.model.df, SPREAD_LEVEL / self.paired_count)
                 fired |= share > limit
         return fired
 
@@ -123,3 +121,12 @@ class ContrastFamily:
                 errors[i] = differences.std(axis=0, ddof=1) / np.sqrt(n)
                 half[i] = bonferroni_value(self.paired_count, n - 1, self.level) * errors[i]
         return estimates, errors, half
+
+
+@lru_cache(maxsize=4096)
+def _largest_share(seeds: int, df: int, level: float) -> float:
+    """The share of the residual sum of squares that the differences of a contrast within its seeds exceed with
+    probability ``level``."""
+    from scipy import stats
+
+    return float(stats.beta.isf(level, (seeds - 1) / 2, (df - seeds + 1) / 2))

@@ -14,9 +14,8 @@ from gptx.statistics.contrast_intervals import SPREAD_LEVEL
 from gptx.statistics.simultaneous import (
     Floats,
     bonferroni_value,
-    critical_value,
     deviation_nodes,
-    dunnett_correlation,
+    dunnett_value,
 )
 
 POWER = 0.8
@@ -100,14 +99,14 @@ def pooled_plan(residual_deviation: float, arms: int, level: float = 0.95, *, al
     seeds.
     """
     contrasts = arms * (arms - 1) // 2 if all_pairs else arms - 1
-    correlation, deviation = dunnett_correlation(contrasts), float(np.sqrt(2) * residual_deviation)
+    deviation = float(np.sqrt(2) * residual_deviation)
 
     def df(seeds: int) -> float:
         return (arms - 1) * (seeds - 1)
 
     def value(seeds: int) -> float:
-        bonferroni = bonferroni_value(contrasts, df(seeds), level)
-        return bonferroni if all_pairs else critical_value(correlation, df(seeds), level)
+        of_family = bonferroni_value if all_pairs else dunnett_value
+        return of_family(contrasts, df(seeds), level)
 
     return SeedPlan(deviation, df, value, paired_plan(deviation, contrasts, level) if arms > 2 else None)
 
