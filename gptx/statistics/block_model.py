@@ -70,11 +70,24 @@ class BlockModel:
         rows = self._rows(weights)
         return np.asarray(rows @ rows.T)
 
+    def residuals(self, values: Floats) -> Floats:
+        """The values minus those of the fitted model, of shape (runs, data sets)."""
+        return values - self.columns @ (self.inverse @ values)
+
     def residual_squares(self, values: Floats) -> Floats:
         """The sum of squared residuals of each data set. Sums that are rounding errors are zero."""
-        residuals = values - self.columns @ (self.inverse @ values)
+        residuals = self.residuals(values)
         squares = (residuals**2).sum(axis=0)
         return np.where(squares < (1e-13 * np.abs(values).max(axis=0, initial=0)) ** 2 * len(values), 0.0, squares)
+
+    def arm_part(self, arm: int, residuals: Floats) -> tuple[Floats, int]:
+        """The part of the residual sum of squares that vanishes if an arm is left out, of shape (data sets,), and its
+        degrees of freedom."""
+        runs = np.flatnonzero(self.arm == arm)
+        values, vectors = np.linalg.eigh(np.eye(len(runs)) - self.columns[runs] @ self.inverse[:, runs])
+        kept = values > 1e-9
+        parts = vectors[:, kept].T @ residuals[runs]
+        return (parts**2 / values[kept, None]).sum(axis=0), int(kept.sum())
 
     def complete(self, weights: Floats) -> Bools:
         """The seeds at which every arm of one contrast has a run."""

@@ -43,6 +43,7 @@ class Effect:
     n: int
     """Seeds at which both arms have a finite value."""
     df: int
+    """Degrees of freedom of the interval; of the paired one if the rule for unequal spread has fired."""
     diverged: int
     """Diverged runs of the arm."""
     method: Method
@@ -154,6 +155,8 @@ class _Comparison:
     def method(self) -> Method:
         if not self.family.has_intervals:
             return Method.NONE
+        if self.intervals.wider[0]:
+            return Method.WIDER
         return Method.PAIRED if self.intervals.paired[0] else Method.POOLED
 
     def effects(self) -> Effects:
@@ -174,6 +177,7 @@ class _Comparison:
         estimate, half = float(self.intervals.estimates[i, 0]), float(self.intervals.half_widths[i, 0])
         interval = None if np.isnan(half) else Interval(estimate=estimate, low=estimate - half, high=estimate + half)
         n, diverged = self.family.complete_seeds[i], self.table.diverged(arm)
+        is_paired = self.method is Method.PAIRED or (self.method is Method.WIDER and n >= 2)
         verdict = self._verdict(interval, arm, other)
         undecided = interval is not None and verdict is Verdict.UNDECIDED and not diverged
         differences = self.family.model.per_seed(self.family.weights[i], self.values)[:, 0]
@@ -184,11 +188,11 @@ class _Comparison:
             error=float(self.intervals.errors[i, 0]),
             interval=interval,
             n=n,
-            df=0 if interval is None else n - 1 if self.method is Method.PAIRED else self.family.model.df,
+            df=0 if interval is None else n - 1 if is_paired else self.family.model.df,
             diverged=diverged,
             method=Method.NONE if interval is None else self.method,
             verdict=verdict,
-            needed=self._needed(differences) if undecided and self.margin else None,
+            needed=self._needed(differences, is_paired) if undecided and self.margin else None,
             note=self._note(arm, other, n, estimate),
             differences=differences,
             own_level=1 - (1 - self.level) / len(self.pairs),
@@ -203,8 +207,8 @@ class _Comparison:
         barred |= {Verdict.WORSE} if self.table.diverged(other) else set()
         return Verdict.UNDECIDED if verdict in barred else verdict
 
-    def _needed(self, differences: Floats) -> SeedsNeeded:
-        if self.method is Method.POOLED:
+    def _needed(self, differences: Floats, is_paired: bool) -> SeedsNeeded:
+        if not is_paired:
             return self._pooled_seeds
         spread = upper_deviation(float(differences.std(ddof=1)), len(differences) - 1)
         return paired_plan(spread, self.family.paired_count, self.level).seeds_needed(self.margin or 0.0)
@@ -232,6 +236,10 @@ class _Comparison:
             notes.append(f"{diverged} of {runs} runs of the baseline diverged: an arm can be better, nothing else")
         if self.method is Method.PAIRED:
             notes.append("the arms differ in spread: paired t intervals with Bonferroni replace the pooled ones")
+        if self.method is Method.WIDER:
+            notes.append(
+                "an arm may differ in spread: each interval is the wider one of pooled and paired t (Bonferroni)"
+            )
         if self.method is Method.NONE:
             notes.append("no interval: it needs two seeds that an arm shares with the baseline")
         return notes

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gptx.statistics.contrast_intervals import SPREAD_LEVEL
+from gptx.statistics.contrast_intervals import UNPOOLED_RATE
 from gptx.statistics.simultaneous import (
     Floats,
     bonferroni_value,
@@ -44,7 +44,8 @@ class SeedPlan:
     df: Callable[[int], float]
     value: Callable[[int], float]
     fallback: "SeedPlan | None" = None
-    """Paired intervals, which the rule for unequal spread chooses with probability ``SPREAD_LEVEL`` if it is equal."""
+    """Paired intervals. If the spread is equal, the rule for unequal spread fires with probability ``UNPOOLED_RATE``,
+    and then nearly all intervals are as wide as these."""
 
     def different(self, difference: float, margin: float, seeds: int) -> float:
         """The probability that the verdict is better or worse, on the side of the true ``difference``."""
@@ -57,7 +58,7 @@ class SeedPlan:
         return self._mixed(self._equivalent(difference, margin, seeds), other)
 
     def _mixed(self, probability: float, fallback: float | None) -> float:
-        return probability if fallback is None else (1 - SPREAD_LEVEL) * probability + SPREAD_LEVEL * fallback
+        return probability if fallback is None else (1 - UNPOOLED_RATE) * probability + UNPOOLED_RATE * fallback
 
     def _different(self, difference: float, margin: float, seeds: int) -> float:
         error, half, weights = self._half_widths(seeds)
