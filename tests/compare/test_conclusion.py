@@ -5,6 +5,7 @@ import math
 import random
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,10 @@ def verdicts(comparison: Comparison) -> dict[str, str]:
 def test_output_leads_with_the_noise_and_the_conclusion(tmp_path: Path) -> None:
     done = cli(arms(tmp_path), width=200)
     noise, conclusion, *rest = done.stdout.splitlines()
-    assert noise.startswith("Noise: two seeds of one arm differ by 0.0") and "3 seeds an arm can show" in noise
+    assert (
+        noise.startswith("Noise: two seeds of one arm differ by 0.0")
+        and "with 3 seeds per arm, a difference of 0.0" in noise
+    )
     assert conclusion.startswith("Compared with attention=mha (val loss in nats/token): better: attention=gated by 0.0")
     assert "; worse: attention=mqa by 0.0" in conclusion and "equivalent (within ±0.0100): attention=gqa." in conclusion
     text = "\n".join(rest)
@@ -75,8 +79,8 @@ def test_differences_are_those_within_seeds(tmp_path: Path) -> None:
         half = one.effect.interval.high - one.effect.estimate
         assert 2.447 * deviation * math.sqrt(2 / 3) < half < 4 * deviation * math.sqrt(2 / 3)
     assert verdicts(comparison) == {"gated": "better", "gqa": "equivalent", "mqa": "worse"}
-    spread = math.sqrt(2 * np.mean([np.var(row, ddof=1) for row in wide.to_numpy()]))
-    assert f"differ by {spread:.4f} nats/token" in noise_floor(comparison)
+    typical = np.mean([abs(a - b) for row in wide.to_numpy() for a, b in combinations(row, 2)])
+    assert f"differ by {typical:.4f} nats/token on average" in noise_floor(comparison)
 
 
 def test_one_seed_decides_nothing(tmp_path: Path) -> None:
@@ -96,7 +100,7 @@ def test_undecided_arms_show_the_seeds_that_they_need(tmp_path: Path) -> None:
     assert needed["seeds_needed_if_margin"] > 3 and needed["seeds_needed_if_equal"] > 3
     out = cli(tmp_path, width=200).stdout
     seeds = f"{needed['seeds_needed_if_margin']:.0f} / {needed['seeds_needed_if_equal']:.0f}"
-    assert seeds in out and "seeds needed: seeds an arm for a verdict with 80 % power" in out
+    assert seeds in out and "seeds needed: seeds per arm for a verdict with 80 % power" in out
 
 
 def test_a_diverged_run_is_no_missing_value(tmp_path: Path) -> None:
@@ -209,11 +213,120 @@ def test_incomparable_arms_are_left_out_and_named(tmp_path: Path, over: dict[str
     )
 
 
-def test_tokenizers_that_differ_are_compared_in_bits_per_byte(tmp_path: Path) -> None:
-    arms(tmp_path)
-    arms(tmp_path, effects={"gated": -1.0}, pos="learned", tokenizer_hash="c")
+def tokenizers(root: Path, val_tokens: int, **over: Any) -> Path:
+    """Arms of one tokenizer, and a better one of another, with bits per byte of the report half and of all text."""
+    keys = {"trainer": {"val_tokens": val_tokens}}
+    arms(root, keys=keys, val_bpb_whole=2.0, **over)
+    arms(root, effects={"gated": -1.0}, pos="learned", tokenizer_hash="c", keys=keys, val_bpb_whole=1.0, **over)
+    return root
+
+
+def test_tokenizers_are_compared_in_bits_per_byte_of_all_text(tmp_path: Path) -> None:
+    comparison = compared(tokenizers(tmp_path / "a", 0, validation=3))
+    assert comparison.metric.key == "val_bpb_whole" and len(comparison.arms) == 4 and comparison.excluded == ()
+    halves = compared(tmp_path / "a", metric="val_bpb")
+    assert len(halves.arms) == 3 and "the report half" in halves.excluded[0]
+
+
+@pytest.mark.parametrize("metric", ["", "val_bpb", "val_bpb_whole"])
+@pytest.mark.parametrize(("val_tokens", "validation"), [(100, 3), (0, 1)])
+def test_tokenizers_are_not_compared_on_different_texts(
+    tmp_path: Path, metric: str, val_tokens: int, validation: int
+) -> None:
+    comparison = compared(tokenizers(tmp_path, val_tokens, validation=validation), metric=metric)
+    assert comparison.metric.key == (metric or "val_loss") and len(comparison.arms) == 3
+    assert "another tokenizer" in comparison.excluded[0] and "if trainer.val_tokens=0" in comparison.excluded[0]
+
+
+def test_runs_of_several_definitions_of_validation_are_not_pooled(tmp_path: Path) -> None:
+    arms(tmp_path, effects={"mha": 0.0, "mqa": 0.1}, validation=3)
+    for seed, validation in ((0, 3), (1, 2), (2, 3)):
+        put(tmp_path, result(seed, attention="gqa", val_loss=1.0, validation=validation))
     comparison = compared(tmp_path)
-    assert comparison.metric.key == "val_bpb" and len(comparison.arms) == 4 and comparison.excluded == ()
+    assert list(verdicts(comparison)) == ["mqa"]
+    assert comparison.excluded[0].startswith("not compared: its runs differ in the definition of validation metrics")
+    other = compared(tmp_path, baseline="attention=gqa")
+    assert other.baseline is None and "nothing is compared with the baseline attention=gqa: " in other.excluded[0]
+    assert other.sentence == "Nothing is compared: no two arms are comparable."
+    assert other.sentence in cli(tmp_path, "--baseline", "attention=gqa").stdout
+
+
+def test_values_that_an_earlier_version_chose_and_reported_are_marked(tmp_path: Path) -> None:
+    assert any("best of all validations" in line for line in notes(compared(arms(tmp_path / "a", validation=2))))
+    assert not any("earlier version" in line for line in notes(compared(arms(tmp_path / "b", validation=3))))
+    speeds = compared(tmp_path / "a", metric="tokens_per_s")
+    assert not any("earlier version" in line for line in notes(speeds))
+
+
+@pytest.mark.parametrize(
+    ("metric", "over", "reason"),
+    [
+        ("seconds", {"steps": 100}, "not compared with the baseline, because of another number of steps"),
+        ("seconds", {"tokens": 100}, "not compared with the baseline, because of another number of tokens"),
+        ("seconds", {"other_runs": 2}, "not compared: runs shared the machine with other runs"),
+        ("tokens_per_s", {"other_runs": 2}, "not compared: runs shared the machine with other runs"),
+        ("tokens_per_s", {"threads": 8}, "because of another number of CPU threads per process"),
+        ("tokens_per_s", {"hardware": {"device": "cuda"}}, "because of other hardware"),
+        ("peak_memory_bytes", {"hardware": {"device": "cuda"}}, "because of another device"),
+        ("tokens_per_s", {"steps": 100}, ""),
+        ("peak_memory_bytes", {"other_runs": 2}, ""),
+    ],
+)
+def test_speeds_are_compared_only_under_equal_conditions(
+    tmp_path: Path, metric: str, over: dict[str, Any], reason: str
+) -> None:
+    arms(tmp_path, threads=2)
+    arms(tmp_path, effects={"gated": 0.0}, pos="learned", **{"threads": 2, **over})
+    comparison = compared(tmp_path, metric=metric)
+    assert len(comparison.arms) == (3 if reason else 4)
+    assert (reason in comparison.excluded[0]) if reason else not comparison.excluded
+
+
+def test_arms_whose_seeds_stop_at_other_steps_are_not_compared(tmp_path: Path) -> None:
+    for seed, steps in ((0, 300), (1, 400)):
+        put(tmp_path, result(seed, steps=steps))
+        put(tmp_path, result(seed, attention="gqa", steps=700 - steps))
+        put(tmp_path, result(seed, attention="mqa", steps=300))
+    comparison = compared(tmp_path, baseline="attention=mha")
+    assert list(verdicts(comparison)) == ["gqa"] and "another number of steps" in comparison.excluded[0]
+
+
+def test_a_metric_that_was_not_measured_is_no_divergence(tmp_path: Path) -> None:
+    arms(tmp_path, effects={"mha": 0.0, "mqa": 0.0}, val_loss_best=1.0)
+    for seed in range(3):
+        put(tmp_path, result(seed, attention="gqa", val_loss_best=None if seed else 1.0))
+        put(tmp_path, result(seed, attention="gated", val_loss_best=None))
+    comparison = compared(tmp_path, metric="val_loss_best")
+    assert comparison.table.set_index("arm")["note"]["attention=gqa"] == "not measured in 2 of 3 runs"
+    assert set(comparison.table["diverged"]) == {0}
+    assert comparison.excluded == ("not compared: val loss, best weights was not measured: attention=gated",)
+
+
+def test_a_run_without_a_finite_loss_diverged_whatever_the_metric(tmp_path: Path) -> None:
+    arms(tmp_path)
+    for seed in range(3):
+        put(tmp_path, result(seed, attention="sink", val_loss=None, val_bpb=None, val_loss_best=9.0))
+    for metric in ("val_loss", "tokens_per_s"):
+        comparison = compared(tmp_path, metric=metric)
+        assert comparison.table.set_index("arm")["note"]["attention=sink"] == "all 3 runs diverged"
+        assert comparison.excluded == () and "is found (power 80 %)" in noise_floor(comparison)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "loss", "reason"),
+    [
+        ({"mha": (0, 1), "gqa": (2, 3)}, 1.0, "no arm shares two seeds with the baseline"),
+        ({"mha": (0, 1), "gqa": (0, 1)}, None, "too many runs diverged"),
+        ({"mha": (0,), "gqa": (0,)}, 1.0, "with one seed per arm"),
+    ],
+)
+def test_the_reason_for_no_verdict_is_named(
+    tmp_path: Path, seeds: dict[str, tuple[int, ...]], loss: float | None, reason: str
+) -> None:
+    for attention, found in seeds.items():
+        for seed in found:
+            put(tmp_path, result(seed, attention=attention, val_loss=1.0 if attention == "mha" else loss))
+    assert f"nothing is decided: {reason}" in compared(tmp_path).sentence
 
 
 def test_arms_of_different_size_are_marked(tmp_path: Path) -> None:
