@@ -142,8 +142,10 @@ def compare_runs(
     Args:
         baseline: the arm that others are compared with, e.g. ``"attention=mha pos=rope"``; "": that of the study, or
             else the default options, or else the first arm.
-        margin: differences below it do not matter; None: that of the study, or else 0.01 nats per token for losses.
-        metric: a key of `gptx.runs.metrics.METRICS`; "": val_loss, or val_bpb if the tokenizers differ.
+        margin: differences below it do not matter, in the metric's unit (MB for memory); None: that of the study, or
+            else 0.01 nats per token for losses.
+        metric: a key of `gptx.runs.metrics.METRICS`; "": val_loss, or val_bpb_whole if the tokenizers differ and all
+            runs were validated on the same text.
         study: only the runs of this study.
 
     Raises:

@@ -59,7 +59,8 @@ def _parser() -> Parser:
         "--margin",
         type=_margin,
         metavar="X",
-        help="differences below X do not matter (default: that of the study, or else 0.01 nats per token for losses)",
+        help="differences below X do not matter, in the unit of the table (default: that of the study, or else 0.01 "
+        "nats per token for losses)",
     )
     parser.add_argument(
         "--metric", default="", metavar="KEY", help="compare by this metric, such as tokens_per_s (default: val_loss)"

@@ -24,6 +24,7 @@ from gptx.errors import GptxError
 from gptx.runs.metrics import BY_KEY
 
 EFFECTS = {"mha": 0.0, "gated": -0.05, "gqa": 0.0005, "mqa": 0.03}
+EXPECTED = ["attention=gqa ~ attention=mha"]
 ABOUT = {
     "question": "Which attention is best?",
     "expected": "gated lower, gqa equal, mqa lower, sink equal",
@@ -123,8 +124,8 @@ def test_a_failed_run_that_diverged_counts_as_diverged_and_an_arm_without_anothe
     assert comparison.excluded == ("worse than any arm below: attention=mla (all of its runs diverged: 1)",)
 
 
-def failed(root: Path, attention: str, seed: int, end_reason: str) -> None:
-    given = result(seed, attention=attention)
+def failed(root: Path, attention: str, seed: int, end_reason: str, **over: Any) -> None:
+    given = result(seed, attention=attention, **over)
     end = {"t": 9, "kind": "end", "status": "failed", "end_reason": end_reason, "step": 3, "error": "it failed"}
     put(root, given | {"status": "failed", "end_reason": end_reason}, [*started(given), end])
 
@@ -185,6 +186,71 @@ def test_more_is_better_where_the_metric_says_so(tmp_path: Path) -> None:
             put(tmp_path, result(seed, attention=attention, tokens_per_s=speed + seed))
     comparison = compared(tmp_path, metric="tokens_per_s")
     assert verdicts(comparison) == {"gqa": "better"} and "by 100" in comparison.sentence
+
+
+def two_arms(root: Path, differences: tuple[float, ...], metric: str = "val_loss", **over: Any) -> Path:
+    for seed, difference in enumerate(differences):
+        put(root, result(seed, **{metric: 2.0}, **over))
+        put(root, result(seed, attention="gqa", **{metric: 2.0 + difference}, **over))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("margin", "text"),
+    [
+        (0.0091, "worse: attention=gqa by 0.0110 ±0.0025 (perhaps by less than the margin)."),
+        (0.0080, "worse: attention=gqa by 0.0110 ±0.0025."),
+        (0.0200, "equivalent (within ±0.0200): attention=gqa (higher by 0.0110 ±0.0025)."),
+        (0.0000001, "worse: attention=gqa by 0.0110 ±0.0025."),
+    ],
+)
+def test_the_sentence_says_whether_a_difference_may_not_matter(tmp_path: Path, margin: float, text: str) -> None:
+    comparison = compared(two_arms(tmp_path, (0.010, 0.011, 0.012)), margin=margin)
+    assert comparison.sentence.endswith(text)
+
+
+def test_the_margin_has_the_unit_that_is_shown_and_all_its_digits(tmp_path: Path) -> None:
+    two_arms(tmp_path, (2e6, 2.1e6, 1.9e6), "peak_memory_bytes")
+    comparison = compared(tmp_path, metric="peak_memory_bytes", margin=5.25)
+    assert verdicts(comparison) == {"gqa": "equivalent"} and comparison.margin == pytest.approx(5.25e6)
+    assert "equivalent (within ±5.25)" in comparison.sentence
+    assert "±0.000012 nats/token" in notes(compared(tmp_path, margin=0.000012))[1]
+    assert "±0.0100 nats/token" in notes(compared(tmp_path, margin=0.01))[1]
+
+
+def test_numbers_have_no_negative_zero_and_titles_no_second_unit(tmp_path: Path) -> None:
+    two_arms(tmp_path, (-1e-9, -2e-9, 1e-9), val_bpb_whole=2.0)
+    assert "-0.0000 " not in cli(tmp_path).stdout and "+0.0000 " in cli(tmp_path).stdout
+    assert "(bits/byte)" in compared(tmp_path, metric="val_bpb").sentence
+
+
+def test_an_arm_without_the_key_is_named_by_it(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        put(tmp_path, result(seed))
+        put(tmp_path, result(seed, keys={"extra": {"y": 7}}, val_loss=1.5))
+        put(tmp_path, result(seed, keys={"extra": {"y": 8, "z": 1}}, val_loss=1.6))
+    for given, name in (("extra.y=none", "extra.y=none extra.z=none"), ("extra.y=7", "extra.y=7")):
+        comparison = compared(tmp_path, baseline=given)
+        assert comparison.baseline and comparison.baseline.name == name
+    again = compared(tmp_path, baseline="extra.y=none extra.z=none")
+    assert {one.arm.name for one in again.arms} == {"extra.y=7", "extra.y=8 extra.z=1"}
+
+
+def test_an_arm_whose_name_begins_that_of_another_can_be_the_baseline(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        put(tmp_path, result(seed, keys={"extra": {"y": 7}}))
+        put(tmp_path, result(seed, keys={"extra": {"y": 7, "z": 1}}))
+        put(tmp_path, result(seed))
+    comparison = compared(tmp_path, baseline="extra.y=7")
+    assert comparison.baseline and comparison.baseline.name == "extra.y=7"
+
+
+def test_hashes_are_short(tmp_path: Path) -> None:
+    for corpus in ("a" * 64, "b" * 64):
+        put(tmp_path, result(corpus_hash=corpus))
+    comparison = compared(tmp_path, baseline="corpus_hash=bbbbbbbb")
+    assert comparison.excluded[0].endswith("another corpus: corpus_hash=aaaaaaaa")
+    assert "a" * 9 not in cli(tmp_path).stdout
 
 
 # --- what is not compared
@@ -413,6 +479,22 @@ def test_expectations_stay_undecided_with_one_seed_or_a_diverged_run(tmp_path: P
     assert answers(compared(tmp_path / "b"))[0].outcome == "undecided (a run diverged)"
 
 
+def test_views_of_the_loss_have_the_margin_of_the_study_and_other_metrics_no_answer(tmp_path: Path) -> None:
+    two_arms(tmp_path, (0.01, 0.011, 0.012), "val_loss_best", keys={"about": {**ABOUT, "expect": EXPECTED}})
+    comparison = compared(tmp_path, metric="val_loss_best")
+    assert comparison.margin == 0.02 and [one.outcome for one in answers(comparison)] == ["yes"]
+    other = compared(tmp_path, metric="tokens_per_s")
+    assert other.margin == 0 and answers(other) == ()
+    why = "answer: none, because the study expects differences in val loss, and these are in tokens/s"
+    assert lines(other)[2:] == [why]
+
+
+def test_a_failed_run_that_diverged_leaves_an_expectation_undecided(tmp_path: Path) -> None:
+    two_arms(tmp_path, (0.01, 0.011, 0.012), keys={"about": {**ABOUT, "expect": EXPECTED}})
+    failed(tmp_path, "gqa", 7, "diverged", keys={"about": {**ABOUT, "expect": EXPECTED}})
+    assert [one.outcome for one in answers(compared(tmp_path))] == ["undecided (a run diverged)"]
+
+
 def test_a_study_that_no_pair_of_arms_answers_names_what_does(tmp_path: Path) -> None:
     about = {**ABOUT, "expect": [], "answer": "a command fits the law"}
     assert lines(compared(arms(tmp_path, keys={"about": about})))[2:] == ["answer: a command fits the law"]
@@ -460,6 +542,32 @@ def test_latex_escapes_what_has_a_meaning_there(tmp_path: Path) -> None:
     latex = as_latex(compared(tmp_path))
     assert r"50\%\&\#\$" in latex and r"a\_b" in latex and latex.count("\n\\bottomrule") == 1
     assert "|" not in as_markdown(compared(tmp_path)).split("\n\n")[0]
+
+
+def test_texts_hold_everything_that_limits_the_conclusion(tmp_path: Path) -> None:
+    arms(tmp_path, other_runs=1)
+    arms(tmp_path, effects={"mha": 0.0}, pos="learned", steps=100)
+    failed(tmp_path, "sink", 0, "error")
+    comparison = compared(tmp_path)
+    left = ["another number of steps", "shared the machine", "different budgets", "not finished: 1 failed"]
+    for text in (as_markdown(comparison), as_latex(comparison), comparison._repr_html_()):
+        assert all(part in text.lower() for part in left)
+
+
+def test_latex_has_sentences_minus_signs_options_and_wrapped_text(tmp_path: Path) -> None:
+    arms(tmp_path)
+    put(tmp_path, result(3, attention="gated", val_loss=None))
+    latex = as_latex(compared(tmp_path))
+    caption = next(line for line in latex.splitlines() if line.startswith("\\caption{"))
+    assert "(power 80 \\%). Compared with" in caption and caption.endswith(".}")
+    interval = next(line for line in latex.splitlines() if line.startswith("attention=gated")).split(" & ")[2]
+    low, high = interval.split(" to ")
+    assert low.startswith("$-") and low.endswith("$") and high.startswith("$-") and high.endswith("$")
+    assert "\\texttt{{-}{-}baseline}" in latex and "--" not in latex
+    assert "p{0.25\\linewidth}" in latex and all(
+        line.endswith(".\\par")
+        for line in latex.partition("raggedright\n")[2].partition("\\end{minipage}")[0].splitlines()
+    )
 
 
 @pytest.mark.parametrize(("kind", "head"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
