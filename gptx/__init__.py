@@ -46,7 +46,7 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
 
     Args:
         config_dir: a folder with options of your own, as ``--config-dir`` of the command. Their modules are imported
-            from the Python path.
+            from the Python path or from that folder.
 
     Raises:
         ConfigError: an unknown option or key, a value of the wrong type or out of range, or parts that do not fit
@@ -58,7 +58,10 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     from gptx.config.compose import compose_plain
     from gptx.config.locked import locked
     from gptx.config.own_options import own_options
+    from gptx.errors import ConfigError
 
+    if isinstance(overrides, str) or not all(isinstance(override, str) for override in overrides):
+        raise ConfigError(f"overrides={overrides!r}: expected a list of texts, such as ['attention=gqa', 'pos=rope']")
     with nullcontext() if config_dir is None else own_options(Path(config_dir), "config_dir"):
         cfg = locked(compose_plain(overrides))
     from gptx.training.preflight import check
