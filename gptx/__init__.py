@@ -46,7 +46,7 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
 
     Args:
         config_dir: a folder with options of your own, as ``--config-dir`` of the command. Their modules are imported
-            from the Python path.
+            from the Python path or from that folder.
 
     Raises:
         ConfigError: an unknown option or key, a value of the wrong type or out of range, or parts that do not fit
@@ -58,7 +58,10 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     from gptx.config.compose import compose_plain
     from gptx.config.locked import locked
     from gptx.config.own_options import own_options
+    from gptx.errors import ConfigError
 
+    if isinstance(overrides, str) or not all(isinstance(override, str) for override in overrides):
+        raise ConfigError(f"overrides={overrides!r}: expected a list of texts, such as ['attention=gqa', 'pos=rope']")
     with nullcontext() if config_dir is None else own_options(Path(config_dir), "config_dir"):
         cfg = locked(compose_plain(overrides))
     from gptx.training.preflight import check
@@ -142,8 +145,10 @@ def compare_runs(
     Args:
         baseline: the arm that others are compared with, e.g. ``"attention=mha pos=rope"``; "": that of the study, or
             else the default options, or else the first arm.
-        margin: differences below it do not matter; None: that of the study, or else 0.01 nats per token for losses.
-        metric: a key of `gptx.runs.metrics.METRICS`; "": val_loss, or val_bpb if the tokenizers differ.
+        margin: differences below it do not matter, in the metric's unit (MB for memory); None: that of the study, or
+            else 0.01 nats per token for losses.
+        metric: a key of `gptx.runs.metrics.METRICS`; "": val_loss, or val_bpb_whole if the tokenizers differ and all
+            runs were validated on the same text.
         study: only the runs of this study.
 
     Raises:

@@ -11,7 +11,8 @@ from gptx.compare.comparison import compare
 from gptx.compare.effect_texts import as_latex, as_markdown
 from gptx.compare.files import as_json, effects_csv, picture, runs_csv, variants_csv
 from gptx.compare.forest import check_figure, forest
-from gptx.compare.page import page, unfinished
+from gptx.compare.page import page
+from gptx.compare.run_rows import unfinished
 from gptx.compare.selection import FoundRuns, find_runs
 from gptx.console import Console
 from gptx.errors import GptxError
@@ -58,7 +59,8 @@ def _parser() -> Parser:
         "--margin",
         type=_margin,
         metavar="X",
-        help="differences below X do not matter (default: that of the study, or else 0.01 nats per token for losses)",
+        help="differences below X do not matter, in the unit of the table (default: that of the study, or else 0.01 "
+        "nats per token for losses)",
     )
     parser.add_argument(
         "--metric", default="", metavar="KEY", help="compare by this metric, such as tokens_per_s (default: val_loss)"

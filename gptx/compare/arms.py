@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from gptx.compare.formatting import plain
+from gptx.compare.formatting import plain, short
 from gptx.compare.run_rows import RunRow
 from gptx.compare.summary import differs, distinguishing_keys
 from gptx.config.axes import axes
 from gptx.config.expectations import parse_pairs
 from gptx.errors import GptxError
 
+_ABSENT = "none"  # how a key is written that an arm lacks
 _MATCHED = ("ffn.ratio", "model.d_model")  # what `match` changes
 
 
@@ -30,12 +31,23 @@ class Arm:
     @property
     def name(self) -> str:
         """Such as ``attention=gqa pos=rope``."""
-        return " ".join(f"{key}={value}" for key, value in self.values.items() if value) or "the only arm"
+        named = self.present or dict.fromkeys(self.values, _ABSENT)
+        return " ".join(f"{key}={value}" for key, value in named.items()) or "the only arm"
+
+    @property
+    def present(self) -> dict[str, str]:
+        """The values of the axes and keys that this arm has."""
+        return {key: value for key, value in self.values.items() if value}
 
     def has(self, key: str, value: str) -> bool:
-        """Whether the axis or config key has this value; numbers are equal in every spelling."""
+        """Whether the axis or config key has this value; numbers are equal in every spelling, hashes may be short, and
+        ``none`` is the value of a key that the arm lacks."""
         found = _text(self.rows[0].value(key))
-        return found == value or (bool(found) and _number(found) is not None and _number(found) == _number(value))
+        if key.endswith("_hash"):
+            return found.startswith(value)
+        if not found:
+            return value == _ABSENT
+        return found == value or (_number(found) is not None and _number(found) == _number(value))
 
     def mean(self, key: str) -> float:
         """The mean of a metric; NaN if a run lacks it."""
@@ -49,7 +61,7 @@ def arms_of(rows: Sequence[RunRow]) -> list[Arm]:
         groups.setdefault(row.key(), []).append(row)
     names = _names([group[0] for group in groups.values()])
     return [
-        Arm(values={name: _text(group[0].value(name)) for name in names}, rows=tuple(group))
+        Arm(values={name: short(name, _text(group[0].value(name))) for name in names}, rows=tuple(group))
         for group in groups.values()
     ]
 
@@ -73,7 +85,7 @@ def always_diverged(arms: Sequence[Arm], rows: Iterable[RunRow]) -> list[str]:
     finished = [row for arm in arms for row in arm.rows]
     known = {arm.rows[0].key() for arm in arms}
     lost = [row for row in rows if row.diverged and row.key() not in known]
-    named = [arm for arm in arms_of([*finished, *lost]) if arm.rows[0].diverged]
+    named = [arm for arm in arms_of([*finished, *lost]) if arm.rows[0].key() not in known]
     return [f"worse than any arm below: {arm.name} (all of its runs diverged: {len(arm.rows)})" for arm in named]
 
 
@@ -121,8 +133,9 @@ def find_baseline(arms: Sequence[Arm], given: str, of_study: str) -> tuple[Arm, 
 def _single(arms: Sequence[Arm], given: str) -> Arm:
     wanted = parse_pairs(given)
     found = [arm for arm in arms if all(arm.has(key, value) for key, value in wanted.items())]
-    if len(found) == 1:
-        return found[0]
+    exact = [arm for arm in found if arm.present == wanted]
+    if len(found) == 1 or len(exact) == 1:
+        return (exact or found)[0]
     names = ", ".join(repr(arm.name) for arm in (found or arms)[:8]) + (", ..." if len(found or arms) > 8 else "")
     number = f"{len(found)} arms have" if found else "no arm has"
     raise GptxError(f"baseline {given!r}: {number} these values; expected one of {names}")

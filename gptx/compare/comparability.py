@@ -16,6 +16,7 @@ from gptx.runs.metrics import BY_KEY, METRICS, Metric
 VALIDATION_KEYS = ("trainer.val_tokens", "data.val_fraction", "model.context")
 _PER_TOKEN = ("val_loss", "val_accuracy", "val_perplexity", "train_loss")
 PER_TOKEN = tuple(metric.key for metric in METRICS if metric.key.startswith(_PER_TOKEN))  # depend on the tokenizer
+SPEEDS = ("tokens_per_s", "seconds")
 MACHINES = {"tokens_per_s": "hardware", "seconds": "hardware", "peak_memory_bytes": "device"}  # what they depend on
 SIZE_TOLERANCE = 0.01  # relative difference of parameters or FLOPs up to which arms are equal, as in conf/match
 _FP32, _LOW = 1e-3, 1e-2  # largest relative difference between strategies that rounding explains, by precision
@@ -95,8 +96,8 @@ def _budgets(part: pd.DataFrame) -> list[str]:
             out.append(f"different budgets: {name} {each if len(found) < 5 else f'{found[0]:,} to {found[-1]:,}'}")
     if len(set(part["tokenizer_hash"])) > 1:
         out.append(
-            "different tokenizers: val loss is per token and not comparable; bits/byte is, on the same text only if "
-            "trainer.val_tokens=0"
+            "different tokenizers: val loss is per token and not comparable; bits/byte of the whole validation set "
+            "(val_bpb_whole) is, if trainer.val_tokens=0"
         )
     if differing := _validation_keys(part):
         out.append(f"different validation sets ({', '.join(differing)}): losses are not comparable")

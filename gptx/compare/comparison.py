@@ -9,7 +9,7 @@ import pandas as pd
 
 from gptx.compare.arms import Arm, always_diverged, arms_of, find_baseline, with_diverged
 from gptx.compare.comparability import warnings
-from gptx.compare.comparable_arms import comparable_arms, size_difference
+from gptx.compare.comparable_arms import BITS_OF_ALL_TEXT, comparable_arms, same_text, size_difference
 from gptx.compare.formatting import count
 from gptx.compare.frames import results
 from gptx.compare.run_rows import RunRow, selected
@@ -28,12 +28,24 @@ class ArmEffect:
     Attributes:
         mean: of the metric over the arm's runs.
         size: such as ``12.0% fewer params``; empty within 1 %.
+        unmeasured: how many of the arm's finished runs lack the metric, though they did not diverge.
     """
 
     arm: Arm
     effect: Effect
     mean: float
     size: str
+    unmeasured: int = 0
+
+    @property
+    def note(self) -> str:
+        """What limits this row; empty if nothing does."""
+        runs = len(self.arm.rows) + len(self.arm.diverged)
+        note = self.effect.note
+        if self.effect.diverged == runs:
+            note = f"all {runs} runs diverged" if runs > 1 else "its run diverged"
+        missing = f"not measured in {self.unmeasured} of {count(len(self.arm.rows), 'run')}"
+        return "; ".join(filter(None, (note, missing if self.unmeasured else "")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +57,7 @@ class Comparison:
         baseline: the arm that the others are compared with; None if there is none, because fewer than two arms can be
             compared.
         chosen_because: why it is the baseline; empty if it was given.
-        margin: differences below it do not matter; 0: none was set.
+        margin: differences below it do not matter, in the unit of the values; 0: none was set.
         arms: the other arms, as far as they are comparable with the baseline.
         effects: what the runs show about them; None without a baseline.
         excluded: one line for each reason for which arms are not compared.
@@ -117,8 +129,10 @@ def compare(
 
     Args:
         baseline: such as ``attention=mha pos=learned``; "": see `gptx.compare.arms.find_baseline`.
-        margin: differences below it do not matter; None: that of the study, or else of the metric.
-        metric: a key of `gptx.runs.metrics.METRICS`; "": val_loss, or val_bpb if the tokenizers differ.
+        margin: differences below it do not matter, in the metric's unit (MB for memory); None: that of the study, or
+            else of the metric.
+        metric: a key of `gptx.runs.metrics.METRICS`; "": val_loss, or val_bpb_whole if the tokenizers differ and all
+            runs were validated on the same text.
 
     Raises:
         GptxError: the metric or the baseline does not exist, or the metric does not vary between seeds.
@@ -153,7 +167,8 @@ def compare(
 def _metric(key: str, rows: Sequence[RunRow]) -> Metric:
     varying = [metric.key for metric in METRICS if not metric.exact]
     if not key:
-        return BY_KEY["val_loss" if len({row.result.tokenizer_hash for row in rows}) < 2 else "val_bpb"]
+        several = len({row.result.tokenizer_hash for row in rows}) > 1
+        return BITS_OF_ALL_TEXT if several and same_text(rows) else BY_KEY["val_loss"]
     if key not in BY_KEY:
         raise GptxError(f"no metric {key!r}; choose from {', '.join(varying)}")
     if BY_KEY[key].exact:
@@ -163,31 +178,44 @@ def _metric(key: str, rows: Sequence[RunRow]) -> Metric:
 
 def _margin(given: float | None, metric: Metric, study: StudyAbout) -> float:
     if given is not None:
-        return given
-    return study.margin if metric.key == "val_loss" and study.margin is not None else metric.margin
+        return given / metric.scale
+    return study.margin if is_val_loss(metric) and study.margin is not None else metric.margin
+
+
+def is_val_loss(metric: Metric) -> bool:
+    """Whether a metric is the validation loss or another view of it, to which a study's margin and expectations
+    apply."""
+    return metric.key in ("val_loss", f"val_loss_{metric.view}")
 
 
 def _effects(arms: Sequence[Arm], baseline: Arm, metric: Metric, margin: float) -> Effects:
-    rows = [(arm.name, str(row.seed_label), row.metrics[metric.key]) for arm in arms for row in arm.rows]
-    # a finished run without a loss has diverged; another metric may not have been measured
-    records = [row for row in rows if metric.key.startswith(("val_", "train_loss")) or not math.isnan(row[2])]
-    records += [(arm.name, str(row.seed_label), math.nan) for arm in arms for row in arm.diverged]
-    frame = pd.DataFrame(records, columns=["arm", "seed", "value"])
+    frame = values_frame(arms, metric)
     return effects(frame, baseline.name, margin or None, higher_is_better=metric.higher_is_better)
+
+
+def values_frame(arms: Sequence[Arm], metric: Metric) -> pd.DataFrame:
+    """One row for each run (arm, seed, value); NaN: it diverged. Runs in which the metric was not measured are left
+    out."""
+    runs = [(arm, row) for arm in arms for row in (*arm.rows, *arm.diverged)]
+    records = [
+        (arm.name, str(row.seed_label), math.nan if row.diverged else row.metrics[metric.key])
+        for arm, row in runs
+        if row.diverged or row.measures(metric)
+    ]
+    return pd.DataFrame(records, columns=["arm", "seed", "value"])
 
 
 def _arm_effects(arms: Sequence[Arm], baseline: Arm, computed: Effects, metric: Metric) -> list[ArmEffect]:
     found = [
-        ArmEffect(arm=arm, effect=computed.of(arm.name), mean=arm.mean(metric.key), size=size_difference(arm, baseline))
+        ArmEffect(
+            arm=arm,
+            effect=computed.of(arm.name),
+            mean=arm.mean(metric.key),
+            size=size_difference(arm, baseline),
+            unmeasured=sum(not row.diverged and not row.measures(metric) for row in arm.rows),
+        )
         for arm in arms
         if arm is not baseline
     ]
     sign = -1 if metric.higher_is_better else 1
     return sorted(found, key=lambda one: (one.effect.estimate != one.effect.estimate, sign * one.effect.estimate))
-
-
-def total_runs(comparison: Comparison) -> str:
-    """Such as ``3 seeds`` or ``2 to 3 seeds``: the seeds of the compared arms."""
-    arms = [one.arm for one in comparison.arms] + ([comparison.baseline] if comparison.baseline else [])
-    numbers = sorted({len(arm.rows) for arm in arms})
-    return count(numbers[0], "seed") if len(numbers) == 1 else f"{numbers[0]} to {count(numbers[-1], 'seed')}"

@@ -1,14 +1,16 @@
 """The comparison in words: a sentence with the verdicts, the noise between seeds, and notes about the method."""
 
 import math
-import statistics
-from collections.abc import Sequence
+from decimal import Decimal
 
-from gptx.compare.comparison import ArmEffect, Comparison
+from gptx.compare.arms import Arm
+from gptx.compare.comparison import ArmEffect, Comparison, values_frame
 from gptx.compare.formatting import count
+from gptx.compare.run_rows import unfinished
 from gptx.runs.metrics import Metric
+from gptx.statistics import noise
+from gptx.statistics.contrast_intervals import Method
 from gptx.statistics.effects import Effect
-from gptx.statistics.power import pooled_plan
 from gptx.statistics.verdict import Verdict
 
 _NAMED = 6  # arms of one verdict that the sentence names
@@ -17,20 +19,34 @@ _NAMED = 6  # arms of one verdict that the sentence names
 def sentence(comparison: Comparison) -> str:
     """Which arms are better, worse, equivalent or undecided against the baseline, and by how much."""
     if comparison.baseline is None or comparison.effects is None:
-        return "Nothing is compared: it takes two arms with finished runs."
-    what = f"{comparison.metric.title}{f' in {comparison.metric.unit}' * bool(comparison.metric.unit)}"
+        why = "no two arms are comparable" if comparison.excluded else "it takes two arms with finished runs"
+        return f"Nothing is compared: {why}."
+    metric = comparison.metric
+    what = metric.title + (f" in {metric.unit}" if metric.unit not in ("", metric.title) else "")
     head = f"Compared with {comparison.baseline.name} ({what})"
     if all(one.effect.interval is None for one in comparison.arms):
-        why = "with one seed per arm, a difference may be chance" if one_seed(comparison) else "no two seeds are shared"
-        return f"{head}, nothing is decided: {why}; run more seeds, such as seed=0,1,2."
+        return f"{head}, nothing is decided: {_why_undecided(comparison)}."
     parts = [_verdict_text(comparison, verdict) for verdict in Verdict]
     return f"{head}: {'; '.join(filter(None, parts))}."
 
 
-def one_seed(comparison: Comparison) -> bool:
-    """Whether no arm has more than one run."""
-    baseline = comparison.baseline
-    return all(len(one.arm.rows) < 2 for one in comparison.arms) and (baseline is None or len(baseline.rows) < 2)
+def _why_undecided(comparison: Comparison) -> str:
+    """Why no difference has an interval."""
+    arms = _arms(comparison)
+    seeds = [{row.seed_label for row in (*arm.rows, *arm.diverged)} for arm in arms]
+    if all(len(found) < 2 for found in seeds):
+        return "with one seed per arm, a difference may be chance; run more seeds, such as seed=0,1,2"
+    if not any(len(seeds[0] & found) > 1 for found in seeds[1:]):
+        return "no arm shares two seeds with the baseline; run the same seeds in all arms, such as seed=0,1,2"
+    if any(row.diverged for arm in arms for row in (*arm.rows, *arm.diverged)):
+        return "too many runs diverged"
+    return f"too many runs have no value of {comparison.metric.title}"
+
+
+def _arms(comparison: Comparison) -> list[Arm]:
+    """The arms that are compared, the baseline first."""
+    first = [comparison.baseline] if comparison.baseline else []
+    return [*first, *(one.arm for one in comparison.arms)]
 
 
 def _verdict_text(comparison: Comparison, verdict: Verdict) -> str:
@@ -38,15 +54,22 @@ def _verdict_text(comparison: Comparison, verdict: Verdict) -> str:
     if not found:
         return ""
     named = found[:_NAMED] if len(found) <= _NAMED + 1 else found[: _NAMED - 1]
-    arms = ", ".join(_arm_text(comparison.metric, one, verdict) for one in (found if len(found) <= _NAMED else named))
+    arms = ", ".join(_arm_text(comparison, one, verdict) for one in (found if len(found) <= _NAMED else named))
     more = f" and {len(found) - len(named)} more" if len(found) > _NAMED else ""
-    margin = f" (within ±{number(comparison.metric, comparison.margin)})" if verdict is Verdict.EQUIVALENT else ""
+    margin = f" (within ±{margin_number(comparison)})" if verdict is Verdict.EQUIVALENT else ""
     return f"{verdict}{margin}: {arms}{more}"
 
 
-def _arm_text(metric: Metric, one: ArmEffect, verdict: Verdict) -> str:
-    decided = verdict in (Verdict.BETTER, Verdict.WORSE)
-    return f"{one.arm.name} by {amount(metric, one.effect)}" if decided else one.arm.name
+def _arm_text(comparison: Comparison, one: ArmEffect, verdict: Verdict) -> str:
+    """The arm with its difference, if that is not 0 by its interval."""
+    name, effect, metric = one.arm.name, one.effect, comparison.metric
+    if verdict is Verdict.EQUIVALENT and effect.sign:
+        return f"{name} ({'higher' if effect.sign == '+' else 'lower'} by {amount(metric, effect)})"
+    if verdict not in (Verdict.BETTER, Verdict.WORSE) or effect.interval is None:
+        return name
+    nearest = min(abs(effect.interval.low), abs(effect.interval.high))
+    small = " (perhaps by less than the margin)" if nearest < comparison.margin else ""
+    return f"{name} by {amount(metric, effect)}{small}"
 
 
 def amount(metric: Metric, effect: Effect) -> str:
@@ -57,8 +80,16 @@ def amount(metric: Metric, effect: Effect) -> str:
 
 def number(metric: Metric, value: float, signed: bool = False) -> str:
     """A difference in the unit of `unit`, with the metric's decimals."""
-    sign = "+" if signed else ""
-    return "-" if math.isnan(value) else f"{value * metric.scale:{sign},.{metric.digits}f}"
+    rounded = round(value * metric.scale, metric.digits) + 0.0  # without the sign of -0.0
+    return "-" if math.isnan(value) else f"{rounded:{'+' if signed else ''},.{metric.digits}f}"
+
+
+def margin_number(comparison: Comparison) -> str:
+    """The margin in the unit of `unit`, with the metric's decimals, or as many as it has."""
+    value = Decimal(f"{comparison.margin * comparison.metric.scale:.10g}").normalize()
+    exponent = value.as_tuple().exponent
+    decimals = -exponent if isinstance(exponent, int) else 0
+    return f"{value:,.{max(comparison.metric.digits, decimals)}f}"
 
 
 def unit(metric: Metric) -> str:
@@ -67,43 +98,60 @@ def unit(metric: Metric) -> str:
 
 
 def noise_floor(comparison: Comparison) -> str:
-    """What difference two seeds of one arm make, and the smallest effect that these seeds show; empty if unknown."""
-    computed, metric = comparison.effects, comparison.metric
-    if comparison.baseline is None or computed is None or math.isnan(computed.residual_deviation):
+    """What difference two seeds of one arm make, and the smallest difference that these seeds show; empty if
+    unknown."""
+    metric, baseline = comparison.metric, comparison.baseline
+    if baseline is None or comparison.effects is None:
         return ""
-    arms = [comparison.baseline, *(one.arm for one in comparison.arms)]
-    spread = _spread_in_arms([[row.metrics[metric.key] for row in arm.rows] for arm in arms])
-    seeds = min(one.effect.n for one in comparison.arms)
-    typical = f"{number(metric, math.sqrt(2) * spread)}{unit(metric)}"
-    text = f"Noise: two seeds of one arm differ by {typical} (root mean square)"
-    if seeds < 2:
-        return text
-    smallest = pooled_plan(computed.residual_deviation, len(arms)).visible_difference(seeds)
-    return f"{text}; {count(seeds, 'seed')} an arm can show a difference of {number(metric, smallest)} (power 80 %)"
-
-
-def _spread_in_arms(values: Sequence[Sequence[float]]) -> float:
-    """The standard deviation of runs of one arm, pooled over the arms."""
-    finite = [[value for value in arm if math.isfinite(value)] for arm in values]
-    squares = sum(statistics.variance(arm) * (len(arm) - 1) for arm in finite if len(arm) > 1)
-    freedom = sum(len(arm) - 1 for arm in finite if arm)
-    return math.sqrt(squares / freedom) if freedom else math.nan
+    found = noise.noise_floor(values_frame(_arms(comparison), metric), baseline.name, comparison.effects.level)
+    if math.isnan(found.typical_difference):
+        return ""
+    typical = f"{number(metric, found.typical_difference)}{unit(metric)}"
+    text = f"Noise: two seeds of one arm differ by {typical} on average"
+    if math.isnan(found.visible_difference):
+        return f"{text}."
+    numbers = sorted({one.effect.n for one in comparison.arms if one.effect.n}) or [found.seeds]
+    fewest = f"{numbers[0]} to " if numbers[0] < numbers[-1] else ""
+    smallest = number(metric, found.visible_difference)
+    return (
+        f"{text}; with {fewest}{count(numbers[-1], 'seed')} per arm, a difference of {smallest} is found (power 80 %)."
+    )
 
 
 def notes(comparison: Comparison) -> list[str]:
     """How the table was made: the choice of the baseline, the margin, the intervals, and what limits them."""
-    computed, metric = comparison.effects, comparison.metric
+    computed = comparison.effects
     if comparison.baseline is None or computed is None:
         return []
     because = f" ({comparison.chosen_because}; --baseline chooses another)" if comparison.chosen_because else ""
-    margin = f"differences within ±{number(metric, comparison.margin)}{unit(metric)} do not matter (--margin)"
+    margin = f"differences within ±{margin_number(comparison)}{unit(comparison.metric)} do not matter (--margin)"
     lines = [
         f"baseline: {comparison.baseline.name}{because}",
         f"margin: {margin}" if comparison.margin else "margin: none, so nothing can be equivalent (--margin sets one)",
     ]
-    if computed.df:
-        lines.append(f"intervals: {computed.level:.0%} for all arms together, paired by seed ({computed.method})")
-    return [*lines, *(f"note: {note}" for note in computed.notes)]
+    if computed.method is not Method.NONE:
+        within = "differences within a seed, " * (computed.method is Method.POOLED)
+        lines.append(f"intervals: {100 * computed.level:g} % for all arms together, {within}{computed.method}")
+    return [*lines, *(f"note: {note}" for note in (*_earlier_version(comparison), *computed.notes))]
+
+
+def _earlier_version(comparison: Comparison) -> list[str]:
+    """That the values are chosen on the text on which they are reported, see `gptx.runs.records.VALIDATION`."""
+    old = all(row.result.validation < 3 for arm in _arms(comparison) for row in arm.rows)
+    if not old or not comparison.metric.key.startswith("val_"):
+        return []
+    title = comparison.metric.title
+    return [
+        f"an earlier version trained these runs: {title} is the best of all validations, chosen and reported on the "
+        "same text, so it is too good"
+    ]
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """What is not compared and why, warnings, and the runs that did not finish."""
+    rest = unfinished(comparison.found.rows)
+    lines = [*comparison.excluded, *comparison.warnings, *([f"not finished: {rest}"] if rest else [])]
+    return [*lines, *comparison.found.left_out]
 
 
 def seeds_needed(effect: Effect) -> str:

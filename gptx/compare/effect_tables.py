@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from gptx.compare.comparison import ArmEffect, Comparison
-from gptx.compare.conclusion import number, seeds_needed, unit
+from gptx.compare.conclusion import margin_number, number, seeds_needed, unit
 from gptx.console import VisibleText
 from gptx.runs.metrics import Metric
 from gptx.statistics.verdict import Verdict
@@ -52,7 +52,7 @@ def _record(comparison: Comparison, one: ArmEffect) -> tuple[object, ...]:
         *limits,
         *(str(effect.verdict), comparison.margin, effect.n, effect.diverged),
         *seeds,
-        *(str(effect.method), one.size, effect.note),
+        *(str(effect.method), one.size, one.note),
     )
 
 
@@ -71,7 +71,7 @@ def cells_of(comparison: Comparison) -> EffectCells:
     rows = [_row(metric, one) for one in comparison.arms]
     optional = {"seeds needed": [seeds_needed(one.effect) for one in comparison.arms]}
     optional["size"] = [one.size for one in comparison.arms]
-    optional["note"] = [one.effect.note for one in comparison.arms]
+    optional["note"] = [one.note for one in comparison.arms]
     shown = {head: cells for head, cells in optional.items() if any(cells)}
     full = [(*row, *(cells[i] for cells in shown.values())) for i, row in enumerate(rows)]
     return EffectCells((*heads, *shown), tuple(full))
@@ -124,7 +124,7 @@ def _stacked(comparison: Comparison) -> Table:
         name, difference, interval, verdict, n = _row(comparison.metric, one)
         needed = f", needs {seeds}" if (seeds := seeds_needed(one.effect)) else ""
         out.add_row(
-            VisibleText("\n".join(filter(None, (name, one.size, one.effect.note)))),
+            VisibleText("\n".join(filter(None, (name, one.size, one.note)))),
             VisibleText(f"{difference}\n{interval}"),
             VisibleText(verdict, _STYLES[one.effect.verdict]).append(f"\n{n}{needed}", "default not bold"),
         )
@@ -135,8 +135,8 @@ def explained_columns(comparison: Comparison) -> list[str]:
     """What a heading of the table does not explain by itself."""
     if not any(one.effect.needed for one in comparison.arms):
         return []
-    margin = f"{number(comparison.metric, comparison.margin)}{unit(comparison.metric)}"
+    margin = f"{margin_number(comparison)}{unit(comparison.metric)}"
     return [
-        f"seeds needed: seeds an arm for a verdict with 80 % power, if the true difference is the margin of {margin} / "
-        "if it is 0"
+        "seeds needed: seeds per arm for a verdict with 80 % power; the first number, if the true difference is the "
+        f"margin of {margin}, the second, if it is 0"
     ]

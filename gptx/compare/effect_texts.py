@@ -1,23 +1,37 @@
 """The conclusion and the differences from the baseline as text: Markdown, LaTeX, and HTML for a notebook."""
 
 import html
+import re
 from collections.abc import Sequence
 
 from gptx.compare.comparison import Comparison
-from gptx.compare.conclusion import noise_floor, notes, sentence
-from gptx.compare.effect_tables import cells_of, explained_columns
+from gptx.compare.conclusion import noise_floor, notes, remarks, sentence
+from gptx.compare.effect_tables import EffectCells, cells_of, explained_columns
+
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+_LATEX |= {"·": r"\textperiodcentered{}", ">": r"$>$", "<": r"$<$", "|": r"\textbar{}"}
+_LATEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
+# an option of a command, or a number with a sign, which is not the exponent in 1e-05
+_SPECIAL = re.compile(r"(?P<option>(?<![\w-])--[a-z][\w-]*)|(?P<number>(?<![\w.)-])[+-]\d[\d.,]*(?<=\d))")
+_LONG = 24  # characters of a cell from which its column is wrapped
+_WRAPPED = {"arm": 0.3, "size": 0.15, "note": 0.25}  # widths of columns of text, in parts of the line
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """The conclusion, the table and the notes in Markdown."""
+    """The conclusion, the table, the notes and the warnings in Markdown."""
     cells = cells_of(comparison)
     rows = [cells.heads, tuple("---" for _ in cells.heads), *cells.rows]
     table = "\n".join(f"| {' | '.join(_escaped(text, '|') for text in row)} |" for row in rows)
-    return "\n\n".join([*_paragraphs(comparison), table, _list(comparison)]) + "\n"
+    parts = [
+        *_paragraphs(comparison),
+        *([table] if cells.rows else []),
+        "\n".join(f"- {x}" for x in _lines(comparison)),
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _list(comparison: Comparison) -> str:
-    return "\n".join(f"- {line}" for line in (*notes(comparison), *explained_columns(comparison), *comparison.excluded))
+def _lines(comparison: Comparison) -> list[str]:
+    return [*notes(comparison), *explained_columns(comparison), *remarks(comparison)]
 
 
 def _paragraphs(comparison: Comparison) -> list[str]:
@@ -29,37 +43,63 @@ def _escaped(text: str, marks: str) -> str:
 
 
 def as_latex(comparison: Comparison) -> str:
-    """The table in LaTeX, with the conclusion as its caption; it needs the package booktabs."""
+    """The table in LaTeX, with the conclusion as its caption and the notes and warnings below it; it needs the package
+    booktabs."""
     cells = cells_of(comparison)
-    body = "\n".join(f"{' & '.join(map(_latex, row))} \\\\" for row in cells.rows)
-    caption = " ".join(_latex(line) for line in (*_paragraphs(comparison), *map(_sentence, notes(comparison))))
-    columns = "l" + "r" * (len(cells.heads) - 1)
-    return (
-        f"% needs \\usepackage{{booktabs}}\n\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n"
-        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{' & '.join(map(_latex, cells.heads))} \\\\\n\\midrule\n"
-        f"{body}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
-    )
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_latex(' '.join(_paragraphs(comparison)))}}}",
+        *(_tabular(cells) if cells.rows else []),
+        r"\par\smallskip\begin{minipage}{\linewidth}\footnotesize\raggedright",
+        *(rf"{_latex(_sentence(line))}\par" for line in _lines(comparison)),
+        r"\end{minipage}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _tabular(cells: EffectCells) -> list[str]:
+    columns = "".join(_column(head, [row[i] for row in cells.rows]) for i, head in enumerate(cells.heads))
+    rows = (rf"{' & '.join(map(_latex, row))} \\" for row in (cells.heads, *cells.rows))
+    head, *body = rows
+    return [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
+
+
+def _column(head: str, texts: Sequence[str]) -> str:
+    """Columns of text are on the left, and wrapped if they are long; those of numbers are on the right."""
+    if head not in (*_WRAPPED, "verdict"):
+        return "r"
+    wrapped = head in _WRAPPED and max(map(len, texts)) > _LONG
+    return rf"p{{{_WRAPPED[head]}\linewidth}}" if wrapped else "l"
 
 
 def _sentence(line: str) -> str:
-    return f"{line[:1].upper()}{line[1:]}."
+    return f"{line[:1].upper()}{line[1:]}{'' if line.endswith('.') else '.'}"
 
 
 def _latex(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
-    special |= {"·": r"\textperiodcentered{}", ">": r"$>$", "<": r"$<$"}
-    plain = "".join(special.get(letter, f"\\{letter}" if letter in "&%$#_{}" else letter) for letter in text)
-    return f"${plain}$" if plain[:1] in "+-" and plain[1:2].isdigit() and " " not in plain else plain
+    parts, end = [], 0
+    for found in _SPECIAL.finditer(text):
+        parts.append(_latex_letters(text[end : found.start()]))
+        option = found["option"]
+        parts.append(rf"\texttt{{{option.replace('-', '{-}')}}}" if option else f"${found[0]}$")
+        end = found.end()
+    return "".join([*parts, _latex_letters(text[end:])])
+
+
+def _latex_letters(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in text)
 
 
 def as_html(comparison: Comparison) -> str:
-    """The conclusion, the table and the notes in HTML, for a notebook."""
+    """The conclusion, the table, the notes and the warnings in HTML, for a notebook."""
     cells = cells_of(comparison)
     head = _html_row(cells.heads, "th")
     body = "".join(_html_row(row, "td") for row in cells.rows)
     texts = "".join(f"<p>{html.escape(text)}</p>" for text in _paragraphs(comparison))
-    lines = (*notes(comparison), *explained_columns(comparison), *comparison.excluded, *comparison.warnings)
-    listed = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    listed = "".join(f"<li>{html.escape(line)}</li>" for line in _lines(comparison))
     return f"{texts}<table><thead>{head}</thead><tbody>{body}</tbody></table><ul>{listed}</ul>"
 
 

@@ -23,7 +23,7 @@ def variant_name(row: Mapping[Hashable, object], names: list[str], gap: str = " 
     """A variant's name, such as "gqa·rope·full·ddp model.n_layer=4". A newline as ``gap`` makes it narrow."""
     one, two, three, four = (plain(row[axis]) for axis in run_name_axes())
     name = f"{one}·{two}·{gap.strip(' ')}{three}·{four}"
-    rest = [f"{k}={plain(row[k])}" for k in names if k not in run_name_axes() and row[k] is not None]
+    rest = [f"{k}={short(k, plain(row[k]))}" for k in names if k not in run_name_axes() and row[k] is not None]
     return gap.join([name, *rest])
 
 
@@ -47,6 +47,11 @@ def figure(metric: Metric, value: float, scale_of: float | None = None) -> str:
 def count(n: int, what: str) -> str:
     """A number with its noun, such as "1 run" or "2 runs"."""
     return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def short(name: str, text: str) -> str:
+    """A value for reading: hashes have eight digits."""
+    return text[:8] if name.endswith("_hash") else text
 
 
 def plain(value: object) -> str:

@@ -13,7 +13,7 @@ from gptx.compare.conclusion import noise_floor, notes, sentence
 from gptx.compare.effect_tables import FittingEffects, explained_columns
 from gptx.compare.formatting import SHOWN, count, titled
 from gptx.compare.render import FittingTable, can_be_ranked, ordered
-from gptx.compare.run_rows import RunRow, read_rows, status_counts
+from gptx.compare.run_rows import read_rows, unfinished
 from gptx.compare.selection import FoundRuns
 from gptx.compare.study_answer import lines
 from gptx.console import Console, VisibleText
@@ -66,7 +66,9 @@ def page(comparison: Comparison, sort: str = "val_bpb") -> Group:
 def _conclusion(comparison: Comparison) -> list[RenderableType]:
     """What the runs show about the arms; nothing if fewer than two can be compared."""
     parts: list[RenderableType] = []
-    if comparison.baseline is not None:
+    if comparison.baseline is None and comparison.excluded:
+        parts.append(VisibleText(sentence(comparison), "bold"))
+    elif comparison.baseline is not None:
         if noise := noise_floor(comparison):
             parts.append(VisibleText(noise))
         parts += [VisibleText(sentence(comparison), "bold"), VisibleText(), FittingEffects(comparison)]
@@ -75,11 +77,6 @@ def _conclusion(comparison: Comparison) -> list[RenderableType]:
     if answer := lines(comparison):
         parts += [VisibleText(), *(VisibleText(line) for line in answer)]
     return parts
-
-
-def unfinished(rows: Iterable[RunRow]) -> str:
-    """The unfinished runs by status, such as "2 failed, 1 running"."""
-    return ", ".join(f"{n} {status}" for status, n in status_counts(rows).items() if status != "finished")
 
 
 class _Legend:

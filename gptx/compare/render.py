@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from gptx.compare.comparability import comparable, has_one_seed
-from gptx.compare.formatting import SHOWN, axes, figure, plain, variant_name
+from gptx.compare.formatting import SHOWN, axes, figure, plain, short, variant_name
 from gptx.compare.summary import is_finished
 from gptx.console import VisibleText
 from gptx.errors import GptxError
@@ -100,7 +100,7 @@ def _layout(
         named = (
             [VisibleText(variant_name(row, names, "\n"))]
             if joined
-            else [VisibleText(plain(row[name])) for name in names]
+            else [VisibleText(short(name, plain(row[name]))) for name in names]
         )
         named += [VisibleText(str(row[name])) for name in (*extra, "n")]
         out.add_row(*named, *(column[i] for column in cells))

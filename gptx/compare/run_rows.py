@@ -13,7 +13,7 @@ from gptx.config.identity import NOT_RESULT, result_keys
 from gptx.errors import ConfigError
 from gptx.runs import journal
 from gptx.runs.damaged_files import UNEXPECTED, described, readable
-from gptx.runs.metrics import CURVES, METRICS
+from gptx.runs.metrics import CURVES, METRICS, Metric
 from gptx.runs.records import (
     EndRecord,
     MetricsRecord,
@@ -78,8 +78,13 @@ class RunRow:
 
     @property
     def diverged(self) -> bool:
-        """Whether training failed because a loss or gradients were not finite."""
-        return self.result.end_reason is RunEndReason.DIVERGED
+        """Whether training failed because a loss or gradients were not finite, or finished without a finite loss."""
+        lost = self.finished and math.isnan(self.metrics["val_loss"])
+        return lost or self.result.end_reason is RunEndReason.DIVERGED
+
+    def measures(self, metric: Metric) -> bool:
+        """Whether the run has a finite value of this metric."""
+        return not math.isnan(self.metrics[metric.key])
 
     @property
     def seed_label(self) -> int | str:
@@ -192,6 +197,11 @@ def status_counts(rows: Iterable[RunRow]) -> dict[str, int]:
     """{status: number of runs}, finished ones first."""
     found = Counter(str(row.status) for row in rows)
     return {status: found[status] for status in sorted(found, key=lambda s: (s != RunStatus.FINISHED, s))}
+
+
+def unfinished(rows: Iterable[RunRow]) -> str:
+    """The unfinished runs by status, such as "2 failed, 1 running"."""
+    return ", ".join(f"{n} {status}" for status, n in status_counts(rows).items() if status != "finished")
 
 
 def frozen(value: Any) -> str:

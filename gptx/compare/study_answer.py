@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from gptx.compare.arms import Arm
-from gptx.compare.comparison import Comparison
+from gptx.compare.comparison import Comparison, is_val_loss, values_frame
 from gptx.compare.conclusion import number, unit
 from gptx.config.expectations import Expectation
 from gptx.statistics.block_model import BlockModel
@@ -51,12 +50,12 @@ class Answer:
 def answers(comparison: Comparison) -> tuple[Answer, ...]:
     """One for each expectation of the study. The intervals are simultaneous; only validation losses are expected."""
     expected = comparison.study.expectations
-    if comparison.baseline is None or comparison.metric.key != "val_loss" or not expected:
+    if comparison.baseline is None or not is_val_loss(comparison.metric) or not expected:
         return ()
     arms = sorted([comparison.baseline, *(one.arm for one in comparison.arms)], key=lambda arm: arm.name)
     pairs = [_pairs(arms, one) for one in expected]
     known = [i for i, found in enumerate(pairs) if found]
-    table = RunTable.of(_frame(arms))
+    table = RunTable.of(values_frame(arms, comparison.metric))
     weights = np.zeros((len(known), len(arms)))
     for row, i in enumerate(known):
         for left, right in pairs[i]:
@@ -64,11 +63,6 @@ def answers(comparison: Comparison) -> tuple[Answer, ...]:
             weights[row, arms.index(right)] -= 1 / len(pairs[i])
     found = dict(zip(known, _intervals(table, weights), strict=True))
     return tuple(_answer(one, pairs[i], found.get(i), comparison.margin) for i, one in enumerate(expected))
-
-
-def _frame(arms: Sequence[Arm]) -> pd.DataFrame:
-    rows = [(arm.name, str(row.seed_label), row.metrics["val_loss"]) for arm in arms for row in arm.rows]
-    return pd.DataFrame(rows, columns=["arm", "seed", "value"])
 
 
 def _pairs(arms: Sequence[Arm], expected: Expectation) -> list[tuple[Arm, Arm]]:
@@ -111,7 +105,7 @@ def _intervals(table: RunTable, weights: "np.ndarray[tuple[int, int], np.dtype[n
 def _answer(expected: Expectation, pairs: list[tuple[Arm, Arm]], interval: Interval | None, margin: float) -> Answer:
     if not pairs:
         return Answer(expectation=expected, problem="no two such arms have finished")
-    if any(row.metrics["val_loss"] != row.metrics["val_loss"] for pair in pairs for arm in pair for row in arm.rows):
+    if any(row.diverged for pair in pairs for arm in pair for row in (*arm.rows, *arm.diverged)):
         return Answer(expectation=expected, interval=interval, problem="a run diverged")
     if interval is None:
         return Answer(expectation=expected, problem="it takes two seeds")
@@ -125,7 +119,8 @@ def lines(comparison: Comparison) -> list[str]:
         return []
     out = [f"question: {study.question}", f"expected: {study.expected}"]
     if not found:
-        return [*out, f"answer: {study.answer}"] if study.answer else out
+        answer = study.answer or _why_no_answer(comparison)
+        return [*out, f"answer: {answer}"] if answer else out
     outcomes = [answer.outcome.partition(" ")[0].rstrip(",") for answer in found]
     parts = [f"{outcomes.count(word)} {text}" for word, text in _COUNTED.items() if outcomes.count(word)]
     return [
@@ -133,6 +128,14 @@ def lines(comparison: Comparison) -> list[str]:
         f"found: of {len(found)} expected comparisons, {', '.join(parts)}",
         *(_line(comparison, one) for one in found),
     ]
+
+
+def _why_no_answer(comparison: Comparison) -> str:
+    if not comparison.study.expectations:
+        return ""
+    if comparison.baseline is None:
+        return "none, because no arms are compared"
+    return f"none, because the study expects differences in val loss, and these are in {comparison.metric.title}"
 
 
 _COUNTED = {"yes": "came so", "no": "did not", "undecided": "undecided"}

@@ -1,5 +1,6 @@
 """Write the two files of an option of the user's own, copies of those in `gptx.templates`. Does not import torch."""
 
+import keyword
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -62,6 +63,8 @@ def _check(axis: str, name: str, folder: Path) -> None:
     if axis not in template_axes():
         known = template_axes()
         raise ConfigError(f"unknown axis {axis}.{did_you_mean(axis, known)} Expected one of: {', '.join(known)}")
+    if keyword.iskeyword(name) or name == axis:
+        raise ConfigError(f"{name!r} cannot be the name of an option here: choose another one, such as mine")
     override = parsed(f"{axis}={name}")
     if not re.fullmatch("[a-z][a-z0-9_]*", name) or override is None or not isinstance(override.value(), str):
         raise ConfigError(f"{name!r} cannot be the name of an option: expected a-z, 0-9 and _, such as mine")

@@ -56,6 +56,8 @@ def check_name(where: str, target: str) -> None:
     Raises:
         ConfigError: names the key ``where``.
     """
+    if target == "None":
+        raise ConfigError(f"{where}: its YAML file has no _target_, the name of a class such as mine.Mine")
     if "." not in target or not all(name.isidentifier() for name in target.split(".")):
         raise ConfigError(
             f"{where}._target_={target!r}: expected the name of a class with its module, such as mine.Mine"

@@ -37,8 +37,7 @@ def load_config(run_dir: Path, trust: Iterable[str] = ()) -> DictConfig:
         ConfigError: the file is damaged, names a class that is neither an option of gptx nor trusted, or the run folder
             contains a symbolic link.
     """
-    if not run_dir.is_dir():
-        raise ConfigError(f"{run_dir} does not exist; expected the folder of a run, such as outputs/STUDY/RUN")
+    check_run_dir(run_dir)
     refuse_links(run_dir)
     plain = _read(run_dir / CONFIG)
     check_trust(plain, trust, run_dir / CONFIG)
@@ -58,6 +57,19 @@ def load_config(run_dir: Path, trust: Iterable[str] = ()) -> DictConfig:
     except ConfigError as error:
         raise _no_config(run_dir / CONFIG, error) from None
     return cfg
+
+
+def check_run_dir(run_dir: Path) -> None:
+    """Check that a path is the folder of a run.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    expected = "expected the folder of a run, such as outputs/STUDY/RUN"
+    if not run_dir.is_dir():
+        raise ConfigError(f"{run_dir} {'is a file' if run_dir.exists() else 'does not exist'}; {expected}")
+    if not (run_dir / CONFIG).exists():
+        raise ConfigError(f"{run_dir} is not a run folder: it has no {CONFIG}; {expected}")
 
 
 @contextmanager
@@ -87,9 +99,10 @@ def _read(path: Path) -> PlainConfig:
             raise ValueError(f"expected a group of keys, found {type(plain).__name__}")
         _check_plain(plain, "")
         if missing := [axis for axis in result_axes() if not isinstance(plain.get(axis), dict)]:
-            raise ValueError(f"it has no {missing[0]}")
-    except FileNotFoundError:
-        raise ConfigError(f"{path.parent} is not a run folder: it has no {path.name}") from None
+            axis = missing[0]
+            raise ValueError(
+                f"{axis}={plain[axis]!r}: expected a group of keys" if axis in plain else f"it has no {axis}"
+            )
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise _no_config(path, error) from None
     return plain

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 from gptx.cli import Parser
+from gptx.config.saved_config import check_run_dir
 from gptx.errors import ConfigError
 
 
@@ -44,8 +45,7 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError("--prompt and --stop: expected text that is encoded as UTF-8")
     if "" in args.stop:
         raise ConfigError("--stop '': expected a text of one character or more")
-    if not (args.run_dir / "config.yaml").exists():
-        raise ConfigError(f"{args.run_dir} is not a run folder: it has no config.yaml; gptx run makes one")
+    check_run_dir(args.run_dir)
 
 
 def _is_text(argument: str) -> bool:

@@ -55,7 +55,8 @@ def _with_imported(modules: Iterable[str], own: Mapping[str, str]) -> dict[str, 
     while waiting:
         name = waiting.pop()
         found[name] = own[name]
-        imported = {other for text in _read(Path(own[name])).values() for other in _imports(text)}
+        sources = _read(Path(own[name])).items()
+        imported = {other for path, text in sources for other in _imports(text, _package(name, path))}
         used = [other for other in own if imported & {other, *_parents(other)} and other not in found]
         waiting += [other for other in used if _root(other, own) == _root(name, own)]
     return dict(sorted(found.items()))
@@ -70,8 +71,15 @@ def _parents(name: str) -> Iterator[str]:
     return (name.rsplit(".", count)[0] for count in range(1, name.count(".") + 1))
 
 
-def _imports(text: bytes) -> Iterator[str]:
-    """The modules that a source imports by their full names; of ``from a import b`` also ``a.b``, which may be one."""
+def _package(name: str, path: str) -> str:
+    """The package to which relative imports in a source of a module refer. ``path``: as in `_read`."""
+    if path == ".":
+        return name.rpartition(".")[0]
+    return ".".join([name, *Path(path).parts[:-1]])
+
+
+def _imports(text: bytes, package: str) -> Iterator[str]:
+    """The full names of the modules that a source imports; of ``from a import b`` also ``a.b``, which may be one."""
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError):  # a file of a package that was not imported
@@ -79,8 +87,10 @@ def _imports(text: bytes) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join(filter(None, [*above, node.module]))
+            yield from (module, *(f"{module}.{alias.name}" for alias in node.names))
 
 
 def _read(path: Path) -> Sources:

@@ -32,7 +32,7 @@ def print_header(cfg: DictConfig, folder: RunFolder, facts: RunFacts, end: int) 
         "model": f"{cfg.variant.model}, {facts.n_params:,.0f} parameters",
         "data": f"{cfg.variant.data} as {cfg.variant.tokenizer}, {facts.data.train_tokens or 0:,} training tokens, "
         f"{facts.data.val_tokens or 0:,} validation tokens",
-        "step": f"{rows} x {context} = {rows * context:,} tokens",
+        "step": f"{rows} rows x {context} tokens = {rows * context:,} tokens",
         "steps": f"{end:,}" + f", the first {done:,} are trained already" * bool(done),
     }
     width = max(map(len, lines))

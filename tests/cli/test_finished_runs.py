@@ -58,7 +58,7 @@ def test_generate_streams_tokens(trained: Trained) -> None:
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["nowhere"], "nowhere is not a run folder"),
+        (["nowhere"], "nowhere does not exist; expected the folder of a run"),
         (["RUN", "--temperature", "-1"], "--temperature >= 0"),
         (["RUN", "--tokens", "0"], "--tokens >= 1"),
         (["RUN", "--temperature", "nan"], "a finite --temperature >= 0"),

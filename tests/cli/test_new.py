@@ -119,6 +119,8 @@ def test_nothing_is_replaced(tmp_path: Path) -> None:
         (["attenton", "mine"], "unknown axis attenton. Did you mean 'attention'? Expected one of: attention, data"),
         (["attention", "gqa"], "attention=gqa is an option of gptx"),
         (["attention", "Mine-2"], "'Mine-2' cannot be the name of an option"),
+        (["schedule", "lambda"], "'lambda' cannot be the name of an option here"),
+        (["attention", "attention"], "'attention' cannot be the name of an option here"),
         (["attention", "null"], "'null' cannot be the name of an option"),
         (["attention"], "required: NAME"),
     ],

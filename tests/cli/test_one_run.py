@@ -43,7 +43,7 @@ def test_log_of_a_run_begins_with_its_facts(trained: Trained) -> None:
         "model": f"nano, {start['n_params']:,} parameters",
         "data": f"text as byte, {start['data']['train_tokens']:,} training tokens, "
         f"{start['data']['val_tokens']:,} validation tokens",
-        "step": "8 x 16 = 128 tokens",
+        "step": "8 rows x 16 tokens = 128 tokens",
         "steps": "30",
     }
 

@@ -5,6 +5,7 @@ import math
 import random
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from gptx.errors import GptxError
 from gptx.runs.metrics import BY_KEY
 
 EFFECTS = {"mha": 0.0, "gated": -0.05, "gqa": 0.0005, "mqa": 0.03}
+EXPECTED = ["attention=gqa ~ attention=mha"]
 ABOUT = {
     "question": "Which attention is best?",
     "expected": "gated lower, gqa equal, mqa lower, sink equal",
@@ -54,7 +56,10 @@ def verdicts(comparison: Comparison) -> dict[str, str]:
 def test_output_leads_with_the_noise_and_the_conclusion(tmp_path: Path) -> None:
     done = cli(arms(tmp_path), width=200)
     noise, conclusion, *rest = done.stdout.splitlines()
-    assert noise.startswith("Noise: two seeds of one arm differ by 0.0") and "3 seeds an arm can show" in noise
+    assert (
+        noise.startswith("Noise: two seeds of one arm differ by 0.0")
+        and "with 3 seeds per arm, a difference of 0.0" in noise
+    )
     assert conclusion.startswith("Compared with attention=mha (val loss in nats/token): better: attention=gated by 0.0")
     assert "; worse: attention=mqa by 0.0" in conclusion and "equivalent (within ±0.0100): attention=gqa." in conclusion
     text = "\n".join(rest)
@@ -75,8 +80,8 @@ def test_differences_are_those_within_seeds(tmp_path: Path) -> None:
         half = one.effect.interval.high - one.effect.estimate
         assert 2.447 * deviation * math.sqrt(2 / 3) < half < 4 * deviation * math.sqrt(2 / 3)
     assert verdicts(comparison) == {"gated": "better", "gqa": "equivalent", "mqa": "worse"}
-    spread = math.sqrt(2 * np.mean([np.var(row, ddof=1) for row in wide.to_numpy()]))
-    assert f"differ by {spread:.4f} nats/token" in noise_floor(comparison)
+    typical = np.mean([abs(a - b) for row in wide.to_numpy() for a, b in combinations(row, 2)])
+    assert f"differ by {typical:.4f} nats/token on average" in noise_floor(comparison)
 
 
 def test_one_seed_decides_nothing(tmp_path: Path) -> None:
@@ -96,7 +101,7 @@ def test_undecided_arms_show_the_seeds_that_they_need(tmp_path: Path) -> None:
     assert needed["seeds_needed_if_margin"] > 3 and needed["seeds_needed_if_equal"] > 3
     out = cli(tmp_path, width=200).stdout
     seeds = f"{needed['seeds_needed_if_margin']:.0f} / {needed['seeds_needed_if_equal']:.0f}"
-    assert seeds in out and "seeds needed: seeds an arm for a verdict with 80 % power" in out
+    assert seeds in out and "seeds needed: seeds per arm for a verdict with 80 % power" in out
 
 
 def test_a_diverged_run_is_no_missing_value(tmp_path: Path) -> None:
@@ -119,8 +124,8 @@ def test_a_failed_run_that_diverged_counts_as_diverged_and_an_arm_without_anothe
     assert comparison.excluded == ("worse than any arm below: attention=mla (all of its runs diverged: 1)",)
 
 
-def failed(root: Path, attention: str, seed: int, end_reason: str) -> None:
-    given = result(seed, attention=attention)
+def failed(root: Path, attention: str, seed: int, end_reason: str, **over: Any) -> None:
+    given = result(seed, attention=attention, **over)
     end = {"t": 9, "kind": "end", "status": "failed", "end_reason": end_reason, "step": 3, "error": "it failed"}
     put(root, given | {"status": "failed", "end_reason": end_reason}, [*started(given), end])
 
@@ -183,6 +188,71 @@ def test_more_is_better_where_the_metric_says_so(tmp_path: Path) -> None:
     assert verdicts(comparison) == {"gqa": "better"} and "by 100" in comparison.sentence
 
 
+def two_arms(root: Path, differences: tuple[float, ...], metric: str = "val_loss", **over: Any) -> Path:
+    for seed, difference in enumerate(differences):
+        put(root, result(seed, **{metric: 2.0}, **over))
+        put(root, result(seed, attention="gqa", **{metric: 2.0 + difference}, **over))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("margin", "text"),
+    [
+        (0.0091, "worse: attention=gqa by 0.0110 ±0.0025 (perhaps by less than the margin)."),
+        (0.0080, "worse: attention=gqa by 0.0110 ±0.0025."),
+        (0.0200, "equivalent (within ±0.0200): attention=gqa (higher by 0.0110 ±0.0025)."),
+        (0.0000001, "worse: attention=gqa by 0.0110 ±0.0025."),
+    ],
+)
+def test_the_sentence_says_whether_a_difference_may_not_matter(tmp_path: Path, margin: float, text: str) -> None:
+    comparison = compared(two_arms(tmp_path, (0.010, 0.011, 0.012)), margin=margin)
+    assert comparison.sentence.endswith(text)
+
+
+def test_the_margin_has_the_unit_that_is_shown_and_all_its_digits(tmp_path: Path) -> None:
+    two_arms(tmp_path, (2e6, 2.1e6, 1.9e6), "peak_memory_bytes")
+    comparison = compared(tmp_path, metric="peak_memory_bytes", margin=5.25)
+    assert verdicts(comparison) == {"gqa": "equivalent"} and comparison.margin == pytest.approx(5.25e6)
+    assert "equivalent (within ±5.25)" in comparison.sentence
+    assert "±0.000012 nats/token" in notes(compared(tmp_path, margin=0.000012))[1]
+    assert "±0.0100 nats/token" in notes(compared(tmp_path, margin=0.01))[1]
+
+
+def test_numbers_have_no_negative_zero_and_titles_no_second_unit(tmp_path: Path) -> None:
+    two_arms(tmp_path, (-1e-9, -2e-9, 1e-9), val_bpb_whole=2.0)
+    assert "-0.0000 " not in cli(tmp_path).stdout and "+0.0000 " in cli(tmp_path).stdout
+    assert "(bits/byte)" in compared(tmp_path, metric="val_bpb").sentence
+
+
+def test_an_arm_without_the_key_is_named_by_it(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        put(tmp_path, result(seed))
+        put(tmp_path, result(seed, keys={"extra": {"y": 7}}, val_loss=1.5))
+        put(tmp_path, result(seed, keys={"extra": {"y": 8, "z": 1}}, val_loss=1.6))
+    for given, name in (("extra.y=none", "extra.y=none extra.z=none"), ("extra.y=7", "extra.y=7")):
+        comparison = compared(tmp_path, baseline=given)
+        assert comparison.baseline and comparison.baseline.name == name
+    again = compared(tmp_path, baseline="extra.y=none extra.z=none")
+    assert {one.arm.name for one in again.arms} == {"extra.y=7", "extra.y=8 extra.z=1"}
+
+
+def test_an_arm_whose_name_begins_that_of_another_can_be_the_baseline(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        put(tmp_path, result(seed, keys={"extra": {"y": 7}}))
+        put(tmp_path, result(seed, keys={"extra": {"y": 7, "z": 1}}))
+        put(tmp_path, result(seed))
+    comparison = compared(tmp_path, baseline="extra.y=7")
+    assert comparison.baseline and comparison.baseline.name == "extra.y=7"
+
+
+def test_hashes_are_short(tmp_path: Path) -> None:
+    for corpus in ("a" * 64, "b" * 64):
+        put(tmp_path, result(corpus_hash=corpus))
+    comparison = compared(tmp_path, baseline="corpus_hash=bbbbbbbb")
+    assert comparison.excluded[0].endswith("another corpus: corpus_hash=aaaaaaaa")
+    assert "a" * 9 not in cli(tmp_path).stdout
+
+
 # --- what is not compared
 
 
@@ -209,11 +279,120 @@ def test_incomparable_arms_are_left_out_and_named(tmp_path: Path, over: dict[str
     )
 
 
-def test_tokenizers_that_differ_are_compared_in_bits_per_byte(tmp_path: Path) -> None:
-    arms(tmp_path)
-    arms(tmp_path, effects={"gated": -1.0}, pos="learned", tokenizer_hash="c")
+def tokenizers(root: Path, val_tokens: int, **over: Any) -> Path:
+    """Arms of one tokenizer, and a better one of another, with bits per byte of the report half and of all text."""
+    keys = {"trainer": {"val_tokens": val_tokens}}
+    arms(root, keys=keys, val_bpb_whole=2.0, **over)
+    arms(root, effects={"gated": -1.0}, pos="learned", tokenizer_hash="c", keys=keys, val_bpb_whole=1.0, **over)
+    return root
+
+
+def test_tokenizers_are_compared_in_bits_per_byte_of_all_text(tmp_path: Path) -> None:
+    comparison = compared(tokenizers(tmp_path / "a", 0, validation=3))
+    assert comparison.metric.key == "val_bpb_whole" and len(comparison.arms) == 4 and comparison.excluded == ()
+    halves = compared(tmp_path / "a", metric="val_bpb")
+    assert len(halves.arms) == 3 and "the report half" in halves.excluded[0]
+
+
+@pytest.mark.parametrize("metric", ["", "val_bpb", "val_bpb_whole"])
+@pytest.mark.parametrize(("val_tokens", "validation"), [(100, 3), (0, 1)])
+def test_tokenizers_are_not_compared_on_different_texts(
+    tmp_path: Path, metric: str, val_tokens: int, validation: int
+) -> None:
+    comparison = compared(tokenizers(tmp_path, val_tokens, validation=validation), metric=metric)
+    assert comparison.metric.key == (metric or "val_loss") and len(comparison.arms) == 3
+    assert "another tokenizer" in comparison.excluded[0] and "if trainer.val_tokens=0" in comparison.excluded[0]
+
+
+def test_runs_of_several_definitions_of_validation_are_not_pooled(tmp_path: Path) -> None:
+    arms(tmp_path, effects={"mha": 0.0, "mqa": 0.1}, validation=3)
+    for seed, validation in ((0, 3), (1, 2), (2, 3)):
+        put(tmp_path, result(seed, attention="gqa", val_loss=1.0, validation=validation))
     comparison = compared(tmp_path)
-    assert comparison.metric.key == "val_bpb" and len(comparison.arms) == 4 and comparison.excluded == ()
+    assert list(verdicts(comparison)) == ["mqa"]
+    assert comparison.excluded[0].startswith("not compared: its runs differ in the definition of validation metrics")
+    other = compared(tmp_path, baseline="attention=gqa")
+    assert other.baseline is None and "nothing is compared with the baseline attention=gqa: " in other.excluded[0]
+    assert other.sentence == "Nothing is compared: no two arms are comparable."
+    assert other.sentence in cli(tmp_path, "--baseline", "attention=gqa").stdout
+
+
+def test_values_that_an_earlier_version_chose_and_reported_are_marked(tmp_path: Path) -> None:
+    assert any("best of all validations" in line for line in notes(compared(arms(tmp_path / "a", validation=2))))
+    assert not any("earlier version" in line for line in notes(compared(arms(tmp_path / "b", validation=3))))
+    speeds = compared(tmp_path / "a", metric="tokens_per_s")
+    assert not any("earlier version" in line for line in notes(speeds))
+
+
+@pytest.mark.parametrize(
+    ("metric", "over", "reason"),
+    [
+        ("seconds", {"steps": 100}, "not compared with the baseline, because of another number of steps"),
+        ("seconds", {"tokens": 100}, "not compared with the baseline, because of another number of tokens"),
+        ("seconds", {"other_runs": 2}, "not compared: runs shared the machine with other runs"),
+        ("tokens_per_s", {"other_runs": 2}, "not compared: runs shared the machine with other runs"),
+        ("tokens_per_s", {"threads": 8}, "because of another number of CPU threads per process"),
+        ("tokens_per_s", {"hardware": {"device": "cuda"}}, "because of other hardware"),
+        ("peak_memory_bytes", {"hardware": {"device": "cuda"}}, "because of another device"),
+        ("tokens_per_s", {"steps": 100}, ""),
+        ("peak_memory_bytes", {"other_runs": 2}, ""),
+    ],
+)
+def test_speeds_are_compared_only_under_equal_conditions(
+    tmp_path: Path, metric: str, over: dict[str, Any], reason: str
+) -> None:
+    arms(tmp_path, threads=2)
+    arms(tmp_path, effects={"gated": 0.0}, pos="learned", **{"threads": 2, **over})
+    comparison = compared(tmp_path, metric=metric)
+    assert len(comparison.arms) == (3 if reason else 4)
+    assert (reason in comparison.excluded[0]) if reason else not comparison.excluded
+
+
+def test_arms_whose_seeds_stop_at_other_steps_are_not_compared(tmp_path: Path) -> None:
+    for seed, steps in ((0, 300), (1, 400)):
+        put(tmp_path, result(seed, steps=steps))
+        put(tmp_path, result(seed, attention="gqa", steps=700 - steps))
+        put(tmp_path, result(seed, attention="mqa", steps=300))
+    comparison = compared(tmp_path, baseline="attention=mha")
+    assert list(verdicts(comparison)) == ["gqa"] and "another number of steps" in comparison.excluded[0]
+
+
+def test_a_metric_that_was_not_measured_is_no_divergence(tmp_path: Path) -> None:
+    arms(tmp_path, effects={"mha": 0.0, "mqa": 0.0}, val_loss_best=1.0)
+    for seed in range(3):
+        put(tmp_path, result(seed, attention="gqa", val_loss_best=None if seed else 1.0))
+        put(tmp_path, result(seed, attention="gated", val_loss_best=None))
+    comparison = compared(tmp_path, metric="val_loss_best")
+    assert comparison.table.set_index("arm")["note"]["attention=gqa"] == "not measured in 2 of 3 runs"
+    assert set(comparison.table["diverged"]) == {0}
+    assert comparison.excluded == ("not compared: val loss, best weights was not measured: attention=gated",)
+
+
+def test_a_run_without_a_finite_loss_diverged_whatever_the_metric(tmp_path: Path) -> None:
+    arms(tmp_path)
+    for seed in range(3):
+        put(tmp_path, result(seed, attention="sink", val_loss=None, val_bpb=None, val_loss_best=9.0))
+    for metric in ("val_loss", "tokens_per_s"):
+        comparison = compared(tmp_path, metric=metric)
+        assert comparison.table.set_index("arm")["note"]["attention=sink"] == "all 3 runs diverged"
+        assert comparison.excluded == () and "is found (power 80 %)" in noise_floor(comparison)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "loss", "reason"),
+    [
+        ({"mha": (0, 1), "gqa": (2, 3)}, 1.0, "no arm shares two seeds with the baseline"),
+        ({"mha": (0, 1), "gqa": (0, 1)}, None, "too many runs diverged"),
+        ({"mha": (0,), "gqa": (0,)}, 1.0, "with one seed per arm"),
+    ],
+)
+def test_the_reason_for_no_verdict_is_named(
+    tmp_path: Path, seeds: dict[str, tuple[int, ...]], loss: float | None, reason: str
+) -> None:
+    for attention, found in seeds.items():
+        for seed in found:
+            put(tmp_path, result(seed, attention=attention, val_loss=1.0 if attention == "mha" else loss))
+    assert f"nothing is decided: {reason}" in compared(tmp_path).sentence
 
 
 def test_arms_of_different_size_are_marked(tmp_path: Path) -> None:
@@ -300,6 +479,22 @@ def test_expectations_stay_undecided_with_one_seed_or_a_diverged_run(tmp_path: P
     assert answers(compared(tmp_path / "b"))[0].outcome == "undecided (a run diverged)"
 
 
+def test_views_of_the_loss_have_the_margin_of_the_study_and_other_metrics_no_answer(tmp_path: Path) -> None:
+    two_arms(tmp_path, (0.01, 0.011, 0.012), "val_loss_best", keys={"about": {**ABOUT, "expect": EXPECTED}})
+    comparison = compared(tmp_path, metric="val_loss_best")
+    assert comparison.margin == 0.02 and [one.outcome for one in answers(comparison)] == ["yes"]
+    other = compared(tmp_path, metric="tokens_per_s")
+    assert other.margin == 0 and answers(other) == ()
+    why = "answer: none, because the study expects differences in val loss, and these are in tokens/s"
+    assert lines(other)[2:] == [why]
+
+
+def test_a_failed_run_that_diverged_leaves_an_expectation_undecided(tmp_path: Path) -> None:
+    two_arms(tmp_path, (0.01, 0.011, 0.012), keys={"about": {**ABOUT, "expect": EXPECTED}})
+    failed(tmp_path, "gqa", 7, "diverged", keys={"about": {**ABOUT, "expect": EXPECTED}})
+    assert [one.outcome for one in answers(compared(tmp_path))] == ["undecided (a run diverged)"]
+
+
 def test_a_study_that_no_pair_of_arms_answers_names_what_does(tmp_path: Path) -> None:
     about = {**ABOUT, "expect": [], "answer": "a command fits the law"}
     assert lines(compared(arms(tmp_path, keys={"about": about})))[2:] == ["answer: a command fits the law"]
@@ -347,6 +542,32 @@ def test_latex_escapes_what_has_a_meaning_there(tmp_path: Path) -> None:
     latex = as_latex(compared(tmp_path))
     assert r"50\%\&\#\$" in latex and r"a\_b" in latex and latex.count("\n\\bottomrule") == 1
     assert "|" not in as_markdown(compared(tmp_path)).split("\n\n")[0]
+
+
+def test_texts_hold_everything_that_limits_the_conclusion(tmp_path: Path) -> None:
+    arms(tmp_path, other_runs=1)
+    arms(tmp_path, effects={"mha": 0.0}, pos="learned", steps=100)
+    failed(tmp_path, "sink", 0, "error")
+    comparison = compared(tmp_path)
+    left = ["another number of steps", "shared the machine", "different budgets", "not finished: 1 failed"]
+    for text in (as_markdown(comparison), as_latex(comparison), comparison._repr_html_()):
+        assert all(part in text.lower() for part in left)
+
+
+def test_latex_has_sentences_minus_signs_options_and_wrapped_text(tmp_path: Path) -> None:
+    arms(tmp_path)
+    put(tmp_path, result(3, attention="gated", val_loss=None))
+    latex = as_latex(compared(tmp_path))
+    caption = next(line for line in latex.splitlines() if line.startswith("\\caption{"))
+    assert "(power 80 \\%). Compared with" in caption and caption.endswith(".}")
+    interval = next(line for line in latex.splitlines() if line.startswith("attention=gated")).split(" & ")[2]
+    low, high = interval.split(" to ")
+    assert low.startswith("$-") and low.endswith("$") and high.startswith("$-") and high.endswith("$")
+    assert "\\texttt{{-}{-}baseline}" in latex and "--" not in latex
+    assert "p{0.25\\linewidth}" in latex and all(
+        line.endswith(".\\par")
+        for line in latex.partition("raggedright\n")[2].partition("\\end{minipage}")[0].splitlines()
+    )
 
 
 @pytest.mark.parametrize(("kind", "head"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,6 +48,12 @@ def test_compose_rejects_in_one_line(wrong: str) -> None:
     assert isinstance(rejected.value, GptxError) and not isinstance(rejected.value, ValueError)
     assert "\n" not in str(rejected.value)
     assert api.compose(["attention=gqa"]).attention.n_kv_head == 2  # after an error, compose works again
+
+
+@pytest.mark.parametrize("wrong", ["attention=gqa", [None], [("attention", "gqa")]])
+def test_compose_expects_a_list_of_texts(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match=r"overrides=.*: expected a list of texts, such as \['attention=gqa'"):
+        api.compose(wrong)
 
 
 def test_built_model_maps_tokens_to_logits() -> None:
@@ -163,6 +170,9 @@ def test_own_options_are_composed_and_built_in_python(tmp_path: Path, monkeypatc
 def test_load_says_what_is_missing(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing does not exist; expected the folder of a run"):
         api.load(tmp_path / "nothing")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file is a file; expected the folder of a run"):
+        api.load(tmp_path / "file")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"is not a run folder: it has no config\.yaml"):
         api.load(tmp_path / "empty")

@@ -25,9 +25,12 @@ MODULES = {
     "userpack/__init__.py": "",
     "userpack/size.py": "from . import inner\nSIZE = inner.SIZE\n",
     "userpack/inner/__init__.py": "SIZE = 3\n",
-    "spaced/part.py": "import spaced.beside\nVALUE = spaced.beside.VALUE\n",
-    "spaced/beside.py": "VALUE = 4\n",
+    "spaced/part.py": "from . import beside\nVALUE = beside.VALUE\n",
+    "spaced/beside.py": "from .lower.deep import DEEP\nVALUE = DEEP\n",
+    "spaced/lower/deep.py": "import spaced.last\nfrom ..last import LAST\nDEEP = LAST\n",
+    "spaced/last.py": "LAST = 4\n",
 }
+LOWER = ("spaced.lower.deep", "spaced.last")
 NAMES = ("user_window", "user_helper", "userpack", "spaced")
 
 
@@ -71,7 +74,8 @@ def test_copy_has_the_named_modules_and_those_that_they_import(run: tuple[Path, 
     files = {str(path.relative_to(folder / CODE)) for path in folder.rglob("*") if path.is_file()}
     assert files == set(MODULES) - {"user_other.py"}
     assert {name: source_hash(path) for name, path in copied(folder, recorded).items()} == {
-        name: recorded[name] for name in ("user_window", "user_helper", "userpack", "spaced.part", "spaced.beside")
+        name: recorded[name]
+        for name in ("user_window", "user_helper", "userpack", "spaced.part", "spaced.beside", *LOWER)
     }
 
 

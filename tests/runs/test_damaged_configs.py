@@ -94,6 +94,8 @@ def test_damaged_value_is_one_line_for_load(run: Path, keys: list[str], data: st
         ("model.context", 10**9, "model.context=1000000000: expected less than 2^24"),
         ("model.d_model", 10**6, "the weights are of another model: embed.weight: its shape in the file is (257, 16)"),
         ("model.d_model", 10**9, "config.yaml: the parts cannot be made from it: "),
+        ("model", 3, "model=3: expected a group of keys"),
+        ("tokenizer", [], "tokenizer=[]: expected a group of keys"),
         ("model.n_layer", REMOVED, "model.n_layer is missing"),
         ("model.more", 1, "unknown key 'model.more'"),
         ("attention.n_kv_head", {"a": 1}, "attention.n_kv_head={'a': 1}: expected a whole number"),
