@@ -139,7 +139,7 @@ def sequential(draws: Array, design: SequentialDesign) -> Outcomes:
 
 def fixed(draws: Array, seeds: int, design: SequentialDesign) -> Outcomes:
     """The end of sweeps with a fixed number of seeds: paired t intervals with Bonferroni."""
-    limit = student.isf(design.level / (draws.shape[1] - 1) / 2, seeds - 1)
+    limit = student.isf((1 - design.level) / (draws.shape[1] - 1) / 2, seeds - 1)
     return outcomes(draws, [seeds], [limit], design.margin)
 
 
@@ -188,21 +188,21 @@ class OtherSpread:
         self.looks = np.arange(design.min_seeds, design.max_seeds + 1)
         rng = np.random.default_rng(2)
         df = (design.min_seeds - 1) * (len(ARMS) - 1 if pooled else 1)
-        level = design.level / (len(ARMS) - 1)
+        alpha = (1 - design.level) / (len(ARMS) - 1)
         differences = rng.standard_normal((simulations, design.max_seeds), dtype=np.float32).astype(float)
         own = differences[:, : design.min_seeds].std(-1, ddof=1)
         spread = np.sqrt(rng.chisquare(df, simulations) / df) if pooled else own
-        self.limits = self._spend(np.abs(self._paths(differences) / spread[:, None]), level)
+        self.limits = self._spend(np.abs(self._paths(differences) / spread[:, None]), alpha)
 
     def _paths(self, differences: Array) -> Array:
         """sqrt(n) times the mean of the first n differences, at each look n."""
         return np.cumsum(differences, -1)[..., self.design.min_seeds - 1 :] / np.sqrt(self.looks)
 
-    def _spend(self, paths: Array, level: float) -> Array:
+    def _spend(self, paths: Array, alpha: float) -> Array:
         """The limit at each look with which the crossings so far are the spent part of the level."""
         limits, alive, crossed = [], np.ones(len(paths), bool), 0
         for look, n in enumerate(self.looks):
-            spent = self.design.spending.spent(level, n / self.design.max_seeds)
+            spent = self.design.spending.spent(alpha, n / self.design.max_seeds)
             new = round(spent * len(paths)) - crossed
             at_look = np.sort(np.where(alive, paths[:, look], -1))
             limits.append(at_look[-new] if new > 0 else np.inf)

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,7 +12,9 @@ from gptx.compare.formatting import SHOWN, axes, count, figure, plain, titled, v
 from gptx.compare.run_rows import RunRow, selected, status_counts
 from gptx.compare.summary import is_finished
 from gptx.config.axes import run_name_axes
+from gptx.runs.auto_seed_runs import sweeps_until_decided
 from gptx.runs.metrics import BY_KEY, METRICS, Metric
+from gptx.runs.provenance import outputs_option
 
 VALIDATION_KEYS = ("trainer.val_tokens", "data.val_fraction", "model.context")
 _PER_TOKEN = ("val_loss", "val_accuracy", "val_perplexity", "train_loss")
@@ -43,8 +46,23 @@ def warnings(rows: Iterable[RunRow], summary: pd.DataFrame) -> list[str]:
         ]
     out += _speeds(counted)
     return (
-        out + _failed_checks(counted) + _gaps(counted) + _codes(counted) + _validations(counted) + _strategies(counted)
+        out
+        + _added_seeds(counted)
+        + _failed_checks(counted)
+        + _gaps(counted)
+        + _codes(counted)
+        + _validations(counted)
+        + _strategies(counted)
     )
+
+
+def _added_seeds(rows: list[RunRow]) -> list[str]:
+    """Sweeps that added seeds until their arms were decided, so that the number of seeds is not a fixed one."""
+    return [
+        "seeds were added until the arms were decided (sweep.seeds=auto): intervals and verdicts for a fixed number of "
+        f"seeds are too sure; `gptx sweep collect {sweep.name}{outputs_option(sweep.parent.parent)}` shows valid ones"
+        for sweep in sweeps_until_decided(Path(row.run) for row in rows)
+    ]
 
 
 def _failed_checks(rows: list[RunRow]) -> list[str]:

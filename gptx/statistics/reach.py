@@ -73,8 +73,10 @@ class Reach:
         runs: pairs of runs with the same seed.
         never: runs of the arm that never reach the target.
         at_first: runs of the arm that have reached it at their first validation: their ratio is an upper bound.
-        ratio: the geometric mean over the seeds; None if a run never reaches the target.
-        low, high: its interval; None with fewer than two runs, or if a run never reaches the target.
+        baseline_at_first: runs of the baseline that have: the ratio of their pairs is a lower bound.
+        ratio: the geometric mean over the seeds; None if a run never reaches the target, or a
+            baseline has reached it at its first validation, where its own position is unknown.
+        low, high: its interval; None with fewer than two runs, or without a ratio.
         median: the median ratio, in which a run that never reaches the target counts as later than all others; None if
             it is such a run.
     """
@@ -82,6 +84,7 @@ class Reach:
     runs: int
     never: int
     at_first: int
+    baseline_at_first: int
     ratio: float | None
     low: float | None
     high: float | None
@@ -92,17 +95,20 @@ class Reach:
         if self.never:
             counted = f"{self.never} of {self.runs} never reach it"
             return f"{counted}; the median run needs {self.median:.2f} of the {unit}" if self.median else counted
+        if self.baseline_at_first:
+            counted = f"{self.baseline_at_first} of {self.runs} runs of the baseline"
+            return f"no ratio: {counted} have reached their last loss at the first validation"
         bound = "at most " if self.at_first else ""
         limits = f", {self.low:.2f} to {self.high:.2f}" if self.low is not None else ""
         return f"reaches it in {bound}{self.ratio:.2f} of the {unit}{limits}"
 
 
-def reach(pairs: Sequence[tuple[Curve, Curve]], level: float = 0.05) -> Reach:
+def reach(pairs: Sequence[tuple[Curve, Curve]], level: float = 0.95) -> Reach:
     """Compare an arm with the baseline.
 
     Args:
         pairs: curves of the arm and of the baseline with the same seed, one pair for each seed.
-        level: 1 - the confidence of the interval.
+        level: the confidence of the interval.
 
     Raises:
         ValueError: there is no pair, or a baseline has no finite loss.
@@ -111,15 +117,17 @@ def reach(pairs: Sequence[tuple[Curve, Curve]], level: float = 0.05) -> Reach:
         raise ValueError("expected at least one pair of runs")
     crossings = [_pair(arm, baseline) for arm, baseline in pairs]
     logs = [math.log(own.position / base.position) for own, base in crossings if own]
-    low, ratio, high = _interval(logs, level) if len(logs) == len(pairs) else (None, None, None)
+    comparable = len(logs) == len(pairs) and not any(base.at_first for _, base in crossings)
+    low, ratio, high = _interval(logs, level) if comparable else (None, None, None)
     return Reach(
         runs=len(pairs),
         never=len(pairs) - len(logs),
         at_first=sum(own.at_first for own, _ in crossings if own),
+        baseline_at_first=sum(base.at_first for _, base in crossings),
         ratio=ratio,
         low=low,
         high=high,
-        median=_median(logs, len(pairs)),
+        median=None if any(base.at_first for _, base in crossings) else _median(logs, len(pairs)),
     )
 
 
@@ -139,7 +147,7 @@ def _interval(logs: Sequence[float], level: float) -> tuple[float | None, float,
     mean, n = float(np.mean(logs)), len(logs)
     if n < 2:
         return None, math.exp(mean), None
-    half = float(t.isf(level / 2, n - 1) * np.std(logs, ddof=1) / math.sqrt(n))
+    half = float(t.isf((1 - level) / 2, n - 1) * np.std(logs, ddof=1) / math.sqrt(n))
     return math.exp(mean - half), math.exp(mean), math.exp(mean + half)
 
 

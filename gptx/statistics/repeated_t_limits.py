@@ -25,41 +25,41 @@ _TABLE = 20_001  # angles at which the tail of the t distribution is tabulated
 
 
 class Spending(StrEnum):
-    """How much of the level the looks up to a fraction of the planned observations may use (Lan and DeMets 1983)."""
+    """How much of the alpha the looks up to a fraction of the planned observations may use (Lan and DeMets 1983)."""
 
     OBRIEN_FLEMING = "obrien_fleming"
     POCOCK = "pocock"
 
-    def spent(self, level: float, fraction: float) -> float:
-        """The part of a two-sided ``level`` that is used up at ``fraction``, 0 to 1, of the planned observations."""
+    def spent(self, alpha: float, fraction: float) -> float:
+        """The part of a two-sided ``alpha`` that is used up at ``fraction``, 0 to 1, of the planned observations."""
         from scipy.stats import norm
 
         if self is Spending.POCOCK:
-            return level * math.log(1 + (math.e - 1) * fraction)
-        return float(2 * norm.sf(norm.isf(level / 2) / math.sqrt(fraction)))
+            return alpha * math.log(1 + (math.e - 1) * fraction)
+        return float(2 * norm.sf(norm.isf(alpha / 2) / math.sqrt(fraction)))
 
 
 @lru_cache(maxsize=64)
 def repeated_t_limits(
-    first: int, last: int, level: float, spending: Spending = Spending.OBRIEN_FLEMING, bins: int = _BINS
+    first: int, last: int, alpha: float, spending: Spending = Spending.OBRIEN_FLEMING, bins: int = _BINS
 ) -> tuple[float, ...]:
     """The limits on abs(T_n) for n = first, ..., last, one look after each observation. If the true mean is 0, abs(T_n)
-    exceeds any of them with probability ``level``.
+    exceeds any of them with probability ``alpha``.
 
     Args:
         first: observations at the first look, at least 2.
         last: observations at the last look, fixed in advance.
-        level: two-sided.
+        alpha: two-sided.
         bins: of the grid.
 
     Raises:
-        ValueError: the numbers of observations or the level make no sense.
+        ValueError: the numbers of observations or the alpha make no sense.
     """
     from scipy.optimize import brentq
 
-    if not 2 <= first <= last or not 0 < level < 1:
-        raise ValueError(f"first={first}, last={last}, level={level}: expected 2 <= first <= last and 0 < level < 1")
-    spent = [spending.spent(level, n / last) for n in range(first, last + 1)]
+    if not 2 <= first <= last or not 0 < alpha < 1:
+        raise ValueError(f"first={first}, last={last}, alpha={alpha}: expected 2 <= first <= last and 0 < alpha < 1")
+    spent = [spending.spent(alpha, n / last) for n in range(first, last + 1)]
     limit = _first_limit(spent[0], first - 1)
     limits, edges = [limit], np.linspace(0, limit, bins + 1)
     masses = -np.diff(2 * _upper_tail(first - 1)(edges))
@@ -80,11 +80,11 @@ def repeated_t_limits(
 Tail = Callable[[Array], Array]
 
 
-def _first_limit(level: float, df: int) -> float:
-    """The angle beyond which a t statistic with ``df`` degrees of freedom is with probability ``level``."""
+def _first_limit(alpha: float, df: int) -> float:
+    """The angle beyond which a t statistic with ``df`` degrees of freedom is with probability ``alpha``."""
     from scipy.stats import t
 
-    return math.atan(t.isf(level / 2, df) / math.sqrt(df))
+    return math.atan(t.isf(alpha / 2, df) / math.sqrt(df))
 
 
 def _upper_tail(df: int) -> Tail:

@@ -3,7 +3,7 @@
 All arms train with the same seeds in the same order. After each seed from ``min_seeds`` on, the differences of an arm
 from the baseline, one for each seed, give an interval, and the arm stops as soon as the interval decides (`judge`). The
 intervals are repeated confidence intervals (Jennison and Turnbull 1989): mean +- limit * sd / sqrt(seeds), where the
-limits are those of `repeated_t_limits` with ``max_seeds`` fixed in advance. With probability 1 - ``level`` or more, all
+limits are those of `repeated_t_limits` with ``max_seeds`` fixed in advance. With probability ``level`` or more, all
 intervals of all arms at all looks contain their true differences, whenever and for whatever reason an arm stops.
 
 - Arms share the level by Bonferroni, and the spread of each arm is that of its own differences. So neither an unequal
@@ -41,19 +41,19 @@ class SequentialDesign:
         min_seeds: seeds before the first look, at least 2.
         max_seeds: seeds before the last look.
         margin: differences up to this size are equivalent; in the unit of the metric.
-        level: the probability that any interval of any arm misses the true difference.
+        level: the probability that all intervals of all arms contain the true differences.
     """
 
     min_seeds: int
     max_seeds: int
     margin: float
-    level: float = 0.05
+    level: float = 0.95
     spending: Spending = Spending.OBRIEN_FLEMING
     higher_is_better: bool = False
 
     def limits(self, comparisons: int) -> tuple[float, ...]:
         """The limits on abs(t) at each look, for one of this many arms that are compared with the baseline."""
-        return repeated_t_limits(self.min_seeds, self.max_seeds, self.level / max(1, comparisons), self.spending)
+        return repeated_t_limits(self.min_seeds, self.max_seeds, (1 - self.level) / max(1, comparisons), self.spending)
 
 
 class ArmProgress(StrEnum):

@@ -72,13 +72,13 @@ def text_difference(arm: Floats, baseline: Floats, tokens: Floats, *, level: flo
 
 
 def text_verdict(
-    verdict: Verdict, seed_error: float, text: TextDifference, margin: float | None, *, diverged: bool = False
+    verdict: Verdict, seed_error: float, text: TextDifference, margin: float | None
 ) -> TextVerdict:
     """Adds the doubt of the text to the verdict of the seeds.
 
     A difference holds only on this text if its interval over the text contains zero, an equivalence if that interval
-    leaves the margin. ``seed_error``: the standard error over seeds. The remedy compares the two variances; a factor
-    of 4 is clear.
+    leaves the margin. ``seed_error``: the standard error over seeds. The remedy of an undecided verdict compares the two
+    variances; a factor of 4 is clear.
     """
     if text.interval is None:
         return TextVerdict(verdict=verdict, only_on_this_text=False, remedy=_remedy(verdict, False, np.nan))
@@ -95,7 +95,9 @@ def _remedy(verdict: Verdict, only_on_this_text: bool, ratio: float) -> Remedy:
         return Remedy.TEXT
     if verdict is not Verdict.UNDECIDED:
         return Remedy.NOTHING
-    return Remedy.BOTH if ratio > 4 else Remedy.SEEDS
+    if ratio > 4:
+        return Remedy.TEXT
+    return Remedy.BOTH if ratio > 1 / 4 else Remedy.SEEDS
 
 
 def _bootstrap(sums: Floats, counts: Floats, estimate: float, level: float) -> TextDifference:

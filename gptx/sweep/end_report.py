@@ -3,9 +3,11 @@
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from gptx.cli import log
+from gptx.console import Console
 from gptx.sweep.plan.cells import Cell
 from gptx.terminal import echo
 
@@ -17,22 +19,38 @@ def close(
     cells: Sequence[Cell],
     failed: Mapping[str, str],
     dropped: Mapping[str, str] | None = None,
+    *,
+    is_sequential: bool = False,
 ) -> int:
     """Print the comparison of the finished runs, then every other cell with its reason; returns the exit code.
 
     Args:
         failed: why runs failed, by title.
         dropped: why halving has dropped runs, by title.
+        is_sequential: seeds were added until the arms were decided, so only the variants are shown; verdicts for a
+            fixed number of seeds would be too sure.
     """
     from gptx.compare.page import show
 
     if finished:
         echo()
-        show(finished)
+        (show_variants if is_sequential else show)(finished)
     rejected = {cell.title: cell.rejection for cell in cells if cell.rejection}
     for status, reasons in (("dropped", dropped or {}), ("rejected", rejected), ("failed", failed)):
         list_reasons(status, reasons, len(cells))
     return 1 if failed else 0
+
+
+def show_variants(finished: Sequence[Path]) -> None:
+    """Print the table of variants and its warnings, without differences from a baseline."""
+    from gptx.compare.comparison import compare
+    from gptx.compare.page import page
+    from gptx.compare.run_rows import read_rows
+    from gptx.compare.selection import FoundRuns
+    from gptx.compare.study_about import StudyAbout
+
+    comparison = compare(FoundRuns(rows=tuple(read_rows(finished))))
+    Console().print(page(replace(comparison, baseline=None, arms=(), effects=None, excluded=(), study=StudyAbout())))
 
 
 def list_reasons(status: str, reasons: Mapping[str, str], total: int) -> None:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from gptx.cli import log
 from gptx.config.compositions import Compositions
 from gptx.errors import ConfigError
+from gptx.runs.auto_seed_runs import AutoSeedRuns
 from gptx.runs.provenance import outputs_option
 from gptx.sweep.end_report import close
 from gptx.sweep.execute.dashboard import Dashboard
@@ -99,13 +100,14 @@ class GridSweeper(SweeperBase):
             for cell in filter(lambda cell: cell.rejection, cells):
                 journal.write(CellRejected(title=cell.title, reason=cell.rejection))
             if plan.auto:
+                AutoSeedRuns(runs=tuple(run for cell in cells if (run := cell.planned().run))).save(sweep.path)
                 outcome = self._add_seeds(plan.auto, cells, options, launcher, journal, seconds)
             else:
                 outcome = self._train(cells, options, launcher, journal, seconds)
         finished = [cell.folder.path for cell in cells if cell.folder and cell.folder.finished()]
         if options.sweep.lr:
             finished = learning_rates.show_choices(sweep, outcome.dropped)
-        code = close(finished, cells, outcome.failed, outcome.dropped)
+        code = close(finished, cells, outcome.failed, outcome.dropped, is_sequential=bool(plan.auto))
         if plan.auto:
             show_verdicts(plan.auto, [cell.planned() for cell in cells], sweep.outputs, outcome.failed)
         return code

@@ -63,7 +63,8 @@ def test_a_verdict_that_another_text_could_reverse_holds_on_this_text() -> None:
     assert str(text_verdict(Verdict.EQUIVALENT, 0.001, unsure, 0.01)) == "equivalent on this text"
     assert str(text_verdict(Verdict.EQUIVALENT, 0.001, sure, 0.05)) == "equivalent"
     assert text_verdict(Verdict.UNDECIDED, 1.0, sure, 0.01).remedy is Remedy.SEEDS
-    assert text_verdict(Verdict.UNDECIDED, 0.001, unsure, 0.01).remedy is Remedy.BOTH
+    assert text_verdict(Verdict.UNDECIDED, unsure.error, unsure, 0.01).remedy is Remedy.BOTH
+    assert text_verdict(Verdict.UNDECIDED, 0.001, unsure, 0.01).remedy is Remedy.TEXT
 
 
 def grid(seeds: int = 5, missing: tuple[int, ...] = (), interaction: float = 0.0, rng_seed: int = 0) -> pd.DataFrame:

@@ -66,6 +66,15 @@ def test_target_reached_at_the_first_validation_is_an_upper_bound() -> None:
     assert found.at_first == 2 and found.describe("steps") == "reaches it in at most 0.13 of the steps, 0.13 to 0.13"
 
 
+def test_a_baseline_at_its_target_from_the_first_validation_on_gives_no_ratio() -> None:
+    flat = Curve((100.0, 200.0, 400.0), (3.0, 3.1, 3.0))
+    found = reach([(power_law(0.5), power_law(1)), (power_law(0.5), flat)])
+    assert found.baseline_at_first == 1 and (found.ratio, found.low, found.high, found.median) == (None,) * 4
+    expected = "no ratio: 1 of 2 runs of the baseline have reached their last loss at the first validation"
+    assert found.describe("steps").endswith(expected) or found.never
+    assert reach([(flat, flat)]).describe("steps").startswith("no ratio: 1 of 1 runs of the baseline")
+
+
 def test_an_equal_arm_does_not_seem_to_be_faster() -> None:
     """Noisy curves touch the target early, the arm's as well as the baseline's."""
     rng = np.random.default_rng(0)

@@ -236,7 +236,7 @@ SYMMETRIC = [truth for truth in NO_EFFECT if truth.draw is not skewed or len({*t
 def test_level_is_kept(truth: Truth) -> None:
     simulations = 2000
     error = math.sqrt(DESIGN.level * (1 - DESIGN.level) / simulations)
-    assert false_alarms(truth, DESIGN, simulations) <= DESIGN.level + 2 * error
+    assert false_alarms(truth, DESIGN, simulations) <= 1 - DESIGN.level + 2 * error
 
 
 @pytest.mark.parametrize("effect", [0.0, 1.0, 2.0])

@@ -20,6 +20,7 @@ from in_process import sweep_arguments, sweep_here
 from omegaconf import DictConfig, OmegaConf
 from test_sweep_interrupted import kill_at_random
 
+from gptx.compare.__main__ import main as compare_main
 from gptx.errors import ConfigError
 from gptx.runs.folder import RunFolder
 from gptx.runs.journal import Journal
@@ -309,7 +310,17 @@ def test_sweep_of_the_command_line(gptx: Gptx, capsys: pytest.CaptureFixture[str
         again.code == 0 and again.out.split("difference of the loss")[1] == done.out.split("difference of the loss")[1]
     )
     assert main(["collect", "--outputs", str(gptx.outputs)]) == 0
-    assert "difference of the loss from attention=gqa" in capsys.readouterr().out
+    collected = capsys.readouterr().out
+    assert "difference of the loss from attention=gqa" in collected
+    for shown in (done.out, collected):  # no verdicts but the sequential ones
+        before = shown.split("difference of the loss from")[0]
+        assert "2 variants" in before and "for all arms together" not in before and "undecided:" not in before
+    (name,) = [folder.name for folder in (gptx.outputs / ".sweeps").iterdir() if folder.is_dir()]
+    assert compare_main([str(gptx.outputs)]) == 0
+    compared = " ".join(capsys.readouterr().out.split())
+    assert "for all arms together" in compared
+    assert compared.count("seeds were added until the arms were decided") == 1
+    assert f"`gptx sweep collect {name} --outputs {gptx.outputs}` shows valid ones" in compared
     for wrong in ("seed=0,1", "sweep.max_seeds=1", "sweep.baseline=mla"):
         mistake = sweep_here(gptx, *GRID, wrong)
         assert mistake.code == 2 and len(mistake.err.splitlines()) == 1, mistake.err

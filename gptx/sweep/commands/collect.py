@@ -9,7 +9,7 @@ from gptx.runs import journal
 from gptx.runs.folder import RunFolder
 from gptx.sweep.commands.status import CellStatus, StatusRow, dropped_by_halving, status_rows
 from gptx.sweep.commands.status_table import command_for_the_rest, count_statuses
-from gptx.sweep.end_report import list_reasons
+from gptx.sweep.end_report import list_reasons, show_variants
 from gptx.sweep.plan import learning_rates
 from gptx.sweep.plan.auto_report import show_verdicts
 from gptx.sweep.state.folder import Sweep
@@ -35,7 +35,7 @@ def collect(sweep: Sweep) -> int:
     if plan.lr:
         finished = learning_rates.show_choices(sweep, dropped_by_halving(sweep, plan))
     if finished:
-        show(finished)
+        (show_variants if plan.auto else show)(finished)
     if active := [one for one in statuses if one.active]:
         echo(f"\n{len(active)} of {len(statuses)} are not done yet ({count_statuses(active)}); collect again later")
     for status in _NOT_FINISHED:
