@@ -47,7 +47,8 @@ class FactorialEffect:
     averaged: tuple[int, int]
     """How many combinations of the other factors the average has, and of how many."""
     diverged: int
-    """Diverged runs in the cells of the contrast; with one, the verdict is undecided."""
+    """Diverged runs in all cells of the contrast's levels, also in those that the average leaves out because every run
+    diverged. With one, the verdict is undecided."""
 
     @property
     def half_width(self) -> float:
@@ -126,6 +127,8 @@ class _Grid:
     """The levels of each factor, its reference first."""
     cells: Mapping[tuple[str, ...], int]
     """The arm of each combination of levels that has a finite run."""
+    diverged: Mapping[tuple[str, ...], int]
+    """The diverged runs of each combination of levels that has a run."""
 
     @staticmethod
     def of(frame: "pd.DataFrame", factors: tuple[str, ...], references: Mapping[str, str]) -> "_Grid":
@@ -140,7 +143,8 @@ class _Grid:
                 raise GptxError(f"{factor} has no level {base!r}; it has {', '.join(found)}")
             levels[factor] = (base, *(name for name in found if name != base))
         arms = {c: table.arms.index(repr(c)) for c in dict.fromkeys(combinations)}
-        return _Grid(table, factors, levels, {c: i for c, i in arms.items() if table.finite[i].any()})
+        cells = {c: i for c, i in arms.items() if table.finite[i].any()}
+        return _Grid(table, factors, levels, cells, {c: table.diverged(repr(c)) for c in arms})
 
     def changes(self, factor: str) -> list[FactorChange]:
         base, *others = self.levels[factor]
@@ -150,22 +154,33 @@ class _Grid:
         """The effects of one factor at each level of another."""
         return [((change,), ((other, name),)) for change, name in product(self.changes(factor), self.levels[other])]
 
-    def weights(self, contrast: Contrast) -> tuple[Floats, tuple[int, int]]:
-        """The weights of the arms, all zero if no combination has all its cells; and how many combinations have."""
+    def signed_cells(self, contrast: Contrast) -> list[dict[tuple[str, ...], float]]:
+        """For each combination of the other factors, the cells of a contrast with their signs."""
         changes, at = contrast
         signs = {c.factor: {c.level: 1.0, c.reference: -1.0} for c in changes} | {f: {name: 1.0} for f, name in at}
         free = [f for f in self.factors if f not in signs]
-        weights, used = np.zeros(len(self.table.arms)), 0
-        combinations = list(product(*(self.levels[f] for f in free)))
-        for combination in combinations:
+        found = []
+        for combination in product(*(self.levels[f] for f in free)):
             choices = signs | {f: {name: 1.0} for f, name in zip(free, combination, strict=True)}
-            cells = list(product(*(choices[f] for f in self.factors)))
-            if all(cell in self.cells for cell in cells):
-                used += 1
-                for cell in cells:
-                    signs_of_cell = [choices[f][name] for f, name in zip(self.factors, cell, strict=True)]
-                    weights[self.cells[cell]] += np.prod(signs_of_cell)
-        return weights / max(used, 1), (used, len(combinations))
+            cells = product(*(choices[f].items() for f in self.factors))
+            found.append(
+                {tuple(name for name, _ in cell): float(np.prod([sign for _, sign in cell])) for cell in cells}
+            )
+        return found
+
+    def weights(self, contrast: Contrast) -> tuple[Floats, tuple[int, int]]:
+        """The weights of the arms, all zero if no combination has all its cells; and how many combinations have."""
+        combinations = self.signed_cells(contrast)
+        used = [cells for cells in combinations if cells.keys() <= self.cells.keys()]
+        weights = np.zeros(len(self.table.arms))
+        for cells in used:
+            for cell, sign in cells.items():
+                weights[self.cells[cell]] += sign
+        return weights / max(len(used), 1), (len(used), len(combinations))
+
+    def diverged_runs(self, contrast: Contrast) -> int:
+        """The diverged runs in all cells of a contrast, whether or not its average uses them."""
+        return sum(self.diverged.get(cell, 0) for cells in self.signed_cells(contrast) for cell in cells)
 
 
 @dataclass(frozen=True)
@@ -188,20 +203,17 @@ class _JudgedGrid:
             family = ContrastFamily(model, weights, self.level)
             result = family.intervals(table.values[table.finite][:, None])
             estimates[rows], half[rows] = result.estimates[:, 0], result.half_widths[:, 0]
-        return [self._effect(c, *weighted[i], float(estimates[i]), float(half[i])) for i, c in enumerate(contrasts)]
+        return [self._effect(c, weighted[i][1], float(estimates[i]), float(half[i])) for i, c in enumerate(contrasts)]
 
-    def _effect(
-        self, contrast: Contrast, weights: Floats, averaged: tuple[int, int], estimate: float, half: float
-    ) -> FactorialEffect:
+    def _effect(self, contrast: Contrast, averaged: tuple[int, int], estimate: float, half: float) -> FactorialEffect:
         interval = None if np.isnan(half) else Interval(estimate=estimate, low=estimate - half, high=estimate + half)
-        table = self.grid.table
-        diverged = sum(table.diverged(table.arms[i]) for i in np.flatnonzero(weights))
+        diverged, (changes, at) = self.grid.diverged_runs(contrast), contrast
         verdict = Verdict.UNDECIDED
         if interval is not None and not diverged:
             verdict = judge(interval, self.margin or 0.0, higher_is_better=self.higher_is_better)
         return FactorialEffect(
-            changes=contrast[0],
-            at=contrast[1],
+            changes=changes,
+            at=at,
             estimate=estimate,
             interval=interval,
             verdict=verdict,
@@ -212,22 +224,27 @@ class _JudgedGrid:
 
 def _phrase(effect: FactorialEffect, metric: str, margin: float | None) -> str:
     if effect.interval is None:
-        return f"has an unknown effect on the {metric}"
+        return f"has an unknown effect on the {metric}{_why(effect)}"
     if effect.verdict is Verdict.EQUIVALENT:
         return f"changes the {metric} by less than {margin:g}"
     if effect.verdict is Verdict.UNDECIDED:
-        return f"changes the {metric} by {_with_half_width(effect.estimate, effect.half_width, '+')} (undecided)"
+        size = _with_half_width(effect.estimate, effect.half_width, "+")
+        return f"changes the {metric} by {size} (undecided{_why(effect)})"
     direction = "lowers" if effect.estimate < 0 else "raises"
     return f"{direction} the {metric} by {_with_half_width(abs(effect.estimate), effect.half_width)}"
 
 
 def _interaction_phrase(effect: FactorialEffect, margin: float | None) -> str:
     if effect.interval is None:
-        return "is unknown"
+        return f"is unknown{_why(effect)}"
     if effect.verdict is Verdict.EQUIVALENT:
         return f"is within ± {margin:g}"
     size = f"is {_with_half_width(effect.estimate, effect.half_width, '+')}"
-    return f"{size} (undecided)" if effect.verdict is Verdict.UNDECIDED else size
+    return f"{size} (undecided{_why(effect)})" if effect.verdict is Verdict.UNDECIDED else size
+
+
+def _why(effect: FactorialEffect) -> str:
+    return f": {effect.diverged} {'run' if effect.diverged == 1 else 'runs'} diverged" if effect.diverged else ""
 
 
 def _with_half_width(estimate: float, half_width: float, sign: str = "") -> str:

@@ -71,14 +71,12 @@ def text_difference(arm: Floats, baseline: Floats, tokens: Floats, *, level: flo
     return _bootstrap(sums, counts, estimate, level)
 
 
-def text_verdict(
-    verdict: Verdict, seed_error: float, text: TextDifference, margin: float | None
-) -> TextVerdict:
+def text_verdict(verdict: Verdict, seed_error: float, text: TextDifference, margin: float | None) -> TextVerdict:
     """Adds the doubt of the text to the verdict of the seeds.
 
     A difference holds only on this text if its interval over the text contains zero, an equivalence if that interval
-    leaves the margin. ``seed_error``: the standard error over seeds. The remedy of an undecided verdict compares the two
-    variances; a factor of 4 is clear.
+    leaves the margin. ``seed_error``: the standard error over seeds. The remedy of an undecided verdict compares the
+    two variances; a factor of 4 is clear.
     """
     if text.interval is None:
         return TextVerdict(verdict=verdict, only_on_this_text=False, remedy=_remedy(verdict, False, np.nan))

@@ -121,6 +121,23 @@ def test_a_missing_cell_leaves_its_combination_out_of_averages() -> None:
     assert np.isnan(unknown[0].estimate) and unknown[0].interval is None
 
 
+def test_a_cell_in_which_every_run_diverged_is_no_missing_cell() -> None:
+    frame = grid()
+    frame.loc[35:39, "value"] = np.inf  # rope, sliding, mha
+    result = factorial(frame, FACTORS, 0.01)
+    assert {(e.verdict, e.diverged) for e in result.main} == {(Verdict.UNDECIDED, 5)}
+    assert {e.averaged for e in result.main} == {(3, 4)}
+    under = {e.at[0]: (e.verdict, e.diverged) for e in result.simple if e.changes[0].factor == "pos"}
+    assert under["window", "full"] == (Verdict.BETTER, 0) and under["window", "sliding"] == (Verdict.UNDECIDED, 5)
+    sentence = result.sentences()[0]
+    assert "(undecided: 5 runs diverged) under sliding" in sentence and "lowers the loss" in sentence
+    assert (
+        factorial(frame.query("attention == 'mha'"), ("pos", "window"), 0.01)
+        .sentences()[0]
+        .endswith("the interaction is unknown: 5 runs diverged")
+    )
+
+
 def test_a_diverged_run_leaves_its_contrasts_undecided_and_mistakes_are_named() -> None:
     frame = grid()
     frame.loc[0, "value"] = np.nan  # learned, full, gqa

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -119,6 +119,7 @@ def curves(
 @given(losses)
 def test_the_baseline_against_itself_is_1(values: list[float]) -> None:
     own = Curve([float(i) for i in range(1, len(values) + 1)], values)
+    assume(values[0] > values[-1])
     found = reach([(own, own)] * 3)
     assert (found.ratio, found.low, found.high, found.median, found.never) == (1, 1, 1, 1, 0)
 
