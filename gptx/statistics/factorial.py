@@ -173,9 +173,8 @@ class _Grid:
         combinations = self.signed_cells(contrast)
         used = [cells for cells in combinations if cells.keys() <= self.cells.keys()]
         weights = np.zeros(len(self.table.arms))
-        for cells in used:
-            for cell, sign in cells.items():
-                weights[self.cells[cell]] += sign
+        for cell, sign in (item for cells in used for item in cells.items()):
+            weights[self.cells[cell]] += sign
         return weights / max(len(used), 1), (len(used), len(combinations))
 
     def diverged_runs(self, contrast: Contrast) -> int:
@@ -192,8 +191,6 @@ class _JudgedGrid:
 
     def family(self, contrasts: Sequence[Contrast]) -> list[FactorialEffect]:
         """Contrasts whose intervals hold together."""
-        if not contrasts:
-            return []
         weighted = [self.grid.weights(contrast) for contrast in contrasts]
         table = self.grid.table
         rows = [i for i, (row, _) in enumerate(weighted) if row.any()]
