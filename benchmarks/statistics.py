@@ -4,7 +4,7 @@ A comparison has a baseline and three other arms (``--arms``), which share seeds
 a normal effect of its seed with standard deviation 2, and an error with standard deviation 1, the unit of all
 differences. In one half of the simulations, no arm differs. In the other half, the last arm but one differs by 1
 (small) and the last by 2.5 (large, equal to the margin). The simulations run the code that compares real runs,
-`ContrastFamily.intervals`, including the switch to paired intervals where the spread is unequal.
+`ContrastFamily.intervals`, including the rule for unequal spread.
 """
 
 import argparse
@@ -68,7 +68,7 @@ class Rates:
     simulations: int
     false_positives: float
     """No arm differs, but an interval excludes zero."""
-    paired: float
+    unpooled: float
     """The rule finds the spread unequal (no arm differs)."""
     coverage: float
     """All intervals contain the true differences (arms differ)."""
@@ -101,7 +101,7 @@ def simulate(scenario: Scenario, seeds: int, simulations: int, rng_seed: int = 0
         seeds=seeds,
         simulations=simulations // patterns * patterns,
         false_positives=float(np.hstack([(np.abs(r.estimates) > r.half_widths).any(axis=0) for r in null]).mean()),
-        paired=float(np.hstack([r.paired for r in null]).mean()),
+        unpooled=float(np.hstack([r.unpooled for r in null]).mean()),
         coverage=float(((low <= truth) & (truth <= high)).all(axis=0).mean()),
         power=(float((low[-2] > 0).mean()), float((low[-1] > 0).mean())),
         predicted=(plan.different(SMALL, 0.0, seeds), plan.different(MARGIN, 0.0, seeds)),
@@ -111,13 +111,22 @@ def simulate(scenario: Scenario, seeds: int, simulations: int, rng_seed: int = 0
 
 def markdown(rates: Sequence[Rates]) -> str:
     """The table of docs/statistics.md."""
-    head = ["runs", "seeds", "false positives", "paired", "coverage", "small found", "large found", "false equivalence"]
+    head = [
+        "runs",
+        "seeds",
+        "false positives",
+        "not pooled",
+        "coverage",
+        "small found",
+        "large found",
+        "false equivalence",
+    ]
     rows = [
         [
             r.scenario.name,
             str(r.seeds),
             f"{r.false_positives:.1%}",
-            f"{r.paired:.0%}",
+            f"{r.unpooled:.0%}",
             f"{r.coverage:.1%}",
             *(f"{found:.0%} ({predicted:.0%})" for found, predicted in zip(r.power, r.predicted, strict=True)),
             f"{r.false_equivalences:.1%}",

@@ -40,12 +40,21 @@ class BlockModel:
 
     @cached_property
     def inverse(self) -> Floats:
-        return np.asarray(np.linalg.pinv(self.columns))
+        """The pseudoinverse of the design matrix, of shape (arms + seeds, runs)."""
+        values, vectors = self._directions
+        return np.asarray((vectors / values) @ (vectors.T @ self.columns.T))
 
     @cached_property
     def df(self) -> int:
         """Residual degrees of freedom; (arms - 1)(seeds - 1) if no run is missing."""
-        return len(self.columns) - int(np.linalg.matrix_rank(self.columns)) if len(self.columns) else 0
+        return len(self.columns) - len(self._directions[0])
+
+    @cached_property
+    def _directions(self) -> tuple[Floats, Floats]:
+        """The nonzero eigenvalues of the normal equations' matrix with their eigenvectors, which are columns."""
+        values, vectors = np.linalg.eigh(self.columns.T @ self.columns)
+        kept = values > 1e-10 * max(1.0, values[-1])
+        return values[kept], vectors[:, kept]
 
     def estimable(self, weights: Floats) -> Bools:
         """Which contrasts, rows of ``weights`` of shape (contrasts, arms), these runs determine."""
@@ -61,11 +70,24 @@ class BlockModel:
         rows = self._rows(weights)
         return np.asarray(rows @ rows.T)
 
+    def residuals(self, values: Floats) -> Floats:
+        """The values minus those of the fitted model, of shape (runs, data sets)."""
+        return values - self.columns @ (self.inverse @ values)
+
     def residual_squares(self, values: Floats) -> Floats:
         """The sum of squared residuals of each data set. Sums that are rounding errors are zero."""
-        residuals = values - self.columns @ (self.inverse @ values)
+        residuals = self.residuals(values)
         squares = (residuals**2).sum(axis=0)
         return np.where(squares < (1e-13 * np.abs(values).max(axis=0, initial=0)) ** 2 * len(values), 0.0, squares)
+
+    def arm_part(self, arm: int, residuals: Floats) -> tuple[Floats, int]:
+        """The part of the residual sum of squares that vanishes if an arm is left out, of shape (data sets,), and its
+        degrees of freedom."""
+        runs = np.flatnonzero(self.arm == arm)
+        values, vectors = np.linalg.eigh(np.eye(len(runs)) - self.columns[runs] @ self.inverse[:, runs])
+        kept = values > 1e-9
+        parts = vectors[:, kept].T @ residuals[runs]
+        return (parts**2 / values[kept, None]).sum(axis=0), int(kept.sum())
 
     def complete(self, weights: Floats) -> Bools:
         """The seeds at which every arm of one contrast has a run."""

@@ -66,7 +66,7 @@ def _visible_difference(table: RunTable, baseline: str, level: float) -> float:
         return np.nan
     result = family.intervals(table.values[table.finite][:, None])
     errors = result.errors[:, 0]
-    if not result.paired[0]:
+    if not result.unpooled[0]:
         worst, df, value = np.nanmax(errors), family.model.df, family.pooled_value
         return SeedPlan(float(worst), lambda _: df, lambda _: value).visible_difference(1)
     return max(

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gptx.statistics.contrast_intervals import SPREAD_LEVEL
+from gptx.statistics.contrast_intervals import UNPOOLED_RATE
 from gptx.statistics.simultaneous import (
     Floats,
     bonferroni_value,
-    critical_value,
     deviation_nodes,
-    dunnett_correlation,
+    dunnett_value,
 )
 
 POWER = 0.8
@@ -45,7 +44,8 @@ class SeedPlan:
     df: Callable[[int], float]
     value: Callable[[int], float]
     fallback: "SeedPlan | None" = None
-    """Paired intervals, which the rule for unequal spread chooses with probability ``SPREAD_LEVEL`` if it is equal."""
+    """Paired intervals. If the spread is equal, the rule for unequal spread fires with probability ``UNPOOLED_RATE``,
+    and then nearly all intervals are as wide as these."""
 
     def different(self, difference: float, margin: float, seeds: int) -> float:
         """The probability that the verdict is better or worse, on the side of the true ``difference``."""
@@ -58,7 +58,7 @@ class SeedPlan:
         return self._mixed(self._equivalent(difference, margin, seeds), other)
 
     def _mixed(self, probability: float, fallback: float | None) -> float:
-        return probability if fallback is None else (1 - SPREAD_LEVEL) * probability + SPREAD_LEVEL * fallback
+        return probability if fallback is None else (1 - UNPOOLED_RATE) * probability + UNPOOLED_RATE * fallback
 
     def _different(self, difference: float, margin: float, seeds: int) -> float:
         error, half, weights = self._half_widths(seeds)
@@ -100,14 +100,14 @@ def pooled_plan(residual_deviation: float, arms: int, level: float = 0.95, *, al
     seeds.
     """
     contrasts = arms * (arms - 1) // 2 if all_pairs else arms - 1
-    correlation, deviation = dunnett_correlation(contrasts), float(np.sqrt(2) * residual_deviation)
+    deviation = float(np.sqrt(2) * residual_deviation)
 
     def df(seeds: int) -> float:
         return (arms - 1) * (seeds - 1)
 
     def value(seeds: int) -> float:
-        bonferroni = bonferroni_value(contrasts, df(seeds), level)
-        return bonferroni if all_pairs else critical_value(correlation, df(seeds), level)
+        of_family = bonferroni_value if all_pairs else dunnett_value
+        return of_family(contrasts, df(seeds), level)
 
     return SeedPlan(deviation, df, value, paired_plan(deviation, contrasts, level) if arms > 2 else None)
 

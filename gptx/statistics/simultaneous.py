@@ -32,11 +32,19 @@ def critical_value(correlation: Floats, df: float, level: float = 0.95) -> float
     return _critical_value(rounded.tobytes(), len(rounded), float(df), float(level))
 
 
+@lru_cache(maxsize=4096)
+def dunnett_value(contrasts: int, df: float, level: float = 0.95) -> float:
+    """The critical value of ``contrasts`` differences from a shared baseline in a balanced design (correlation 1/2)."""
+    coverage = _product_coverage(np.full(contrasts, np.sqrt(0.5)), df)
+    return _solved(coverage, contrasts, df, level)
+
+
+@lru_cache(maxsize=4096)
 def bonferroni_value(contrasts: int, df: float, level: float = 0.95) -> float:
     """The t quantile that covers ``contrasts`` intervals together, whatever their correlation."""
-    from scipy import stats
+    from scipy.special import stdtrit
 
-    return float(stats.t.isf((1 - level) / (2 * contrasts), df))
+    return -float(stdtrit(df, (1 - level) / (2 * contrasts)))
 
 
 def correlation_of(covariance: Floats) -> Floats:
@@ -45,30 +53,41 @@ def correlation_of(covariance: Floats) -> Floats:
     return np.asarray(covariance / np.outer(scale, scale))
 
 
-def dunnett_correlation(contrasts: int) -> Floats:
-    """The correlation of ``contrasts`` differences from a shared baseline in a balanced design: 1/2."""
-    return np.full((contrasts, contrasts), 0.5) + 0.5 * np.eye(contrasts)
-
-
-def deviation_nodes(df: float) -> tuple[Floats, Floats]:
-    """Nodes and weights of s / sigma, where df * (s / sigma)^2 has a chi-squared distribution; the weights sum to 1."""
-    from scipy import stats
-
-    nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    return np.sqrt(stats.chi2.ppf((nodes + 1) / 2, df) / df), weights / 2
-
-
 @lru_cache(maxsize=4096)
+def deviation_nodes(df: float) -> tuple[Floats, Floats]:
+    """Nodes and weights of s / sigma, where df * (s / sigma)^2 has a chi-squared distribution; the weights sum to 1.
+
+    The arrays are read-only, because they are shared.
+    """
+    from scipy.special import chdtri
+
+    nodes, weights = _legendre()
+    spread, halves = np.sqrt(chdtri(df, (1 - nodes) / 2) / df), weights / 2
+    spread.flags.writeable = halves.flags.writeable = False
+    return spread, halves
+
+
+@lru_cache(maxsize=1)
+def _legendre() -> tuple[Floats, Floats]:
+    """Nodes and weights on -1 to 1, which are not to be changed."""
+    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    return nodes, weights
+
+
+@lru_cache(maxsize=64)
 def _critical_value(key: bytes, contrasts: int, df: float, level: float) -> float:
+    correlation = np.frombuffer(key).reshape(contrasts, contrasts)
+    factor = _product_factor(correlation) if contrasts > 1 else None
+    coverage = _product_coverage(factor, df) if factor is not None else _polar_coverage(correlation, df)
+    return _solved(coverage, contrasts, df, level)
+
+
+def _solved(coverage: Callable[[float], float], contrasts: int, df: float, level: float) -> float:
+    """The q at which the coverage is ``level``, between the values for one contrast and for independent ones."""
     from scipy import optimize
 
     low, high = bonferroni_value(1, df, level), bonferroni_value(contrasts, df, level)
-    if contrasts == 1:
-        return low
-    correlation = np.frombuffer(key).reshape(contrasts, contrasts)
-    factor = _product_factor(correlation)
-    coverage = _product_coverage(factor, df) if factor is not None else _polar_coverage(correlation, df)
-    if coverage(low) >= level:  # all contrasts are the same one
+    if contrasts == 1 or coverage(low) >= level:  # all contrasts are the same one
         return low
     return float(optimize.brentq(lambda q: coverage(q) - level, low, high * 1.001, xtol=1e-8))
 
@@ -93,7 +112,7 @@ def _product_coverage(factor: Floats, df: float) -> Callable[[float], float]:
     from scipy import stats
     from scipy.special import ndtr
 
-    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    nodes, weights = _legendre()
     shared, shared_weights = 8 * nodes, 8 * weights * stats.norm.pdf(8 * nodes)
     deviation, deviation_weights = deviation_nodes(df)
 

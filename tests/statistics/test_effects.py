@@ -167,6 +167,42 @@ def test_an_arm_that_varies_more_switches_all_contrasts_to_paired_t() -> None:
     assert effects(table(simulated(4, 10)), "a", 0.01).method is Method.POOLED
 
 
+def test_an_arm_that_may_vary_more_gets_the_wider_interval() -> None:
+    """With 3 seeds, no difference from a baseline that varies much more has an improbable share of the residuals."""
+    values = simulated(3, 3)
+    values[0] += np.array([3.0, -1.0, -2.0])
+    result = effects(table(values), "a", 0.01)
+    assert result.method is Method.WIDER and {e.method for e in result.effects} == {Method.WIDER}
+    assert result.notes[0].startswith("an arm may differ in spread: each interval is the wider one")
+    for row, arm in enumerate("bc", 1):
+        effect = result.of(arm)
+        paired = stats.ttest_rel(values[row], values[0]).confidence_interval(1 - 0.05 / 2)
+        half = (paired.high - paired.low) / 2
+        pooled = result.critical_value * result.residual_deviation * np.sqrt(2 / 3)
+        assert effect.interval is not None
+        assert effect.interval.high - effect.estimate == pytest.approx(max(half, pooled))
+
+
+def test_the_part_of_an_arm_is_what_vanishes_without_it() -> None:
+    rng = np.random.default_rng(2)
+    present = rng.random((4, 6)) < 0.8
+    model = BlockModel.of_present(present)
+    values = rng.normal(size=(int(present.sum()), 3))
+    for arm in range(4):
+        rest = model.arm != arm
+        without = BlockModel(model.arm[rest], model.seed[rest], 4, 6)
+        part, df = model.arm_part(arm, model.residuals(values))
+        assert df == model.df - without.df
+        assert part == pytest.approx(model.residual_squares(values) - without.residual_squares(values[rest]))
+
+
+def test_arms_with_pooled_intervals_share_one_plan_of_more_seeds() -> None:
+    values = simulated(3, 10)
+    result = effects(table(values), "a", 1e-4)
+    needed = [effect.needed for effect in result.effects]
+    assert result.method is Method.POOLED and needed[0] is not None and needed[0] is needed[1]
+
+
 def test_paired_intervals_need_two_shared_seeds() -> None:
     values = simulated(4, 10)
     values[2] += np.random.default_rng(5).normal(0, 0.2, 10)

@@ -4,12 +4,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gptx.statistics.simultaneous import bonferroni_value, critical_value, dunnett_correlation
+from gptx.statistics.simultaneous import bonferroni_value, critical_value, dunnett_value
+
+
+def shared_baseline(contrasts: int) -> np.ndarray:
+    return np.full((contrasts, contrasts), 0.5) + 0.5 * np.eye(contrasts)
 
 
 @pytest.mark.parametrize(("contrasts", "df"), [(2, 2), (3, 6), (3, 27), (9, 18), (15, 60)])
 def test_comparisons_with_a_baseline_against_the_multivariate_t_of_scipy(contrasts: int, df: int) -> None:
-    correlation = dunnett_correlation(contrasts)
+    correlation = shared_baseline(contrasts)
+    assert dunnett_value(contrasts, df) == pytest.approx(critical_value(correlation, df), rel=1e-8)
     q = np.full(contrasts, critical_value(correlation, df))
     rng = np.random.default_rng(0)
     inside = stats.multivariate_t(shape=correlation, df=df, seed=rng).cdf(q, lower_limit=-q, random_state=rng)
@@ -26,7 +31,7 @@ def test_all_pairs_against_the_studentised_range(arms: int, df: int) -> None:
 
 
 def test_both_integrals_agree_where_the_correlation_is_nearly_a_product() -> None:
-    correlation = dunnett_correlation(4)
+    correlation = shared_baseline(4)
     nearly = correlation.copy()
     nearly[0, 1] = nearly[1, 0] = 0.5 + 1e-6
     assert critical_value(nearly, 8) == pytest.approx(critical_value(correlation, 8), abs=1e-3)
