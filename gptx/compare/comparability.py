@@ -171,13 +171,13 @@ def _largest_difference(part: pd.DataFrame, metric: Metric) -> str:
 
 
 def comparable(summary: pd.DataFrame, metric: Metric) -> bool:
-    """Whether the rows of a summary can be ranked by a metric: losses with equal budgets and validation sets, and for
-    losses per token equal tokenizers; speeds and memory on equal machines."""
+    """Whether the rows of a summary can be ranked by a metric: losses with equal budgets, validation sets and
+    tokenizers; speeds and memory on equal machines."""
     if metric.exact:
         return True
     if metric.key in MACHINES:
         return len(_all(summary, MACHINES[metric.key])) < 2
-    if metric.key in PER_TOKEN and len(set(summary["tokenizer_hash"])) > 1:
+    if len(set(summary["tokenizer_hash"])) > 1:  # also bits per byte: the report half may be another text
         return False
     budgets = (_all(summary, name) for name in ("steps", "tokens"))
     return all(len(found) < 2 for found in budgets) and not _validation_keys(summary)

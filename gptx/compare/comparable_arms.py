@@ -91,7 +91,7 @@ def _other_text(rows: Sequence[RunRow], metric: Metric) -> str:
     before_halves = {row.result.validation for row in rows} == {2}
     if metric is BITS_OF_ALL_TEXT or before_halves:
         return ""
-    return f"the report half of a tokenizer without an end-of-text token is another text; {whole} can be compared"
+    return f"the report half may be another text; {whole} can be compared"
 
 
 def same_text(rows: Sequence[RunRow]) -> bool:

@@ -61,9 +61,9 @@ def _verdict_text(comparison: Comparison, verdict: Verdict) -> str:
 
 
 def _arm_text(comparison: Comparison, one: ArmEffect, verdict: Verdict) -> str:
-    """The arm with its difference, if that is not 0 by its interval."""
+    """The arm with its difference, if that is not 0 by its interval and as it is shown."""
     name, effect, metric = one.arm.name, one.effect, comparison.metric
-    if verdict is Verdict.EQUIVALENT and effect.sign:
+    if verdict is Verdict.EQUIVALENT and effect.sign and round(effect.estimate * metric.scale, metric.digits):
         return f"{name} ({'higher' if effect.sign == '+' else 'lower'} by {amount(metric, effect)})"
     if verdict not in (Verdict.BETTER, Verdict.WORSE) or effect.interval is None:
         return name

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gptx.compare.comparison import Comparison
+from gptx.compare.conclusion import margin_number
 from gptx.errors import GptxError
 from gptx.statistics.verdict import Verdict
 
@@ -48,7 +49,9 @@ def forest(comparison: Comparison, kind: str) -> bytes:
     axes.axvline(0, color="black", linewidth=0.8)
     if comparison.margin:
         band = comparison.margin * comparison.metric.scale
-        axes.axvspan(-band, band, color="#56B4E9", alpha=0.25, linewidth=0, label=f"margin ±{band:g}")
+        axes.axvspan(
+            -band, band, color="#56B4E9", alpha=0.25, linewidth=0, label=f"margin ±{margin_number(comparison)}"
+        )
     for verdict in Verdict:
         _points(axes, comparison, verdict)
     _labels(axes, comparison)

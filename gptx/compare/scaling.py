@@ -13,9 +13,8 @@ import numpy as np
 from rich.table import Table
 
 from gptx.cli import Parser, exit_code
-from gptx.compare.page import unfinished
 from gptx.compare.powerlaw import EXPONENTS, FittedLaw, Law, bootstrap, check, fit
-from gptx.compare.run_rows import RunRow, read_rows, selected
+from gptx.compare.run_rows import RunRow, read_rows, selected, unfinished
 from gptx.compare.summary import distinguishing_keys
 from gptx.console import Console
 from gptx.errors import GptxError

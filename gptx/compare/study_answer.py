@@ -119,7 +119,7 @@ def lines(comparison: Comparison) -> list[str]:
         return []
     out = [f"question: {study.question}", f"expected: {study.expected}"]
     if not found:
-        answer = study.answer or _why_no_answer(comparison)
+        answer = _why_no_answer(comparison) or study.answer
         return [*out, f"answer: {answer}"] if answer else out
     outcomes = [answer.outcome.partition(" ")[0].rstrip(",") for answer in found]
     parts = [f"{outcomes.count(word)} {text}" for word, text in _COUNTED.items() if outcomes.count(word)]

@@ -222,6 +222,8 @@ def test_numbers_have_no_negative_zero_and_titles_no_second_unit(tmp_path: Path)
     two_arms(tmp_path, (-1e-9, -2e-9, 1e-9), val_bpb_whole=2.0)
     assert "-0.0000 " not in cli(tmp_path).stdout and "+0.0000 " in cli(tmp_path).stdout
     assert "(bits/byte)" in compared(tmp_path, metric="val_bpb").sentence
+    two_arms(tmp_path / "zero", (1e-9, 1e-9, 1e-9))
+    assert compared(tmp_path / "zero").sentence.endswith("equivalent (within ±0.0100): attention=gqa.")
 
 
 def test_an_arm_without_the_key_is_named_by_it(tmp_path: Path) -> None:
