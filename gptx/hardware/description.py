@@ -25,10 +25,15 @@ def describe_hardware(device: torch.device, target: Machine | None = None) -> Ha
 
 
 def _cpu_name() -> str:
+    """Such as ``AMD EPYC (family 25, model 1)``: generations with one name round differently and differ in speed."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    name = found.get("model name") or platform.processor() or platform.machine()
+    generation = [
+        f"{what} {found[key]}" for what, key in (("family", "cpu family"), ("model", "model")) if key in found
+    ]
+    return f"{name} ({', '.join(generation)})" if generation else name
 
 
 def peak_memory(device: torch.device) -> int:

@@ -25,7 +25,7 @@ SMALL = ["model.n_layer=2", "model.d_model=32", "model.context=16", "device=cpu"
 
 
 def test_public_names_of_the_package() -> None:
-    assert sorted(api.__all__) == ["build", "compose", "load"]
+    assert sorted(api.__all__) == ["build", "compare_runs", "compose", "curves", "load", "results"]
     assert api.__version__
 
 
@@ -119,8 +119,9 @@ def test_loaded_model_has_the_validation_loss_of_the_result(trained: Trained) ->
     with torch.no_grad():
         loss = float(model(rows[:, :-1], rows[:, 1:]))
         bits = loss * rows[:, 1:].numel() / math.log(2) / sum(tokenizer.token_bytes()[rows[:, 1:].flatten()])
-    assert loss == pytest.approx(result["val_loss"], rel=1e-5)
-    assert bits == pytest.approx(result["val_bpb"], rel=1e-5)
+    assert result["best_step"] == result["steps"], "the best weights are not those of the last validation"
+    assert loss == pytest.approx(result["val_loss_whole"], rel=1e-5)
+    assert bits == pytest.approx(result["val_bpb_whole"], rel=1e-5)
     assert parameter_count(model) == result["n_params"]
 
 

@@ -108,4 +108,4 @@ def test_ids_train_as_the_text_does(gptx: Gptx) -> None:
         assert done.code == (0 if more else 2), done.err
     one_line(done, "tokenizer.n_vocab=0: expected the number of ids")
     results = [json.loads(path.read_text()) for path in gptx.outputs.glob("*/*/result.json")]
-    assert len(results) == 2 and results[0]["val_loss"] == results[1]["val_loss"]
+    assert len(results) == 2 and results[0]["val_loss_whole"] == results[1]["val_loss_whole"]

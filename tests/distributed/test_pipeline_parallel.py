@@ -89,6 +89,7 @@ def test_sharding_keys_are_rejected_where_no_stage_is_sharded(word: str) -> None
 
 def test_encoding_with_weights_for_embedding_and_heads_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Learned, "biased", True)
+    monkeypatch.setattr(Learned, "bias", lambda self, where: None)
     with pytest.raises(ConfigError, match=r"pos=learned .* use strategy=fsdp"):
         check(2, "pos=learned")
 

@@ -241,7 +241,7 @@ def test_collect_compares_the_best_learning_rate_of_each_arm(
     fake_sweep(tmp_path, cells, STARTED, lr=True)
     assert main(["collect", "--outputs", str(tmp_path)]) == 0
     output = capsys.readouterr().out
-    assert "loss by learning rate" in output and "*0.6900" in output and "*1.0350" in output
+    assert "by learning rate" in output and "*0.6900" in output and "*1.0350" in output
     assert "! attention=mqa: " in output
     assert compared == [[two, three]]
 
