@@ -161,6 +161,7 @@ def test_options_of_one_class_have_the_same_keys(axis: str) -> None:
     assert {target: found for target, found in kinds.items() if len(found) > 1} == {}
 
 
+@pytest.mark.full
 def test_every_option_is_read_again_as_it_was_saved(tmp_path: Path) -> None:
     for path in sorted(conf_dir().glob("*/*.yaml")):
         axis = path.parent.name
