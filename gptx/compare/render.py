@@ -114,7 +114,7 @@ def can_be_ranked(summary: pd.DataFrame, metric: Metric) -> bool:
 
 
 def _column(summary: pd.DataFrame, metric: Metric, stacked: bool) -> list[VisibleText]:
-    """The cells of one metric. The best mean is bold, unless all are equal or a best cannot be told."""
+    """The cells of one metric. The best mean is bold, unless all means are equal or the rows cannot be ranked."""
     means, sds = list(summary[f"{metric.key}_mean"]), list(summary[f"{metric.key}_sd"])
     ended = is_finished(summary)
     values = [mean for mean, end in zip(means, ended, strict=True) if end and not math.isnan(mean)]

@@ -45,8 +45,8 @@ def load_config(run_dir: Path, trust: Iterable[str] = ()) -> DictConfig:
         if isinstance(group, dict) and "_target_" in group:
             group["_target_"] = current_target(group["_target_"])
             built_in = declaration(group["_target_"])
-            for key, value in built_in.added_keys.items() if built_in else ():
-                group.setdefault(key, _sibling(value, group))
+            for key, value in built_in.reproducing(group).items() if built_in else ():
+                group.setdefault(key, value)
     for key, value in ADDED_KEYS.items():
         group, _, name = key.rpartition(".")
         holder = plain.setdefault(group, {}) if group else plain
@@ -70,12 +70,6 @@ def check_run_dir(run_dir: Path) -> None:
         raise ConfigError(f"{run_dir} {'is a file' if run_dir.exists() else 'does not exist'}; {expected}")
     if not (run_dir / CONFIG).exists():
         raise ConfigError(f"{run_dir} is not a run folder: it has no {CONFIG}; {expected}")
-
-
-def _sibling(value: Any, group: PlainConfig) -> Any:
-    """The value of an added key: ``${.n_kv_head}`` stands for that key of the same group."""
-    refers = isinstance(value, str) and value.startswith("${.") and value.endswith("}")
-    return group.get(value[3:-1]) if refers else value
 
 
 @contextmanager

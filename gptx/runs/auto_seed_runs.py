@@ -8,12 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptx.errors import ConfigError
-from gptx.regular_files import open_regular
 from gptx.runs.atomic_files import write_json
-from gptx.runs.damaged_files import parse_json, readable
-from gptx.runs.json_codec import from_json, to_json
-from gptx.runs.tuning_runs import SWEEPS
+from gptx.runs.json_codec import to_json
+from gptx.runs.run_lists import read_lists, run_name
 
 NAME = "auto_seeds.json"
 
@@ -33,18 +30,10 @@ def sweeps_until_decided(runs: Iterable[Path]) -> list[Path]:
     """The folders of the sweeps that added seeds to any of the run folders. A damaged file is ignored."""
     by_outputs: dict[Path, set[str]] = {}
     for run in runs:
-        by_outputs.setdefault(run.parent.parent, set()).add("/".join(run.absolute().parts[-2:]))
+        by_outputs.setdefault(run.parent.parent, set()).add(run_name(run))
     return [
-        file.parent
+        sweep
         for outputs, names in by_outputs.items()
-        for file in sorted((outputs / SWEEPS).glob(f"*/{NAME}"))
-        if names & set(_read(file).runs)
+        for sweep, record in read_lists(outputs, NAME, AutoSeedRuns)
+        if names & set(record.runs)
     ]
-
-
-def _read(file: Path) -> AutoSeedRuns:
-    try:
-        with open_regular(file) as opened, readable(file):
-            return from_json(AutoSeedRuns, parse_json(opened.read()))
-    except (OSError, ConfigError):
-        return AutoSeedRuns()

@@ -8,14 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptx.errors import ConfigError
-from gptx.regular_files import open_regular
 from gptx.runs.atomic_files import write_json
-from gptx.runs.damaged_files import parse_json, readable
-from gptx.runs.json_codec import from_json, to_json
+from gptx.runs.json_codec import to_json
+from gptx.runs.run_lists import read_lists, run_name
 
 NAME = "tuning.json"
-SWEEPS = ".sweeps"  # the folder of all sweeps, in outputs/
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +40,8 @@ def losing_runs(runs: Iterable[Path]) -> set[Path]:
     for run in runs:
         by_outputs.setdefault(run.absolute().parent.parent, []).append(run)
     for outputs, inside in by_outputs.items():
-        records = [record for file in sorted((outputs / SWEEPS).glob(f"*/{NAME}")) if (record := _read(file))]
+        records = [record for _, record in read_lists(outputs, NAME, TuningRuns)]
         losers = {name for record in records for name in record.left_out}
         losers -= {name for record in records for name in record.compared}
-        found |= {run for run in inside if "/".join(run.absolute().parts[-2:]) in losers}
+        found |= {run for run in inside if run_name(run) in losers}
     return found
-
-
-def _read(file: Path) -> TuningRuns | None:
-    try:
-        with open_regular(file) as opened, readable(file):
-            return from_json(TuningRuns, parse_json(opened.read()))
-    except (OSError, ConfigError):
-        return None

@@ -17,7 +17,8 @@ from gptx.compare.page import show
 from gptx.compare.run_rows import read_rows
 from gptx.runs import journal
 from gptx.runs.metrics import METRICS
-from gptx.runs.tuning_runs import SWEEPS, TuningRuns
+from gptx.runs.run_lists import SWEEPS
+from gptx.runs.tuning_runs import TuningRuns
 
 
 def bold(root: Path) -> tuple[list[str], str]:

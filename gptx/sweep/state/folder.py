@@ -19,7 +19,7 @@ from gptx.runs.atomic_files import write_json
 from gptx.runs.damaged_files import parse_json, readable
 from gptx.runs.folder import held
 from gptx.runs.json_codec import from_json, to_json
-from gptx.runs.tuning_runs import SWEEPS
+from gptx.runs.run_lists import SWEEPS
 from gptx.sweep.state.records import (
     CommandStarted,
     JobsCancelled,

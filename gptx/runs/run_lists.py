@@ -1,0 +1,28 @@
+"""Lists of runs that a sweep writes as JSON files in its folder, ``outputs/.sweeps/<sweep>/``."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from gptx.errors import ConfigError
+from gptx.regular_files import open_regular
+from gptx.runs.damaged_files import parse_json, readable
+from gptx.runs.json_codec import from_json
+
+SWEEPS = ".sweeps"  # the folder of all sweeps, in outputs/
+T = TypeVar("T")
+
+
+def run_name(run: Path) -> str:
+    """A run folder as ``study/run``."""
+    return "/".join(run.absolute().parts[-2:])
+
+
+def read_lists(outputs: Path, name: str, kind: type[T]) -> Iterator[tuple[Path, T]]:
+    """The folder and the record of each sweep in ``outputs`` that has the file ``name``. Damaged files are skipped."""
+    for file in sorted((outputs / SWEEPS).glob(f"*/{name}")):
+        try:
+            with open_regular(file) as opened, readable(file):
+                yield file.parent, from_json(kind, parse_json(opened.read()))
+        except (OSError, ConfigError):
+            continue
