@@ -16,6 +16,7 @@ from gptx.compare.frames import curves, results
 from gptx.compare.page import show
 from gptx.compare.run_rows import read_rows
 from gptx.runs import journal
+from gptx.runs.auto_seed_runs import AutoSeedRuns, sweeps_until_decided
 from gptx.runs.metrics import METRICS
 from gptx.runs.run_lists import SWEEPS
 from gptx.runs.tuning_runs import TuningRuns
@@ -176,3 +177,14 @@ def test_a_rate_that_another_sweep_chose_is_shown_and_damage_leaves_nothing_out(
     for sweep in (tmp_path / SWEEPS).iterdir():
         (sweep / "tuning.json").write_text("{")
     assert "2 variants" in cli(tmp_path).stdout
+
+
+def test_sweeps_that_added_seeds_until_decided_are_found(tmp_path: Path) -> None:
+    sweeps = [tmp_path / SWEEPS / name for name in ("auto", "damaged", "other")]
+    for sweep in sweeps:
+        sweep.mkdir(parents=True)
+    AutoSeedRuns(runs=("study/one",)).save(sweeps[0])
+    (sweeps[1] / "auto_seeds.json").write_text("[")
+    AutoSeedRuns(runs=("study/two",)).save(sweeps[2])
+    assert sweeps_until_decided([tmp_path / "study" / "one"]) == [sweeps[0]]
+    assert sweeps_until_decided([tmp_path / "study" / "three"]) == []
