@@ -85,7 +85,7 @@ def test_generate_reports_mistakes_in_one_line(
 
 
 def test_generate_without_a_run_is_rejected_without_torch(gptx: Gptx, without_torch: WarmParent) -> None:
-    one_line(gptx.run("gptx.generate", "nowhere"), "nowhere", "config.yaml")
+    one_line(gptx.run("gptx.generate", "nowhere"), "nowhere does not exist", "expected the folder of a run")
 
 
 def test_compare_shows_a_row_for_each_variant(trained: Trained, ddp: Gptx, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ YAML = [
     (b"\xff\xfe: 3\n", "FILE is not encoded as UTF-8: invalid start byte at byte 0"),
     (b'a: "\x01"', "FILE: special characters are not allowed: 1 at position 4"),
     (b"- 1\n", "attention=odd: its YAML file holds a list, expected keys such as _target_: ..."),
-    (b"", "attention._target_='None': expected the name of a class"),
+    (b"", "attention: its YAML file has no _target_, the name of a class such as mine.Mine"),
 ]
 
 

@@ -135,7 +135,7 @@ def test_commands_do_not_call_it_either(run: Path, marker: Path, trained: Traine
         (lambda config: config["window"].update(_partial_=True), "window._partial_"),
         (lambda config: config["window"].update(_args_=[1]), "window._args_"),
         (lambda config: config.pop("window"), "it has no window"),
-        (lambda config: config.update(window=3), "it has no window"),
+        (lambda config: config.update(window=3), "window=3: expected a group of keys"),
         (lambda config: config.update(study="${oc.env:HOME}"), "is an interpolation"),
         (lambda config: config["model"].update(n_head="${oc.decode:4}"), "is an interpolation"),
         (lambda config: config["model"].pop("n_head"), "n_head"),
