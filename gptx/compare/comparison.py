@@ -9,15 +9,21 @@ import pandas as pd
 
 from gptx.compare.arms import Arm, always_diverged, arms_of, find_baseline, with_diverged
 from gptx.compare.comparability import warnings
-from gptx.compare.comparable_arms import BITS_OF_ALL_TEXT, comparable_arms, same_text, size_difference
+from gptx.compare.comparable_arms import comparable_arms, size_difference
+from gptx.compare.costs import arm_costs
+from gptx.compare.findings import ArmCost, ArmCurve, ArmReach, ArmTextDoubt, GridEffects, StrategyCheck
 from gptx.compare.formatting import count
 from gptx.compare.frames import results
-from gptx.compare.run_rows import RunRow, selected
+from gptx.compare.grid import grid_effects
+from gptx.compare.metric_choice import chosen_margin, chosen_metric
+from gptx.compare.run_rows import selected
 from gptx.compare.selection import FoundRuns
+from gptx.compare.strategy_check import strategy_check
 from gptx.compare.study_about import StudyAbout, about
 from gptx.compare.summary import summarise
-from gptx.errors import GptxError
-from gptx.runs.metrics import BY_KEY, METRICS, Metric
+from gptx.compare.text_doubt import text_doubts
+from gptx.compare.training_curves import arm_curves, arm_reaches
+from gptx.runs.metrics import Metric
 from gptx.statistics.effects import Effect, Effects, effects
 
 
@@ -95,6 +101,47 @@ class Comparison:
         """Why rows of the tables are not comparable or not plausible."""
         return warnings(self.found.rows, self.variants)
 
+    @cached_property
+    def compared(self) -> tuple[Arm, ...]:
+        """The arms that are compared, the baseline first; none without a baseline."""
+        return (self.baseline, *(one.arm for one in self.arms)) if self.baseline else ()
+
+    @cached_property
+    def pairs(self) -> Effects | None:
+        """The differences of all pairs of arms, whose intervals hold together; None without a baseline."""
+        return _effects(self.compared, self.baseline, self.metric, self.margin, True) if self.baseline else None
+
+    @cached_property
+    def grid(self) -> GridEffects | None:
+        """Main effects and interactions; None if the arms form no grid of two or more factors."""
+        return grid_effects(self)
+
+    @cached_property
+    def text_doubts(self) -> tuple[ArmTextDoubt, ...]:
+        """For each of ``arms``, the doubt that the choice of the validation text adds; empty unless the metric is the
+        validation loss."""
+        return text_doubts(self)
+
+    @cached_property
+    def reaches(self) -> tuple[ArmReach, ...]:
+        """For each of ``arms`` and each unit of cost, when it reaches the baseline's final loss."""
+        return arm_reaches(self)
+
+    @cached_property
+    def strategies(self) -> StrategyCheck:
+        """Whether the strategy changes the result, if arms differ in it only."""
+        return strategy_check(self)
+
+    @cached_property
+    def costs(self) -> tuple[ArmCost, ...]:
+        """For each of ``compared`` and each cost, its mean and its place relative to the Pareto front."""
+        return arm_costs(self)
+
+    @cached_property
+    def curves(self) -> tuple[ArmCurve, ...]:
+        """For each of ``compared``, its validation losses during training."""
+        return arm_curves(self)
+
     @property
     def table(self) -> pd.DataFrame:
         """The differences, one row for each arm: see `gptx.compare.effect_tables.effects_frame`."""
@@ -140,14 +187,14 @@ def compare(
     rows = selected(found.rows)
     study = about(rows)
     arms = arms_of(rows)
-    chosen = _metric(metric, rows)
+    chosen = chosen_metric(metric, rows)
     first, because = find_baseline(arms, baseline, study.baseline) if arms else (None, "")
     kept, excluded = comparable_arms(arms, first, chosen)
     excluded += always_diverged(arms, found.rows)
     kept = arms_of([row for arm in kept for row in arm.rows])  # with names that tell these arms apart
     kept = with_diverged(kept, found.rows)
     base = next((arm for arm in kept if first and arm.rows[0] is first.rows[0]), None)
-    limit = _margin(margin, chosen, study)
+    limit = chosen_margin(margin, chosen, study)
     shown = {"all_keys": all_keys, "include_unfinished": include_unfinished}
     computed = _effects(kept, base, chosen, limit) if base and len(kept) > 1 else None
     return Comparison(
@@ -164,33 +211,10 @@ def compare(
     )
 
 
-def _metric(key: str, rows: Sequence[RunRow]) -> Metric:
-    varying = [metric.key for metric in METRICS if not metric.exact]
-    if not key:
-        several = len({row.result.tokenizer_hash for row in rows}) > 1
-        return BITS_OF_ALL_TEXT if several and same_text(rows) else BY_KEY["val_loss"]
-    if key not in BY_KEY:
-        raise GptxError(f"no metric {key!r}; choose from {', '.join(varying)}")
-    if BY_KEY[key].exact:
-        raise GptxError(f"{key} follows from the config, so it needs no interval; choose from {', '.join(varying)}")
-    return BY_KEY[key]
-
-
-def _margin(given: float | None, metric: Metric, study: StudyAbout) -> float:
-    if given is not None:
-        return given / metric.scale
-    return study.margin if is_val_loss(metric) and study.margin is not None else metric.margin
-
-
-def is_val_loss(metric: Metric) -> bool:
-    """Whether a metric is the validation loss or another view of it, to which a study's margin and expectations
-    apply."""
-    return metric.key in ("val_loss", f"val_loss_{metric.view}")
-
-
-def _effects(arms: Sequence[Arm], baseline: Arm, metric: Metric, margin: float) -> Effects:
+def _effects(arms: Sequence[Arm], baseline: Arm, metric: Metric, margin: float, all_pairs: bool = False) -> Effects:
     frame = values_frame(arms, metric)
-    return effects(frame, baseline.name, margin or None, higher_is_better=metric.higher_is_better)
+    more = {"higher_is_better": metric.higher_is_better, "all_pairs": all_pairs}
+    return effects(frame, baseline.name, margin or None, **more)
 
 
 def values_frame(arms: Sequence[Arm], metric: Metric) -> pd.DataFrame:

@@ -3,7 +3,6 @@
 import math
 from decimal import Decimal
 
-from gptx.compare.arms import Arm
 from gptx.compare.comparison import ArmEffect, Comparison, values_frame
 from gptx.compare.formatting import count
 from gptx.compare.run_rows import unfinished
@@ -32,7 +31,7 @@ def sentence(comparison: Comparison) -> str:
 
 def _why_undecided(comparison: Comparison) -> str:
     """Why no difference has an interval."""
-    arms = _arms(comparison)
+    arms = comparison.compared
     seeds = [{row.seed_label for row in (*arm.rows, *arm.diverged)} for arm in arms]
     if all(len(found) < 2 for found in seeds):
         return "with one seed per arm, a difference may be chance; run more seeds, such as seed=0,1,2"
@@ -41,12 +40,6 @@ def _why_undecided(comparison: Comparison) -> str:
     if any(row.diverged for arm in arms for row in (*arm.rows, *arm.diverged)):
         return "too many runs diverged"
     return f"too many runs have no value of {comparison.metric.title}"
-
-
-def _arms(comparison: Comparison) -> list[Arm]:
-    """The arms that are compared, the baseline first."""
-    first = [comparison.baseline] if comparison.baseline else []
-    return [*first, *(one.arm for one in comparison.arms)]
 
 
 def _verdict_text(comparison: Comparison, verdict: Verdict) -> str:
@@ -103,7 +96,7 @@ def noise_floor(comparison: Comparison) -> str:
     metric, baseline = comparison.metric, comparison.baseline
     if baseline is None or comparison.effects is None:
         return ""
-    found = noise.noise_floor(values_frame(_arms(comparison), metric), baseline.name, comparison.effects.level)
+    found = noise.noise_floor(values_frame(comparison.compared, metric), baseline.name, comparison.effects.level)
     if math.isnan(found.typical_difference):
         return ""
     typical = f"{number(metric, found.typical_difference)}{unit(metric)}"
@@ -137,7 +130,7 @@ def notes(comparison: Comparison) -> list[str]:
 
 def _earlier_version(comparison: Comparison) -> list[str]:
     """That the values are chosen on the text on which they are reported, see `gptx.runs.records.VALIDATION`."""
-    old = all(row.result.validation < 3 for arm in _arms(comparison) for row in arm.rows)
+    old = all(row.result.validation < 3 for arm in comparison.compared for row in arm.rows)
     if not old or not comparison.metric.key.startswith("val_"):
         return []
     title = comparison.metric.title

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gptx.compare.arms import Arm
-from gptx.compare.comparison import Comparison, is_val_loss, values_frame
+from gptx.compare.comparison import Comparison, values_frame
 from gptx.compare.conclusion import number, unit
+from gptx.compare.metric_choice import is_val_loss
 from gptx.config.expectations import Expectation
 from gptx.statistics.block_model import BlockModel
 from gptx.statistics.contrast_intervals import ContrastFamily
