@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from gptx.compare.effect_texts import as_latex, as_markdown
 from gptx.compare.files import as_json, effects_csv, picture, runs_csv, variants_csv
 from gptx.compare.forest import check_figure, forest
 from gptx.compare.page import page
+from gptx.compare.report.html_report import html_report
 from gptx.compare.run_rows import unfinished
 from gptx.compare.selection import FoundRuns, find_runs
 from gptx.console import Console
@@ -27,12 +29,14 @@ _FILES = {
     "latex": "the same in LaTeX",
     "figure": "the differences as a picture: .png, .svg or .pdf",
     "svg": "all of the output as a picture",
+    "html": "a report with interactive charts, which needs no network (about 5 MB)",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return exit_code(lambda: _compare(_parser().parse_args(argv)))
+    given = list(sys.argv[1:] if argv is None else argv)
+    return exit_code(lambda: _compare(_parser().parse_args(given), shlex.join(["gptx", "compare", *given])))
 
 
 def _parser() -> Parser:
@@ -75,7 +79,8 @@ def _parser() -> Parser:
     return parser
 
 
-def _compare(args: argparse.Namespace) -> None:
+def _compare(args: argparse.Namespace, command: str) -> None:
+    """``command``: the command itself, for the report."""
     files = {kind: getattr(args, kind) for kind in _FILES if getattr(args, kind)}
     for kind, path in files.items():
         check_output(_option(kind), path)
@@ -107,6 +112,7 @@ def _compare(args: argparse.Namespace) -> None:
         "latex": lambda: as_latex(comparison),
         "figure": lambda: forest(comparison, check_figure(args.figure)),
         "svg": lambda: picture(shown, f"gptx.compare {args.study or _names(paths)}"),
+        "html": lambda: html_report(comparison, args.study or _names(paths), [command]),
     }
     for kind, path in files.items():
         write_output(path, content[kind]())

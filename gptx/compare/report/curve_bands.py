@@ -1,7 +1,7 @@
 """The curves of arms for charts: mean and range over the seeds at each step, at most `MAX_POINTS` points a curve."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,43 +53,49 @@ def chart_curves(arms: Sequence[ShownArm], curves: pd.DataFrame) -> list[ChartCu
         sound = [row for row in one.rows if not row.diverged]
         groups += [(one.arm.name, one, sound, False)] if sound else []
         groups += [(f"{one.arm.name}, seed {row.seed_label}", one, [row], True) for row in one.rows if row.diverged]
-    kept = curves[curves["metric"].isin([metric.curve for metric in CHARTED])]
-    by_run = {str(run): frame for run, frame in kept.groupby("run", sort=False)}
+    bands = _bands([rows for _, _, rows, _ in groups], curves)
     return [
-        ChartCurves(
-            name=name,
-            is_baseline=one.is_baseline,
-            diverged=diverged,
-            seeds=len(rows),
-            bands=list(_bands(rows, by_run)),
-        )
-        for name, one, rows, diverged in groups
+        ChartCurves(name=name, is_baseline=one.is_baseline, diverged=diverged, seeds=len(rows), bands=bands.get(i, []))
+        for i, (name, one, rows, diverged) in enumerate(groups)
     ]
 
 
-def _bands(rows: Sequence[RunRow], by_run: dict[str, pd.DataFrame]) -> Iterable[Band]:
-    found = [by_run[row.run] for row in rows if row.run in by_run]
-    if not found:
-        return
+def _bands(groups: Sequence[Sequence[RunRow]], curves: pd.DataFrame) -> dict[int, list[Band]]:
+    """The bands of each group of runs, by its place; of steps that only some of its runs reached, none: they would
+    shift the mean."""
+    place = {row.run: i for i, rows in enumerate(groups) for row in rows}
+    kept = curves[curves["metric"].isin([metric.curve for metric in CHARTED]) & curves["run"].isin(place)]
+    kept = kept.replace([math.inf, -math.inf], math.nan).assign(group=kept["run"].map(place))
+    at = kept.groupby(["group", "metric", "step"], sort=True)
+    points = at.agg(
+        tokens=("tokens", "mean"),
+        seconds=("seconds", "mean"),
+        mean=("value", "mean"),
+        low=("value", "min"),
+        high=("value", "max"),
+        runs=("value", "size"),
+    ).reset_index()
+    found: dict[int, list[Band]] = {}
+    for (_, metric), frame in points.groupby(["group", "metric"], sort=False):
+        whole = frame[frame["runs"] == frame["runs"].max()]
+        group = int(frame["group"].iloc[0])
+        found.setdefault(group, []).append(_band(str(metric), _thinned(whole), groups[group]))
+    return found
+
+
+def _band(metric: str, points: pd.DataFrame, rows: Sequence[RunRow]) -> Band:
     flops = float(np.mean([row.metrics["flops_per_token"] for row in rows]))
     shared = any(row.result.other_runs for row in rows)  # their times do not compare
-    together = pd.concat(found).replace([math.inf, -math.inf], math.nan)
-    for metric, points in together.groupby("metric", sort=False):
-        at = points.groupby("step")
-        values = at["value"].agg(["mean", "min", "max", "size"])
-        means = at[["tokens", "seconds"]].mean()
-        whole = values["size"] == values["size"].max()  # steps that only some seeds reached would shift the mean
-        values, means = _thinned(values[whole]), _thinned(means[whole])
-        yield Band(
-            metric=str(metric),
-            step=[float(step) for step in values.index],
-            tokens=_numbers(means["tokens"]),
-            flops=_numbers(means["tokens"] * flops),
-            seconds=[None] * len(means) if shared else _numbers(means["seconds"]),
-            mean=_numbers(values["mean"]),
-            low=_numbers(values["min"]),
-            high=_numbers(values["max"]),
-        )
+    return Band(
+        metric=metric,
+        step=_numbers(points["step"]),
+        tokens=_numbers(points["tokens"]),
+        flops=_numbers(points["tokens"] * flops),
+        seconds=[None] * len(points) if shared else _numbers(points["seconds"]),
+        mean=_numbers(points["mean"]),
+        low=_numbers(points["low"]),
+        high=_numbers(points["high"]),
+    )
 
 
 def _thinned(frame: pd.DataFrame) -> pd.DataFrame:

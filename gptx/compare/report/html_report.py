@@ -18,7 +18,7 @@ from gptx.compare.effect_tables import explained_columns
 from gptx.compare.report.chart_data import chart_data
 from gptx.compare.report.run_facts import commands, run_facts, samples
 from gptx.compare.report.shown_arms import shown_arms
-from gptx.compare.report.sortable_tables import effects_table, runs_table, variants_table
+from gptx.compare.report.sortable_tables import effects_table, reach_table, runs_table, variants_table
 from gptx.compare.study_answer import lines
 from gptx.runs.json_codec import to_json
 from gptx.terminal import visible
@@ -48,6 +48,8 @@ def html_report(comparison: Comparison, title: str, made_by: Sequence[str] = ())
         notes=[*notes(comparison), *explained_columns(comparison)],
         remarks=remarks(comparison),
         compared=comparison.baseline is not None,
+        grid=comparison.grid.effects.sentences() if comparison.grid else (),
+        reach=reach_table(comparison),
         effects=effects_table(comparison),
         variants=variants_table(comparison),
         runs=runs_table(rows),
@@ -70,9 +72,7 @@ def _own(name: str) -> str:
 
 
 def _plotly_js() -> str:
-    from plotly.offline import get_plotlyjs
-
-    return str(get_plotlyjs())
+    return (files("plotly") / "package_data" / "plotly.min.js").read_text("utf-8")
 
 
 def _policy(*scripts: str) -> str:

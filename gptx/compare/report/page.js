@@ -53,17 +53,14 @@
   }
   const draw = (id, traces, shape) =>
     Plotly.react(element(id), traces, layout(shape), {
-      responsive: true,
-      displaylogo: false,
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
-      toImageButtonOptions: { format: "svg", filename: id },
+      responsive: true, displayModeBar: false, doubleClick: "reset",
     });
 
   function drawForest() {
     const forest = data.forest;
     if (!forest) return;
     const rows = forest.rows.map((row, i) => ({ ...row, i }));
-    const most = narrow() ? 18 : 46;
+    const most = narrow() ? 18 : rows.length > 30 ? 64 : 46;
     const traces = Object.keys(VERDICTS).flatMap((verdict) => {
       const found = rows.filter((row) => row.verdict === verdict && row.estimate !== null);
       if (!found.length) return [];
@@ -89,7 +86,7 @@
     const heights = rows.map((row) => wrapped(row.arm, most).split("<br>").length);
     draw("forest", traces, {
       height: 110 + heights.reduce((sum, lines) => sum + 11 + 15 * lines, 0), shapes,
-      xaxis: { title: { text: wrapped(label, narrow() ? 44 : 110), standoff: 8 }, zeroline: false },
+      xaxis: { title: { text: wrapped(label, narrow() ? 30 : 64), standoff: 8 }, zeroline: false },
       yaxis: {
         tickvals: rows.map((row) => row.i), ticktext: rows.map((row) => wrapped(row.arm, most)),
         range: [rows.length - 0.4, -0.6], showgrid: false, zeroline: false, fixedrange: rows.length < 30,
@@ -150,29 +147,61 @@
     const cost = data.costs.find((one) => one.key === element("cost-metric").value);
     const points = data.points.filter((one) => cost && one.costs[cost.key] !== null);
     const name = data.metric.higher_is_better ? "higher" : "lower";
+    const front = points.filter((one) => one.places[cost.key] === "on the front").sort((a, b) => a.costs[cost.key] - b.costs[cost.key]);
+    const off = (one) => front.length && one.places[cost.key] === "off the front";
     element("cost-caption").textContent = points.length
       ? `Means of the arms; bars are ± the sample standard deviation over seeds. ${data.metric.title}: ${name} is better; ` +
-        `${cost.title}: ${cost.higher_is_better ? "higher" : "lower"} is better.`
+        `${cost.title}: ${cost.higher_is_better ? "higher" : "lower"} is better.${front.length ? " The line is the Pareto front: no other arm has a better mean at the same or a lower cost. Filled markers are on it or within the noise of it." : ""}` +
+        (data.cost_problems[cost.key] ? ` Not comparable: ${data.cost_problems[cost.key]}.` : "")
       : "No arm has a value for this cost.";
     element("cost-chart").hidden = !points.length;
     if (!points.length) return;
     const labelled = points.length <= 12 && !narrow();
-    const traces = points.map((one, i) => {
+    const traces = points.map((one) => {
       const { color, symbol } = style(data.points.indexOf(one), one.is_baseline);
       return {
         type: "scatter", mode: labelled ? "markers+text" : "markers", x: [one.costs[cost.key]], y: [one.mean],
-        name: wrapped(one.arm, 34), showlegend: !labelled, text: [labelled ? text(short(one.arm, 34)) : ""], textposition: i % 2 ? "bottom center" : "top center",
+        name: wrapped(one.arm, 34), showlegend: !labelled, text: [labelled ? `  ${text(short(one.arm, 34))}` : ""], textposition: "middle right",
         textfont: { size: 11 }, cliponaxis: false,
         error_y: { type: "data", array: [one.deviation ?? 0], thickness: 1.2, width: 3, color },
-        marker: { color, symbol, size: one.is_baseline ? 12 : 9 },
-        hovertemplate: `<b>${text(one.arm)}</b><br>${text(cost.title)} %{x:,.6~g}<br>${text(data.metric.title)} %{y:.4f}<br>${one.seeds} seed${one.seeds > 1 ? "s" : ""}<extra></extra>`,
+        marker: { color, symbol: off(one) ? `${symbol}-open` : symbol, size: one.is_baseline ? 12 : 9 },
+        hovertemplate: `<b>${text(one.arm)}</b><br>${text(cost.title)} %{x:,.6~g}<br>${text(data.metric.title)} %{y:.4f}<br>${one.seeds} seed${one.seeds > 1 ? "s" : ""}${one.places[cost.key] ? `<br>${text(one.places[cost.key])}` : ""}<extra></extra>`,
       };
     });
+    if (front.length > 1) traces.unshift({
+      type: "scatter", mode: "lines", x: front.map((one) => one.costs[cost.key]), y: front.map((one) => one.mean),
+      line: { color: theme("quiet"), width: 1.2, dash: "dot" }, hoverinfo: "skip", showlegend: false,
+    });
+    const xs = points.map((one) => one.costs[cost.key]);
+    const [left, right] = [Math.min(...xs), Math.max(...xs)];
+    const gap = right - left || 0.1 * Math.abs(right) || 1; // labels are to the right of the points
     draw("cost-chart", traces, {
       height: narrow() ? 460 : 440, hovermode: "closest",
-      xaxis: { title: { text: units(cost) }, exponentformat: "SI" }, yaxis: { title: { text: units(data.metric) } },
+      xaxis: { title: { text: units(cost) }, exponentformat: "SI", range: [left - 0.06 * gap, right + (labelled ? 0.22 : 0.06) * gap] }, yaxis: { title: { text: units(data.metric) } },
       legend: narrow() ? { orientation: "h", y: -0.25, yanchor: "top" } : { x: 1.01, y: 1, font: { size: 12 } },
       margin: { t: 25, r: 30 },
+    });
+  }
+
+  function drawGrid() {
+    const panel = data.interactions[Number(element("grid-panel")?.value ?? -1)];
+    if (!panel) return;
+    const traces = panel.lines.map((one, i) => {
+      const { color, dash, symbol } = style(i, false);
+      return {
+        type: "scatter", mode: "lines+markers", name: `${text(panel.second)}=${text(one.level)}`,
+        x: panel.levels.map((_, k) => k + 0.04 * (i - (panel.lines.length - 1) / 2)), y: one.estimates,
+        error_y: { type: "data", array: one.half_widths.map((half) => half ?? 0), thickness: 1.4, width: 4, color },
+        line: { color, dash }, marker: { color, symbol: SYMBOLS[i % SYMBOLS.length], size: 9 },
+        text: panel.levels.map((level, k) => `${text(panel.first)}=${text(level)}` + (one.half_widths[k] ? `<br>± ${one.half_widths[k].toPrecision(3)}` : "")),
+        hovertemplate: "%{text}<br>%{y:.4f}<extra>%{fullData.name}</extra>",
+      };
+    });
+    draw("grid-chart", traces, {
+      height: 380, hovermode: "closest",
+      xaxis: { title: { text: text(panel.first) }, tickvals: panel.levels.map((_, k) => k), ticktext: panel.levels.map((level) => wrapped(level, 20)) },
+      yaxis: { title: { text: wrapped(`${units(data.metric)}, difference`, 50) } },
+      legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" }, margin: { t: 30 },
     });
   }
 
@@ -180,6 +209,8 @@
     const option = (select, one) => select.add(new Option(one.title, one.key));
     data.curve_metrics.forEach((one) => option(element("curve-metric"), one));
     data.costs.filter((cost) => data.points.some((one) => one.costs[cost.key] !== null)).forEach((one) => option(element("cost-metric"), one));
+    data.interactions.forEach((panel, i) => option(element("grid-panel"), { title: `${panel.first} and ${panel.second}`, key: i }));
+    element("grid-panel")?.addEventListener("change", drawGrid);
     const bands = data.curves.flatMap((arm) => arm.bands);
     for (const [key, name] of Object.entries(AXES)) {
       if (key !== "step" && !bands.some((band) => band[key].some((value) => value !== null))) continue;
@@ -211,7 +242,7 @@
     }));
   }
 
-  const drawAll = () => { drawForest(); drawCurves(); drawCosts(); };
+  const drawAll = () => { drawForest(); drawGrid(); drawCurves(); drawCosts(); };
   choices();
   document.querySelectorAll("table.sortable").forEach(sortable);
   drawAll();

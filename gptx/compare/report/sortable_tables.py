@@ -3,9 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from gptx.compare.comparison import Comparison
 from gptx.compare.effect_tables import cells_of
+from gptx.compare.findings import ArmReach, CostUnit
 from gptx.compare.formatting import SHOWN, axes, figure, plain, short
 from gptx.compare.run_rows import RunRow
 from gptx.runs.metrics import Metric
@@ -19,10 +21,6 @@ class SortedCell:
     key: float | str | None
     title: str = ""
 
-    @property
-    def is_number(self) -> bool:
-        return isinstance(self.key, float)
-
 
 @dataclass(frozen=True)
 class SortableTable:
@@ -33,10 +31,12 @@ class SortableTable:
     heads: tuple[str, ...]
     rows: tuple[tuple[SortedCell, ...], ...]
 
-    def is_numeric(self, column: int) -> bool:
-        """Whether a column has numbers only, and at least one."""
-        keys = [row[column].key for row in self.rows]
-        return any(isinstance(key, float) for key in keys) and not any(isinstance(key, str) for key in keys)
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """For each column, ``number`` if it has numbers only, else ``text``."""
+        columns = zip(*([cell.key for cell in row] for row in self.rows), strict=True)
+        kinds = [{type(key) for key in column if key is not None} for column in columns]
+        return tuple("number" if kind == {float} else "text" for kind in kinds) or ("text",) * len(self.heads)
 
 
 def text_cell(text: object, title: str = "") -> SortedCell:
@@ -85,6 +85,28 @@ def _value_cell(name: str, value: object) -> SortedCell:
 def _mean_cell(metric: Metric, mean: float, deviation: float) -> SortedCell:
     spread = f" ±{figure(metric, deviation, mean)}" if deviation > 0 else ""
     return number_cell(mean, "" if math.isnan(mean) else f"{figure(metric, mean)}{spread}")
+
+
+def reach_table(comparison: Comparison) -> SortableTable:
+    """How much of each cost the arms need to reach the baseline's final validation loss; no rows if that is unknown."""
+    found: dict[str, dict[CostUnit, ArmReach]] = {}
+    for one in comparison.reaches:
+        found.setdefault(one.arm, {})[one.unit] = one
+    units = [unit for unit in CostUnit if any(unit in by_unit for by_unit in found.values())]
+    rows = [(text_cell(arm), *(_reach_cell(by_unit.get(unit)) for unit in units)) for arm, by_unit in found.items()]
+    caption = "Cost until the baseline's final validation loss, as a ratio to the baseline's own, with a 95 % interval"
+    return SortableTable("reach", caption, ("arm", *units), tuple(rows))
+
+
+def _reach_cell(one: ArmReach | None) -> SortedCell:
+    if one is None or one.reach is None:
+        return SortedCell(one.problem if one else "", None)
+    reach = one.reach
+    never = f"{reach.never} of {reach.runs} never" if reach.never else ""
+    if reach.ratio is None:
+        return SortedCell(never or "–", None)
+    interval = "" if reach.low is None or reach.high is None else f" ({reach.low:.2f} to {reach.high:.2f})"
+    return SortedCell(f"{reach.ratio:.2f}{interval}", reach.ratio)
 
 
 def runs_table(rows: Sequence[RunRow]) -> SortableTable:
