@@ -44,7 +44,11 @@ def study(root: Path, seeds: int = 3, effects: dict[str, float] | None = None, *
 
 
 def diverged(root: Path) -> None:
-    given = result(3, SIZES, pos="alibi", val_loss=None) | {"status": "failed", "end_reason": "diverged", "error": "no loss"}
+    given = result(3, SIZES, pos="alibi", val_loss=None) | {
+        "status": "failed",
+        "end_reason": "diverged",
+        "error": "no loss",
+    }
     end = {"t": 10**6, "kind": "end", "status": "failed", "end_reason": "diverged", "step": 100, "error": "no loss"}
     put(root, given, [*curve(given, 100), end])
 
