@@ -16,7 +16,7 @@ CHARTED = tuple(metric for metric in METRICS if metric.charted)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Band:
+class SeedBand:
     """A metric of an arm at some steps. ``tokens``, ``flops`` and ``seconds`` are means over its runs up to each step;
     None: unknown, as the time of
     runs that shared the machine. ``mean``, ``low`` and ``high`` are over its runs."""
@@ -39,7 +39,7 @@ class ChartCurves:
     is_baseline: bool
     diverged: bool
     seeds: int
-    bands: list[Band]
+    bands: list[SeedBand]
 
 
 def chart_curves(arms: Sequence[ShownArm], curves: pd.DataFrame) -> list[ChartCurves]:
@@ -60,7 +60,7 @@ def chart_curves(arms: Sequence[ShownArm], curves: pd.DataFrame) -> list[ChartCu
     ]
 
 
-def _bands(groups: Sequence[Sequence[RunRow]], curves: pd.DataFrame) -> dict[int, list[Band]]:
+def _bands(groups: Sequence[Sequence[RunRow]], curves: pd.DataFrame) -> dict[int, list[SeedBand]]:
     """The bands of each group of runs, by its place; of steps that only some of its runs reached, none: they would
     shift the mean."""
     place = {row.run: i for i, rows in enumerate(groups) for row in rows}
@@ -75,7 +75,7 @@ def _bands(groups: Sequence[Sequence[RunRow]], curves: pd.DataFrame) -> dict[int
         high=("value", "max"),
         runs=("value", "size"),
     ).reset_index()
-    found: dict[int, list[Band]] = {}
+    found: dict[int, list[SeedBand]] = {}
     for (_, metric), frame in points.groupby(["group", "metric"], sort=False):
         whole = frame[frame["runs"] == frame["runs"].max()]
         group = int(frame["group"].iloc[0])
@@ -83,10 +83,10 @@ def _bands(groups: Sequence[Sequence[RunRow]], curves: pd.DataFrame) -> dict[int
     return found
 
 
-def _band(metric: str, points: pd.DataFrame, rows: Sequence[RunRow]) -> Band:
+def _band(metric: str, points: pd.DataFrame, rows: Sequence[RunRow]) -> SeedBand:
     flops = float(np.mean([row.metrics["flops_per_token"] for row in rows]))
     shared = any(row.result.other_runs for row in rows)  # their times do not compare
-    return Band(
+    return SeedBand(
         metric=metric,
         step=_numbers(points["step"]),
         tokens=_numbers(points["tokens"]),
