@@ -126,10 +126,9 @@ def curves(paths: str | Path | Iterable[str | Path] = "outputs") -> pd.DataFrame
     Raises:
         GptxError: a path does not exist.
     """
-    from gptx.compare.frames import curves
-    from gptx.compare.selection import run_folders
+    from gptx.compare.selection import find_runs
 
-    return curves(run_folders(paths))
+    return find_runs(paths, all_runs=True).curves
 
 
 def compare_runs(

@@ -15,6 +15,7 @@ from gptx.compare.forest import check_figure, forest
 from gptx.compare.page import page
 from gptx.compare.report.html_report import html_report
 from gptx.compare.run_rows import unfinished
+from gptx.compare.saved_tables import saved_files
 from gptx.compare.selection import FoundRuns, find_runs
 from gptx.console import Console
 from gptx.errors import GptxError
@@ -46,7 +47,7 @@ def _parser() -> Parser:
         nargs="*",
         type=Path,
         metavar="PATH",
-        help="run folders, or folders that contain them (default: outputs)",
+        help="run folders, folders that contain them, or a folder that --export wrote (default: outputs)",
     )
     parser.add_argument("--study", metavar="NAME", help="only the runs of this study")
     parser.add_argument(
@@ -69,6 +70,12 @@ def _parser() -> Parser:
     parser.add_argument(
         "--metric", default="", metavar="KEY", help="compare by this metric, such as tokens_per_s (default: val_loss)"
     )
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="DIR",
+        help="write tables of the runs, from which gptx compare DIR shows the same",
+    )
     parser.add_argument("--all-keys", action="store_true", help="also show keys that only differ between options")
     parser.add_argument("--all", action="store_true", help="also show the rates that sweep.lr tried and did not choose")
     parser.add_argument("--include-unfinished", action="store_true", help="show unfinished runs in separate rows")
@@ -84,6 +91,8 @@ def _compare(args: argparse.Namespace, command: str) -> None:
     files = {kind: getattr(args, kind) for kind in _FILES if getattr(args, kind)}
     for kind, path in files.items():
         check_output(_option(kind), path)
+    if args.export and not args.export.is_dir():
+        check_output("--export", args.export / "runs.csv" if args.export.exists() else args.export)
     if args.figure:
         check_figure(args.figure)
     if len(printed := [_option(kind) for kind, path in files.items() if path == STDOUT]) > 1:
@@ -116,6 +125,10 @@ def _compare(args: argparse.Namespace, command: str) -> None:
     }
     for kind, path in files.items():
         write_output(path, content[kind]())
+    if args.export:
+        args.export.mkdir(exist_ok=True)
+        for name, text in saved_files(found.tables()).items():
+            write_output(args.export / name, text)
 
 
 def _nothing(found: FoundRuns, paths: Sequence[Path]) -> str:

@@ -47,7 +47,7 @@ def warnings(rows: Iterable[RunRow], summary: pd.DataFrame) -> list[str]:
     out += _speeds(counted)
     return (
         out
-        + _added_seeds(counted)
+        + added_seeds(counted)
         + _failed_checks(counted)
         + _gaps(counted)
         + _codes(counted)
@@ -56,7 +56,7 @@ def warnings(rows: Iterable[RunRow], summary: pd.DataFrame) -> list[str]:
     )
 
 
-def _added_seeds(rows: list[RunRow]) -> list[str]:
+def added_seeds(rows: list[RunRow]) -> list[str]:
     """Sweeps that added seeds until their arms were decided, so that the number of seeds is not a fixed one."""
     return [
         "seeds were added until the arms were decided (sweep.seeds=auto): intervals and verdicts for a fixed number of "

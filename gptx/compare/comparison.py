@@ -99,7 +99,7 @@ class Comparison:
     @cached_property
     def warnings(self) -> list[str]:
         """Why rows of the tables are not comparable or not plausible."""
-        return warnings(self.found.rows, self.variants)
+        return [*self.found.warnings, *warnings(self.found.rows, self.variants)]
 
     @cached_property
     def compared(self) -> tuple[Arm, ...]:

@@ -1,7 +1,7 @@
 """Runs as pandas frames: one row for each run, and the curves of their journals in long form."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -55,7 +55,11 @@ def curves(run_dirs: Iterable[Path]) -> pd.DataFrame:
     the run's processes until this record), ``metric`` (as in the journal, such as ``val/loss``) and ``value``. A
     damaged journal gives no rows.
     """
-    points = [point for run in run_dirs for point in _points(run)]
+    return curves_frame([point for run in run_dirs for point in _points(run)])
+
+
+def curves_frame(points: Sequence[tuple[str, int, float, float, str, float]]) -> pd.DataFrame:
+    """The frame of `curves`, from the values of its columns."""
     return pd.DataFrame(points, columns=list(CURVE_COLUMNS)).astype({"step": int, "tokens": float, "seconds": float})
 
 

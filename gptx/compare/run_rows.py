@@ -112,12 +112,13 @@ def read_rows(run_dirs: Iterable[Path]) -> list[RunRow]:
 def _row_or_problem(folder: Path) -> RunRow:
     try:
         with readable(folder):
-            return _row(folder, *_result(folder))
+            return row_of(folder, *_result(folder))
     except (ConfigError, OSError) as error:  # such as a symbolic link
-        return _row(folder, "damaged", _EMPTY, f"{error}: skipped")
+        return row_of(folder, "damaged", _EMPTY, f"{error}: skipped")
 
 
-def _row(folder: Path, status: RowStatus, result: Result, problem: str) -> RunRow:
+def row_of(folder: Path, status: RowStatus, result: Result, problem: str) -> RunRow:
+    """The row of a run with this result; ``folder``: where it is or was."""
     config = {key: value for key, value in result_keys(result.config, result.revisions).items() if key not in _SEEDS}
     if source := result.resume_source:
         config["resume_from"] = f"{source.identity}@{source.step}"

@@ -1,4 +1,7 @@
-"""Which runs are compared: those in the given folders, without those that only tuned a learning rate."""
+"""Which runs are compared: those in the given folders, without those that only tuned a learning rate.
+
+A folder holds run folders, or the tables of runs that `gptx.compare.saved_tables` wrote.
+"""
 
 import difflib
 from collections.abc import Iterable
@@ -8,12 +11,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from gptx.compare.comparability import added_seeds
 from gptx.compare.formatting import count
 from gptx.compare.frames import curves
-from gptx.compare.run_rows import RunRow, read_rows
-from gptx.errors import GptxError
+from gptx.compare.run_rows import RunRow, read_rows, selected
+from gptx.compare.saved_tables import SavedRuns, is_saved, read_saved
+from gptx.errors import ConfigError, GptxError
 from gptx.runs import journal
 from gptx.runs.tuning_runs import losing_runs
+from gptx.runs.unit_losses import UnitLosses, read_unit_losses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,15 +29,49 @@ class FoundRuns:
     Attributes:
         rows: one for each run, finished or not.
         left_out: one line for each kind of runs that were left out.
+        saved: the tables from which some of the rows come.
     """
 
     rows: tuple[RunRow, ...]
     left_out: tuple[str, ...] = ()
+    saved: tuple[SavedRuns, ...] = ()
 
     @cached_property
     def curves(self) -> pd.DataFrame:
         """The curves of all of these runs, see `gptx.compare.frames.curves`."""
-        return curves(Path(row.run) for row in self.rows)
+        known = {row.run for saved in self.saved for row in saved.rows}
+        read = curves(Path(row.run) for row in self.rows if row.run not in known)
+        kept = {row.run for row in self.rows}
+        return pd.concat([read, *(one.curves[one.curves["run"].isin(kept)] for one in self.saved)], ignore_index=True)
+
+    @cached_property
+    def _curves_by_run(self) -> dict[str, pd.DataFrame]:
+        return {str(run): frame for run, frame in self.curves.groupby("run", sort=False)}
+
+    def curves_of(self, run: str) -> pd.DataFrame:
+        """Those of one run."""
+        return self._curves_by_run.get(run, self.curves[:0])
+
+    def unit_losses(self, run: str) -> UnitLosses | None:
+        """The losses of the units of the validation text at the end of a run; None if they are not known."""
+        for saved in self.saved:
+            if run in saved.units:
+                return saved.units[run]
+        try:
+            return read_unit_losses(Path(run))
+        except (OSError, ConfigError, ValueError):
+            return None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What tables say about their runs that cannot be seen in the rows."""
+        return tuple(line for saved in self.saved for line in saved.warnings)
+
+    def tables(self) -> SavedRuns:
+        """The runs as tables to be saved."""
+        units = {row.run: found for row in self.rows if (found := self.unit_losses(row.run))}
+        warnings = (*self.warnings, *added_seeds(selected(self.rows)))
+        return SavedRuns(rows=self.rows, curves=self.curves, units=units, left_out=self.left_out, warnings=warnings)
 
 
 def find_runs(
@@ -46,31 +86,22 @@ def find_runs(
     Raises:
         GptxError: a path does not exist, or no run has this study.
     """
-    runs = _by_path(paths)
-    given = {run for path, inside in runs.items() if inside == [path] for run in inside}
+    given = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    saved = tuple(read_saved(path) for path in given if is_saved(path))
+    runs = {path: _runs_in(path) for path in given if not is_saved(path)}
+    single = {run for path, inside in runs.items() if inside == [path] for run in inside}
     found = list(dict.fromkeys(run for inside in runs.values() for run in inside))
-    losers = set() if all_runs else losing_runs(found) - given
-    rows = _of_study(read_rows(run for run in found if run not in losers), study)
+    losers = set() if all_runs else losing_runs(found) - single
+    rows = [*read_rows(run for run in found if run not in losers), *(row for one in saved for row in one.rows)]
     lines = [f"{count(len(losers), 'run')} left out that tuned a learning rate (sweep.lr); --all shows them"]
-    return FoundRuns(rows=tuple(rows), left_out=tuple(lines if losers else ()))
+    left_out = (*(lines if losers else ()), *(line for one in saved for line in one.left_out))
+    return FoundRuns(rows=tuple(_of_study(rows, study)), left_out=left_out, saved=saved)
 
 
-def run_folders(paths: Path | str | Iterable[Path | str]) -> list[Path]:
-    """The run folders at or below some paths.
-
-    Raises:
-        GptxError: a path does not exist.
-    """
-    return list(dict.fromkeys(run for inside in _by_path(paths).values() for run in inside))
-
-
-def _by_path(paths: Path | str | Iterable[Path | str]) -> dict[Path, list[Path]]:
-    found: dict[Path, list[Path]] = {}
-    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
-        if not path.exists():
-            raise GptxError(f"the folder {path} does not exist; expected a run folder or one that contains runs")
-        found[path] = list(journal.runs(path))
-    return found
+def _runs_in(path: Path) -> list[Path]:
+    if not path.exists():
+        raise GptxError(f"the folder {path} does not exist; expected a run folder or one that contains runs")
+    return list(journal.runs(path))
 
 
 def _of_study(rows: list[RunRow], study: str | None) -> list[RunRow]:

@@ -38,7 +38,8 @@ def study(root: Path, seeds: int = 3, effects: dict[str, float] | None = None, *
         for pos, effect in (effects or EFFECTS).items():
             loss = 1.5 + effect + 0.01 * seed + rng.gauss(0, 1e-3)
             more: dict[str, Any] = {"val_loss": loss, "sample": f"A sample of {pos}.", "command": f"gptx run pos={pos}"}
-            given = result(seed, SIZES, pos=pos, **more | {"versions": {"torch": "2.13.0"}} | over)
+            keys = over.get("keys", SIZES)
+            given = result(seed, pos=pos, **more | {"versions": {"torch": "2.13.0"}} | over | {"keys": keys})
             put(root, given, curve(given), f"{len(list(root.glob('*/*')))}")
     return root
 
