@@ -40,9 +40,10 @@ class FoundRuns:
     def curves(self) -> pd.DataFrame:
         """The curves of all of these runs, see `gptx.compare.frames.curves`."""
         known = {row.run for saved in self.saved for row in saved.rows}
-        read = curves(Path(row.run) for row in self.rows if row.run not in known)
         kept = {row.run for row in self.rows}
-        return pd.concat([read, *(one.curves[one.curves["run"].isin(kept)] for one in self.saved)], ignore_index=True)
+        parts = [curves(Path(row.run) for row in self.rows if row.run not in known)]
+        parts += [one.curves[one.curves["run"].isin(kept)] for one in self.saved]
+        return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
 
     @cached_property
     def _curves_by_run(self) -> dict[str, pd.DataFrame]:
