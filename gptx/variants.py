@@ -48,7 +48,8 @@ def _print_table(args: argparse.Namespace) -> None:
 
 def _counted(rows: Iterable[VariantRow]) -> list[VariantRow]:
     """The rows; a terminal shows their number until all are known."""
-    return list(track(rows, "Building models", console=Console(file=sys.stderr), transient=True))
+    console = Console(file=sys.stderr)
+    return list(track(rows, "Building models", console=console, transient=True, disable=not console.is_terminal))
 
 
 if __name__ == "__main__":
