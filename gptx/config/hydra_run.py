@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from gptx.config.overrides import conf_dir
 
 _VERSION = "1.3"  # of Hydra's behaviour
-_OF_ONE_RUN = {"overrides", "config_dir", "run"}  # the flags of a command line that asks for one run
+_PLAIN = {"overrides", "config_dir"}  # flags with which a command line runs something
 
 
 class _AsksForSweep(Exception):
@@ -36,15 +36,16 @@ class _OneRun(Hydra):
 
 
 def run_by_hydra(task: Callable[[DictConfig], None], flags: argparse.Namespace) -> None:
-    """Do what ``sys.argv`` asks for, as ``hydra.main`` does, with ``task`` for a run.
+    """Do what ``sys.argv`` asks for, as ``hydra.main`` does, with ``task`` for one run.
 
-    One run does not use ``hydra.main``, which composes its config twice: first only to read ``hydra.mode``.
+    A run and a sweep do not use ``hydra.main``, which composes the config twice: first only to read ``hydra.mode``.
 
     Args:
         flags: ``sys.argv``, parsed by Hydra's parser.
     """
     defaults = vars(get_args_parser().parse_args([]))
-    if {name for name, value in vars(flags).items() if value != defaults[name]} <= _OF_ONE_RUN:
+    asked = {name for name, value in vars(flags).items() if value != defaults[name]} - _PLAIN
+    if asked in (set(), {"run"}, {"multirun"}):
         try:
             _run_once(task, flags)
             return
@@ -62,6 +63,10 @@ def _run_once(task: Callable[[DictConfig], None], flags: argparse.Namespace) -> 
             raise SearchPathException(f"Additional config directory '{own}' not found")
         path.prepend(provider="command-line", path=f"file://{own}", anchor=SearchPathQuery(provider="schema"))
     try:
-        _OneRun.create_main_hydra2("run", path).run("config", task, flags.overrides)
+        if flags.multirun:
+            overrides = [*flags.overrides, f"hydra.mode={RunMode.MULTIRUN.name}"]
+            Hydra.create_main_hydra2("run", path).multirun("config", task, overrides)
+        else:
+            _OneRun.create_main_hydra2("run", path).run("config", task, flags.overrides)
     finally:
         GlobalHydra.instance().clear()
