@@ -80,7 +80,12 @@ def _draw(axes: "Axes", curve: ArmCurve, costs: tuple[float, ...], i: int) -> No
 
 def _labels(axes: "Axes", unit: CostUnit, shown: list[ArmCurve]) -> None:
     """The axes: the cost is logarithmic, and losses above those of the first tenth of the validations are cut off."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_locator(NullLocator())
     heights = [value for curve in shown for value in curve.high[len(curve.high) // 10 :]]
     lowest = min(min(curve.low) for curve in shown)
     axes.set_ylim(lowest - 0.03 * (max(heights) - lowest), max(heights))

@@ -1,6 +1,7 @@
 """The differences from the baseline as a frame, as cells of text, and as a table for the terminal."""
 
 import math
+import re
 from dataclasses import dataclass
 
 import pandas as pd
@@ -16,6 +17,7 @@ from gptx.compare.conclusion import margin_number, number, remedy, seeds_needed,
 from gptx.console import VisibleText
 from gptx.statistics.verdict import Verdict
 
+_LIMITS = re.compile(r" \((?=\S+ to \S+\)$)")  # before the limits of an interval in one cell with its estimate
 _STYLES = {Verdict.BETTER: "bold green", Verdict.WORSE: "red", Verdict.EQUIVALENT: "cyan", Verdict.UNDECIDED: "dim"}
 COLUMNS = (
     *("arm", "baseline", "metric", "unit", "mean", "difference", "low", "high", "verdict", "margin", "n", "diverged"),
@@ -138,7 +140,7 @@ def cells_table(cells: EffectCells) -> Table:
         title = VisibleText(head.replace(" (", "\n("))  # the unit
         out.add_column(title, justify="right" if numbers else "left", no_wrap=numbers, overflow="fold")
     for row in cells.rows:
-        out.add_row(*map(VisibleText, row))
+        out.add_row(*(VisibleText(_LIMITS.sub("\n(", text)) for text in row))
     return out
 
 

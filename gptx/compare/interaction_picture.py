@@ -28,7 +28,7 @@ def interactions(comparison: Comparison, kind: str) -> bytes:
     averaged = ", averaged over the other factors" * (len(comparison.grid.factors) > 2)
     better = "higher" if comparison.metric.higher_is_better else "lower"
     figure.suptitle(
-        f"Difference in {comparison.metric.title} from the first levels{averaged}\n"
+        f"Difference from {', '.join(comparison.grid.references)}{averaged}. Parallel lines: no interaction\n"
         f"bars: simultaneous 95 % intervals within a panel; {better} is better",
         fontsize=8,
         x=0.01,
@@ -60,7 +60,7 @@ def _draw(axes: "Axes", panel: GridPanel, metric: Metric) -> None:
     axes.set_xticks(range(len(first)), [name.replace(" ", "\n") for name in first])
     axes.set_xlim(-0.4, len(first) - 0.6)
     axes.set_xlabel(panel.factors[0], fontsize=8)
-    axes.set_ylabel(f"{metric.title}{f' [{metric.unit}]' * bool(unit(metric))}", fontsize=8)
+    axes.set_ylabel(f"difference in {metric.title}{f' [{metric.unit}]' * bool(unit(metric))}", fontsize=8)
     plain(axes)
     axes.legend(title=panel.factors[1], fontsize=7, title_fontsize=7, frameon=False)
 

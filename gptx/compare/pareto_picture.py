@@ -77,14 +77,36 @@ def _draw(axes: "Axes", comparison: Comparison, found: list[ArmCost], names: lis
             capsize=2,
             linewidth=0.8,
         )
-        number = str(names.index(one.arm) + 1)
-        axes.annotate(number, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7, color=colour)
     front = sorted((one.cost / divisor, one.value * metric.scale) for one in known if one.place is FrontPlace.ON)
     axes.step(*zip(*front, strict=True), where=_where(cost), color=COLOURS[2], linewidth=0.8, zorder=1)
+    _numbers(axes, known, names, (divisor, 1 / metric.scale))
     axes.margins(0.12)
     plain(axes)
     axes.set_xlabel(f"{_label(cost, prefix)}, {'higher' if cost.higher_is_better else 'lower'} is better", fontsize=8)
     axes.set_ylabel(f"{metric.title}{f' [{metric.unit}]' if metric.unit else ''}", fontsize=8)
+
+
+def _numbers(axes: "Axes", known: list[ArmCost], names: list[str], divisors: tuple[float, float]) -> None:
+    """The numbers of the arms beside their points; points that nearly coincide share one label."""
+    width, height = (
+        max(values) - min(values) or 1.0 for values in zip(*((o.cost, o.value) for o in known), strict=True)
+    )
+    groups: list[list[ArmCost]] = []
+    for one in known:
+        near = (
+            g
+            for g in groups
+            if abs(one.cost - g[0].cost) < 0.05 * width and abs(one.value - g[0].value) < 0.06 * height
+        )
+        if (group := next(near, None)) is None:
+            groups.append([one])
+        else:
+            group.append(one)
+    for group in groups:
+        at = (group[0].cost / divisors[0], group[0].value / divisors[1])
+        text = ", ".join(str(names.index(one.arm) + 1) for one in group)
+        colour = GREY if all(one.place is FrontPlace.OFF for one in group) else COLOURS[2]
+        axes.annotate(text, at, xytext=(4, 4), textcoords="offset points", fontsize=7, color=colour)
 
 
 def _where(cost: Metric) -> Literal["pre", "post"]:
