@@ -51,7 +51,7 @@ def seeds(name: str) -> int:
 
 @dataclass(frozen=True)
 class Arm:
-    """One combination without its seed; ``runs``: its seeds times its learning rates."""
+    """One combination without its seed; ``runs``: its seeds, and those that try learning rates."""
 
     cfg: DictConfig
     cost: Cost
@@ -78,7 +78,7 @@ def _arm(name: str, overrides: list[str]) -> Arm:
     cfg = composed(f"experiment={name}", "device=cpu", *overrides)
     with torch.device("meta"):
         price = cost(build(cfg, 65 if cfg.variant.tokenizer == "char" else 257), torch.bfloat16)
-    return Arm(cfg, price, seeds(name) * max(1, len(cfg.sweep.lr)))
+    return Arm(cfg, price, seeds(name) + len(cfg.sweep.lr) * cfg.sweep.lr_seeds)
 
 
 def runs(name: str) -> int:
