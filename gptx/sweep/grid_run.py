@@ -117,7 +117,8 @@ class GridRun:
         able = [cell for cell in cells if not cell.rejection]
         _create_folders(able)
         add_final_cells(self.launcher.sweep, cells)
-        echo(f"chosen: {' | '.join(cell.arm for cell in winners)}; training with {seed_list(self.final_seeds)}")
+        if not all(cell.done for cell in able):
+            echo(f"chosen: {' | '.join(cell.arm for cell in winners)}; training with {seed_list(self.final_seeds)}")
         self._train(able, journal)
         return cells
 
