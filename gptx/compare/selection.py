@@ -3,9 +3,13 @@
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import pandas as pd
+
 from gptx.compare.formatting import count
+from gptx.compare.frames import curves
 from gptx.compare.run_rows import RunRow, read_rows
 from gptx.errors import GptxError
 from gptx.runs import journal
@@ -23,6 +27,11 @@ class FoundRuns:
 
     rows: tuple[RunRow, ...]
     left_out: tuple[str, ...] = ()
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """The curves of all of these runs, see `gptx.compare.frames.curves`."""
+        return curves(Path(row.run) for row in self.rows)
 
 
 def find_runs(
