@@ -1,4 +1,4 @@
-"""Which runs are compared: those in the given folders, without those that only tuned a learning rate.
+"""Which runs are compared: those in the given folders, without those that only served a choice.
 
 A folder holds run folders, or the tables of runs that `gptx.compare.saved_tables` wrote.
 """
@@ -82,7 +82,7 @@ def find_runs(
 
     Args:
         study: only the runs of this study.
-        all_runs: also those with which ``sweep.lr`` tuned a learning rate that it did not choose.
+        all_runs: also those with which a sweep chose a learning rate or an arm.
 
     Raises:
         GptxError: a path does not exist, or no run has this study.
@@ -94,7 +94,8 @@ def find_runs(
     found = list(dict.fromkeys(run for inside in runs.values() for run in inside))
     losers = set() if all_runs else losing_runs(found) - single
     rows = [*read_rows(run for run in found if run not in losers), *(row for one in saved for row in one.rows)]
-    lines = [f"{count(len(losers), 'run')} left out that tuned a learning rate (sweep.lr); --all shows them"]
+    why = "with which a sweep chose a learning rate or an arm; --all shows them"
+    lines = [f"{count(len(losers), 'run')} left out {why}"]
     left_out = (*(lines if losers else ()), *(line for one in saved for line in one.left_out))
     return FoundRuns(rows=tuple(_of_study(rows, study)), left_out=left_out, saved=saved)
 

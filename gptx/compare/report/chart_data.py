@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from gptx.compare.comparison import Comparison
-from gptx.compare.findings import GridPanel
 from gptx.compare.report.curve_bands import CHARTED, ChartCurves, chart_curves
 from gptx.compare.report.shown_arms import ShownArm, shown_arms
 from gptx.runs.metrics import BY_KEY, Metric
+from gptx.statistics.factorial import GridPanel
 
 COSTS = ("tokens_per_s", "peak_memory_bytes", "flops_per_token", "kv_bytes_per_token", "n_params")
 
@@ -164,7 +164,7 @@ def _points(comparison: Comparison, arms: Sequence[ShownArm]) -> list[CostPoint]
 def _interactions(comparison: Comparison) -> list[InteractionPanel]:
     if comparison.grid is None:
         return []
-    return [_panel(panel, comparison.metric.scale) for panel in comparison.grid.panels]
+    return [_panel(panel, comparison.metric.scale) for panel in comparison.grid.effects.panels]
 
 
 def _panel(panel: GridPanel, scale: float) -> InteractionPanel:

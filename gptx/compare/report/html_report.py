@@ -18,9 +18,12 @@ from gptx.compare.effect_tables import explained_columns
 from gptx.compare.report.chart_data import chart_data
 from gptx.compare.report.run_facts import commands, run_facts, samples
 from gptx.compare.report.shown_arms import shown_arms
-from gptx.compare.report.sortable_tables import effects_table, reach_table, runs_table, variants_table
+from gptx.compare.report.sortable_tables import SortableTable, effects_table, runs_table, section_table, variants_table
+from gptx.compare.section import Section
+from gptx.compare.sections import SectionName, sections
 from gptx.compare.study_answer import lines
 from gptx.runs.json_codec import to_json
+from gptx.statistics.factorial_sentences import factorial_sentences
 from gptx.terminal import visible
 
 
@@ -48,7 +51,7 @@ def html_report(comparison: Comparison, title: str, made_by: Sequence[str] = ())
         notes=[*notes(comparison), *explained_columns(comparison)],
         remarks=remarks(comparison),
         compared=comparison.baseline is not None,
-        grid=comparison.grid.effects.sentences() if comparison.grid else (),
+        grid=factorial_sentences(comparison.grid.effects, comparison.metric.scale) if comparison.grid else (),
         reach=reach_table(comparison),
         effects=effects_table(comparison),
         variants=variants_table(comparison),
@@ -60,6 +63,13 @@ def html_report(comparison: Comparison, title: str, made_by: Sequence[str] = ())
         data=_as_json(comparison),
     )
     return visible(page).replace(_LIBRARY_PLACE, library).replace(_SCRIPT_PLACE, script)
+
+
+def _sections(comparison: Comparison, name: SectionName) -> list[tuple[Section, SortableTable]]:
+    """The section with this name and what belongs to it, each with its table."""
+    in_short = {section.title for section in sections(comparison)} if name is not SectionName.FACTORS else set()
+    found = [one for one in sections(comparison, [name]) if one.title not in in_short]
+    return [(one, section_table(one, f"{name}-{i}")) for i, one in enumerate(found)]
 
 
 # Scripts are inserted after the template, which would escape them. A text of a run cannot contain these marks: its

@@ -184,8 +184,8 @@
   }
 
   function drawGrid() {
-    const panel = data.interactions[Number(element("grid-panel")?.value ?? -1)];
-    if (!panel) return;
+    if (!element("grid-panel")) return;
+    const panel = data.interactions[Number(element("grid-panel").value)];
     const traces = panel.lines.map((one, i) => {
       const { color, dash, symbol } = style(i, false);
       return {
@@ -209,7 +209,7 @@
     const option = (select, one) => select.add(new Option(one.title, one.key));
     data.curve_metrics.forEach((one) => option(element("curve-metric"), one));
     data.costs.filter((cost) => data.points.some((one) => one.costs[cost.key] !== null)).forEach((one) => option(element("cost-metric"), one));
-    data.interactions.forEach((panel, i) => option(element("grid-panel"), { title: `${panel.first} and ${panel.second}`, key: i }));
+    if (element("grid-panel")) data.interactions.forEach((panel, i) => option(element("grid-panel"), { title: `${panel.first} and ${panel.second}`, key: i }));
     element("grid-panel")?.addEventListener("change", drawGrid);
     const bands = data.curves.flatMap((arm) => arm.bands);
     for (const [key, name] of Object.entries(AXES)) {

@@ -1,16 +1,19 @@
 """The tables of a report: cells of text, each with the value by which its column is sorted."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from gptx.compare.comparison import Comparison
 from gptx.compare.effect_tables import cells_of
-from gptx.compare.findings import ArmReach, CostUnit
 from gptx.compare.formatting import SHOWN, axes, figure, plain, short
 from gptx.compare.run_rows import RunRow
+from gptx.compare.section import Section
 from gptx.runs.metrics import Metric
+
+_NUMBER = re.compile(r"≤? ?([+-]?\d[\d,]*(\.\d+)?)(?= |$)")
 
 
 @dataclass(frozen=True)
@@ -87,26 +90,17 @@ def _mean_cell(metric: Metric, mean: float, deviation: float) -> SortedCell:
     return number_cell(mean, "" if math.isnan(mean) else f"{figure(metric, mean)}{spread}")
 
 
-def reach_table(comparison: Comparison) -> SortableTable:
-    """How much of each cost the arms need to reach the baseline's final validation loss; no rows if that is unknown."""
-    found: dict[str, dict[CostUnit, ArmReach]] = {}
-    for one in comparison.reaches:
-        found.setdefault(one.arm, {})[one.unit] = one
-    units = [unit for unit in CostUnit if any(unit in by_unit for by_unit in found.values())]
-    rows = [(text_cell(arm), *(_reach_cell(by_unit.get(unit)) for unit in units)) for arm, by_unit in found.items()]
-    caption = "Cost until the baseline's final validation loss, as a ratio to the baseline's own, with a 95 % interval"
-    return SortableTable("reach", caption, ("arm", *units), tuple(rows))
-
-
-def _reach_cell(one: ArmReach | None) -> SortedCell:
-    if one is None or one.reach is None:
-        return SortedCell(one.problem if one else "", None)
-    reach = one.reach
-    never = f"{reach.never} of {reach.runs} never" if reach.never else ""
-    if reach.ratio is None:
-        return SortedCell(never or "–", None)
-    interval = "" if reach.low is None or reach.high is None else f" ({reach.low:.2f} to {reach.high:.2f})"
-    return SortedCell(f"{reach.ratio:.2f}{interval}", reach.ratio)
+def section_table(section: Section, name: str) -> SortableTable:
+    """The table of a section; a cell that begins with a number is sorted by it."""
+    rows = []
+    for cells in section.cells.rows:
+        numbers = [_NUMBER.match(text) for text in cells]
+        found = [
+            SortedCell(text, float(number[1].replace(",", ""))) if number else text_cell(text)
+            for text, number in zip(cells, numbers, strict=True)
+        ]
+        rows.append(tuple(found))
+    return SortableTable(name, "", section.cells.heads, tuple(rows))
 
 
 def runs_table(rows: Sequence[RunRow]) -> SortableTable:
