@@ -23,7 +23,6 @@ from gptx.compare.section import Section
 from gptx.compare.sections import SectionName, sections
 from gptx.compare.study_answer import lines
 from gptx.runs.json_codec import to_json
-from gptx.statistics.factorial_sentences import factorial_sentences
 from gptx.terminal import visible
 
 
@@ -51,8 +50,10 @@ def html_report(comparison: Comparison, title: str, made_by: Sequence[str] = ())
         notes=[*notes(comparison), *explained_columns(comparison)],
         remarks=remarks(comparison),
         compared=comparison.baseline is not None,
-        grid=factorial_sentences(comparison.grid.effects, comparison.metric.scale) if comparison.grid else (),
-        reach=reach_table(comparison),
+        factors=_sections(comparison, SectionName.FACTORS),
+        has_grid=bool(comparison.grid and comparison.grid.panels),
+        reach=_sections(comparison, SectionName.REACH),
+        pairs=_sections(comparison, SectionName.PAIRS),
         effects=effects_table(comparison),
         variants=variants_table(comparison),
         runs=runs_table(rows),
