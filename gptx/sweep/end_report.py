@@ -2,13 +2,13 @@
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from gptx.cli import log
 from gptx.console import Console
 from gptx.sweep.plan.cells import Cell
+from gptx.sweep.state.folder import Sweep
 from gptx.terminal import echo
 
 MAX_TITLES = 10  # with the same reason
@@ -20,9 +20,11 @@ def close(
     failed: Mapping[str, str],
     dropped: Mapping[str, str] | None = None,
     *,
+    sweep: Sweep,
     is_sequential: bool = False,
 ) -> int:
-    """Print the comparison of the finished runs, then every other cell with its reason; returns the exit code.
+    """Print the comparison of the finished runs, then every other cell with its reason, and write the report; returns
+    the exit code.
 
     Args:
         failed: why runs failed, by title.
@@ -30,27 +32,26 @@ def close(
         is_sequential: seeds were added until the arms were decided, so only the variants are shown; verdicts for a
             fixed number of seeds would be too sure.
     """
-    from gptx.compare.page import show
-
     if finished:
         echo()
-        (show_variants if is_sequential else show)(finished)
+        show_comparison(sweep, finished, is_sequential=is_sequential)
     rejected = {cell.title: cell.rejection for cell in cells if cell.rejection}
     for status, reasons in (("dropped", dropped or {}), ("rejected", rejected), ("failed", failed)):
         list_reasons(status, reasons, len(cells))
     return 1 if failed else 0
 
 
-def show_variants(finished: Sequence[Path]) -> None:
-    """Print the table of variants and its warnings, without differences from a baseline."""
+def show_comparison(sweep: Sweep, finished: Iterable[Path], *, is_sequential: bool = False) -> None:
+    """Print the comparison of the finished runs of a sweep, and write its report; see `close`."""
     from gptx.compare.comparison import compare
     from gptx.compare.page import page
     from gptx.compare.run_rows import read_rows
     from gptx.compare.selection import FoundRuns
-    from gptx.compare.study_about import StudyAbout
+    from gptx.sweep.sweep_report import without_verdicts, write_report
 
     comparison = compare(FoundRuns(rows=tuple(read_rows(finished))))
-    Console().print(page(replace(comparison, baseline=None, arms=(), effects=None, excluded=(), study=StudyAbout())))
+    Console().print(page(without_verdicts(comparison) if is_sequential else comparison))
+    write_report(sweep, comparison, is_sequential=is_sequential)
 
 
 def list_reasons(status: str, reasons: Mapping[str, str], total: int) -> None:

@@ -1,7 +1,8 @@
 """Runs the cells of a grid, then those that follow a choice, and prints the comparison."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -60,16 +61,20 @@ class GridRun:
         if not self.plan.auto:
             _create_folders(self.able)
         plan, cells = keep_final_cells(self.plan, sweep.plan), self.cells
-        with sweep.work(plan, any(cell.config.get("force") for cell in cells)) as journal:
-            for cell in filter(lambda cell: cell.rejection, cells):
-                journal.write(CellRejected(title=cell.title, reason=cell.rejection))
-            if plan.auto:
-                AutoSeedRuns(runs=tuple(run for cell in cells if (run := cell.planned().run))).save(sweep.path)
-                self._add_seeds(plan.auto, journal)
-            else:
-                winners = self._choose(journal)
-                cells = [*cells, *self._train_again(winners, journal)]
-        return self._close(cells)
+        shown = [cell.folder.path for cell in self.able if cell.folder and (cell.done or not plan.auto)]
+        trains = bool(self.final_seeds) or not all(cell.done for cell in self.able)
+        needed = trains and not self.launcher.detached
+        with following(self.options, shown, sweep, needed=needed) as follow:  # until the report is written
+            with sweep.work(plan, any(cell.config.get("force") for cell in cells)) as journal:
+                for cell in filter(lambda cell: cell.rejection, cells):
+                    journal.write(CellRejected(title=cell.title, reason=cell.rejection))
+                if plan.auto:
+                    AutoSeedRuns(runs=tuple(run for cell in cells if (run := cell.planned().run))).save(sweep.path)
+                    self._add_seeds(plan.auto, journal, follow)
+                else:
+                    winners = self._choose(journal)
+                    cells = [*cells, *self._train_again(winners, journal, follow)]
+            return self._close(cells)
 
     def _close(self, cells: Sequence[Cell]) -> int:
         sweep = self.launcher.sweep
@@ -78,20 +83,18 @@ class GridRun:
             finished = learning_rates.show_choices(sweep)
         elif self.final_seeds:
             finished = compared_runs(sweep, finished)
-        code = close(finished, cells, self.failed, self.dropped, is_sequential=bool(self.plan.auto))
+        code = close(finished, cells, self.failed, self.dropped, sweep=sweep, is_sequential=bool(self.plan.auto))
         if self.plan.auto:
             show_verdicts(self.plan.auto, [cell.planned() for cell in cells], sweep.outputs, self.failed)
         return code
 
-    def _add_seeds(self, auto: AutoSeeds, journal: SweepJournal) -> None:
+    def _add_seeds(self, auto: AutoSeeds, journal: SweepJournal, follow: Callable[[Path], None]) -> None:
         """Run seeds until all arms are decided."""
-        done = [cell.folder.path for cell in self.able if cell.folder and cell.done]
-        dashboard = Dashboard(len(done), len(done), {}, self.seconds)
-        with following(self.options, done) as follow:
-            outputs = self.launcher.sweep.outputs
-            source = AutoSeedsSource(auto, self.able, outputs, self.common, dashboard, follow)
-            if not source.done:
-                self._drive(source, journal, dashboard)
+        done = sum(cell.done for cell in self.able)
+        dashboard = Dashboard(done, done, {}, self.seconds)
+        source = AutoSeedsSource(auto, self.able, self.launcher.sweep.outputs, self.common, dashboard, follow)
+        if not source.done:
+            self._drive(source, journal, dashboard)
 
     def _choose(self, journal: SweepJournal) -> list[Cell]:
         """Run the cells; returns one of each arm that was chosen: none if nothing is chosen or the choice is open."""
@@ -108,7 +111,9 @@ class GridRun:
         left = [cells[0] for arm, cells in halving.arms.items() if arm in halving.remaining]
         return [cell for cell in left if halving.rungs and cell.arm not in halving.failed]
 
-    def _train_again(self, winners: Sequence[Cell], journal: SweepJournal) -> list[Cell]:
+    def _train_again(
+        self, winners: Sequence[Cell], journal: SweepJournal, follow: Callable[[Path], None]
+    ) -> list[Cell]:
         """Train the winners with the final seeds; returns these cells."""
         if not (winners and self.final_seeds):
             return []
@@ -119,6 +124,9 @@ class GridRun:
         add_final_cells(self.launcher.sweep, cells)
         if not all(cell.done for cell in able):
             echo(f"chosen: {' | '.join(cell.arm for cell in winners)}; training with {seed_list(self.final_seeds)}")
+        for cell in able:
+            if cell.folder:
+                follow(cell.folder.path)
         self._train(able, journal)
         return cells
 
@@ -133,8 +141,7 @@ class GridRun:
             return
         steps = {task.folder: cell.config["trainer"]["max_steps"] for task, cell in zip(tasks, to_run, strict=True)}
         dashboard = Dashboard(len(cells), len(cells) - len(to_run), steps, self.seconds)
-        with following(self.options, [cell.folder.path for cell in cells if cell.folder]):
-            self._drive(source or TaskList(tasks), journal, dashboard)
+        self._drive(source or TaskList(tasks), journal, dashboard)
 
     def _submit(self, tasks: list[Task]) -> None:
         """Hand the tasks over to a launcher whose runs continue after this command."""

@@ -21,7 +21,7 @@ from gptx.config.overrides import about_sweeps, key_of
 from gptx.config.plain_dict import plain_dict
 from gptx.sweep.execute import prewarm
 from gptx.sweep.plan.cells import Cell
-from gptx.sweep.state.folder import SweepKind, SweepPlan
+from gptx.sweep.state.folder import Sweep, SweepKind, SweepPlan
 from gptx.sweep.sweep_overrides import check_given_once
 from gptx.tracking.follower import Follower
 
@@ -100,9 +100,13 @@ class SweeperBase(Sweeper):
 
 
 @contextmanager
-def following(options: DictConfig, folders: Sequence[Path]) -> Iterator[Callable[[Path], None]]:
-    """Show runs in MLflow while they train. Yields a function that adds the folder of another run."""
-    follower = Follower.start(folders, plain_dict(options)["tracking"], Path(options.paths.outputs))
+def following(
+    options: DictConfig, folders: Sequence[Path], sweep: Sweep, *, needed: bool = True
+) -> Iterator[Callable[[Path], None]]:
+    """Show a sweep and its runs in MLflow while they train, and its report. Yields a function that adds the folder of
+    another run. ``needed``: whether any run will train on this machine; otherwise MLflow has all of it."""
+    tracking = plain_dict(options)["tracking"]
+    follower = Follower.start(folders, tracking, Path(options.paths.outputs), sweep.path) if needed else None
     try:
         yield follower.add if follower else lambda folder: None
     finally:

@@ -27,6 +27,7 @@ from gptx.tracking.mlflow_connection import one_line, store_uri, without_passwor
 
 if TYPE_CHECKING:
     from gptx.tracking.mlflow_writer import Replay
+    from gptx.tracking.sweep_writer import SweepReplay
 
 _POLL = 2.0  # seconds between two reads of a journal
 _MAX_PAUSE = 30.0  # longest pause in seconds between two attempts to reach a store
@@ -40,10 +41,13 @@ class Follower:
         self._process, self._log, self._wait, self._hint = process, log, wait, hint
 
     @classmethod
-    def start(cls, run_dirs: Sequence[Path], tracking: Mapping[str, Any], outputs: Path) -> "Follower | None":
+    def start(
+        cls, run_dirs: Sequence[Path], tracking: Mapping[str, Any], outputs: Path, sweep: Path | None = None
+    ) -> "Follower | None":
         """Start following run folders below ``outputs``.
 
         Args:
+            sweep: the folder of the sweep to which they belong.
             tracking: the config group ``tracking``: enabled, uri, follow, wait (seconds), experiment, weights.
 
         Returns:
@@ -54,7 +58,7 @@ class Follower:
         log = outputs / ".logs" / f"tracking-{os.getpid()}{f'-{run_dirs[0].name}' if run_dirs else ''}.log"
         with open_log(log, "ab") as stderr:
             process = subprocess.Popen(
-                _command(run_dirs, tracking, outputs),
+                _command(run_dirs, tracking, outputs, sweep),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
@@ -96,11 +100,12 @@ class Follower:
         return None if arrived else self._hint
 
 
-def _command(run_dirs: Sequence[Path], tracking: Mapping[str, Any], outputs: Path) -> list[str]:
+def _command(run_dirs: Sequence[Path], tracking: Mapping[str, Any], outputs: Path, sweep: Path | None) -> list[str]:
     """The command line of the process: see `main`."""
     command = [sys.executable, "-P", "-m", "gptx.tracking.follower", *map(str, run_dirs), "--outputs", str(outputs)]
     for key in ("uri", "experiment", "wait"):
         command += [f"--{key}", str(tracking[key])]
+    command += ["--sweep", str(sweep)] if sweep else []
     return [*command, "--weights" if tracking["weights"] else "--no-weights"]
 
 
@@ -113,7 +118,11 @@ def _environment() -> dict[str, str]:
 class _FollowedRuns:
     """The runs that this process follows. Counts how often in a row their store did not answer."""
 
-    def __init__(self, run_dirs: Sequence[Path], outputs: Path, uri: str, experiment: str, weights: bool) -> None:
+    def __init__(
+        self, run_dirs: Sequence[Path], outputs: Path, uri: str, experiment: str, weights: bool, sweep: Path | None
+    ) -> None:
+        self._sweep_dir = sweep
+        self._sweep: SweepReplay | None = None
         self._run_dirs, self._outputs, self._uri = run_dirs, outputs, uri
         self._experiment, self._weights = experiment, weights
         self._replays: list[Replay] = []
@@ -137,6 +146,11 @@ class _FollowedRuns:
                 replay.push()
             except Exception as error:
                 arrived = self._failed(error)
+        try:
+            if self._sweep:
+                self._sweep.push()
+        except Exception as error:
+            arrived = self._failed(error)
         self._failures = 0 if arrived else self._failures
         return arrived
 
@@ -150,10 +164,13 @@ class _FollowedRuns:
     def _open(self) -> None:
         from gptx.tracking.mlflow_connection import Store
         from gptx.tracking.mlflow_writer import Replay
+        from gptx.tracking.sweep_writer import SweepReplay
 
         store = Store(self._outputs, self._uri)
         self._make = partial(Replay, store, self._outputs, experiment=self._experiment, weights=self._weights)
         self._replays = [self._make(run_dir) for run_dir in self._run_dirs]
+        if self._sweep_dir:
+            self._sweep = SweepReplay(store, self._outputs, self._sweep_dir, self._experiment)
 
     def _failed(self, error: Exception) -> bool:
         if not self._failures:  # only the first failure of a series is printed
@@ -217,12 +234,13 @@ def main() -> int:
     parser.add_argument("--uri", default="", help="MLflow server or database; empty: the store under OUTPUTS")
     parser.add_argument("--experiment", default="", help="name of the experiment; empty: the run's study")
     parser.add_argument("--weights", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--sweep", type=Path, help="the folder of the sweep to which the runs belong")
     parser.add_argument("--wait", type=float, default=30.0, help="seconds to keep trying after stdin is closed")
     args = parser.parse_args()
     os.nice(10)
     for number in (*STOP_SIGNALS, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a cluster signals all processes of a job
-    runs = _FollowedRuns(args.run_dirs, args.outputs, args.uri, args.experiment, args.weights)
+    runs = _FollowedRuns(args.run_dirs, args.outputs, args.uri, args.experiment, args.weights, args.sweep)
     return follow(runs, args.wait, sys.stdin.buffer)
 
 

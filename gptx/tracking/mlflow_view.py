@@ -67,7 +67,7 @@ def _state(varied: list[str], grouped: bool) -> dict[str, Any]:
 def _selection() -> dict[str, Any]:
     """Which runs are shown, and their order."""
     return {
-        "searchFilter": "",
+        "searchFilter": "tags.`gptx.uid` != ''",  # not the parent runs of sweeps, which have no figures
         "orderByKey": "metrics.`final/val_bpb`",
         "orderByAsc": True,
         "startTime": "ALL",

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from gptx.cli import log
 from gptx.runs import journal
+from gptx.runs.run_lists import run_name
+from gptx.runs.sweep_runs import sweep_runs
 from gptx.tracking.mlflow_connection import Store, one_line, without_password
 
 
@@ -45,10 +47,26 @@ def send(run_dirs: list[Path], outputs: Path, uri: str = "", *, show: bool = Tru
             failures.append(f"{run_dir}: {one_line(error)}")
             continue
         rows, new = rows + replay.rows, new + replay.new_rows
+    sent = len(run_dirs) - len(failures)
+    failures += _send_sweeps(store, run_dirs, outputs)
     if show:
         for line in failures:
             log.error("not written to MLflow: %s", line)
-        sent, where = len(run_dirs) - len(failures), without_password(store.uri)
+        where = without_password(store.uri)
         done = f"{sent} of {len(run_dirs)} runs, {rows} rows, {new} new, in {where}"
         Console().print(done, soft_wrap=True)
     return len(run_dirs), failures
+
+
+def _send_sweeps(store: Store, run_dirs: list[Path], outputs: Path) -> list[str]:
+    """Write the sweeps to which any of these runs belongs. Returns one line for each that failed."""
+    from gptx.tracking.sweep_writer import SweepReplay
+
+    names, failures = {run_name(run_dir) for run_dir in run_dirs}, []
+    for sweep, plan in sweep_runs(outputs):
+        if names & set(plan.runs):
+            try:
+                SweepReplay(store, outputs, sweep).push()
+            except Exception as error:  # an error in one sweep must not stop the others
+                failures.append(f"{sweep}: {one_line(error)}")
+    return failures

@@ -26,12 +26,13 @@ from gptx.runs.json_codec import to_json
 from gptx.terminal import visible
 
 
-def html_report(comparison: Comparison, title: str, made_by: Sequence[str] = ()) -> str:
+def html_report(comparison: Comparison, title: str, made_by: Sequence[str] = (), lead: str = "") -> str:
     """The report as the content of a file, about 5 MB, most of which is plotly.js.
 
     Args:
         title: of the page, such as the name of the study.
         made_by: the commands that made the runs and the report; those of the single runs are added.
+        lead: the first sentence; "": the conclusion.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -44,7 +45,7 @@ def html_report(comparison: Comparison, title: str, made_by: Sequence[str] = ())
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         policy=_policy(library, script),
         style=_own("page.css"),
-        sentence=sentence(comparison),
+        sentence=lead or sentence(comparison),
         noise=noise_floor(comparison),
         study=lines(comparison),
         notes=[*notes(comparison), *explained_columns(comparison)],

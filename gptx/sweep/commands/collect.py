@@ -4,12 +4,11 @@ import sys
 from pathlib import Path
 
 from gptx.cli import log
-from gptx.compare.page import show
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
 from gptx.sweep.commands.status import CellStatus, StatusRow, status_rows
 from gptx.sweep.commands.status_table import command_for_the_rest, count_statuses
-from gptx.sweep.end_report import list_reasons, show_variants
+from gptx.sweep.end_report import list_reasons, show_comparison
 from gptx.sweep.plan import learning_rates
 from gptx.sweep.plan.auto_report import show_verdicts
 from gptx.sweep.plan.final_runs import compared_runs
@@ -30,7 +29,6 @@ _NOT_FINISHED = (
 def collect(sweep: Sweep) -> int:
     """Collect the results that exist so far. Returns the exit code: 1 if a run has failed."""
     statuses = list(status_rows(sweep))
-    _send_to_mlflow(sweep, statuses)
     finished = [one.folder for one in statuses if one.status is CellStatus.FINISHED and one.folder]
     plan = sweep.plan
     if plan.lr:
@@ -38,7 +36,8 @@ def collect(sweep: Sweep) -> int:
     elif plan.has_final_cells:
         finished = compared_runs(sweep, finished)
     if finished:
-        (show_variants if plan.auto else show)(finished)
+        show_comparison(sweep, finished, is_sequential=bool(plan.auto))
+    _send_to_mlflow(sweep, statuses)
     if active := [one for one in statuses if one.active]:
         echo(f"\n{len(active)} of {len(statuses)} are not done yet ({count_statuses(active)}); collect again later")
     for status in _NOT_FINISHED:

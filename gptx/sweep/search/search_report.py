@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from gptx.runs.metrics import BY_KEY
-from gptx.sweep.end_report import list_reasons
+from gptx.sweep.end_report import list_reasons, show_comparison
 from gptx.sweep.execute.launcher import Launcher
 from gptx.sweep.plan.cell_checks import check_cells
 from gptx.sweep.plan.cells import Cell
@@ -80,7 +80,6 @@ def close_search(
     Args:
         failed_final: why runs of the best trials with other seeds failed, by title.
     """
-    from gptx.compare.page import show
     from gptx.sweep.search.optuna_study import FAILURE, RUN, TITLE, importances, rejection
 
     trials = study.get_trials(deepcopy=False)
@@ -89,7 +88,7 @@ def close_search(
         echo()
         runs = {sweep.outputs / trial.user_attrs[RUN] for trial in finished}
         final = finished_runs((cell for cell in sweep.plan.cells if cell.is_final), sweep.outputs)
-        show(compared_runs(sweep, sorted({*runs, *final})))
+        show_comparison(sweep, compared_runs(sweep, sorted({*runs, *final})))
         _show_best(study, options, config_dirs)
     if found := importances(study):
         figures = ", ".join(f"{key} {value:.2f}" for key, value in found.items())

@@ -91,18 +91,19 @@ class SearchSweeper(SweeperBase):
 
         known = sweep.plan.cells
         plan = replace(self._plan([], options), cells=known, has_final_cells=bool(options.sweep.fresh_seeds))
-        with sweep.work(plan) as journal:
-            study = open_study(sweep.path, search, pruner_of(search, options.trainer.eval_every))
-            ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-            dashboard = Dashboard(search.n_trials, sum(not rejection(trial) for trial in ended), {}, 0.0)
-            with following(options, [sweep.outputs / cell.run for cell in known if cell.run]) as follow:
+        folders = [sweep.outputs / cell.run for cell in known if cell.run]
+        with following(options, folders, sweep) as follow:  # until the report is written
+            with sweep.work(plan) as journal:
+                study = open_study(sweep.path, search, pruner_of(search, options.trainer.eval_every))
+                ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+                dashboard = Dashboard(search.n_trials, sum(not rejection(trial) for trial in ended), {}, 0.0)
                 context = SearchContext(
                     search, space, self._common(), launcher, sweep, journal, dashboard, follow, keys
                 )
                 trials = TrialSource(study, context)
                 drive(trials, launcher, journal, dashboard, options.sweep.retry)
                 failed = {} if trials.abandoned else train_again(study, context, options)
-        code = close_search(study, search, sweep, self._config_dirs(), failed)
+            code = close_search(study, search, sweep, self._config_dirs(), failed)
         if trials.abandoned:
             raise ConfigError(f"the search was abandoned: {trials.abandoned}")
         return code
