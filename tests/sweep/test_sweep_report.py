@@ -6,7 +6,7 @@ from command import Gptx
 from fake_runs import ask, database
 from in_process import sweep_here
 
-GRID = ("pos=rope,learned", "seed=0,1", "tracking.enabled=true")
+GRID = ("pos=rope,learned", "seed=0,1", "tracking=mlflow")
 
 
 def test_sweep_leaves_a_report_and_a_parent_run(gptx: Gptx) -> None:
