@@ -1,5 +1,6 @@
 """The conclusion and the differences from the baseline as text: Markdown, LaTeX, and HTML for a notebook."""
 
+import base64
 import html
 import re
 from collections.abc import Collection, Sequence
@@ -7,6 +8,7 @@ from collections.abc import Collection, Sequence
 from gptx.compare.comparison import Comparison
 from gptx.compare.conclusion import noise_floor, notes, remarks, sentence
 from gptx.compare.effect_tables import EffectCells, cells_of, explained_columns
+from gptx.compare.forest import forest
 from gptx.compare.sections import SectionName, sections
 
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
@@ -110,12 +112,20 @@ def _latex_letters(text: str) -> str:
 
 
 def as_html(comparison: Comparison) -> str:
-    """The conclusion, the table, the notes and the warnings in HTML, for a notebook."""
+    """The conclusion, the table, the picture of the differences, the notes and the warnings in HTML, for a notebook."""
     texts = "".join(f"<p>{html.escape(text)}</p>" for text in _paragraphs(comparison))
-    parts = [texts, _html_table(cells_of(comparison)), _html_list(_lines(comparison))]
+    parts = [texts, _html_table(cells_of(comparison)), _html_picture(comparison), _html_list(_lines(comparison))]
     for section in sections(comparison):
         parts += [f"<p><b>{html.escape(section.title)}</b></p>", _html_table(section.cells), _html_list(section.lines)]
     return "".join(parts)
+
+
+def _html_picture(comparison: Comparison) -> str:
+    """An image with its content; as an image, an SVG picture cannot run a script."""
+    if comparison.baseline is None:
+        return ""
+    content = base64.b64encode(forest(comparison, "svg")).decode()
+    return f'<img alt="differences from the baseline" src="data:image/svg+xml;base64,{content}">'
 
 
 def _html_table(cells: EffectCells) -> str:

@@ -1,5 +1,6 @@
 """The HTML report: its figures, its behaviour in a real browser, and that nothing from a run folder is run as code."""
 
+import base64
 import json
 import math
 import random
@@ -145,6 +146,13 @@ def attacked(root: Path) -> Path:
     more = {"name": ATTACK, "command": ATTACK, "sample": f"{ATTACK}\x1b", "versions": {ATTACK: ATTACK}}
     study(root, effects={"learned": 0.0, ATTACK: -0.3}, **more, git={"commit": ATTACK}, dtype=ATTACK, error=ATTACK)
     return root
+
+
+def test_a_notebook_shows_the_table_and_the_picture(tmp_path: Path) -> None:
+    shown = compared(attacked(tmp_path))._repr_html_()
+    assert "<script" not in shown and shown.count("<table>") == 1 and shown.count("<img") == 1
+    content = shown.partition("data:image/svg+xml;base64,")[2].partition('"')[0]
+    assert base64.b64decode(content).startswith(b"<?xml")
 
 
 # --- in a browser
