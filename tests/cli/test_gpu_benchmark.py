@@ -114,6 +114,7 @@ def test_one_part(tmp_path: Path) -> None:
     assert "s in all" in done.stdout.splitlines()[-1]
 
 
+@pytest.mark.full
 def test_part_that_takes_too_long_is_cut_off_and_the_rest_is_listed(tmp_path: Path) -> None:
     done = run(tmp_path, "--only", "resume", "decoding", "tests", "--minutes", "0.1")
     assert done.returncode == 1
