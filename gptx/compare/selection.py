@@ -1,4 +1,4 @@
-"""Which runs are compared: those in the given folders, without those that only tuned a learning rate."""
+"""Which runs are compared: those in the given folders, without those that only served a choice."""
 
 import difflib
 from collections.abc import Iterable
@@ -41,7 +41,7 @@ def find_runs(
 
     Args:
         study: only the runs of this study.
-        all_runs: also those with which ``sweep.lr`` tuned a learning rate that it did not choose.
+        all_runs: also those with which a sweep chose a learning rate or an arm.
 
     Raises:
         GptxError: a path does not exist, or no run has this study.
@@ -51,7 +51,8 @@ def find_runs(
     found = list(dict.fromkeys(run for inside in runs.values() for run in inside))
     losers = set() if all_runs else losing_runs(found) - given
     rows = _of_study(read_rows(run for run in found if run not in losers), study)
-    lines = [f"{count(len(losers), 'run')} left out that tuned a learning rate (sweep.lr); --all shows them"]
+    why = "with which a sweep chose a learning rate or an arm; --all shows them"
+    lines = [f"{count(len(losers), 'run')} left out {why}"]
     return FoundRuns(rows=tuple(rows), left_out=tuple(lines if losers else ()))
 
 
