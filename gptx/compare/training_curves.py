@@ -1,7 +1,7 @@
 """Arms during training: their validation losses, and when they reach the baseline's final loss."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,8 @@ from gptx.compare.run_rows import RunRow
 from gptx.statistics.reach import Curve, Reach, reach
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from gptx.compare.comparison import Comparison
 
 _LOSS = "val/loss"
@@ -31,17 +33,26 @@ class RunCurve:
         return Curve(self.costs[unit], self.losses)
 
 
-def run_curve(row: RunRow, points: pd.DataFrame) -> RunCurve:
-    """The validation losses of a run, from its curves (see `gptx.compare.frames.curves`); none if it has none."""
-    found = points[points["metric"] == _LOSS].drop_duplicates("step").sort_values("step")
-    tokens = tuple(found["tokens"])
+def run_curves(rows: Iterable[RunRow], curves: "pd.DataFrame") -> dict[str, RunCurve]:
+    """The validation losses of each run, by its folder; none of runs without curves.
+
+    Args:
+        curves: see `gptx.compare.frames.curves`.
+    """
+    points = curves[curves["metric"] == _LOSS].drop_duplicates(["run", "step"]).sort_values("step", kind="stable")
+    found = dict(iter(points.groupby("run", sort=False)))
+    return {row.run: _run_curve(row, found.get(row.run, points[:0])) for row in rows}
+
+
+def _run_curve(row: RunRow, points: "pd.DataFrame") -> RunCurve:
+    tokens = tuple(map(float, points["tokens"]))
     costs = {
-        CostUnit.STEPS: tuple(map(float, found["step"])),
+        CostUnit.STEPS: tuple(map(float, points["step"])),
         CostUnit.TOKENS: tokens,
         CostUnit.FLOPS: tuple(value * row.metrics["flops_per_token"] for value in tokens),
-        CostUnit.SECONDS: tuple(found["seconds"]),
+        CostUnit.SECONDS: tuple(map(float, points["seconds"])),
     }
-    return RunCurve(losses=tuple(found["value"]), costs=costs)
+    return RunCurve(losses=tuple(map(float, points["value"])), costs=costs)
 
 
 def arm_curves(comparison: "Comparison") -> tuple[ArmCurve, ...]:
