@@ -172,7 +172,7 @@ def _largest_difference(part: pd.DataFrame, metric: Metric) -> str:
 
 def comparable(summary: pd.DataFrame, metric: Metric) -> bool:
     """Whether the rows of a summary can be ranked by a metric: losses with equal budgets, validation sets and
-    tokenizers; speeds and memory on equal machines, speeds also with equal numbers of threads and without other runs."""
+    tokenizers; speeds and memory on equal machines. Speeds also need equal numbers of threads, and no other runs."""
     if metric.exact:
         return True
     if metric.key in SPEEDS and (len(_all(summary, "threads")) > 1 or any(_all(summary, "other_runs"))):
