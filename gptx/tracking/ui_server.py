@@ -41,7 +41,7 @@ def show_ui(outputs: Path, uri: str, host: str, port: int, *, send: bool) -> Non
         GptxError: there is no run.
         RunFailed: the server ended.
     """
-    no_run = GptxError(f"no run in {outputs}; gptx run makes one (about two minutes)")
+    no_run = GptxError(f"no run in {outputs}; gptx run makes one")
     if not (uri or outputs.is_dir()) or (send and not any(journal.runs(outputs))):
         raise no_run
     if send:
