@@ -18,6 +18,8 @@ from typing import IO
 
 # C0 but tab and newline, DEL, C1; marks that change the direction of text; line separators; halves of a character
 _CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_LITERAL = frozenset("/=.,:+-_" + string.ascii_letters + string.digits)  # as they are in a format of printf
+_DASH = r"\\055"  # a dash at the start would be an option of printf
 
 
 def visible(text: str) -> str:
@@ -52,9 +54,8 @@ def _shell_word(word: str) -> str:
     try:
         word.encode(encoding)
     except UnicodeEncodeError:
-        as_is = frozenset(b"/=.,:+-_" + string.ascii_letters.encode() + string.digits.encode())
-        coded = "".join(chr(byte) if byte in as_is else f"\\{byte:03o}" for byte in os.fsencode(word))
-        return f"\"$(printf '{coded}')\""
+        coded = "".join(chr(byte) if chr(byte) in _LITERAL else f"\\{byte:03o}" for byte in os.fsencode(word))
+        return f"\"$(printf '{re.sub('^-', _DASH, coded)}')\""
     return shlex.quote(word)
 
 

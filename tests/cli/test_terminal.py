@@ -168,7 +168,7 @@ def test_printed_command_runs_when_it_is_pasted(trained: Trained, env: dict[str,
     environment = trained.gptx.env | env
     command_line, where = [shell, "-c", script], trained.gptx.cwd
     done = subprocess.run(command_line, cwd=where, env=environment, capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (0, b"") and done.stdout.startswith(b"The state of the union")
+    assert done.returncode == 0 and done.stdout.startswith(b"The state of the union"), done.stderr
     [folder] = re.findall(r"^folder +(.*)$", printed, re.MULTILINE)
     subprocess.run([shell, "-c", f"cd {folder}"], cwd=where, env=environment, check=True)
 
