@@ -6,15 +6,15 @@ bytes per token in bf16, after a row of model.context tokens.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rich.table import Table
+from rich.progress import track
 
 from gptx.cli import Parser, exit_code
 from gptx.config.own_options import own_options
 from gptx.console import Console
-from gptx.model.variants_table import HEADER, VariantRow, markdown, table
+from gptx.model.variants_table import VariantRow, markdown, rich_table, table
 from gptx.terminal import echo
 
 EXAMPLES = """examples:
@@ -39,21 +39,17 @@ def _parser() -> Parser:
 
 def _print_table(args: argparse.Namespace) -> None:
     with own_options(args.config_dir):
-        rows = list(table(args.overrides))
-    echo(markdown(rows)) if args.markdown else Console().print(_rich_table(rows))
+        if not args.markdown:
+            Console().print(rich_table(_counted(table(args.overrides))))
+            return
+        for line in markdown(table(args.overrides)):
+            echo(line)
 
 
-def _rich_table(rows: Sequence[VariantRow]) -> Table:
-    """A table for the terminal, with a horizontal line between the options of two axes."""
-    table = Table(*HEADER, title="Variants")
-    table.columns[2].justify = table.columns[3].justify = "right"
-    table.columns[0].no_wrap, table.columns[0].min_width = True, max(len(row.cells[0]) for row in rows)
-    table.columns[1].overflow = table.columns[4].overflow = "fold"
-    for row, previous in zip(rows, [None, *rows], strict=False):
-        if previous is not None and previous.axis != row.axis:
-            table.add_section()
-        table.add_row(*row.cells)
-    return table
+def _counted(rows: Iterable[VariantRow]) -> list[VariantRow]:
+    """The rows; a terminal shows their number until all are known."""
+    console = Console(file=sys.stderr)
+    return list(track(rows, "Building models", console=console, transient=True, disable=not console.is_terminal))
 
 
 if __name__ == "__main__":

@@ -2,17 +2,25 @@
 
 import argparse
 import math
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gptx.cli import Parser, exit_code
 from gptx.compare.comparison import compare
+from gptx.compare.curves_picture import curves_picture
 from gptx.compare.effect_texts import as_latex, as_markdown
-from gptx.compare.files import as_json, effects_csv, picture, runs_csv, variants_csv
-from gptx.compare.forest import check_figure, forest
+from gptx.compare.files import as_json, effects_csv, factors_csv, picture, runs_csv, variants_csv
+from gptx.compare.findings import CostUnit
+from gptx.compare.forest import forest
+from gptx.compare.interaction_picture import interactions
 from gptx.compare.page import page
+from gptx.compare.pareto_picture import pareto
+from gptx.compare.picture import check_figure
+from gptx.compare.report.html_report import html_report
 from gptx.compare.run_rows import unfinished
+from gptx.compare.sections import SectionName
 from gptx.compare.selection import FoundRuns, find_runs
 from gptx.console import Console
 from gptx.errors import GptxError
@@ -22,17 +30,31 @@ _FILES = {
     "csv": "raw figures, one row for each variant",
     "runs_csv": "raw figures, one row for each run and seed",
     "effects_csv": "differences from the baseline, one row for each arm",
-    "json": "the conclusion, differences, variants, runs, warnings",
+    "factors_csv": "effects of factors and interactions, where the arms form a grid",
+    "json": "the conclusion, all tables, runs, warnings",
     "markdown": "the conclusion and the table of differences in Markdown",
     "latex": "the same in LaTeX",
-    "figure": "the differences as a picture: .png, .svg or .pdf",
     "svg": "all of the output as a picture",
+    "html": "a report with interactive charts, which needs no network (about 5 MB)",
+}
+_PICTURES = {
+    "figure": "the differences and their intervals",
+    "interactions": "how two factors act together, where the arms form a grid",
+    "pareto": "the metric against each cost, with Pareto fronts",
+    "curves": "validation losses during training, with a band over the seeds",
+}
+_SECTIONS = {
+    SectionName.FACTORS: "all effects of factors and interactions, where the arms form a grid",
+    SectionName.PAIRS: "also the differences of all pairs of arms",
+    SectionName.REACH: "also when each arm reaches the baseline's final loss",
+    SectionName.COSTS: "also costs, with Pareto fronts",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return exit_code(lambda: _compare(_parser().parse_args(argv)))
+    given = list(sys.argv[1:] if argv is None else argv)
+    return exit_code(lambda: _compare(_parser().parse_args(given), shlex.join(["gptx", "compare", *given])))
 
 
 def _parser() -> Parser:
@@ -68,19 +90,31 @@ def _parser() -> Parser:
     parser.add_argument("--all-keys", action="store_true", help="also show keys that only differ between options")
     parser.add_argument("--all", action="store_true", help="also show the rates that sweep.lr tried and did not choose")
     parser.add_argument("--include-unfinished", action="store_true", help="show unfinished runs in separate rows")
+    for name, what in _SECTIONS.items():
+        parser.add_argument(_option(name), action="store_true", help=f"{what} (on the terminal, in Markdown and LaTeX)")
     for kind, what in _FILES.items():
         parser.add_argument(
             _option(kind), type=output_file, metavar="FILE", help=f"{what}; -: print them, and no table"
         )
+    for kind, what in _PICTURES.items():
+        parser.add_argument(_option(kind), type=Path, metavar="FILE", help=f"a picture, .png, .svg or .pdf: {what}")
+    parser.add_argument(
+        "--against",
+        type=CostUnit,
+        choices=list(CostUnit),
+        default=CostUnit.STEPS,
+        help="the axis of --curves (default: steps)",
+    )
     return parser
 
 
-def _compare(args: argparse.Namespace) -> None:
-    files = {kind: getattr(args, kind) for kind in _FILES if getattr(args, kind)}
+def _compare(args: argparse.Namespace, command: str) -> None:
+    """``command``: the command itself, for the report."""
+    files = {kind: getattr(args, kind) for kind in (*_FILES, *_PICTURES) if getattr(args, kind)}
     for kind, path in files.items():
         check_output(_option(kind), path)
-    if args.figure:
-        check_figure(args.figure)
+    kinds = {name: check_figure(_option(name), path) for name, path in files.items() if name in _PICTURES}
+    names = [name for name in _SECTIONS if getattr(args, name)]
     if len(printed := [_option(kind) for kind, path in files.items() if path == STDOUT]) > 1:
         raise GptxError(f"{' and '.join(printed)} print to stdout; give all but one the name of a file")
     paths = args.paths or [Path("outputs")]
@@ -95,18 +129,23 @@ def _compare(args: argparse.Namespace) -> None:
     )
     if comparison.variants.empty:
         raise GptxError(_nothing(found, paths))
-    shown = page(comparison, args.sort)
+    shown = page(comparison, args.sort, names)
     if STDOUT not in files.values():
         Console().print(shown)
     content: dict[str, Callable[[], str | bytes]] = {
         "csv": lambda: variants_csv(comparison),
         "runs_csv": lambda: runs_csv(comparison),
         "effects_csv": lambda: effects_csv(comparison),
+        "factors_csv": lambda: factors_csv(comparison),
         "json": lambda: as_json(comparison),
-        "markdown": lambda: as_markdown(comparison),
-        "latex": lambda: as_latex(comparison),
-        "figure": lambda: forest(comparison, check_figure(args.figure)),
+        "markdown": lambda: as_markdown(comparison, names),
+        "latex": lambda: as_latex(comparison, names),
+        "figure": lambda: forest(comparison, kinds["figure"]),
+        "interactions": lambda: interactions(comparison, kinds["interactions"]),
+        "pareto": lambda: pareto(comparison, kinds["pareto"]),
+        "curves": lambda: curves_picture(comparison, args.against, kinds["curves"]),
         "svg": lambda: picture(shown, f"gptx.compare {args.study or _names(paths)}"),
+        "html": lambda: html_report(comparison, args.study or _names(paths), [command]),
     }
     for kind, path in files.items():
         write_output(path, content[kind]())

@@ -1,18 +1,16 @@
 """The comparison of arms with a baseline: which are better, by how much, how surely. `gptx.statistics` computes it."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import pandas as pd
 
+from gptx.compare.arm_effects import ArmEffect, arm_effects, computed_effects, values_frame
 from gptx.compare.arms import Arm, always_diverged, arms_of, find_baseline, with_diverged
 from gptx.compare.comparability import warnings
-from gptx.compare.comparable_arms import comparable_arms, size_difference
+from gptx.compare.comparable_arms import comparable_arms
 from gptx.compare.costs import arm_costs
 from gptx.compare.findings import ArmCost, ArmCurve, ArmReach, ArmTextDoubt, GridEffects, StrategyCheck
-from gptx.compare.formatting import count
 from gptx.compare.frames import results
 from gptx.compare.grid import grid_effects
 from gptx.compare.metric_choice import chosen_margin, chosen_metric
@@ -22,36 +20,9 @@ from gptx.compare.strategy_check import strategy_check
 from gptx.compare.study_about import StudyAbout, about
 from gptx.compare.summary import summarise
 from gptx.compare.text_doubt import text_doubts
-from gptx.compare.training_curves import arm_curves, arm_reaches
+from gptx.compare.training_curves import RunCurve, arm_curves, arm_reaches, run_curve
 from gptx.runs.metrics import Metric
-from gptx.statistics.effects import Effect, Effects, effects
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArmEffect:
-    """An arm against the baseline: the difference of the metric, and how its size differs.
-
-    Attributes:
-        mean: of the metric over the arm's runs.
-        size: such as ``12.0% fewer params``; empty within 1 %.
-        unmeasured: how many of the arm's finished runs lack the metric, though they did not diverge.
-    """
-
-    arm: Arm
-    effect: Effect
-    mean: float
-    size: str
-    unmeasured: int = 0
-
-    @property
-    def note(self) -> str:
-        """What limits this row; empty if nothing does."""
-        runs = len(self.arm.rows) + len(self.arm.diverged)
-        note = self.effect.note
-        if self.effect.diverged == runs:
-            note = f"all {runs} runs diverged" if runs > 1 else "its run diverged"
-        missing = f"not measured in {self.unmeasured} of {count(len(self.arm.rows), 'run')}"
-        return "; ".join(filter(None, (note, missing if self.unmeasured else "")))
+from gptx.statistics.effects import Effects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +78,14 @@ class Comparison:
         return (self.baseline, *(one.arm for one in self.arms)) if self.baseline else ()
 
     @cached_property
+    def values(self) -> pd.DataFrame:
+        """The metric of each run that is compared, see `values_frame`."""
+        return values_frame(self.compared, self.metric)
+
+    @cached_property
     def pairs(self) -> Effects | None:
         """The differences of all pairs of arms, whose intervals hold together; None without a baseline."""
-        return _effects(self.compared, self.baseline, self.metric, self.margin, True) if self.baseline else None
+        return computed_effects(self.compared, self.baseline, self.metric, self.margin, True) if self.baseline else None
 
     @cached_property
     def grid(self) -> GridEffects | None:
@@ -121,6 +97,15 @@ class Comparison:
         """For each of ``arms``, the doubt that the choice of the validation text adds; empty unless the metric is the
         validation loss."""
         return text_doubts(self)
+
+    def doubt_of(self, arm: str) -> ArmTextDoubt | None:
+        """The text doubt about an arm; None if there is none."""
+        return next((one for one in self.text_doubts if one.arm == arm), None)
+
+    @cached_property
+    def run_curves(self) -> dict[str, RunCurve]:
+        """The validation losses of each run of ``compared`` during training, by its folder."""
+        return {row.run: run_curve(row) for arm in self.compared for row in (*arm.rows, *arm.diverged)}
 
     @cached_property
     def reaches(self) -> tuple[ArmReach, ...]:
@@ -196,50 +181,16 @@ def compare(
     base = next((arm for arm in kept if first and arm.rows[0] is first.rows[0]), None)
     limit = chosen_margin(margin, chosen, study)
     shown = {"all_keys": all_keys, "include_unfinished": include_unfinished}
-    computed = _effects(kept, base, chosen, limit) if base and len(kept) > 1 else None
+    computed = computed_effects(kept, base, chosen, limit) if base and len(kept) > 1 else None
     return Comparison(
         metric=chosen,
         baseline=base if computed else None,
         chosen_because=because,
         margin=limit,
-        arms=tuple(_arm_effects(kept, base, computed, chosen)) if base and computed else (),
+        arms=tuple(arm_effects(kept, base, computed, chosen)) if base and computed else (),
         effects=computed,
         excluded=tuple(excluded),
         found=found,
         study=study,
         **shown,
     )
-
-
-def _effects(arms: Sequence[Arm], baseline: Arm, metric: Metric, margin: float, all_pairs: bool = False) -> Effects:
-    frame = values_frame(arms, metric)
-    more = {"higher_is_better": metric.higher_is_better, "all_pairs": all_pairs}
-    return effects(frame, baseline.name, margin or None, **more)
-
-
-def values_frame(arms: Sequence[Arm], metric: Metric) -> pd.DataFrame:
-    """One row for each run (arm, seed, value); NaN: it diverged. Runs in which the metric was not measured are left
-    out."""
-    runs = [(arm, row) for arm in arms for row in (*arm.rows, *arm.diverged)]
-    records = [
-        (arm.name, str(row.seed_label), math.nan if row.diverged else row.metrics[metric.key])
-        for arm, row in runs
-        if row.diverged or row.measures(metric)
-    ]
-    return pd.DataFrame(records, columns=["arm", "seed", "value"])
-
-
-def _arm_effects(arms: Sequence[Arm], baseline: Arm, computed: Effects, metric: Metric) -> list[ArmEffect]:
-    found = [
-        ArmEffect(
-            arm=arm,
-            effect=computed.of(arm.name),
-            mean=arm.mean(metric.key),
-            size=size_difference(arm, baseline),
-            unmeasured=sum(not row.diverged and not row.measures(metric) for row in arm.rows),
-        )
-        for arm in arms
-        if arm is not baseline
-    ]
-    sign = -1 if metric.higher_is_better else 1
-    return sorted(found, key=lambda one: (one.effect.estimate != one.effect.estimate, sign * one.effect.estimate))

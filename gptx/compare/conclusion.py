@@ -3,13 +3,15 @@
 import math
 from decimal import Decimal
 
-from gptx.compare.comparison import ArmEffect, Comparison, values_frame
+from gptx.compare.arm_effects import ArmEffect
+from gptx.compare.comparison import Comparison
 from gptx.compare.formatting import count
 from gptx.compare.run_rows import unfinished
 from gptx.runs.metrics import Metric
 from gptx.statistics import noise
 from gptx.statistics.contrast_intervals import Method
 from gptx.statistics.effects import Effect
+from gptx.statistics.text import Remedy
 from gptx.statistics.verdict import Verdict
 
 _NAMED = 6  # arms of one verdict that the sentence names
@@ -53,9 +55,24 @@ def _verdict_text(comparison: Comparison, verdict: Verdict) -> str:
     return f"{verdict}{margin}: {arms}{more}"
 
 
+def verdict_of(comparison: Comparison, arm: str) -> str:
+    """The verdict about an arm, with ``on this text`` where another validation text could change it."""
+    doubt = comparison.doubt_of(arm)
+    effect = next(one.effect for one in comparison.arms if one.arm.name == arm)
+    return str(doubt.verdict) if doubt and doubt.verdict else str(effect.verdict)
+
+
+def remedy(comparison: Comparison, arm: str) -> str:
+    """Whether more seeds or more text would make the verdict surer; empty if it is sure or nothing is known."""
+    doubt = comparison.doubt_of(arm)
+    return str(doubt.verdict.remedy) if doubt and doubt.verdict and doubt.verdict.remedy is not Remedy.NOTHING else ""
+
+
 def _arm_text(comparison: Comparison, one: ArmEffect, verdict: Verdict) -> str:
     """The arm with its difference, if that is not 0 by its interval and as it is shown."""
     name, effect, metric = one.arm.name, one.effect, comparison.metric
+    doubt = comparison.doubt_of(name)
+    name += " (on this text)" if doubt and doubt.verdict and doubt.verdict.only_on_this_text else ""
     if verdict is Verdict.EQUIVALENT and effect.sign and round(effect.estimate * metric.scale, metric.digits):
         return f"{name} ({'higher' if effect.sign == '+' else 'lower'} by {amount(metric, effect)})"
     if verdict not in (Verdict.BETTER, Verdict.WORSE) or effect.interval is None:
@@ -96,7 +113,7 @@ def noise_floor(comparison: Comparison) -> str:
     metric, baseline = comparison.metric, comparison.baseline
     if baseline is None or comparison.effects is None:
         return ""
-    found = noise.noise_floor(values_frame(comparison.compared, metric), baseline.name, comparison.effects.level)
+    found = noise.noise_floor(comparison.values, baseline.name, comparison.effects.level)
     if math.isnan(found.typical_difference):
         return ""
     typical = f"{number(metric, found.typical_difference)}{unit(metric)}"
@@ -143,7 +160,12 @@ def _earlier_version(comparison: Comparison) -> list[str]:
 def remarks(comparison: Comparison) -> list[str]:
     """What is not compared and why, warnings, and the runs that did not finish."""
     rest = unfinished(comparison.found.rows)
-    lines = [*comparison.excluded, *comparison.warnings, *([f"not finished: {rest}"] if rest else [])]
+    lines = [
+        *comparison.excluded,
+        *comparison.strategies.suspected,
+        *comparison.warnings,
+        *([f"not finished: {rest}"] if rest else []),
+    ]
     return [*lines, *comparison.found.left_out]
 
 

@@ -1,6 +1,7 @@
 """The differences from the baseline as a frame, as cells of text, and as a table for the terminal."""
 
 import math
+import re
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,16 +11,18 @@ from rich.console import ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 
-from gptx.compare.comparison import ArmEffect, Comparison
-from gptx.compare.conclusion import margin_number, number, seeds_needed, unit
+from gptx.compare.arm_effects import ArmEffect
+from gptx.compare.comparison import Comparison
+from gptx.compare.conclusion import margin_number, number, remedy, seeds_needed, unit, verdict_of
 from gptx.console import VisibleText
-from gptx.runs.metrics import Metric
 from gptx.statistics.verdict import Verdict
 
+_LIMITS = re.compile(r" \((?=\S+ to \S+\)$)")  # before the limits of an interval in one cell with its estimate
 _STYLES = {Verdict.BETTER: "bold green", Verdict.WORSE: "red", Verdict.EQUIVALENT: "cyan", Verdict.UNDECIDED: "dim"}
 COLUMNS = (
     *("arm", "baseline", "metric", "unit", "mean", "difference", "low", "high", "verdict", "margin", "n", "diverged"),
     *("seeds_needed_if_margin", "seeds_needed_if_equal", "method", "size", "note"),
+    *("text_difference", "text_low", "text_high", "on_this_text", "would_help"),
 )
 
 
@@ -29,7 +32,9 @@ def effects_frame(comparison: Comparison) -> pd.DataFrame:
     Columns: arm, baseline, metric, unit; ``mean`` of the arm, ``difference`` from the baseline and the limits ``low``
     and ``high`` of its simultaneous 95 % interval, in the unit of `gptx.runs.metrics` without its scale; verdict;
     margin; ``n`` seeds that both have, ``diverged`` runs; the seeds that an undecided arm needs if the true difference
-    is the margin, and if there is none; method, size (parameters and FLOPs beyond 1 %), note. NaN: unknown.
+    is the margin, and if there is none; method, size (parameters and FLOPs beyond 1 %), note; the difference over the
+    validation text with the limits of its own 95 % interval, whether the verdict holds ``on_this_text`` only, and what
+    ``would_help``: more seeds or more text. NaN: unknown.
     """
     return pd.DataFrame([_record(comparison, one) for one in comparison.arms], columns=list(COLUMNS))
 
@@ -53,7 +58,17 @@ def _record(comparison: Comparison, one: ArmEffect) -> tuple[object, ...]:
         *(str(effect.verdict), comparison.margin, effect.n, effect.diverged),
         *seeds,
         *(str(effect.method), one.size, one.note),
+        *_text_record(comparison, effect.arm),
     )
+
+
+def _text_record(comparison: Comparison, arm: str) -> tuple[object, ...]:
+    doubt = comparison.doubt_of(arm)
+    if doubt is None or doubt.difference is None or doubt.verdict is None:
+        return math.nan, math.nan, math.nan, False, ""
+    interval = doubt.difference.interval
+    limits = (interval.low, interval.high) if interval else (math.nan, math.nan)
+    return doubt.difference.estimate, *limits, doubt.verdict.only_on_this_text, remedy(comparison, arm)
 
 
 @dataclass(frozen=True)
@@ -68,8 +83,9 @@ def cells_of(comparison: Comparison) -> EffectCells:
     """The cells; columns that are empty in all rows are left out."""
     metric = comparison.metric
     heads = ["arm", f"difference{f' ({metric.unit})' * bool(metric.unit)}", "95 % interval", "verdict", "seeds"]
-    rows = [_row(metric, one) for one in comparison.arms]
+    rows = [_row(comparison, one) for one in comparison.arms]
     optional = {"seeds needed": [seeds_needed(one.effect) for one in comparison.arms]}
+    optional["would help"] = [remedy(comparison, one.arm.name) for one in comparison.arms]
     optional["size"] = [one.size for one in comparison.arms]
     optional["note"] = [one.note for one in comparison.arms]
     shown = {head: cells for head, cells in optional.items() if any(cells)}
@@ -77,13 +93,14 @@ def cells_of(comparison: Comparison) -> EffectCells:
     return EffectCells((*heads, *shown), tuple(full))
 
 
-def _row(metric: Metric, one: ArmEffect) -> tuple[str, ...]:
-    effect = one.effect
+def _row(comparison: Comparison, one: ArmEffect) -> tuple[str, ...]:
+    effect, metric = one.effect, comparison.metric
     interval = "-"
     if effect.interval:
         low, high = (number(metric, value, signed=True) for value in (effect.interval.low, effect.interval.high))
         interval = f"{low} to {high}"
-    return effect.arm, number(metric, effect.estimate, signed=True), interval, str(effect.verdict), str(effect.n)
+    figures = (number(metric, effect.estimate, signed=True), interval)
+    return effect.arm, *figures, verdict_of(comparison, effect.arm), str(effect.n)
 
 
 class FittingEffects:
@@ -115,14 +132,31 @@ def _wide(comparison: Comparison) -> Table:
     return out
 
 
+def cells_table(cells: EffectCells) -> Table:
+    """A table of cells for the terminal, whose text is wrapped where it does not fit and whose numbers are not."""
+    out = _empty()
+    for i, head in enumerate(cells.heads):
+        numbers = bool(cells.rows) and all(_is_number(row[i]) for row in cells.rows)
+        title = VisibleText(head.replace(" (", "\n("))  # the unit
+        out.add_column(title, justify="right" if numbers else "left", no_wrap=numbers, overflow="fold")
+    for row in cells.rows:
+        out.add_row(*(VisibleText(_LIMITS.sub("\n(", text)) for text in row))
+    return out
+
+
+def _is_number(text: str) -> bool:
+    return text[:1].isdigit() or text[:1] in "+-≤"
+
+
 def _stacked(comparison: Comparison) -> Table:
     out = _empty()
     out.add_column("arm", overflow="fold")
     out.add_column("difference,\n95 % interval", no_wrap=True)
     out.add_column("verdict,\nseeds", overflow="fold")
     for one in comparison.arms:
-        name, difference, interval, verdict, n = _row(comparison.metric, one)
+        name, difference, interval, verdict, n = _row(comparison, one)
         needed = f", needs {seeds}" if (seeds := seeds_needed(one.effect)) else ""
+        needed += f"\n{help}" if (help := remedy(comparison, one.arm.name)) else ""
         out.add_row(
             VisibleText("\n".join(filter(None, (name, one.size, one.note)))),
             VisibleText(f"{difference}\n{interval}"),
@@ -133,10 +167,15 @@ def _stacked(comparison: Comparison) -> Table:
 
 def explained_columns(comparison: Comparison) -> list[str]:
     """What a heading of the table does not explain by itself."""
-    if not any(one.effect.needed for one in comparison.arms):
-        return []
-    margin = f"{margin_number(comparison)}{unit(comparison.metric)}"
-    return [
-        "seeds needed: seeds per arm for a verdict with 80 % power; the first number, if the true difference is the "
-        f"margin of {margin}, the second, if it is 0"
-    ]
+    out = []
+    if any(one.effect.needed for one in comparison.arms):
+        margin = f"{margin_number(comparison)}{unit(comparison.metric)}"
+        out.append(
+            "seeds needed: seeds per arm for a verdict with 80 % power; the first number, if the true difference is "
+            f"the margin of {margin}, the second, if it is 0"
+        )
+    if any(one.verdict and one.verdict.only_on_this_text for one in comparison.text_doubts):
+        out.append("on this text: another validation text of this size could change the verdict (bootstrap, 95 %)")
+    if any(remedy(comparison, one.arm.name) for one in comparison.arms):
+        out.append("would help: what the uncertainty comes from, the few seeds or the finite validation text")
+    return out

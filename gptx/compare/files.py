@@ -11,6 +11,8 @@ from rich.measure import Measurement
 from gptx.compare.comparison import Comparison
 from gptx.compare.conclusion import noise_floor, notes
 from gptx.compare.effect_tables import FittingEffects
+from gptx.compare.finding_frames import costs_frame, pairs_frame, reach_frame, strategies_frame
+from gptx.compare.grid_sections import factors_frame
 from gptx.compare.render import FittingTable
 from gptx.compare.run_rows import status_counts
 from gptx.compare.study_answer import lines
@@ -39,13 +41,23 @@ def effects_csv(comparison: Comparison) -> str:
     return str(comparison.table.to_csv(index=False))
 
 
+def factors_csv(comparison: Comparison) -> str:
+    """One row for each main effect, simple effect and interaction of factors."""
+    return str(factors_frame(comparison).to_csv(index=False))
+
+
 def as_json(comparison: Comparison) -> str:
     """The conclusion, the differences, the variants, the runs, the number of all runs by status, and the warnings."""
     content = {
         "conclusion": comparison.sentence,
         "noise": noise_floor(comparison),
         "effects": _records(comparison.table),
-        "notes": [*notes(comparison), *comparison.excluded],
+        "pairs": _records(pairs_frame(comparison)),
+        "factors": _records(factors_frame(comparison)),
+        "reach": _records(reach_frame(comparison)),
+        "costs": _records(costs_frame(comparison)),
+        "strategies": _records(strategies_frame(comparison)),
+        "notes": [*notes(comparison), *comparison.excluded, *comparison.strategies.suspected],
         "study": [line.strip() for line in lines(comparison)],
         "variants": _records(comparison.variants),
         "runs": _records(comparison.runs),

@@ -10,32 +10,6 @@ from enum import StrEnum
 from gptx.statistics.factorial import Factorial
 from gptx.statistics.reach import Reach
 from gptx.statistics.text import TextDifference, TextVerdict
-from gptx.statistics.verdict import Interval
-
-
-@dataclass(frozen=True, kw_only=True)
-class GridPoint:
-    """Two levels of two factors, averaged over the other factors, as a difference from the reference levels of both.
-
-    Attributes:
-        levels: one of each of the two factors.
-        estimate: NaN if the runs do not determine it; 0 at the reference levels.
-        interval: of the difference, together with all points of these two factors; None at the reference levels.
-        averaged: how many combinations of the other factors the average has, and of how many.
-    """
-
-    levels: tuple[str, str]
-    estimate: float
-    interval: Interval | None
-    averaged: tuple[int, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GridPanel:
-    """The points of two factors, for a picture of their interaction."""
-
-    factors: tuple[str, str]
-    points: tuple[GridPoint, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +20,13 @@ class GridEffects:
         factors: the axes or config keys that differ.
         references: the base level of each factor: that of the baseline.
         missing: the combinations of levels without a finished run.
-        effects: main effects, simple effects and interactions, whose intervals hold together within each family.
-        panels: one for each pair of factors.
+        effects: main effects, simple effects, interactions and panels; intervals hold together within each family.
     """
 
     factors: tuple[str, ...]
     references: tuple[str, ...]
     missing: tuple[tuple[str, ...], ...]
     effects: Factorial
-    panels: tuple[GridPanel, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,35 +1,20 @@
 """The differences from the baseline as a picture: each arm with its interval, and the margin as a band."""
 
 import math
-from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gptx.compare.comparison import Comparison
 from gptx.compare.conclusion import margin_number
+from gptx.compare.picture import GREY, content, new_figure
 from gptx.errors import GptxError
 from gptx.statistics.verdict import Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FORMATS = ("png", "svg", "pdf")
-# the palette of Okabe and Ito (2008), which colour-blind readers can tell apart; the markers differ too
+# of the palette of Okabe and Ito (2008), which colour-blind readers can tell apart; the markers differ too
 _COLOURS = {Verdict.BETTER: "#009E73", Verdict.WORSE: "#D55E00", Verdict.EQUIVALENT: "#0072B2"}
 _MARKERS = {Verdict.BETTER: "o", Verdict.WORSE: "s", Verdict.EQUIVALENT: "D", Verdict.UNDECIDED: "o"}
-_UNDECIDED = "#767676"
-
-
-def check_figure(path: Path) -> str:
-    """The format of a picture, from the end of the file's name.
-
-    Raises:
-        GptxError: it is none of `FORMATS`.
-    """
-    ending = path.suffix.lower().lstrip(".")
-    if ending not in FORMATS:
-        raise GptxError(f"--figure {path}: expected a name that ends in .{', .'.join(FORMATS)}")
-    return ending
 
 
 def forest(comparison: Comparison, kind: str) -> bytes:
@@ -40,11 +25,7 @@ def forest(comparison: Comparison, kind: str) -> bytes:
     """
     if comparison.baseline is None:
         raise GptxError(f"no picture was drawn. {comparison.sentence}")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.3, 1.3 + 0.27 * len(comparison.arms)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(1.3 + 0.27 * len(comparison.arms))
     axes = figure.subplots()
     axes.axvline(0, color="black", linewidth=0.8)
     if comparison.margin:
@@ -56,9 +37,7 @@ def forest(comparison: Comparison, kind: str) -> bytes:
         _points(axes, comparison, verdict)
     _labels(axes, comparison)
     figure.legend(loc="outside lower center", ncols=5, fontsize=8, frameon=False)
-    content = BytesIO()
-    figure.savefig(content, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
-    return content.getvalue()
+    return content(figure, kind)
 
 
 def _points(axes: "Axes", comparison: Comparison, verdict: Verdict) -> None:
@@ -69,7 +48,7 @@ def _points(axes: "Axes", comparison: Comparison, verdict: Verdict) -> None:
     if not found:
         return
     halves = [(effect.interval.high - effect.interval.low) / 2 if effect.interval else 0.0 for _, effect in found]
-    colour = _COLOURS.get(verdict, _UNDECIDED)
+    colour = _COLOURS.get(verdict, GREY)
     axes.errorbar(
         [effect.estimate * scale for _, effect in found],
         [i for i, _ in found],

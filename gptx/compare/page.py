@@ -1,6 +1,6 @@
 """The comparison for the terminal: the conclusion, the differences from the baseline, the variants, and warnings."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import rich.console
@@ -10,10 +10,11 @@ from rich.table import Table
 from gptx.compare.comparability import has_one_seed
 from gptx.compare.comparison import Comparison, compare
 from gptx.compare.conclusion import noise_floor, notes, sentence
-from gptx.compare.effect_tables import FittingEffects, explained_columns
+from gptx.compare.effect_tables import FittingEffects, cells_table, explained_columns
 from gptx.compare.formatting import SHOWN, count, titled
 from gptx.compare.render import FittingTable, can_be_ranked, ordered
 from gptx.compare.run_rows import read_rows, unfinished
+from gptx.compare.sections import SectionName, more, sections
 from gptx.compare.selection import FoundRuns
 from gptx.compare.study_answer import lines
 from gptx.console import Console, VisibleText
@@ -41,11 +42,11 @@ def show(
     return comparison
 
 
-def page(comparison: Comparison, sort: str = "val_bpb") -> Group:
-    """The conclusion, if there are arms to compare; then one table of variants for each corpus, because losses on
-    different texts are not comparable; then warnings and other runs."""
+def page(comparison: Comparison, sort: str = "val_bpb", names: Collection[SectionName] = ()) -> Group:
+    """The conclusion, if there are arms to compare, with the sections of these names; then one table of variants for
+    each corpus, because losses on different texts are not comparable; then warnings and other runs."""
     summary = ordered(comparison.variants, sort)
-    parts = _conclusion(comparison)
+    parts = _conclusion(comparison, names)
     corpora = list(dict.fromkeys(summary["corpus_hash"]))
     for corpus in corpora:
         part, title = titled(summary, str(corpus)) if len(corpora) > 1 else (summary, "")
@@ -63,7 +64,7 @@ def page(comparison: Comparison, sort: str = "val_bpb") -> Group:
     return Group(*parts, *(VisibleText(line) for line in comparison.found.left_out))
 
 
-def _conclusion(comparison: Comparison) -> list[RenderableType]:
+def _conclusion(comparison: Comparison, names: Collection[SectionName]) -> list[RenderableType]:
     """What the runs show about the arms; nothing if fewer than two can be compared."""
     parts: list[RenderableType] = []
     if comparison.baseline is None and comparison.excluded:
@@ -73,7 +74,13 @@ def _conclusion(comparison: Comparison) -> list[RenderableType]:
             parts.append(VisibleText(noise))
         parts += [VisibleText(sentence(comparison), "bold"), VisibleText(), FittingEffects(comparison)]
         parts += [VisibleText(line, "dim") for line in (*notes(comparison), *explained_columns(comparison))]
-    parts += [VisibleText(f"! {line}", "yellow") for line in comparison.excluded]
+    lines_of_doubt = (*comparison.excluded, *comparison.strategies.suspected)
+    parts += [VisibleText(f"! {line}", "yellow") for line in lines_of_doubt]
+    for section in sections(comparison, names):
+        parts += [VisibleText(), VisibleText(section.title, "bold"), *(VisibleText(line) for line in section.lines)]
+        parts += [cells_table(section.cells)] if section.cells.rows else []
+    if rest := more(comparison, names):
+        parts.append(VisibleText(rest, "dim"))
     if answer := lines(comparison):
         parts += [VisibleText(), *(VisibleText(line) for line in answer)]
     return parts

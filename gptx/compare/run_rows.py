@@ -173,7 +173,7 @@ def _result(folder: Path) -> tuple[RowStatus, Result, str]:
 def _from_journal(folder: Path) -> tuple[RowStatus, Result]:
     """The result in the end record, or else the start record with the last point of each curve."""
     start: StartRecord | None = None
-    end_reason: RunEndReason | None = None
+    end: EndRecord | None = None
     values: dict[str, float] = {}
     steps = 0
     for record in journal.read(folder):
@@ -185,12 +185,13 @@ def _from_journal(folder: Path) -> tuple[RowStatus, Result]:
         elif isinstance(record, EndRecord) and record.status == RunStatus.FINISHED and record.result:
             return RunStatus.FINISHED, record.result
         if isinstance(record, StartRecord | ResumeRecord | EndRecord):
-            end_reason = record.end_reason if isinstance(record, EndRecord) else None
+            end = record if isinstance(record, EndRecord) else None
     if start is None:
         return "missing", _EMPTY
     curves = {key: values.get(name) for key, name in CURVES.items()}
     status = journal.status(folder)
-    return status, result_of(start, status=status, end_reason=end_reason, steps=steps, **curves)
+    ended = {"end_reason": end.end_reason, "error": end.error} if end else {}
+    return status, result_of(start, status=status, steps=steps, **ended, **curves)
 
 
 def selected(rows: Iterable[RunRow], *, include_unfinished: bool = False) -> list[RunRow]:

@@ -1,11 +1,15 @@
-"""Which runs are compared: those in the given folders, without those that only tuned a learning rate."""
+"""Which runs are compared: those in the given folders, without those that only served a choice."""
 
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import pandas as pd
+
 from gptx.compare.formatting import count
+from gptx.compare.frames import curves
 from gptx.compare.run_rows import RunRow, read_rows
 from gptx.errors import GptxError
 from gptx.runs import journal
@@ -24,6 +28,11 @@ class FoundRuns:
     rows: tuple[RunRow, ...]
     left_out: tuple[str, ...] = ()
 
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """The curves of all of these runs, see `gptx.compare.frames.curves`."""
+        return curves(Path(row.run) for row in self.rows)
+
 
 def find_runs(
     paths: Path | str | Iterable[Path | str], study: str | None = None, *, all_runs: bool = False
@@ -32,7 +41,7 @@ def find_runs(
 
     Args:
         study: only the runs of this study.
-        all_runs: also those with which ``sweep.lr`` tuned a learning rate that it did not choose.
+        all_runs: also those with which a sweep chose a learning rate or an arm.
 
     Raises:
         GptxError: a path does not exist, or no run has this study.
@@ -42,7 +51,8 @@ def find_runs(
     found = list(dict.fromkeys(run for inside in runs.values() for run in inside))
     losers = set() if all_runs else losing_runs(found) - given
     rows = _of_study(read_rows(run for run in found if run not in losers), study)
-    lines = [f"{count(len(losers), 'run')} left out that tuned a learning rate (sweep.lr); --all shows them"]
+    why = "with which a sweep chose a learning rate or an arm; --all shows them"
+    lines = [f"{count(len(losers), 'run')} left out {why}"]
     return FoundRuns(rows=tuple(rows), left_out=tuple(lines if losers else ()))
 
 

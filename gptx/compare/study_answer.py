@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gptx.compare.arms import Arm
-from gptx.compare.comparison import Comparison, values_frame
+from gptx.compare.comparison import Comparison
 from gptx.compare.conclusion import number, unit
 from gptx.compare.metric_choice import is_val_loss
 from gptx.config.expectations import Expectation
@@ -56,7 +56,7 @@ def answers(comparison: Comparison) -> tuple[Answer, ...]:
     arms = sorted([comparison.baseline, *(one.arm for one in comparison.arms)], key=lambda arm: arm.name)
     pairs = [_pairs(arms, one) for one in expected]
     known = [i for i, found in enumerate(pairs) if found]
-    table = RunTable.of(values_frame(arms, comparison.metric))
+    table = RunTable.of(comparison.values)
     weights = np.zeros((len(known), len(arms)))
     for row, i in enumerate(known):
         for left, right in pairs[i]:

@@ -56,6 +56,8 @@ RANGES = {
     "sweep.timeout": Range(0),
     "sweep.grace": Range(0),
     "sweep.memory": Range(0),
+    "sweep.lr_seeds": Range(1),
+    "sweep.fresh_seeds": Range(0),
     "sweep.min_seeds": Range(2),
     "sweep.max_seeds": Range(2),
     "sweep.margin": Range(0),

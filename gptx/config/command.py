@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -19,8 +18,9 @@ from gptx.cli import Parser, log
 from gptx.config.compose import compose
 from gptx.config.composition_errors import explain, is_hydras
 from gptx.config.help import help_text
+from gptx.config.hydra_run import run_by_hydra
 from gptx.config.key_comments import commented_yaml
-from gptx.config.overrides import about_sweeps, check_choices, conf_dir, is_group, key_of, own_dirs
+from gptx.config.overrides import about_sweeps, check_choices, is_group, key_of, own_dirs
 from gptx.config.own_modules import make_importable
 from gptx.config.parsing import readable
 from gptx.errors import ConfigError
@@ -103,7 +103,7 @@ def run_hydra(task: Task) -> int:
             return 0
         sys.argv = _for_hydra(arguments)
         with _working_on(command_line):
-            hydra.main(str(conf_dir()), "config", version_base="1.3")(guarded)()
+            run_by_hydra(guarded, _parsed(sys.argv))
     except Exception as error:
         if not is_hydras(error):
             raise

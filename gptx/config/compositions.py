@@ -7,7 +7,6 @@ Overrides of another form than ``key=value`` (``+key=value``, ``~key``, ``key={.
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,42 +15,16 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 
 from gptx.config.check_types import checked
-from gptx.config.composition_errors import UNREADABLE, explain, is_hydras
+from gptx.config.composition import Composition, composed_by_hydra, composition_of, default_composition
+from gptx.config.composition_errors import UNREADABLE, explain
 from gptx.config.option_files import option_files
-from gptx.config.overrides import conf_dir, is_group, key_of, own_dirs
+from gptx.config.overrides import is_group, key_of, own_dirs
 from gptx.config.parsing import parsed, quote, split, typed_value
-from gptx.config.plain_dict import PlainConfig, flat, group_of, plain_dict, plain_value
+from gptx.config.plain_dict import PlainConfig, plain_dict, plain_value
 from gptx.errors import ConfigError
 
 Keys = tuple[str, ...]
 FILES = "data.path"  # its list is empty by default and has the names of files
-
-
-@dataclass(frozen=True)
-class Composition:
-    """A set of options, as Hydra composes it.
-
-    Attributes:
-        config: the config with interpolations, without Hydra's own section.
-        variant: the chosen options by group.
-        schema: the config with these options and no other override, as nested dicts.
-        checked: the checked config, whose groups other configs share; empty if it cannot be resolved as it is.
-    """
-
-    config: DictConfig
-    variant: dict[str, str]
-    schema: PlainConfig
-    checked: PlainConfig
-
-    def has(self, key: str) -> bool:
-        """Whether the options have a key, which may be a group."""
-        group, _, name = key.rpartition(".")
-        return name in group_of(self.schema, group)  # its value may be null
-
-    def unknown(self) -> list[str]:
-        """The keys that the options do not have, but the study's file sets."""
-        keys = [key for key, _ in flat(plain_dict(self.config, resolve=False))]
-        return [key for key in keys if not self.has(key) and (self.has(key.rpartition(".")[0]) or "." not in key)]
 
 
 class Compositions:
@@ -114,23 +87,11 @@ class Compositions:
         return others, values
 
     def _compose(self, options: Sequence[str]) -> Composition:
-        if (composed := self._from_option_files(options)) is not None:
-            return composed
-        try:
-            config = hydra_compose("config", list(options), return_hydra_config=True)
-            choices = {str(g): str(c) for g, c in config.hydra.runtime.choices.items() if c}
-            choices = {group: choice for group, choice in choices.items() if not group.startswith("hydra")}
-            variant = {group: choice for group, choice in choices.items() if group != "experiment"}
-            _check_names(choices)
-            OmegaConf.set_struct(config, False)
-            del config["hydra"]
-            OmegaConf.set_struct(config, True)
-            schema = self._schema(tuple(f"{group}={quote(choice)}" for group, choice in variant.items()))
-        except Exception as error:
-            if not is_hydras(error):
-                raise
-            raise ConfigError(explain(error, options)) from None
-        return Composition(config, variant, schema, _checked_as_it_is(config, schema, variant))
+        if not options:
+            return default_composition()
+        own = own_dirs()
+        sets_values = not all(_is_choice(option, own) for option in options)
+        return self._from_option_files(options) or composed_by_hydra(options, self._schema if sets_values else None)
 
     def _from_option_files(self, options: Sequence[str]) -> Composition | None:
         """The default config with other options, whose files replace the groups of that name: much faster than Hydra.
@@ -144,13 +105,24 @@ class Compositions:
         for axis, (choice, file) in files.items():
             config[axis], variant[axis] = copy.deepcopy(file), choice
         OmegaConf.set_struct(config, True)
-        schema = plain_dict(config)
-        return Composition(config, variant, schema, _checked_as_it_is(config, schema, variant))
+        return composition_of(config, plain_dict(config), variant)
 
-    def _schema(self, options: Keys) -> PlainConfig:
-        if options not in self._schemas:
-            self._schemas[options] = plain_dict(hydra_compose("config", list(options)))
-        return self._schemas[options]
+    def _schema(self, variant: Mapping[str, str]) -> PlainConfig:
+        """The config with the options of a variant and no other override."""
+        options = [f"{group}={quote(choice)}" for group, choice in variant.items()]
+        if found := self._from_option_files(options):
+            return found.schema
+        key = tuple(options)
+        if key not in self._schemas:
+            self._schemas[key] = plain_dict(hydra_compose("config", options))
+        return self._schemas[key]
+
+
+def _is_choice(override: str, own: Sequence[Path]) -> bool:
+    """Whether an override chooses an option and does no more; a study sets values, too."""
+    one, key = parsed(override), key_of(override)
+    is_plain = one is not None and one.type is OverrideType.CHANGE and one.package is None
+    return is_plain and is_group(key, own) and key != "experiment"
 
 
 def _is_value(one: Override, own: Sequence[Path]) -> bool:
@@ -222,13 +194,6 @@ def _text(value: Any, typed: str) -> Any:
     return typed.strip() if isinstance(value, int | float) else value
 
 
-def _checked_as_it_is(config: DictConfig, schema: PlainConfig, variant: dict[str, str]) -> PlainConfig:
-    try:
-        return {**checked(plain_dict(config, complete=True), schema), "variant": variant}
-    except (*UNREADABLE, ConfigError):  # a value that an override sets is missing or wrong
-        return {}
-
-
 def _shared(value: Any, other: Any) -> Any:
     return other if value == other and type(value) is type(other) else value
 
@@ -239,12 +204,3 @@ def _check_groups(plain: PlainConfig, variant: Mapping[str, str]) -> None:
         if not isinstance(plain.get(axis, {}), dict):
             kind = type(plain[axis]).__name__
             raise ConfigError(f"{axis}={option}: its YAML file holds a {kind}, expected keys such as _target_: ...")
-
-
-def _check_names(choices: Mapping[str, str]) -> None:
-    """Reject an option that exists both in gptx and in a --config-dir: Hydra would use gptx's without a warning."""
-    own = own_dirs()
-    for group, option in choices.items():
-        file = Path(group) / f"{option}.yaml"
-        if found := [place / file for place in own if (place / file).exists() and (conf_dir() / file).exists()]:
-            raise ConfigError(f"{group}={option} is an option of gptx, and {found[0]} has the same name: rename yours")

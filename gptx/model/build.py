@@ -43,7 +43,7 @@ def _assemble(cfg: DictConfig, shape: ModelShape) -> GPT:
     """Construct all parts. The random numbers that a part draws in its constructor depend on no other part."""
     attentions = [_layer_part(cfg, "attention", shape, i).at(i, shape.n_layer) for i in range(shape.n_layer)]
     first = attentions[0]
-    torch.manual_seed(cfg.seed)
+    torch.default_generator.manual_seed(cfg.seed)
     pos = part(cfg.pos, shape, first.rotary_dim, first.rotary_heads)
     window, kernel = part(cfg.window), part(cfg.kernel, shape, first.demands)
 
@@ -57,7 +57,7 @@ def _assemble(cfg: DictConfig, shape: ModelShape) -> GPT:
 
 def _layer_part(cfg: DictConfig, axis: str, shape: ModelShape, layer: int) -> Any:
     """Construct the attention or FFN of one layer, with its own random stream."""
-    torch.manual_seed(zlib.crc32(f"{cfg.seed} {axis} {layer}".encode()))
+    torch.default_generator.manual_seed(zlib.crc32(f"{cfg.seed} {axis} {layer}".encode()))
     return part(cfg[axis], shape)
 
 

@@ -5,13 +5,14 @@ It is computed from the YAML files and from models that are built with them on t
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
 
 from gptx.config.axes import interacting_axes, model_axes, own_axes
 from gptx.config.compose import compose
@@ -62,9 +63,9 @@ def table(overrides: Sequence[str] = ()) -> Iterator[VariantRow]:
     """
     if wrong := [override for override in overrides if not override.startswith(("model=", "model."))]:
         raise ConfigError(f"{wrong[0]}: expected model=NAME or model.KEY=VALUE; the table lists all other axes")
-    base = compose(["device=cpu", *overrides])
+    base = _unresolved(compose(["device=cpu", *overrides]))
     with torch.device("meta"):
-        build(with_options(base, {"attention": "mha", "pos": "none"}), VOCAB)  # raises for impossible sizes
+        build(_exchanged(base, {"attention": "mha", "pos": "none"}), VOCAB)  # raises for impossible sizes
         incompatible = _incompatible(base)
         for axis in model_axes():
             for option in options(axis, own_dirs()):
@@ -75,10 +76,13 @@ def table(overrides: Sequence[str] = ()) -> Iterator[VariantRow]:
 def _row(base: DictConfig, axis: str, option: str, incompatible: tuple[str, ...]) -> VariantRow:
     first_line, *_ = [*option_file(axis, option).read_text(encoding="utf-8").splitlines(), ""]
     description = first_line.removeprefix("# ") if first_line.startswith("#") else ""
-    if axis == "kernel":
+    if axis == "kernel" and option in options(axis):
         return VariantRow(axis, option, description, None, incompatible)
     try:
-        price = cost(build(with_options(base, {axis: option}), VOCAB), torch.bfloat16)
+        model = build(_exchanged(base, {axis: option}), VOCAB)
+        if axis == "kernel":
+            return VariantRow(axis, option, description, None, incompatible)
+        price = cost(model, torch.bfloat16)
     except Exception as error:  # a class of the user may raise anything
         if not isinstance(error, ConfigError) and option in options(axis):
             raise
@@ -86,13 +90,24 @@ def _row(base: DictConfig, axis: str, option: str, incompatible: tuple[str, ...]
     return VariantRow(axis, option, description, price, (*_rejected_sizes(base, axis, option), *incompatible))
 
 
+def _unresolved(cfg: DictConfig) -> DictConfig:
+    """The keys that a model is built from, each option as its YAML file defines it. Fewer keys are copied faster."""
+    keys = ("model", "variant", "seed", "device", "precision", "data", "activation_checkpointing")
+    needed = OmegaConf.masked_copy(cfg, [*model_axes(), *keys])
+    return _exchanged(needed, {axis: cfg.variant[axis] for axis in model_axes()})
+
+
 def with_options(base: DictConfig, choices: dict[str, str], **model: int) -> DictConfig:
     """Return a copy of ``base`` with the options of ``choices`` (axis -> option), as their YAML files define them, and
     with ``model``, new values for keys of the group model."""
+    return _exchanged(base, {axis: choices.get(axis, base.variant[axis]) for axis in model_axes()}, **model)
+
+
+def _exchanged(base: DictConfig, choices: dict[str, str], **model: int) -> DictConfig:
+    """A copy of ``base`` with other options for the axes of ``choices``."""
     cfg = base.copy()
     cfg.model.update(model)
-    for axis in model_axes():
-        option = choices.get(axis, cfg.variant[axis])
+    for axis, option in choices.items():
         cfg[axis], cfg.variant[axis] = _yaml(option_file(axis, option)).copy(), option
     return cfg
 
@@ -108,12 +123,20 @@ def _rejected_sizes(base: DictConfig, axis: str, option: str) -> Iterator[str]:
     """Yield the sizes that an option rejects, together with an attention and an encoding that accept all sizes."""
     heads, width = base.model.n_head, base.model.d_model // base.model.n_head
     choices = {"attention": "mha", "pos": "none", axis: option}
-    if (longest := build(with_options(base, choices), VOCAB).pos.max_length) is not None:
+    n_layer = _fewest_layers(base, choices) or base.model.n_layer
+    if (longest := build(_exchanged(base, choices, n_layer=n_layer), VOCAB).pos.max_length) is not None:
         yield "rows longer than model.context" if longest == base.model.context else f"rows longer than {longest:,}"
-    if not _builds(with_options(base, choices, d_model=heads * (width | 1))):
+    if not _builds(_exchanged(base, choices, n_layer=n_layer, d_model=heads * (width | 1))):
         yield "an odd head_dim"
-    if not _builds(with_options(base, choices, n_head=1)):
+    if not _builds(_exchanged(base, choices, n_layer=n_layer, n_head=1)):
         yield "an odd model.n_head"
+
+
+def _fewest_layers(base: DictConfig, choices: dict[str, str]) -> int | None:
+    """The smallest number of layers with which options can be built: enough where parameters and cost do not matter,
+    because the pattern of a window repeats from there on. None if no number suffices."""
+    counts = range(1, base.model.n_layer + 1)
+    return next((n for n in counts if _builds(_exchanged(base, choices, n_layer=n))), None)
 
 
 def _incompatible(base: DictConfig) -> dict[Choice, list[Choice]]:
@@ -121,11 +144,20 @@ def _incompatible(base: DictConfig) -> dict[Choice, list[Choice]]:
     compute it."""
     incompatible: dict[Choice, list[Choice]] = defaultdict(list)
     choices = [(axis, option) for axis in interacting_axes() for option in options(axis, own_dirs())]
-    choices = [choice for choice in choices if _builds(with_options(base, dict([choice])))]
-    pairs = [(a, b) for a, b in itertools.combinations(choices, 2) if a[0] != b[0]]
-    rejected = [pair for pair in pairs if not _builds(with_options(base, dict(pair)))]
-    for choice in choices:
-        model = build(with_options(base, {"window": "sliding", **dict([choice])}), VOCAB)
+    layers = {one: n for one in choices if (n := _fewest_layers(base, dict([one])))}
+
+    def builds(*combination: Choice) -> bool:
+        n_layer = max(layers[one] for one in combination)
+        return _builds(_exchanged(base, dict(combination), n_layer=n_layer))
+
+    fit: set[frozenset[Choice]] = set()
+    for combination in _combinations(list(layers)):
+        if builds(*combination):
+            fit |= {frozenset(pair) for pair in itertools.combinations(combination, 2)}
+    pairs = [pair for pair in itertools.combinations(layers, 2) if pair[0][0] != pair[1][0]]
+    rejected = [pair for pair in pairs if frozenset(pair) not in fit and not builds(*pair)]
+    for choice in layers:
+        model = build(_exchanged(base, {"window": "sliding", **dict([choice])}, n_layer=layers[choice]), VOCAB)
         rejected += [
             (choice, ("kernel", kernel)) for kernel in options("kernel", own_dirs()) if not _supports(kernel, model)
         ]
@@ -133,6 +165,18 @@ def _incompatible(base: DictConfig) -> dict[Choice, list[Choice]]:
         incompatible[one].append(other)
         incompatible[other].append(one)
     return incompatible
+
+
+def _combinations(choices: Sequence[Choice]) -> Iterator[tuple[Choice, ...]]:
+    """Yield combinations of one option of each axis, in which all pairs of options of two axes occur: all pairs of the
+    two longest axes, to which the options of the others are assigned in turn. A model that can be built with three
+    options shows that each two of them fit together."""
+    by_axis = [list(group) for _, group in itertools.groupby(choices, key=lambda choice: choice[0])]
+    if len(by_axis) < 2:
+        return
+    first, second, *others = sorted(by_axis, key=len, reverse=True)
+    for (i, one), (j, other) in itertools.product(enumerate(first), enumerate(second)):
+        yield one, other, *(options[(i + j) % len(options)] for options in others)
 
 
 def _by_axis(incompatible: dict[Choice, list[Choice]], axis: str, option: str) -> Iterator[str]:
@@ -155,14 +199,25 @@ def _supports(option: str, model: GPT) -> bool:
     """Whether a kernel can compute every layer of a model, given the device and the packages that it needs."""
     try:
         kernel: Kernel = part(_yaml(option_file("kernel", option)), model.shape, model.kernel.demands)
+        return not any(kernel.unsupported(*layer) for layer in zip(model.windows, model.layer_pos, strict=True))
     except Exception:
         if option in options("kernel"):
             raise
-        return False  # a class of the user may raise anything
-    return not any(kernel.unsupported(*layer) for layer in zip(model.windows, model.layer_pos, strict=True))
+        return False  # a class of the user may raise anything; its own row says what
 
 
-def markdown(rows: Sequence[VariantRow]) -> str:
-    """Return the table in Markdown."""
-    lines = [HEADER, ("---", "---", "---:", "---:", "---"), *(row.cells for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def markdown(rows: Iterable[VariantRow]) -> Iterator[str]:
+    """Yield the lines of the table in Markdown."""
+    for cells in itertools.chain([HEADER, ("---", "---", "---:", "---:", "---")], (row.cells for row in rows)):
+        yield "| " + " | ".join(cells) + " |"
+
+
+def rich_table(rows: Sequence[VariantRow]) -> Table:
+    """A table for the terminal, with a horizontal line between the options of two axes."""
+    found = Table(*HEADER, title="Variants")
+    found.columns[2].justify = found.columns[3].justify = "right"
+    found.columns[0].no_wrap, found.columns[0].min_width = True, max(len(row.cells[0]) for row in rows)
+    found.columns[1].overflow = found.columns[4].overflow = "fold"
+    for row, following in zip(rows, [*rows[1:], rows[-1]], strict=True):
+        found.add_row(*row.cells, end_section=row.axis != following.axis)
+    return found

@@ -1,4 +1,4 @@
-"""The runs with which a sweep tuned a learning rate (``sweep.lr``), as a file in the sweep's folder.
+"""The runs with which a sweep chose a learning rate or an arm, as a file in the sweep's folder.
 
 A comparison of a folder leaves out the runs at rates that were not chosen: they belong to the tuning of an arm and are
 no variants of their own.

@@ -13,6 +13,7 @@ import numpy as np
 
 from gptx.errors import GptxError
 from gptx.statistics.block_model import Floats
+from gptx.statistics.bootstrap import bca_ratios
 from gptx.statistics.verdict import Interval, Verdict
 
 MOST_BLOCKS = 512
@@ -61,14 +62,27 @@ def text_difference(arm: Floats, baseline: Floats, tokens: Floats, *, level: flo
     Documents are in the order of the text.
     """
     differences = np.atleast_2d(arm).mean(axis=0) - np.atleast_2d(baseline).mean(axis=0)
-    if differences.shape != tokens.shape:
-        raise GptxError(f"losses of {differences.shape} documents and tokens of {tokens.shape}; expected equal shapes")
+    return text_differences(differences[None], tokens, level=level)[0]
+
+
+def text_differences(differences: Floats, tokens: Floats, *, level: float = 0.95) -> list[TextDifference]:
+    """`text_difference` for several arms at once, with the same resamples: ``differences`` from the baseline, averaged
+    over seeds and summed over each document's tokens, of shape (arms, documents)."""
+    if differences.shape[1:] != tokens.shape:
+        raise GptxError(
+            f"losses of {differences.shape[1:]} documents and tokens of {tokens.shape}; expected equal shapes"
+        )
     starts = np.linspace(0, len(tokens), min(len(tokens), MOST_BLOCKS), endpoint=False).astype(int)
-    sums, counts = np.add.reduceat(differences, starts), np.add.reduceat(tokens, starts)
-    estimate = float(sums.sum() / counts.sum())
-    if len(starts) < FEWEST_BLOCKS or np.ptp(sums / counts) < 1e-12:
-        return TextDifference(estimate=estimate, interval=None, error=np.nan, blocks=len(starts))
-    return _bootstrap(sums, counts, estimate, level)
+    sums, counts = np.add.reduceat(differences, starts, axis=1), np.add.reduceat(tokens, starts)
+    estimates = sums.sum(axis=1) / counts.sum()
+    varied = (np.ptp(sums / counts, axis=1) >= 1e-12) & (len(starts) >= FEWEST_BLOCKS)
+    known = iter(bca_ratios(sums[varied], counts, RESAMPLES, level) if varied.any() else ())
+    out = []
+    for estimate, varies in zip(map(float, estimates), varied, strict=True):
+        low, high, error = next(known) if varies else (np.nan, np.nan, np.nan)
+        interval = Interval(estimate=estimate, low=low, high=high) if varies else None
+        out.append(TextDifference(estimate=estimate, interval=interval, error=error, blocks=len(starts)))
+    return out
 
 
 def text_verdict(verdict: Verdict, seed_error: float, text: TextDifference, margin: float | None) -> TextVerdict:
@@ -96,16 +110,3 @@ def _remedy(verdict: Verdict, only_on_this_text: bool, ratio: float) -> Remedy:
     if ratio > 4:
         return Remedy.TEXT
     return Remedy.BOTH if ratio > 1 / 4 else Remedy.SEEDS
-
-
-def _bootstrap(sums: Floats, counts: Floats, estimate: float, level: float) -> TextDifference:
-    from scipy import stats
-
-    def per_token(sums: Floats, counts: Floats, axis: int = -1) -> Floats:
-        return np.asarray(sums.sum(axis=axis) / counts.sum(axis=axis))
-
-    options = {"paired": True, "vectorized": True, "n_resamples": RESAMPLES, "batch": 1000, "method": "BCa"}
-    result = stats.bootstrap((sums, counts), per_token, confidence_level=level, rng=np.random.default_rng(0), **options)
-    limits = result.confidence_interval
-    interval = Interval(estimate=estimate, low=float(limits.low), high=float(limits.high))
-    return TextDifference(estimate=estimate, interval=interval, error=float(result.standard_error), blocks=len(sums))

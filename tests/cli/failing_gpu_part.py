@@ -44,4 +44,4 @@ def tables(rows: Sequence[Row], results: Results) -> str:
     raise KeyError("a fault of the table")
 
 
-PART = Part("failing", "Cases that fail", 1, 5, cases, measure, tables)
+PART = Part("failing", "Cases that fail", 1, 3, cases, measure, tables)

@@ -29,11 +29,13 @@ def test_path_with_a_space_is_one_line(gptx: Gptx) -> None:
     assert not gptx.folders()
 
 
+@pytest.mark.full
 def test_sweep_names_it_before_anything_runs(gptx: Gptx) -> None:
     done = cold(gptx, "-m", "compile=true,false", "dry_run=true")
     assert done.code == 2
     assert "compile=true needs a C++ compiler" in " ".join((done.out + done.err).split())
 
 
+@pytest.mark.full
 def test_other_runs_need_no_compiler(gptx: Gptx) -> None:
     assert cold(gptx, "trainer.max_steps=1").code == 0

@@ -210,7 +210,7 @@ def test_every_experiment_trains(gptx: Gptx, path: Path) -> None:
 def test_default_command_learns_english(gptx: Gptx) -> None:
     """The first command of the README, without any override, learns its default corpus."""
     run = gptx.popen("gptx.run")
-    out, err = run.communicate(timeout=5 * DEADLINE)
+    out, err = run.communicate(timeout=10 * DEADLINE)  # without bf16 and beside other tests it takes long
     assert run.returncode == 0, err
     result = json.loads((gptx.folder / "result.json").read_text())
     assert result["val_loss"] < 1.4

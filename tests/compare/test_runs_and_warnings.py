@@ -1,4 +1,4 @@
-"""Figures of single runs, marks of the best, sizes of variants, and runs that only tuned a learning rate."""
+"""Figures of single runs, marks of the best, sizes of variants, and runs that only served a choice."""
 
 import json
 import re
@@ -162,11 +162,11 @@ def test_rates_that_lost_are_not_variants(tmp_path: Path) -> None:
     lost, chosen = tuned(tmp_path)
     out = cli(tmp_path).stdout
     assert "1 variant, 1 run " in out and "optim.lr" not in out
-    assert "1 run left out that tuned a learning rate (sweep.lr); --all shows them" in out
+    assert "1 run left out with which a sweep chose a learning rate or an arm; --all shows them" in out
     for arguments in ([tmp_path, "--all"], [lost, chosen]):
         out = cli(*arguments).stdout
         assert "2 variants, 2 runs" in out and "optim.lr" in out and "left out" not in out
-    assert "1 run left out that tuned" in cli(lost.parent, "--study", "grid").stdout
+    assert "1 run left out with which a sweep chose" in cli(lost.parent, "--study", "grid").stdout
     assert "1 variant" in cli(lost).stdout, "a run that is given itself is shown"
 
 

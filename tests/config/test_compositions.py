@@ -69,9 +69,20 @@ def values(default: Any) -> st.SearchStrategy[str]:
     return st.sampled_from(["x", "'a b'", "${study}", "'é'"])
 
 
-@settings(max_examples=40)
+@settings(max_examples=8)
 @given(override_sets())
 def test_cached_composition_equals_hydras(overrides: list[str]) -> None:
+    equals_hydras(overrides)
+
+
+@pytest.mark.full
+@settings(max_examples=40)
+@given(override_sets())
+def test_more_cached_compositions_equal_hydras(overrides: list[str]) -> None:
+    equals_hydras(overrides)
+
+
+def equals_hydras(overrides: list[str]) -> None:
     """The same result to the last key, or an error of both."""
     try:
         expected = json.dumps(composed_by_hydra(overrides))

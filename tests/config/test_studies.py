@@ -51,7 +51,7 @@ def seeds(name: str) -> int:
 
 @dataclass(frozen=True)
 class Arm:
-    """One combination without its seed; ``runs``: its seeds times its learning rates."""
+    """One combination without its seed; ``runs``: its seeds, and those that try learning rates."""
 
     cfg: DictConfig
     cost: Cost
@@ -78,7 +78,7 @@ def _arm(name: str, overrides: list[str]) -> Arm:
     cfg = composed(f"experiment={name}", "device=cpu", *overrides)
     with torch.device("meta"):
         price = cost(build(cfg, 65 if cfg.variant.tokenizer == "char" else 257), torch.bfloat16)
-    return Arm(cfg, price, seeds(name) * max(1, len(cfg.sweep.lr)))
+    return Arm(cfg, price, seeds(name) + len(cfg.sweep.lr) * cfg.sweep.lr_seeds)
 
 
 def runs(name: str) -> int:
@@ -168,7 +168,7 @@ def test_study_without_m_is_one_of_its_arms(name: str) -> None:
 def test_small_size_is_cheap_and_has_its_own_folder(name: str) -> None:
     small = f"smoke/{name}"
     assert runs(small) <= 40 and flops(small) < 1e13, "more than a minute or two on two cores"
-    assert flops(small) < float(budget(name)[1]) * 1e13, "costs more than 1 % of the study"
+    assert flops(small) < float(budget(name)[1]) * 2e13, "costs more than 2 % of the study"
     for arm in arms(small):
         assert arm.cfg.study == f"{name}-smoke" and arm.tokens <= 1e6 and arm.cfg.trainer.val_tokens <= 20_000
         assert {key: arm.cfg.about[key] for key in file(name)["about"]} == file(name)["about"]

@@ -5,7 +5,7 @@ The checks are run in groups of worker processes, many checks in one group (see 
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import cycle, product
 from typing import Any
 
@@ -34,30 +34,44 @@ def train(strategy: str, *overrides: str) -> str:
     return f"train {','.join((strategy, *filter(None, overrides)))}"
 
 
-def of_each_attention(strategy: str, *others: Sequence[str]) -> Iterator[str]:
+def of_each_attention(strategy: str, *others: Sequence[str]) -> list[str]:
     """One config for each attention; the overrides of the other sequences are assigned in turn."""
-    for attention, *overrides in zip(options("attention"), *map(cycle, others), strict=False):
-        yield train(strategy, f"attention={attention}", OF_ATTENTION.get(attention, ""), *overrides)
+    configs = zip(options("attention"), *map(cycle, others), strict=False)
+    return [
+        train(strategy, f"attention={attention}", OF_ATTENTION.get(attention, ""), *rest)
+        for attention, *rest in configs
+    ]
 
 
+TP = of_each_attention("tp", POSITIONS, ["", "pack"])
+CP = of_each_attention("cp", WINDOWS, ALL_POSITIONS, ["pack", RECOMPUTE])
+
+# Each attention under one of tp and cp; the second tier has it under the other one, too.
 ON_TWO: Checks = [
-    *(train(strategy, "attention=gqa,pos=rope,window=sliding,pack") for strategy in DATA_PARALLEL),
-    *(train(strategy, "attention=mha,pos=learned,activation_checkpointing=true") for strategy in DATA_PARALLEL),
-    *of_each_attention("tp", POSITIONS, ["", "pack"]),
+    train("ddp", "attention=gqa,pos=rope,window=sliding,pack"),
+    train("fsdp", "attention=mha,pos=learned,activation_checkpointing=true"),
+    train("hsdp", "attention=gqa,pos=rope,window=sliding,pack"),
+    *TP[::2],
     train("tp", "ffn=moe,model.bias=true"),
     train("fsdp_tp", "attention=gqa,pos=t5"),
-    *of_each_attention("cp", WINDOWS, ALL_POSITIONS, ["pack", RECOMPUTE]),
+    *CP[1::2],
     train("pp", "attention=gqa,pos=rope,window=sliding"),
-    train("pp", "attention=mqa,pos=learned,placement=peri"),
     train("pp", "attention=sink,pos=t5,window=alternating,model.tie=false,pack"),
-    train("pp", "attention=mla,pos=kerple,ffn=swiglu,activation_checkpointing=true"),
-    *(f"checkpoints {strategy},{CHECKPOINT}" for strategy in ("fsdp", "tp", "cp", "pp")),
-    train("tp", "attention=forgetting,attention.n_kv_head=2,attention.qk_norm=true,attention.norm_per_head=true"),
+    *(f"checkpoints {strategy},{CHECKPOINT}" for strategy in ("fsdp", "pp")),
     "dropout tp,model.dropout=0.3,attention=mla,pos=alibi",
-    f"dropout tp,model.dropout=0.3,attention=gqa,compile,{RECOMPUTE}",
 ]  # fmt: skip
 
 ON_TWO_IN_FULL: Checks = [
+    train("ddp", "attention=mha,pos=learned,activation_checkpointing=true"),
+    train("fsdp", "attention=gqa,pos=rope,window=sliding,pack"),
+    train("hsdp", "attention=mha,pos=learned,activation_checkpointing=true"),
+    *TP[1::2],
+    *CP[::2],
+    train("pp", "attention=mqa,pos=learned,placement=peri"),
+    train("pp", "attention=mla,pos=kerple,ffn=swiglu,activation_checkpointing=true"),
+    *(f"checkpoints {strategy},{CHECKPOINT}" for strategy in ("tp", "cp")),
+    train("tp", "attention=forgetting,attention.n_kv_head=2,attention.qk_norm=true,attention.norm_per_head=true"),
+    f"dropout tp,model.dropout=0.3,attention=gqa,compile,{RECOMPUTE}",
     *of_each_attention("tp", ["attention.bias=true"], ["attention.qk_norm=true", ""], POSITIONS[::2]),
     *(train("tp", f"ffn={ffn},model.bias=true") for ffn in options("ffn")),
     *(train("tp", "window=sliding,window.size=5,kernel=banded", pos) for pos in POSITIONS[1:]),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from command import DEADLINE, ROOT, Gptx, environment, pausing, records, until, words
+from tiers import some
 
 import gptx as api
 from gptx.runs import journal
@@ -48,9 +49,11 @@ for process in processes:
 """
 
 
-def test_processes_that_create_the_folder_of_one_run_at_once_create_one_folder(tmp_path: Path, corpus: Path) -> None:
+@pytest.mark.parametrize("studies", some([15, 100], 15))
+def test_processes_that_create_the_folder_of_one_run_at_once_create_one_folder(
+    tmp_path: Path, corpus: Path, studies: int
+) -> None:
     """Of four configs in two processes each, three are one computation."""
-    studies = 100
     command = [sys.executable, "-c", CREATE, str(corpus), str(tmp_path), str(studies)]
     done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
     assert (done.returncode, done.stderr) == (0, "")

@@ -6,6 +6,7 @@ import pytest
 
 from gptx.errors import GptxError
 from gptx.statistics.factorial import factorial
+from gptx.statistics.factorial_sentences import factorial_sentences
 from gptx.statistics.noise import noise_floor
 from gptx.statistics.power import pooled_plan
 from gptx.statistics.text import Remedy, text_difference, text_verdict
@@ -102,13 +103,13 @@ def test_factorial_effects_against_ols_of_statsmodels() -> None:
 
 
 def test_sentences_name_simple_effects_and_claim_no_interaction_by_the_margin_only() -> None:
-    sentence = factorial(grid(), FACTORS, 0.01).sentences()[0]
+    sentence = factorial_sentences(factorial(grid(), FACTORS, 0.01))[0]
     assert sentence == (
-        "rope (instead of learned) lowers the loss by 0.500 ± 0.005 under full and lowers the loss by 0.499 ± 0.003 "
-        "under sliding; the interaction is within ± 0.01"
+        "rope (instead of learned) lowers the loss by 0.500 ± 0.005 under full and by 0.499 ± 0.003 under "
+        "sliding; the interaction is within ± 0.01"
     )
-    assert "within" not in factorial(grid(), FACTORS, None).sentences()[0]
-    assert "the interaction is +0.0" in factorial(grid(interaction=0.05), FACTORS, 0.01).sentences()[0]
+    assert "within" not in factorial_sentences(factorial(grid(), FACTORS, None))[0]
+    assert "the interaction is +0.0" in factorial_sentences(factorial(grid(interaction=0.05), FACTORS, 0.01))[0]
 
 
 def test_a_missing_cell_leaves_its_combination_out_of_averages() -> None:
@@ -129,13 +130,10 @@ def test_a_cell_in_which_every_run_diverged_is_no_missing_cell() -> None:
     assert {e.averaged for e in result.main} == {(3, 4)}
     under = {e.at[0]: (e.verdict, e.diverged) for e in result.simple if e.changes[0].factor == "pos"}
     assert under["window", "full"] == (Verdict.BETTER, 0) and under["window", "sliding"] == (Verdict.UNDECIDED, 5)
-    sentence = result.sentences()[0]
+    sentence = factorial_sentences(result)[0]
     assert "(undecided: 5 runs diverged) under sliding" in sentence and "lowers the loss" in sentence
-    assert (
-        factorial(frame.query("attention == 'mha'"), ("pos", "window"), 0.01)
-        .sentences()[0]
-        .endswith("the interaction is unknown: 5 runs diverged")
-    )
+    two = factorial(frame.query("attention == 'mha'"), ("pos", "window"), 0.01)
+    assert factorial_sentences(two)[0].endswith("the interaction is unknown: 5 runs diverged")
 
 
 def test_a_diverged_run_leaves_its_contrasts_undecided_and_mistakes_are_named() -> None:

@@ -1,6 +1,7 @@
 """sweep.lr: every arm is trained with several learning rates and compared at its best one."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -88,10 +89,10 @@ def test_every_arm_gets_its_best_rate(tmp_path: Path) -> None:
             "attention=gqa": {1e-3: [1.0, 1.0], 3e-3: [2.9, 3.0], 1e-2: [2.5, 2.1]},
         },
     )
-    mha, mqa, gqa = choices = rates.choose(cells, tmp_path)
+    mha, mqa, gqa = choices = rates.choose(SweepPlan(cells=tuple(cells)), tmp_path)
     assert [choice.arm for choice in choices] == ["attention=mha", "attention=mqa", "attention=gqa"]
     assert (mha.best, mqa.best, gqa.best) == (3e-3, 1e-2, 1e-3)
-    assert mha.runs == [tmp_path / str(cell.run) for cell in cells[2:4]]
+    assert mha.compared == [tmp_path / str(cell.run) for cell in cells[2:4]]
     assert list(rates.warnings(choices)) == [
         at_the_edge("attention=mqa", "0.01", "largest", "[0.001,0.003,0.01,0.03]"),
         at_the_edge("attention=gqa", "0.001", "smallest", "[0.0003,0.001,0.003,0.01]"),
@@ -103,17 +104,36 @@ def test_every_arm_gets_its_best_rate(tmp_path: Path) -> None:
     assert all(f"\x1b[1m*{best}\x1b[0m" in text for best in ("1.9500", "2.3000", "1.0000")) and "2.9500" in text
 
 
+def save(outputs: Path, cells: list[PlannedCell], has_final_cells: bool) -> Sweep:
+    sweep = Sweep(outputs, "study-1")
+    sweep.path.mkdir(parents=True)
+    sweep.save_plan(SweepPlan(study="study", lr=True, has_final_cells=has_final_cells, cells=tuple(cells)))
+    return sweep
+
+
 def test_runs_at_other_rates_are_recorded_as_tuning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a sweep of an earlier version, rates were chosen with the seeds of the comparison."""
     cells = grid(
         tmp_path, {"attention=mha": {1e-3: [2.0, None], 3e-3: [1.9, 2.0]}, "attention=gqa": {1e-3: [1.0, 1.0]}}
     )
-    sweep = Sweep(tmp_path, "study-1")
-    sweep.path.mkdir(parents=True)
-    sweep.save_plan(SweepPlan(study="study", lr=True, cells=tuple(cells)))
-    compared = rates.show_choices(sweep, ())
-    assert "by learning rate" in capsys.readouterr().out
+    compared = rates.show_choices(save(tmp_path, cells, has_final_cells=False))
+    out = capsys.readouterr().out
+    assert "(* best)" in out and "*1.9500" in out and "[bold]" not in out
     every = [tmp_path / str(cell.run) for cell in cells if (tmp_path / str(cell.run)).exists()]
     assert losing_runs(every) == set(every) - set(compared) == {tmp_path / str(cells[0].run)}
+
+
+def test_runs_that_chose_a_rate_are_not_compared(tmp_path: Path) -> None:
+    """Seed 0 chooses, seeds 1 and 2 are compared; runs at a rate that an earlier command chose are left out, too."""
+    losses: dict[str, dict[float, list[float | None]]] = {
+        "a=1": {1e-3: [2.0, 1.0, 1.0], 3e-3: [1.9, 5.0, None]},
+        "a=2": {1e-3: [None, 1.0, 1.0]},
+    }
+    cells = [replace(one, is_final="seed=0" not in one.title) for one in grid(tmp_path, losses)]
+    first = cells[3]
+    assert rates.show_choices(save(tmp_path, cells, has_final_cells=True)) == [tmp_path / str(cells[4].run)]
+    every = {tmp_path / str(one.run) for one in cells if (tmp_path / str(one.run)).exists()}
+    assert losing_runs(every) == every - {tmp_path / str(cells[4].run)} and first.title.endswith("seed=0")
 
 
 def test_unfinished_runs_do_not_count_and_are_reported(tmp_path: Path) -> None:
@@ -125,9 +145,9 @@ def test_unfinished_runs_do_not_count_and_are_reported(tmp_path: Path) -> None:
         },
     )
     cells.append(cell(tmp_path, "a=1", 2e-3, 2, 0.1, status="failed"))
-    one, two = rates.choose(cells, tmp_path)
-    assert one.best == 1e-3 and len(one.runs) == 1
-    assert two.best is None and two.runs == []
+    one, two = rates.choose(SweepPlan(cells=tuple(cells)), tmp_path)
+    assert one.best == 1e-3 and len(one.compared) == 1
+    assert two.best is None and two.compared == []
     shown_warnings = list(rates.warnings([one, two]))
     assert shown_warnings[0].startswith(
         "a=1: the best learning rate 0.001 was chosen among finished runs only; missing runs: 2 of 3 at 0.001"
@@ -137,24 +157,16 @@ def test_unfinished_runs_do_not_count_and_are_reported(tmp_path: Path) -> None:
 
 def test_incomplete_rate_does_not_win_over_a_complete_one(tmp_path: Path) -> None:
     cells = grid(tmp_path, {"a=1": {1e-3: [2.0, 2.0], 2e-3: [1.9, 2.0], 4e-3: [1.5, None]}})
-    [choice] = rates.choose(cells, tmp_path)
+    [choice] = rates.choose(SweepPlan(cells=tuple(cells)), tmp_path)
     assert choice.best == 2e-3
     basis = "rates at which all runs have finished"
     shown_warnings = f"a=1: the best learning rate 0.002 was chosen among {basis}; missing runs: 1 of 2 at 0.004"
     assert list(rates.warnings([choice])) == [shown_warnings]
 
 
-def test_runs_dropped_by_halving_are_not_missing(tmp_path: Path) -> None:
-    cells = grid(tmp_path, {"a=1": {1e-3: [None, None], 2e-3: [2.0, 2.0]}, "a=2": {1e-3: [None], 2e-3: [None]}})
-    dropped = {cell.title for cell in cells if cell.arm != "a=1 optim.lr=0.002"}
-    choices = rates.choose(cells, tmp_path, dropped)
-    assert [choice.best for choice in choices] == [2e-3, None]
-    assert list(rates.warnings(choices)) == [at_the_edge("a=1", "0.002", "largest", "[0.001,0.002,0.004]")]
-
-
 def test_diverged_run_is_never_the_best(tmp_path: Path) -> None:
     cells = grid(tmp_path, {"": {1e-3: [2.0], 2e-3: [1.9], 4e-3: [float("nan")]}})
-    [choice] = rates.choose(cells, tmp_path)
+    [choice] = rates.choose(SweepPlan(cells=tuple(cells)), tmp_path)
     assert choice.arm == "" and choice.best == 2e-3 and list(rates.warnings([choice])) == []
 
 

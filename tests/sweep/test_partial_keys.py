@@ -49,7 +49,7 @@ def test_learning_rates_and_matching(gptx: Gptx) -> None:
 @pytest.mark.full
 def test_search_gives_the_key_to_the_points_that_have_it(gptx: Gptx) -> None:
     window = ["window=full,sliding", "window.size=4,8"]
-    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.sampler=random"]
+    search = ["hydra/sweeper=optuna", "sweep.fresh_seeds=0", "hydra.sweeper.n_trials=3", "hydra.sweeper.sampler=random"]
     shown = sweep_here(gptx, *window, *search, "dry_run=true")
     assert shown.code == 0 and "window=full runs without it" in shown.err, shown.err
     steps = ["trainer.max_steps=2", "trainer.eval_every=1"]

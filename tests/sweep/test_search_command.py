@@ -4,17 +4,20 @@ import json
 import shlex
 
 import pytest
-from command import DEADLINE, Gptx, records, until
+from command import DEADLINE, Gptx, once, records, until
 from conftest import Maker
 from in_process import sweep_arguments
 from optuna.trial import FrozenTrial
 from simulated_search import LR, stored_study
 
 from gptx.runs import journal
+from gptx.runs.tuning_runs import losing_runs
+from gptx.sweep.state.folder import Sweep
 
 
 def command(gptx: Gptx, *overrides: str) -> list[str]:
-    return sweep_arguments(gptx, "hydra/sweeper=optuna", "sweep.jobs=2", *overrides)
+    """A search whose winner does not train again, unless the overrides say so."""
+    return sweep_arguments(gptx, "hydra/sweeper=optuna", "sweep.jobs=2", "sweep.fresh_seeds=0", *overrides)
 
 
 def stored(gptx: Gptx) -> list[FrozenTrial]:
@@ -35,11 +38,15 @@ def test_search_from_the_command_line(gptx: Gptx) -> None:
     assert last.startswith("20 trials: 20 to run, 2 at once, about ") and last.endswith(
         " (estimated from a timed step)"
     )
-    done = gptx.run("gptx.run", *overrides, "hydra.sweeper.n_trials=2")
+    done = gptx.run("gptx.run", *once(*overrides, "hydra.sweeper.n_trials=2", "sweep.fresh_seeds=1"))
     assert done.code == 0, done.err
     assert "trials: 2 finished" in done.out and "[2/2] trial " in done.err
-    assert [trial.state.name for trial in stored(gptx)] == ["COMPLETE"] * 2 and len(gptx.folders()) == 2
-    result = min(json.loads((folder / "result.json").read_text())["val_loss_select"] for folder in gptx.folders())
+    final = [cell for cell in Sweep(gptx.outputs, gptx.sweep_folder.name).plan.cells if cell.is_final]
+    assert [cell.overrides[-1] for cell in final] == ["seed=1000"] and "1 variant, 1 run " in done.out
+    trials = [folder for folder in gptx.folders() if folder.name not in str(final[0].run)]
+    assert losing_runs(gptx.folders()) == set(trials) and len(trials) == 2, "the winner is reported on its own seeds"
+    assert [trial.state.name for trial in stored(gptx)] == ["COMPLETE"] * 2
+    result = min(json.loads((folder / "result.json").read_text())["val_loss_select"] for folder in trials)
     assert f"val_loss {result:.6g}" in done.out and min(trial.values for trial in stored(gptx)) == [result]
 
 

@@ -130,14 +130,30 @@ def reset_cursor(store: Store, outputs: Path, uid: str) -> None:
 RECORD = st.sampled_from(["metrics", "metrics", "metrics", "sample", "event", "stop"])
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(
-    kinds=st.lists(RECORD, max_size=12),
-    cuts=st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=4),
-    finished=st.booleans(),
-)
+FIXTURES = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+KINDS = st.lists(RECORD, max_size=12)
+CUTS = st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=4)
+
+
+@settings(max_examples=4, suppress_health_check=FIXTURES)
+@given(kinds=KINDS, cuts=CUTS, finished=st.booleans())
 @example(kinds=["metrics", "stop", *5 * ["metrics"], "stop"], cuts=[(0.3125, False)], finished=False)
 def test_pushing_a_journal_in_parts_equals_pushing_it_at_once(
+    store: Store, outputs: Path, kinds: list[str], cuts: list[tuple[float, bool]], finished: bool
+) -> None:
+    in_parts_equals_at_once(store, outputs, kinds, cuts, finished)
+
+
+@pytest.mark.full
+@settings(max_examples=25, suppress_health_check=FIXTURES)
+@given(kinds=KINDS, cuts=CUTS, finished=st.booleans())
+def test_pushing_many_journals_in_parts_equals_pushing_them_at_once(
+    store: Store, outputs: Path, kinds: list[str], cuts: list[tuple[float, bool]], finished: bool
+) -> None:
+    in_parts_equals_at_once(store, outputs, kinds, cuts, finished)
+
+
+def in_parts_equals_at_once(
     store: Store, outputs: Path, kinds: list[str], cuts: list[tuple[float, bool]], finished: bool
 ) -> None:
     """For any division of a journal into pushes, with or without kills before the cursor is written."""

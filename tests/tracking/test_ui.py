@@ -4,7 +4,6 @@ import base64
 import json
 import math
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,14 +16,13 @@ from typing import Any
 
 import psutil
 import pytest
+from browser import chromium
 from command import DEADLINE, ROOT, unused_port
 from fake_runs import make_run
 
 from gptx.tracking import mlflow_view, ui_server
 from gptx.ui import main as ui_main
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
 BPB = {("gqa", "rope"): 1.5, ("gqa", "alibi"): 2.0, ("mha", "rope"): 1.7, ("mha", "alibi"): 1.9}
 
 
@@ -84,17 +82,8 @@ def test_sigterm_ends_the_real_server_and_frees_its_port(tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("no chromium with chromedriver on this machine (Debian: apt-get install chromium-driver)")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1600,1700"):
-        options.add_argument(f"--{flag}")
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    with chromium(1600, 1700) as driver:
+        yield driver
 
 
 def link(printed: str, kind: str) -> str:

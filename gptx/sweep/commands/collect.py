@@ -7,11 +7,12 @@ from gptx.cli import log
 from gptx.compare.page import show
 from gptx.runs import journal
 from gptx.runs.folder import RunFolder
-from gptx.sweep.commands.status import CellStatus, StatusRow, dropped_by_halving, status_rows
+from gptx.sweep.commands.status import CellStatus, StatusRow, status_rows
 from gptx.sweep.commands.status_table import command_for_the_rest, count_statuses
 from gptx.sweep.end_report import list_reasons, show_variants
 from gptx.sweep.plan import learning_rates
 from gptx.sweep.plan.auto_report import show_verdicts
+from gptx.sweep.plan.final_runs import compared_runs
 from gptx.sweep.state.folder import Sweep
 from gptx.terminal import echo
 from gptx.tracking.sync import send
@@ -33,7 +34,9 @@ def collect(sweep: Sweep) -> int:
     finished = [one.folder for one in statuses if one.status is CellStatus.FINISHED and one.folder]
     plan = sweep.plan
     if plan.lr:
-        finished = learning_rates.show_choices(sweep, dropped_by_halving(sweep, plan))
+        finished = learning_rates.show_choices(sweep)
+    elif plan.has_final_cells:
+        finished = compared_runs(sweep, finished)
     if finished:
         (show_variants if plan.auto else show)(finished)
     if active := [one for one in statuses if one.active]:

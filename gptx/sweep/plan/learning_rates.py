@@ -1,19 +1,20 @@
-"""`sweep.lr=[1e-3,3e-3]`: train every arm with each of these learning rates and compare the arms at their best rates.
+"""`sweep.lr=[1e-3,3e-3]`: try these learning rates for every arm, and compare the arms at their best rates.
 
-A comparison at a single rate favours the arm that this rate suits. The best rate is chosen by the mean validation loss
-at the end of the runs, on the selection half; the comparison uses the report half. The seeds are the same, so choosing
-the best of several rates still makes each arm's loss a little too low; all arms get the same number of tries.
+A comparison at a single rate favours the arm that this rate suits. The rates are tried with sweep.lr_seeds seeds that
+the grid does not have; the best one has the lowest mean validation loss at the end of these runs, on the selection
+half. The arm then trains at this rate with the seeds of the grid; only these runs are compared, on the report half.
 """
 
 import math
 import re
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from gptx.config.overrides import key_of
 from gptx.console import Console
@@ -21,8 +22,9 @@ from gptx.errors import ConfigError
 from gptx.runs.folder import RunFolder
 from gptx.runs.metrics import selection
 from gptx.runs.records import RunStatus
-from gptx.runs.tuning_runs import TuningRuns
-from gptx.sweep.state.folder import PlannedCell, Sweep
+from gptx.sweep.plan.cells import Cell
+from gptx.sweep.plan.final_runs import finished_runs, record_tuning
+from gptx.sweep.state.folder import PlannedCell, Sweep, SweepPlan
 
 KEY = "optim.lr"
 
@@ -35,13 +37,13 @@ class RateChoice:
         arm: the overrides of the arm, without the rate.
         losses: {learning rate, ascending: {folder of a finished run: its loss on the selection half}}.
         seeds: number of planned runs at each rate.
-        dropped: the rates at which halving has dropped the arm.
+        final: {learning rate: folders of the finished runs with the seeds of the grid}.
     """
 
     arm: str
     losses: dict[float, dict[Path, float]]
     seeds: int
-    dropped: frozenset[float] = frozenset()
+    final: dict[float, list[Path]] = field(default_factory=dict)
 
     @property
     def best(self) -> float | None:
@@ -56,9 +58,14 @@ class RateChoice:
         return [rate for rate, runs in self.losses.items() if len(runs) == self.seeds]
 
     @property
+    def compared(self) -> list[Path]:
+        """The finished runs with which the arm is compared to others."""
+        return [] if self.best is None else self.final.get(self.best, [])
+
+    @property
     def runs(self) -> list[Path]:
-        """The folders of the runs at the best rate, with which the arm is compared to others."""
-        return [] if self.best is None else list(self.losses[self.best])
+        """All finished runs."""
+        return [run for runs in (*self.losses.values(), *self.final.values()) for run in runs]
 
 
 def check_rates(rates: Sequence[Any]) -> list[float]:
@@ -90,40 +97,34 @@ def with_rates(combinations: Sequence[Sequence[str]], rates: Sequence[Any]) -> l
     return [[*overrides, f"{KEY}={rate!r}"] for overrides in combinations for rate in check_rates(rates)]
 
 
-def show_choices(sweep: Sweep, dropped: Collection[str]) -> list[Path]:
-    """Print the losses of every arm by rate and record which runs are to be compared: those at the best rates, which
-    are returned."""
-    choices = choose(sweep.plan.cells, sweep.outputs, dropped)
+def show_choices(sweep: Sweep) -> list[Path]:
+    """Print the losses of every arm by rate and record which runs are to be compared: those at the best rates with the
+    seeds of the grid, which are returned."""
+    choices = choose(sweep.plan, sweep.outputs)
     console = Console()
     console.print(table(choices))
     for warning in warnings(choices):
         console.print(f"! {warning}", style="yellow")
-    tuning_runs(choices, sweep.outputs).save(sweep.path)
-    return [run for choice in choices for run in choice.runs]
+    compared = [run for choice in choices for run in choice.compared]
+    record_tuning(sweep, compared, [run for choice in choices for run in choice.runs if run not in compared])
+    return compared
 
 
-def tuning_runs(choices: Sequence[RateChoice], outputs: Path) -> TuningRuns:
-    """The finished runs of all arms, at the best rate and at the others."""
-    compared = {run for choice in choices for run in choice.runs}
-    every = [run for choice in choices for runs in choice.losses.values() for run in runs]
-    names = {run: run.relative_to(outputs).as_posix() for run in every}
-    return TuningRuns(
-        compared=tuple(names[run] for run in every if run in compared),
-        left_out=tuple(names[run] for run in every if run not in compared),
-    )
+def winners(cells: Iterable[Cell], plan: SweepPlan, outputs: Path) -> list[Cell]:
+    """A cell of every arm at its best rate. ``cells``: those that try the rates."""
+    best = {choice.arm: choice.best for choice in choose(plan, outputs)}
+    at_best = [cell for cell in cells if best.get(without_rate(cell.arm)) == _rate(cell.planned())]
+    return list({cell.arm: cell for cell in at_best}.values())
 
 
-def choose(cells: Sequence[PlannedCell], outputs: Path, dropped: Collection[str] = ()) -> list[RateChoice]:
-    """Choose the learning rate of every arm from the results in its run folders, in the order of the cells.
-
-    Args:
-        dropped: titles of the cells that halving has dropped.
-    """
+def choose(plan: SweepPlan, outputs: Path) -> list[RateChoice]:
+    """Choose the learning rate of every arm from the results in its run folders, in the order of the cells. In a sweep
+    of an earlier version, the runs that choose a rate are also those that are compared."""
     arms: dict[str, list[PlannedCell]] = {}
-    for cell in cells:
+    for cell in plan.cells:
         if not cell.rejection:
             arms.setdefault(without_rate(cell.arm), []).append(cell)
-    return [_choice(arm, its_cells, outputs, dropped) for arm, its_cells in arms.items()]
+    return [_choice(arm, its_cells, outputs, plan.has_final_cells) for arm, its_cells in arms.items()]
 
 
 def without_rate(arm: str) -> str:
@@ -131,11 +132,23 @@ def without_rate(arm: str) -> str:
     return re.sub(rf"(^| ){re.escape(KEY)}=\S+", "", arm).strip()
 
 
-def _choice(arm: str, cells: list[PlannedCell], outputs: Path, dropped: Collection[str]) -> RateChoice:
-    by_rate = {rate: [cell for cell in cells if _rate(cell) == rate] for rate in sorted(set(map(_rate, cells)))}
-    losses = {rate: _losses(outputs / cell.run for cell in at_rate if cell.run) for rate, at_rate in by_rate.items()}
-    out = frozenset(rate for rate, at_rate in by_rate.items() if all(cell.title in dropped for cell in at_rate))
-    return RateChoice(arm, losses, max(map(len, by_rate.values())), out)
+def _choice(arm: str, cells: list[PlannedCell], outputs: Path, has_final: bool) -> RateChoice:
+    tried = _by_rate(cell for cell in cells if not cell.is_final)
+    final = _by_rate(cell for cell in cells if cell.is_final) if has_final else tried
+    losses = {rate: _losses(outputs / cell.run for cell in at_rate if cell.run) for rate, at_rate in tried.items()}
+    return RateChoice(
+        arm,
+        losses,
+        max(map(len, tried.values()), default=0),
+        {rate: finished_runs(at_rate, outputs) for rate, at_rate in final.items()},
+    )
+
+
+def _by_rate(cells: Iterable[PlannedCell]) -> dict[float, list[PlannedCell]]:
+    found: dict[float, list[PlannedCell]] = {}
+    for cell in cells:
+        found.setdefault(_rate(cell), []).append(cell)
+    return dict(sorted(found.items()))
 
 
 def _rate(cell: PlannedCell) -> float:
@@ -158,8 +171,6 @@ def warnings(choices: Sequence[RateChoice]) -> Iterator[str]:
     """Warnings about uncertain choices: missing runs, and a best rate that is the smallest or the largest one tried."""
     for choice in choices:
         name, best, rates = choice.arm or "the only arm", choice.best, list(choice.losses)
-        if choice.dropped == set(rates):
-            continue
         if best is None:
             yield f"{name}: no run has finished, so there is no best learning rate"
             continue
@@ -173,7 +184,7 @@ def warnings(choices: Sequence[RateChoice]) -> Iterator[str]:
 
 
 def _missing(choice: RateChoice, name: str) -> Iterator[str]:
-    missing = {rate: choice.seeds - len(runs) for rate, runs in choice.losses.items() if rate not in choice.dropped}
+    missing = {rate: choice.seeds - len(runs) for rate, runs in choice.losses.items()}
     if any(missing.values()):
         counts = ", ".join(f"{n} of {choice.seeds} at {rate:g}" for rate, n in missing.items() if n)
         basis = "rates at which all runs have finished" if choice.complete else "finished runs only"
@@ -199,11 +210,11 @@ def table(choices: Sequence[RateChoice]) -> Table:
     return shown
 
 
-def _figure(choice: RateChoice, rate: float) -> str:
+def _figure(choice: RateChoice, rate: float) -> Text:
     if not (losses := choice.losses.get(rate)):
-        return "dropped" if rate in choice.dropped else "-"
+        return Text("-")
     figure = f"{mean(losses.values()):.4f}"
-    return f"[bold]*{figure}[/]" if rate == choice.best else figure
+    return Text(f"*{figure}", "bold") if rate == choice.best else Text(figure)
 
 
 def _list(rates: Sequence[Any]) -> str:

@@ -28,12 +28,14 @@ def preview(
     options: DictConfig,
     sweep: Sweep | None = None,
     auto: AutoPreview | None = None,
+    note: str = "",
 ) -> float:
     """Print what will run, what it needs and what is rejected. Reduces the launcher's slots if memory is too small.
 
     Args:
         sweep: the sweep, whose journal has the decisions of a halving.
         auto: which runs sweep.seeds=auto needs; None: all.
+        note: a line about the full sweep.
 
     Returns:
         Estimated seconds of the full sweep; 0 if unknown.
@@ -45,7 +47,7 @@ def preview(
     launcher.slots = limit.jobs
     halves = options.sweep.halving and any(not cell.rejection for cell in cells)
     halving = HalvingState.next_command(cells, options.sweep.factor, sweep) if sweep and halves else None
-    notes = [*([limit.note] if limit.note else []), *_changed_code(cells)]
+    notes = [*filter(None, (limit.note, note)), *_changed_code(cells)]
     return show(cells, launcher.slots, estimator, options.about, notes, halving, auto=auto)
 
 

@@ -1,7 +1,7 @@
 """The output of a search: its space and plan before it starts, and its best trials at the end."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from gptx.sweep.end_report import list_reasons
 from gptx.sweep.execute.launcher import Launcher
 from gptx.sweep.plan.cell_checks import check_cells
 from gptx.sweep.plan.cells import Cell
+from gptx.sweep.plan.final_runs import compared_runs, finished_runs
 from gptx.sweep.search.space import Space
 from gptx.sweep.state.folder import Sweep, SweepKind, sweeps
 from gptx.sweep.state.records import TrialEnded
@@ -65,9 +66,19 @@ def show_estimate(trials: int, examples: Sequence[Cell], launcher: Launcher, opt
     echo(summary("trial", statuses, launcher.slots, seconds, [source for _, source in times]))
 
 
-def close_search(study: "optuna.Study", options: "SearchOptions", sweep: Sweep, config_dirs: Sequence[str]) -> int:
+def close_search(
+    study: "optuna.Study",
+    options: "SearchOptions",
+    sweep: Sweep,
+    config_dirs: Sequence[str],
+    failed_final: Mapping[str, str],
+) -> int:
     """Print the comparison of the finished runs, the best trials, and why others were rejected or failed; returns the
-    exit code."""
+    exit code.
+
+    Args:
+        failed_final: why runs of the best trials with other seeds failed, by title.
+    """
     from gptx.compare.page import show
     from gptx.sweep.search.optuna_study import FAILURE, RUN, TITLE, importances, rejection
 
@@ -75,7 +86,9 @@ def close_search(study: "optuna.Study", options: "SearchOptions", sweep: Sweep, 
     finished = [trial for trial in trials if trial.state.name == "COMPLETE"]
     if finished:
         echo()
-        show(sorted({sweep.outputs / trial.user_attrs[RUN] for trial in finished}))
+        runs = {sweep.outputs / trial.user_attrs[RUN] for trial in finished}
+        final = finished_runs((cell for cell in sweep.plan.cells if cell.is_final), sweep.outputs)
+        show(compared_runs(sweep, sorted({*runs, *final})))
         _show_best(study, options, config_dirs)
     if found := importances(study):
         figures = ", ".join(f"{key} {value:.2f}" for key, value in found.items())
@@ -87,20 +100,22 @@ def close_search(study: "optuna.Study", options: "SearchOptions", sweep: Sweep, 
     list_reasons("rejected", rejected, len(trials))
     failed = {t.user_attrs[TITLE]: t.user_attrs[FAILURE] for t in trials if t.state.name == "FAIL"}
     list_reasons("failed", failed, len(trials))
-    return 1 if failed else 0
+    list_reasons("failed", failed_final, len(sweep.plan.cells))
+    return 1 if failed or failed_final else 0
 
 
 def _show_best(study: "optuna.Study", options: "SearchOptions", config_dirs: Sequence[str]) -> None:
     """The best trial, or those that no other trial beats in all metrics, each with its command."""
-    from gptx.sweep.search.optuna_study import OVERRIDES, RUN, TITLE
+    from gptx.sweep.search.optuna_study import OVERRIDES, TITLE
+    from gptx.sweep.search.search_final import best_trials
 
-    best = {trial.user_attrs[RUN]: trial for trial in reversed(study.best_trials)}
+    best = best_trials(study)
     by = " on the selection half" if any(f"{metric}_select" in BY_KEY for metric in options.metrics) else ""
     if len(options.metrics) == 1:
         echo(f"\nbest trial{by}:")
     else:
         echo(f"\n{len(best)} best trials{by} (no other is better in both {' and '.join(options.metrics)}):")
-    for trial in sorted(best.values(), key=lambda trial: trial.values):
+    for trial in best:
         values = ", ".join(f"{m} {value:,.6g}" for m, value in zip(options.metrics, trial.values, strict=True))
         echo(f"  {trial.user_attrs[TITLE]}: {values}")
         echo(f"    {shell_words(['python', '-m', 'gptx.run', *config_dirs, *trial.user_attrs[OVERRIDES]])}")

@@ -86,10 +86,12 @@ class SearchSweeper(SweeperBase):
     ) -> int:
         from gptx.sweep.search.optuna_study import open_study, pruner_of, rejection
         from gptx.sweep.search.search_context import SearchContext
+        from gptx.sweep.search.search_final import train_again
         from gptx.sweep.search.trial_source import TrialSource
 
         known = sweep.plan.cells
-        with sweep.work(replace(self._plan([], options), cells=known)) as journal:
+        plan = replace(self._plan([], options), cells=known, has_final_cells=bool(options.sweep.fresh_seeds))
+        with sweep.work(plan) as journal:
             study = open_study(sweep.path, search, pruner_of(search, options.trainer.eval_every))
             ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
             dashboard = Dashboard(search.n_trials, sum(not rejection(trial) for trial in ended), {}, 0.0)
@@ -99,7 +101,8 @@ class SearchSweeper(SweeperBase):
                 )
                 trials = TrialSource(study, context)
                 drive(trials, launcher, journal, dashboard, options.sweep.retry)
-        code = close_search(study, search, sweep, self._config_dirs())
+                failed = {} if trials.abandoned else train_again(study, context, options)
+        code = close_search(study, search, sweep, self._config_dirs(), failed)
         if trials.abandoned:
             raise ConfigError(f"the search was abandoned: {trials.abandoned}")
         return code
@@ -112,6 +115,7 @@ def check_options(options: DictConfig, search: "SearchOptions", space: Space) ->
     of_grids = {
         "match": options.variant.match != "none",
         "sweep.lr": options.sweep.lr,
+        "sweep.lr_seeds": options.sweep.lr_seeds != 1,
         "sweep.halving": options.sweep.halving,
         "sweep.seeds": options.sweep.seeds,
     }

@@ -55,6 +55,7 @@ class PlannedCell:
         note: a description of what `match` changed in the config; empty if nothing.
         processes: number of processes that its strategy uses.
         steps: number of training steps.
+        is_final: it follows a choice: its arm is a winner, and its seed is one on which nothing was chosen.
     """
 
     title: str
@@ -65,6 +66,7 @@ class PlannedCell:
     note: str = ""
     processes: int | None = None
     steps: int = 0
+    is_final: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,7 @@ class SweepPlan:
         command: the full command line.
         launcher: option of hydra/launcher.
         lr: several learning rates are tried for every arm, and arms are compared at their best one (sweep.lr).
+        has_final_cells: what is chosen trains again with other seeds, and these runs alone are compared.
         factor: the factor of the halving; 0: no halving.
         auto: how seeds are added until all arms are decided; None: the command gives the seeds.
     """
@@ -101,6 +104,7 @@ class SweepPlan:
     kind: SweepKind = SweepKind.GRID
     launcher: str = "local"
     lr: bool = False
+    has_final_cells: bool = False
     factor: int = 0
     auto: AutoSeeds | None = None
     cells: tuple[PlannedCell, ...] = ()
