@@ -65,13 +65,17 @@ def _measure(args: argparse.Namespace) -> None:
         echo(f"{write_runs(folder, args.options, args.seeds)} runs")
         for name, call in CALLS.items():
             if not args.folder:
-                echo(f"{_seconds(call, folder):6.2f} s  {name}")
+                wall, cpu = _seconds(call, folder)
+                echo(f"{name}: {wall:.1f} s, {cpu:.1f} s of CPU time")
 
 
-def _seconds(call: str, folder: Path) -> float:
-    code = f"import sys, time; path = sys.argv[1]; t = time.perf_counter(); import gptx; {call}; "
-    code += "print(time.perf_counter() - t)"
-    return float(subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, check=True).stdout)
+def _seconds(call: str, folder: Path) -> tuple[float, float]:
+    """Seconds, and seconds of CPU time, which other programs on the machine change less."""
+    code = "import sys, time; path = sys.argv[1]; t, c = time.perf_counter(), time.process_time(); "
+    code += f"import gptx; {call}; print(time.perf_counter() - t, time.process_time() - c)"
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, check=True)
+    wall, cpu = map(float, done.stdout.split())
+    return wall, cpu
 
 
 def write_runs(root: Path, options: Sequence[int], seeds: int) -> int:

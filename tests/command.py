@@ -164,6 +164,11 @@ class Gptx:
             return self._fork(self.warm, ["gptx.run", *options_once(*self.tiny, *overrides)], env)
         return self.start_cold(*overrides, **env)
 
+    def start_in_fork(self, *words: str, **env: str) -> "Started":
+        """Start a module of gptx in a fork of the warm parent and return at once."""
+        assert self.warm is not None
+        return self._fork(self.warm, list(words), env)
+
     def start_in_terminal(self, terminal: int, *words: str, **env: str) -> "Started":
         """Start a module of gptx in a fork whose terminal has this descriptor."""
         assert self.warm is not None

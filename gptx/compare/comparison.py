@@ -20,7 +20,7 @@ from gptx.compare.strategy_check import strategy_check
 from gptx.compare.study_about import StudyAbout, about
 from gptx.compare.summary import summarise
 from gptx.compare.text_doubt import text_doubts
-from gptx.compare.training_curves import RunCurve, arm_curves, arm_reaches, run_curve
+from gptx.compare.training_curves import RunCurve, arm_curves, arm_reaches, run_curves
 from gptx.runs.metrics import Metric
 from gptx.statistics.effects import Effects
 
@@ -105,7 +105,7 @@ class Comparison:
     @cached_property
     def run_curves(self) -> dict[str, RunCurve]:
         """The validation losses of each run of ``compared`` during training, by its folder."""
-        return {row.run: run_curve(row) for arm in self.compared for row in (*arm.rows, *arm.diverged)}
+        return run_curves(row for arm in self.compared for row in (*arm.rows, *arm.diverged))
 
     @cached_property
     def reaches(self) -> tuple[ArmReach, ...]:

@@ -15,6 +15,7 @@ from gptx.statistics.verdict import Verdict
 if TYPE_CHECKING:
     from gptx.compare.comparison import Comparison
 
+MOST_ARMS = 20  # of more arms, all pairs would take minutes: those off the front by their means are off it
 COSTS = ("tokens_per_s", "peak_memory_bytes", "flops_per_token", "kv_bytes_per_token")
 
 
@@ -79,6 +80,8 @@ def _place(
     ]
     if not better:
         return FrontPlace.ON
+    if len(values) > MOST_ARMS:
+        return FrontPlace.OFF
     surely = comparison.pairs is not None and any(_is_worse(comparison.pairs, name, other) for other in better)
     return FrontPlace.OFF if surely else FrontPlace.NEAR
 

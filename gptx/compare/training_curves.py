@@ -1,7 +1,7 @@
 """Arms during training: their validation losses, and when they reach the baseline's final loss."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,8 @@ from gptx.compare.run_rows import RunRow
 from gptx.statistics.reach import Curve, Reach, reach
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from gptx.compare.comparison import Comparison
 
 _LOSS = "val/loss"
@@ -32,18 +34,24 @@ class RunCurve:
         return Curve(self.costs[unit], self.losses)
 
 
-def run_curve(row: RunRow) -> RunCurve:
-    """Read the validation losses of a run from its journal; none if that is damaged or was not kept."""
-    points = curves([Path(row.run)])
-    found = points[points["metric"] == _LOSS].drop_duplicates("step").sort_values("step")
-    tokens = tuple(found["tokens"])
+def run_curves(rows: Iterable[RunRow]) -> dict[str, RunCurve]:
+    """The validation losses of each run, by its folder, from its journal; none if that is damaged or was not kept."""
+    rows = list(rows)
+    points = curves(Path(row.run) for row in rows)
+    points = points[points["metric"] == _LOSS].drop_duplicates(["run", "step"]).sort_values("step", kind="stable")
+    found = dict(iter(points.groupby("run", sort=False)))
+    return {row.run: _run_curve(row, found.get(row.run, points[:0])) for row in rows}
+
+
+def _run_curve(row: RunRow, points: "pd.DataFrame") -> RunCurve:
+    tokens = tuple(map(float, points["tokens"]))
     costs = {
-        CostUnit.STEPS: tuple(map(float, found["step"])),
+        CostUnit.STEPS: tuple(map(float, points["step"])),
         CostUnit.TOKENS: tokens,
         CostUnit.FLOPS: tuple(value * row.metrics["flops_per_token"] for value in tokens),
-        CostUnit.SECONDS: tuple(found["seconds"]),
+        CostUnit.SECONDS: tuple(map(float, points["seconds"])),
     }
-    return RunCurve(losses=tuple(found["value"]), costs=costs)
+    return RunCurve(losses=tuple(map(float, points["value"])), costs=costs)
 
 
 def arm_curves(comparison: "Comparison") -> tuple[ArmCurve, ...]:

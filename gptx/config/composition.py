@@ -99,10 +99,10 @@ def _default(places: tuple[tuple[str, str], ...], files: Files) -> Composition:
 
 
 def _default_files() -> Files:
-    """The YAML files of the default config."""
+    """The YAML files of the default config. Hydra reports one that is missing."""
     names = ["config.yaml", *(f"{axis.name}/{axis.default}.yaml" for axis in axes() if axis.default != "None")]
     paths = [os.path.join(conf_dir(), name) for name in names]
-    return tuple((path, os.stat(path).st_mtime_ns) for path in paths)
+    return tuple((path, os.stat(path).st_mtime_ns if os.path.exists(path) else 0) for path in paths)
 
 
 def _checked_as_it_is(config: DictConfig, schema: PlainConfig, variant: dict[str, str]) -> PlainConfig:

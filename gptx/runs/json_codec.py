@@ -68,6 +68,8 @@ def _converter(hint: Any) -> Convert:
         return lambda value: None if value is None else inner(value)
     if dataclasses.is_dataclass(hint):
         return lambda value: from_json(hint, value)  # type: ignore[arg-type]
+    if origin is dict and args[1] is float:
+        return _numbers
     if origin is dict:
         item = _converter(args[1])
         return lambda value: {str(key): item(one) for key, one in _checked(dict, value).items()}
@@ -79,6 +81,14 @@ def _converter(hint: Any) -> Convert:
     if hint is float:
         return _number
     return lambda value: _checked(hint, value, allow_bool=hint is bool)
+
+
+def _numbers(value: Any) -> dict[str, Any]:
+    """The values of a metrics record. Most have floats only, which are quick to check: a sweep has millions."""
+    found = _checked(dict, value)
+    if set(map(type, found.values())) <= {float}:
+        return dict(found)
+    return {str(key): _number(one) for key, one in found.items()}
 
 
 def _number(value: Any) -> Any:

@@ -89,15 +89,17 @@ def text_verdict(verdict: Verdict, seed_error: float, text: TextDifference, marg
     """Adds the doubt of the text to the verdict of the seeds.
 
     A difference holds only on this text if its interval over the text contains zero, an equivalence if that interval
-    leaves the margin. ``seed_error``: the standard error over seeds. The remedy of an undecided verdict compares the
-    two variances; a factor of 4 is clear.
+    leaves the margin. The remedy of an undecided verdict compares the two variances; a factor of 4 is clear.
+
+    Args:
+        seed_error: the standard error over seeds; NaN if there are too few.
     """
     if text.interval is None:
         return TextVerdict(verdict=verdict, only_on_this_text=False, remedy=_remedy(verdict, False, np.nan))
     outside = not text.interval.within(margin or 0.0)
     only = outside if verdict is Verdict.EQUIVALENT else not text.interval.excludes_zero
     only = only and verdict is not Verdict.UNDECIDED
-    ratio = (text.error / seed_error) ** 2 if seed_error > 0 else np.inf
+    ratio = np.inf if seed_error == 0 else (text.error / seed_error) ** 2  # NaN with too few seeds for an interval
     return TextVerdict(verdict=verdict, only_on_this_text=only, remedy=_remedy(verdict, only, ratio))
 
 

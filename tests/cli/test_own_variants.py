@@ -154,8 +154,11 @@ def test_kernel_of_the_user_is_compared_with_the_reference(conf: Path) -> None:
     assert found["every_kernel_equals_the_reference"].startswith("kernel=cheating.NoMask differs from the reference")
 
 
-def test_prove_accepts_an_honest_variant(gptx: Gptx) -> None:
-    done = gptx.run("gptx.prove", "attention=scaled", "ffn=gelu", *OWN_CONF)
+@pytest.mark.parametrize(
+    "pos", [["pos=rope"], pytest.param([], marks=pytest.mark.full)], ids=["rope", "every encoding"]
+)
+def test_prove_accepts_an_honest_variant(gptx: Gptx, pos: list[str]) -> None:
+    done = gptx.run("gptx.prove", "attention=scaled", "ffn=gelu", *pos, *OWN_CONF)
     assert done.code == 0, done.out + done.err
     assert "Not true" not in done.out and "every parameter has a gradient" in done.out
 

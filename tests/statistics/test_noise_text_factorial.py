@@ -64,6 +64,7 @@ def test_a_verdict_that_another_text_could_reverse_holds_on_this_text() -> None:
     assert str(text_verdict(Verdict.EQUIVALENT, 0.001, unsure, 0.01)) == "equivalent on this text"
     assert str(text_verdict(Verdict.EQUIVALENT, 0.001, sure, 0.05)) == "equivalent"
     assert text_verdict(Verdict.UNDECIDED, 1.0, sure, 0.01).remedy is Remedy.SEEDS
+    assert text_verdict(Verdict.UNDECIDED, float("nan"), unsure, 0.01).remedy is Remedy.SEEDS, "one seed"
     assert text_verdict(Verdict.UNDECIDED, unsure.error, unsure, 0.01).remedy is Remedy.BOTH
     assert text_verdict(Verdict.UNDECIDED, 0.001, unsure, 0.01).remedy is Remedy.TEXT
 

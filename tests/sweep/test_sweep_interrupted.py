@@ -4,22 +4,29 @@ import random
 import signal
 import subprocess
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
-from command import DEADLINE, Gptx, Terminal, equal_sweeps, records, send, until
+from command import DEADLINE, Gptx, Started, Terminal, equal_sweeps, records, send, until
 from conftest import Maker
 from in_process import sweep_arguments, sweep_here
 
 from gptx.runs import journal
 from gptx.sweep.__main__ import main
 
+S = TypeVar("S", bound=Started)
+
 GRID = ["attention=mha,gqa", "pos=rope,learned,none"]
+PAUSE = {"PAUSE_AT": "15"}
 TWO_RUNS = ["kernel=fragile", "seed=0,1", "sweep.jobs=1"]
 
 
 def start_paused(gptx: Gptx, *overrides: str) -> "subprocess.Popen[str]":
     """Start a sweep, and wait until its first run pauses in step 15."""
-    process = gptx.popen("gptx.run", *sweep_arguments(gptx, *overrides), PAUSE_AT="15", PAUSE_IN=str(gptx.cwd))
+    return paused(gptx, gptx.popen("gptx.run", *sweep_arguments(gptx, *overrides), **PAUSE, PAUSE_IN=str(gptx.cwd)))
+
+
+def paused(gptx: Gptx, process: S) -> S:
     assert until(lambda: (gptx.cwd / "paused-0").exists(), process), process.communicate()
     return process
 
@@ -40,7 +47,8 @@ def read_until(process: "subprocess.Popen[str]", text: str) -> None:
 
 def test_cancelled_sweep_is_resumed_by_the_same_command(gptx: Gptx, capsys: pytest.CaptureFixture[str]) -> None:
     at = ["--outputs", str(gptx.outputs)]
-    sweep = start_paused(gptx, f"paths.outputs={gptx.outputs}", *TWO_RUNS)
+    arguments = sweep_arguments(gptx, f"paths.outputs={gptx.outputs}", *TWO_RUNS)
+    sweep = paused(gptx, gptx.start_in_fork("gptx.run", *arguments, **PAUSE, PAUSE_IN=str(gptx.cwd)))
     assert main(["status", *at]) == 0
     output = capsys.readouterr().out
     assert "1 running, 1 waiting" in output and "step 14 of 30" in output

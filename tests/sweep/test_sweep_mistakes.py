@@ -8,7 +8,8 @@ from hydra.core.override_parser.types import Override
 from in_process import run_here, sweep_here
 from omegaconf import OmegaConf
 
-from gptx.config import compositions
+from gptx.config import composition
+from gptx.config.compose import compose
 from gptx.errors import ConfigError
 from gptx.sweep.execute.launcher import make
 from gptx.sweep.plan.cells import compose_cells
@@ -45,12 +46,15 @@ def test_each_text_is_tokenised_once_and_an_unreadable_one_is_rejected(gptx: Gpt
 
 
 def test_each_set_of_options_is_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compose()  # the default config, once in a process
     composed: list[list[str]] = []
-    monkeypatch.setattr(compositions, "hydra_compose", lambda *a, **k: composed.append(a[1]) or hydra_compose(*a, **k))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(composition, "hydra_compose", lambda *a, **k: composed.append(a[1]) or hydra_compose(*a, **k))  # type: ignore[func-returns-value]
     cells = compose_cells([[f"attention={a}", f"seed={s}"] for a in ("mha", "gqa") for s in range(3)])
-    assert len(composed) == 2  # the defaults and their schema: the files of options replace groups
+    assert composed == []  # the files of options replace groups of the default config
     found = [(cell.config["variant"]["attention"], cell.config["seed"]) for cell in cells]
     assert found[2:4] == [("mha", 2), ("gqa", 0)]
+    compose_cells([["experiment=pos_ablation", f"seed={s}"] for s in range(3)])
+    assert composed == [["experiment=pos_ablation"]]
 
 
 def test_cells_that_crash_while_they_are_checked_are_rejected(gptx: Gptx) -> None:
