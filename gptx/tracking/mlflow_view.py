@@ -28,14 +28,14 @@ _MARGIN = 0.05  # of the range, above and below
 
 
 @dataclass(frozen=True)
-class Range:
+class ChartRange:
     """The values that a chart shows; otherwise MLflow begins at 0, where curves of one study lie on each other."""
 
     low: float
     high: float
 
     @classmethod
-    def of(cls, curves: Iterable[Sequence[tuple[int, float]]]) -> "Range | None":
+    def of(cls, curves: Iterable[Sequence[tuple[int, float]]]) -> "ChartRange | None":
         """The range of curves (step, value) without their steep start; None if they do not determine one."""
         values = []
         for curve in curves:
@@ -54,7 +54,7 @@ def link(base: str, experiment_id: str, *, charts: bool) -> str:
     return f"{base}/#/experiments/{experiment_id}/runs?{query}"
 
 
-def view(params: Iterable[Mapping[str, str]], ranges: Mapping[str, Range | None] | None = None) -> str:
+def view(params: Iterable[Mapping[str, str]], ranges: Mapping[str, ChartRange | None] | None = None) -> str:
     """The value of the tag for a study.
 
     Args:
@@ -83,7 +83,7 @@ def _varied(runs: Sequence[Mapping[str, str]]) -> list[str]:
     return [*chosen[:_KEYS], *(["seed"] if seeds else [])]
 
 
-def _state(varied: list[str], grouped: bool, ranges: Mapping[str, Range | None]) -> dict[str, Any]:
+def _state(varied: list[str], grouped: bool, ranges: Mapping[str, ChartRange | None]) -> dict[str, Any]:
     """The complete state of the view.
 
     Args:
@@ -131,7 +131,7 @@ def _run_list() -> dict[str, Any]:
     }
 
 
-def _chart_panel(by: list[str], grouped: bool, ranges: Mapping[str, Range | None]) -> dict[str, Any]:
+def _chart_panel(by: list[str], grouped: bool, ranges: Mapping[str, ChartRange | None]) -> dict[str, Any]:
     """``by``: the parameters that name a variant."""
     keys = [{"mode": "param", "groupByData": key} for key in by] or [{"mode": "tag", "groupByData": "gptx.variant"}]
     return {
@@ -156,7 +156,7 @@ def _section(uuid: str, name: str, display: bool = True, columns: int = 3) -> di
     return {"uuid": uuid, "name": name, "columns": columns, "cardHeight": 360, **flags}
 
 
-def _charts(axes: list[str], ranges: Mapping[str, Range | None]) -> list[dict[str, Any]]:
+def _charts(axes: list[str], ranges: Mapping[str, ChartRange | None]) -> list[dict[str, Any]]:
     speed = {"key": "final/tokens_per_s", "type": "METRIC"}
     quality = {"key": "final/val_bpb", "type": "METRIC"}
     parallel = {"selectedParams": axes, "selectedMetrics": ["final/val_bpb"], "showAllRuns": False}

@@ -78,7 +78,7 @@ def write_views(store: Store) -> dict[str, str]:
     return {name: found[name][1] for name in sorted(found, key=lambda name: found[name][0], reverse=True)}
 
 
-def _ranges(store: Store, runs: list[Any]) -> dict[str, mlflow_view.Range | None]:
+def _ranges(store: Store, runs: list[Any]) -> dict[str, mlflow_view.ChartRange | None]:
     """The range of each curve's chart; none while a run is trained, because its curve will leave the range."""
     if any(run.info.status == "RUNNING" for run in runs):
         return {}
@@ -87,7 +87,7 @@ def _ranges(store: Store, runs: list[Any]) -> dict[str, mlflow_view.Range | None
     def curve(run: Any, key: str) -> list[tuple[int, float]]:
         return [(point.step, point.value) for point in store.client.get_metric_history(run.info.run_id, key)]
 
-    return {key: mlflow_view.Range.of(curve(run, key) for run in best) for key in mlflow_view.CURVES}
+    return {key: mlflow_view.ChartRange.of(curve(run, key) for run in best) for key in mlflow_view.CURVES}
 
 
 def every(search: Callable[..., Any]) -> list[Any]:

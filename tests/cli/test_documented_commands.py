@@ -47,6 +47,7 @@ NOT_RUN = {
     "gptx prove kernel=mine": "needs the files of the command before; test_new.py proves its templates",
     "gptx run resume_from=": "needs a run of the same sizes; test_resume.py runs it with the path as it is printed",
     "gptx sweep attention=mha,gqa,mqa sweep.seeds=auto": "takes up to 60 runs; test_auto_seeds.py runs smaller ones",
+    "gptx sweep list": "test_status.py runs it with sweeps; without any it ends with a message",
     "gptx sweep experiment=": "test_studies.py runs each study",
     "python -m gptx.run -m experiment=": "test_studies.py runs each study",
     "python -m gptx.compare.scaling": "needs the study; test_scaling.py runs it",
@@ -100,11 +101,13 @@ class Shop:
 
     def run(self, command: Command) -> None:
         written = self.words(command)
-        given = [re.sub("|".join(self.names), lambda found: self.names[found[0]], word) for word in written]
+        own = any(word in ("--trust", "--trust-code", "--config-dir") for word in written)
+        names = self.names if own else self.names | {"RUN_DIR": self.names["PLAIN_RUN"]}
+        given = [re.sub("|".join(names), lambda found: names[found[0]], word) for word in written]
         module, *words = [
             "table.svg" if one == "--svg" else word for one, word in zip(["", *written[:-1]], given, strict=True)
         ]
-        trains = module in ("gptx.run", "gptx.sweep") and not {"--help", "--cfg", "list"} & set(words)
+        trains = module in ("gptx.run", "gptx.sweep") and not {"--help", "--cfg"} & set(words)
         done = self.gptx.run(module, *(self.with_budgets(words) if trains else words))
         assert done.code == 0, f"{command.page.name}: {command.text}\n{done.err}"
 
@@ -153,7 +156,12 @@ def shop(make: Maker, corpus: Path) -> Shop:
     assert gptx.run("make_ids", PYTHONPATH=str(gptx.cwd)).code == 0
     trained = gptx.run("gptx.run", *Shop(gptx, {}).with_budgets(["--config-dir", "own", "window=logsparse"]))
     assert trained.code == 0, trained.err
-    return Shop(gptx, {"RUN_DIR": str(gptx.folder), "FILE": str(corpus), "FOLDER": "rows", "OWNER/NAME": "hub"})
+    own = gptx.folder
+    assert gptx.run("gptx.run", *Shop(gptx, {}).with_budgets([])).code == 0
+    [plain] = set(gptx.folders()) - {own}
+    return Shop(
+        gptx, {"RUN_DIR": str(own), "PLAIN_RUN": str(plain), "FILE": str(corpus), "FOLDER": "rows", "OWNER/NAME": "hub"}
+    )
 
 
 ALL = list({one.text: one for one in commands()}.values())

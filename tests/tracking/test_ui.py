@@ -168,7 +168,7 @@ def test_view_shows_what_differs_and_groups_seeds() -> None:
     assert seeds["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "gptx.variant"}]
 
 
-def charts(ranges: dict[str, mlflow_view.Range | None]) -> dict[str, dict[str, Any]]:
+def charts(ranges: dict[str, mlflow_view.ChartRange | None]) -> dict[str, dict[str, Any]]:
     runs = [{"attention": attention, "seed": seed} for attention in ("gqa", "mha") for seed in "01"]
     packed = json.loads(mlflow_view.view(runs, ranges))["state"].removeprefix("deflate;")
     found = json.loads(zlib.decompress(base64.b64decode(packed)))["compareRunCharts"]
@@ -177,9 +177,9 @@ def charts(ranges: dict[str, mlflow_view.Range | None]) -> dict[str, dict[str, A
 
 def test_curves_are_shown_from_their_values_and_not_from_0() -> None:
     curves = [[(step, 2.0 + 50.0 / step) for step in range(1, 101)], [(50, 9.0), (100, math.nan)]]
-    found = mlflow_view.Range.of(curves)
+    found = mlflow_view.ChartRange.of(curves)
     assert found is not None and 2.1 < found.low < 2.5 and 9.0 < found.high < 9.5, "without the steep start"
-    assert mlflow_view.Range.of([[(1, 2.0)], []]) is None and mlflow_view.Range.of([]) is None
+    assert mlflow_view.ChartRange.of([[(1, 2.0)], []]) is None and mlflow_view.ChartRange.of([]) is None
     shown = charts({"val/loss": found, "val/bpb": None})
     assert shown["val/loss"]["range"] == {"yMin": found.low, "yMax": found.high}
     assert "range" not in shown["val/bpb"] and "range" not in shown["train/loss"]
