@@ -21,7 +21,7 @@ from gptx.console import Console
 from gptx.terminal import visible
 
 _WEB_FONT = re.compile(r',\s*url\("https:[^)]*\) format\("\w+"\)')  # rich adds fonts from the web to its pictures
-_LISTS = ("seeds", "hardware", "device", "steps", "tokens")
+_LISTS = ("seeds", "hardware", "device", "threads", "other_runs", "steps", "tokens")
 
 
 def variants_csv(comparison: Comparison) -> str:

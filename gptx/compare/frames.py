@@ -24,18 +24,19 @@ def results(rows: Iterable[RunRow], *, all_keys: bool = False) -> pd.DataFrame:
 
     Columns: ``run`` (its folder), ``name``, ``study``, ``status``, ``seed``, ``data_seed``, every axis, the config keys
     that differ (those that differ between options only with ``all_keys``), the metrics of `gptx.runs.metrics` in their
-    units, ``steps``, ``tokens``, ``device``, ``hardware``, ``processes``, ``dtype``, and the hashes of corpus,
-    tokenizer and config. What was not measured is NaN.
+    units, ``steps``, ``tokens``, ``device``, ``hardware``, ``processes``, ``threads`` (of a process), ``other_runs``
+    (on the machine), ``dtype``, and the hashes of corpus, tokenizer and config. What was not measured is NaN.
     """
     rows = list(rows)
     axes = sorted({axis for row in rows for axis in row.variant})
     keys = [key for key in distinguishing_keys(rows, all_keys=all_keys) if key not in (*axes, *_FACTS)]
     metrics = [metric.key for metric in METRICS]
     head = ("run", "name", "study", "status", "seed", "data_seed")
-    columns = [*head, *axes, *keys, *metrics, "steps", "tokens", "device", "hardware", "processes", *_FACTS]
+    machine = ("device", "hardware", "processes", "threads", "other_runs")
+    columns = [*head, *axes, *keys, *metrics, "steps", "tokens", *machine, *_FACTS]
     frame = pd.DataFrame([_values(row, [*axes, *keys]) for row in rows], columns=columns, dtype=object)
-    kinds = dict.fromkeys((*metrics, "steps", "tokens"), float) | dict.fromkeys(("seed", "data_seed", "processes"), int)
-    return frame.astype(kinds)
+    numbers = dict.fromkeys((*metrics, "steps", "tokens"), float)
+    return frame.astype(numbers | dict.fromkeys(("seed", "data_seed", *machine[2:]), int))
 
 
 def _values(row: RunRow, names: list[str]) -> dict[str, object]:
@@ -46,7 +47,7 @@ def _values(row: RunRow, names: list[str]) -> dict[str, object]:
         **{name: row.value(name) for name in names},
         **row.metrics,
         **{"steps": row.steps, "tokens": row.tokens, "device": row.device, "hardware": row.hardware},
-        **{"processes": row.result.processes, **facts},
+        **{"processes": row.result.processes, "threads": row.threads, "other_runs": row.other_runs, **facts},
     }
 
 
