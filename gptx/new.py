@@ -1,7 +1,6 @@
 """``gptx new AXIS NAME``: write a working option of your own, to change."""
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from gptx.cli import Parser, exit_code
 from gptx.config.contracts import PAGE
 from gptx.config.new_option import template_axes, write_option
-from gptx.terminal import echo
+from gptx.terminal import echo, shell_words
 
 _HELP = """\
 Write an option of your own: DIR/NAME_AXIS.py, a Python module with a working class or function, and DIR/AXIS/NAME.yaml,
@@ -43,7 +42,7 @@ def _parser() -> Parser:
 def _new(args: argparse.Namespace) -> None:
     new = write_option(args.axis, args.name, args.dir)
     echo(f"wrote {new.code}\nwrote {new.config}")
-    choice = shlex.join(["--config-dir", str(args.dir), f"{new.axis}={new.name}"])
+    choice = shell_words(["--config-dir", str(args.dir), f"{new.axis}={new.name}"])
     commands = {"train it": "run"} | ({"prove it": "prove"} if new.has_proofs else {})
     for label, command in commands.items():
         echo(f"{label}: gptx {command} {choice}")

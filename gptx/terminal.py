@@ -9,11 +9,17 @@ import contextlib
 import io
 import os
 import re
+import shlex
+import string
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import IO
 
 # C0 but tab and newline, DEL, C1; marks that change the direction of text; line separators; halves of a character
 _CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_LITERAL = frozenset("/=.,:+-_" + string.ascii_letters + string.digits)  # as they are in a format of printf
+_DASH = r"\\055"  # a dash at the start would be an option of printf
 
 
 def visible(text: str) -> str:
@@ -26,6 +32,31 @@ def echo(*lines: object, file: IO[str] | None = None) -> None:
     stream = file or sys.stdout
     stream.write("".join(f"{visible(str(line))}\n" for line in lines or ("",)))
     stream.flush()
+
+
+def shell_words(words: Iterable[str]) -> str:
+    """A suggested command, or a part of it, as text that a POSIX shell reads as these words in each encoding of stdout.
+
+    `echo` would replace a character that the encoding lacks, such as the dot in the name of a run folder, so that the
+    command names another folder. Such a word is written as the output of printf, with its bytes as octal numbers.
+    """
+    return " ".join(map(_shell_word, words))
+
+
+def path_text(path: Path) -> str:
+    """A path for reading; as a word for a shell if stdout's encoding lacks one of its characters."""
+    word = _shell_word(str(path))
+    return word if word.startswith('"$(') else str(path)
+
+
+def _shell_word(word: str) -> str:
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        word.encode(encoding)
+    except UnicodeEncodeError:
+        coded = "".join(chr(byte) if chr(byte) in _LITERAL else f"\\{byte:03o}" for byte in os.fsencode(word))
+        return f"\"$(printf '{re.sub('^-', _DASH, coded)}')\""
+    return shlex.quote(word)
 
 
 def write_data(text: str) -> None:

@@ -172,9 +172,11 @@ def _largest_difference(part: pd.DataFrame, metric: Metric) -> str:
 
 def comparable(summary: pd.DataFrame, metric: Metric) -> bool:
     """Whether the rows of a summary can be ranked by a metric: losses with equal budgets, validation sets and
-    tokenizers; speeds and memory on equal machines."""
+    tokenizers; speeds and memory on equal machines. Speeds also need equal numbers of threads, and no other runs."""
     if metric.exact:
         return True
+    if metric.key in SPEEDS and (len(_all(summary, "threads")) > 1 or any(_all(summary, "other_runs"))):
+        return False
     if metric.key in MACHINES:
         return len(_all(summary, MACHINES[metric.key])) < 2
     if len(set(summary["tokenizer_hash"])) > 1:  # also bits per byte: the report half may be another text
@@ -198,8 +200,8 @@ def _measures(part: pd.DataFrame) -> list[str]:
 
 def _speeds(rows: list[RunRow]) -> list[str]:
     """Runs whose speeds were measured with other numbers of CPU threads, or beside other runs."""
-    threads = Counter(row.result.threads for row in rows if row.result.threads and row.device == "cpu")
-    shared = [row.result.other_runs for row in rows if row.result.other_runs]
+    threads = Counter(row.threads for row in rows if row.threads)
+    shared = [row.other_runs for row in rows if row.other_runs]
     out = []
     if len(threads) > 1:
         used = ", ".join(f"{count(n, 'run')} used {number}" for number, n in sorted(threads.items()))

@@ -37,7 +37,7 @@ def own_problem(arm: Arm, metric: Metric) -> str:
     """Why an arm cannot be compared with any other by this metric; empty if it can."""
     if not any(row.diverged or row.measures(metric) for row in arm.rows):
         return f"{metric.title} was not measured"
-    if metric.key in SPEEDS and any(row.result.other_runs for row in arm.rows):
+    if metric.key in SPEEDS and any(row.other_runs for row in arm.rows):
         return "runs shared the machine with other runs"
     for what, value in _conditions(metric).items():
         if len({value(row) for row in arm.rows}) > 1:
@@ -68,7 +68,7 @@ def _conditions(metric: Metric) -> dict[str, Callable[[RunRow], object]]:
         machine = MACHINES[metric.key]
         equal: dict[str, Callable[[RunRow], object]] = {machine: lambda row: getattr(row, machine)}
         if metric.key in SPEEDS:
-            equal["number of CPU threads per process"] = lambda row: row.device == "cpu" and row.result.threads
+            equal["number of CPU threads per process"] = lambda row: row.threads
         return equal
     equal = {"corpus": lambda row: row.result.corpus_hash}
     equal["validation set"] = lambda row: str([row.config.get(key) for key in VALIDATION_KEYS])

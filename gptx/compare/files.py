@@ -10,6 +10,7 @@ from rich.measure import Measurement
 
 from gptx.compare.comparison import Comparison
 from gptx.compare.conclusion import noise_floor, notes
+from gptx.compare.costs import MOST_ARMS
 from gptx.compare.effect_tables import FittingEffects
 from gptx.compare.finding_frames import costs_frame, pairs_frame, reach_frame, strategies_frame
 from gptx.compare.grid_sections import factors_frame
@@ -20,7 +21,7 @@ from gptx.console import Console
 from gptx.terminal import visible
 
 _WEB_FONT = re.compile(r',\s*url\("https:[^)]*\) format\("\w+"\)')  # rich adds fonts from the web to its pictures
-_LISTS = ("seeds", "hardware", "device", "steps", "tokens")
+_LISTS = ("seeds", "hardware", "device", "threads", "other_runs", "steps", "tokens")
 
 
 def variants_csv(comparison: Comparison) -> str:
@@ -47,12 +48,13 @@ def factors_csv(comparison: Comparison) -> str:
 
 
 def as_json(comparison: Comparison) -> str:
-    """The conclusion, the differences, the variants, the runs, the number of all runs by status, and the warnings."""
+    """The conclusion, the differences, all tables, the runs, the number of all runs by status, and the warnings. Pairs
+    are left out with more than `MOST_ARMS` arms: computing them takes minutes."""
     content = {
         "conclusion": comparison.sentence,
         "noise": noise_floor(comparison),
         "effects": _records(comparison.table),
-        "pairs": _records(pairs_frame(comparison)),
+        "pairs": _records(pairs_frame(comparison)) if len(comparison.compared) <= MOST_ARMS else [],
         "factors": _records(factors_frame(comparison)),
         "reach": _records(reach_frame(comparison)),
         "costs": _records(costs_frame(comparison)),

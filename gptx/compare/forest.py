@@ -1,6 +1,7 @@
 """The differences from the baseline as a picture: each arm with its interval, and the margin as a band."""
 
 import math
+import textwrap
 from typing import TYPE_CHECKING
 
 from gptx.compare.comparison import Comparison
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 # of the palette of Okabe and Ito (2008), which colour-blind readers can tell apart; the markers differ too
 _COLOURS = {Verdict.BETTER: "#009E73", Verdict.WORSE: "#D55E00", Verdict.EQUIVALENT: "#0072B2"}
+_LABEL_WIDTH, _TITLE_WIDTH = 40, 70  # characters of a line
 _MARKERS = {Verdict.BETTER: "o", Verdict.WORSE: "s", Verdict.EQUIVALENT: "D", Verdict.UNDECIDED: "o"}
 
 
@@ -25,7 +27,8 @@ def forest(comparison: Comparison, kind: str) -> bytes:
     """
     if comparison.baseline is None:
         raise GptxError(f"no picture was drawn. {comparison.sentence}")
-    figure = new_figure(1.3 + 0.27 * len(comparison.arms))
+    lines = sum(_label(f"{one.arm.name}  (n={one.effect.n})").count("\n") for one in comparison.arms)
+    figure = new_figure(1.3 + 0.27 * len(comparison.arms) + 0.14 * lines)
     axes = figure.subplots()
     axes.axvline(0, color="black", linewidth=0.8)
     if comparison.margin:
@@ -63,14 +66,21 @@ def _points(axes: "Axes", comparison: Comparison, verdict: Verdict) -> None:
     )
 
 
+def _label(text: str) -> str:
+    """The name of an arm in at most three lines."""
+    return textwrap.fill(text, _LABEL_WIDTH, max_lines=3, placeholder=" …")
+
+
 def _labels(axes: "Axes", comparison: Comparison) -> None:
     metric, arms = comparison.metric, comparison.arms
-    axes.set_yticks(range(len(arms)), [f"{one.arm.name}  (n={one.effect.n})" for one in arms], fontsize=8)
+    labels = [_label(f"{one.arm.name}  (n={one.effect.n})") for one in arms]
+    axes.set_yticks(range(len(arms)), labels, fontsize=8)
     axes.set_ylim(len(arms) - 0.4, -0.6)
     unit = f" [{metric.unit}]" if metric.unit else ""
     better = "higher" if metric.higher_is_better else "lower"
     name = comparison.baseline.name if comparison.baseline else ""
-    axes.set_xlabel(f"{metric.title}: difference from {name}{unit}\n{better} is better", fontsize=8)
+    text = textwrap.fill(f"{metric.title}: difference from {name}{unit}", _TITLE_WIDTH, max_lines=2, placeholder=" …")
+    axes.set_xlabel(f"{text}\n{better} is better", fontsize=8)
     axes.set_title("Difference and simultaneous 95 % interval", fontsize=9, loc="left")
     axes.tick_params(axis="x", labelsize=8)
     axes.tick_params(axis="y", length=0)

@@ -73,6 +73,16 @@ class RunRow:
         return ", ".join(filter(None, (hardware.device, hardware.cpu, cores)))
 
     @property
+    def threads(self) -> int:
+        """CPU threads per process; 0 on other devices, or if unknown."""
+        return self.result.threads if self.device == "cpu" else 0
+
+    @property
+    def other_runs(self) -> int:
+        """The largest number of other runs on the machine while this run was measured; 0 if unknown."""
+        return self.result.other_runs or 0
+
+    @property
     def finished(self) -> bool:
         return self.status == RunStatus.FINISHED
 

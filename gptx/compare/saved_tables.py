@@ -125,7 +125,7 @@ def _read(folder: Path) -> SavedRuns:
     remarks = _records(folder / REMARKS) if (folder / REMARKS).exists() else []
     return SavedRuns(
         rows=tuple(_row(folder, cells) for cells in _records(folder / RUNS)),
-        curves=curves_frame(points),
+        curves=curves_frame(list(zip(*points, strict=True)) or [()] * len(CURVE_COLUMNS)),
         units=_units(folder) if (folder / UNITS).exists() else {},
         left_out=tuple(cells["text"] for cells in remarks if cells["kind"] == "left out"),
         warnings=tuple(cells["text"] for cells in remarks if cells["kind"] == "warning"),

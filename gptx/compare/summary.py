@@ -17,7 +17,7 @@ from gptx.runs.metrics import METRICS
 from gptx.runs.records import RunStatus
 
 _FIGURES = [f"{metric.key}_{what}" for metric in METRICS for what in ("mean", "sd")]
-_LISTS = ("hardware", "device", "steps", "tokens")
+_LISTS = ("hardware", "device", "threads", "other_runs", "steps", "tokens")
 _SIMPLE = {str, int, float, bool, type(None)}
 _TAIL = ("data", "corpus_hash", "tokenizer_hash", *_LISTS, "runs")
 
@@ -26,8 +26,8 @@ def summarise(rows: Iterable[RunRow], *, all_keys: bool = False, include_unfinis
     """One row for each variant, lowest bits per byte first.
 
     Columns: the axes and keys that name the variant, n, seeds, <metric>_mean and <metric>_sd (sample standard
-    deviation, NaN for one seed), data, corpus_hash, tokenizer_hash, sorted lists of hardware, device, steps and tokens,
-    and the run folders.
+    deviation, NaN for one seed), data, corpus_hash, tokenizer_hash, sorted lists of hardware, device, threads,
+    other_runs (that shared the machine), steps and tokens, and the run folders.
 
     Args:
         all_keys: also show the keys that only differ between options.

@@ -76,10 +76,13 @@ def table(overrides: Sequence[str] = ()) -> Iterator[VariantRow]:
 def _row(base: DictConfig, axis: str, option: str, incompatible: tuple[str, ...]) -> VariantRow:
     first_line, *_ = [*option_file(axis, option).read_text(encoding="utf-8").splitlines(), ""]
     description = first_line.removeprefix("# ") if first_line.startswith("#") else ""
-    if axis == "kernel":
+    if axis == "kernel" and option in options(axis):
         return VariantRow(axis, option, description, None, incompatible)
     try:
-        price = cost(build(_exchanged(base, {axis: option}), VOCAB), torch.bfloat16)
+        model = build(_exchanged(base, {axis: option}), VOCAB)
+        if axis == "kernel":
+            return VariantRow(axis, option, description, None, incompatible)
+        price = cost(model, torch.bfloat16)
     except Exception as error:  # a class of the user may raise anything
         if not isinstance(error, ConfigError) and option in options(axis):
             raise
@@ -196,11 +199,11 @@ def _supports(option: str, model: GPT) -> bool:
     """Whether a kernel can compute every layer of a model, given the device and the packages that it needs."""
     try:
         kernel: Kernel = part(_yaml(option_file("kernel", option)), model.shape, model.kernel.demands)
+        return not any(kernel.unsupported(*layer) for layer in zip(model.windows, model.layer_pos, strict=True))
     except Exception:
         if option in options("kernel"):
             raise
-        return False  # a class of the user may raise anything
-    return not any(kernel.unsupported(*layer) for layer in zip(model.windows, model.layer_pos, strict=True))
+        return False  # a class of the user may raise anything; its own row says what
 
 
 def markdown(rows: Iterable[VariantRow]) -> Iterator[str]:

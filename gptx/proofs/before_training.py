@@ -5,7 +5,6 @@ A variant that sees the next token has by far the lowest loss, so nothing in a c
 """
 
 import json
-import shlex
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -30,6 +29,7 @@ from gptx.runs.atomic_files import write_json
 from gptx.runs.damaged_files import UNEXPECTED, parse_json
 from gptx.runs.hashing import digest
 from gptx.runs.provenance import PACKAGE, own_code, source_hash
+from gptx.terminal import shell_words
 
 LARGEST = 2**20  # bytes of a stored outcome
 BATCHES = 4  # in one of them every parameter must have a gradient: experts do not get tokens in each
@@ -45,7 +45,7 @@ def check_own_variants(cfg: DictConfig) -> tuple[str, ...]:
     failed = tuple(f"{named} fails the check before training: {failure}" for failure in failed_checks(cfg))
     if failed and not cfg.runtime.get("unproven"):
         folders = [word for folder in own_dirs() for word in ("--config-dir", str(folder))]
-        command = shlex.join(["python", "-m", "gptx.prove", *named.split(), *folders])
+        command = shell_words(["python", "-m", "gptx.prove", *named.split(), *folders])
         raise ConfigError(
             f"{failed[0]}; correct the code ({command} shows all properties), or train it nevertheless with "
             "runtime.unproven=true, which every comparison will mention"

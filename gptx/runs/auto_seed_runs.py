@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gptx.runs.atomic_files import write_json
 from gptx.runs.json_codec import to_json
-from gptx.runs.run_lists import read_lists, run_name
+from gptx.runs.run_lists import by_outputs, read_lists, run_name
 
 NAME = "auto_seeds.json"
 
@@ -28,12 +28,9 @@ class AutoSeedRuns:
 
 def sweeps_until_decided(runs: Iterable[Path]) -> list[Path]:
     """The folders of the sweeps that added seeds to any of the run folders. A damaged file is ignored."""
-    by_outputs: dict[Path, set[str]] = {}
-    for run in runs:
-        by_outputs.setdefault(run.parent.parent, set()).add(run_name(run))
     return [
         sweep
-        for outputs, names in by_outputs.items()
+        for outputs, inside in by_outputs(runs).items()
         for sweep, record in read_lists(outputs, NAME, AutoSeedRuns)
-        if names & set(record.runs)
+        if not set(record.runs).isdisjoint(map(run_name, inside))
     ]

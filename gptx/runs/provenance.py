@@ -17,6 +17,7 @@ from pathlib import Path
 
 from gptx.runs.json_codec import from_json
 from gptx.runs.preflight_facts import GitState
+from gptx.terminal import shell_words
 
 PACKAGE = Path(__file__).parents[1]
 _PLUGINS = PACKAGE.parent / "hydra_plugins"
@@ -61,7 +62,7 @@ def command_line() -> str:
 
 def outputs_option(outputs: Path) -> str:
     """`` --outputs FOLDER`` for a suggested command, or nothing if the folder of all runs is the default."""
-    return "" if outputs == Path("outputs") else f" --outputs {shlex.quote(str(outputs))}"
+    return "" if outputs == Path("outputs") else f" --outputs {shell_words([str(outputs)])}"
 
 
 def own_modules() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Lists of runs that a sweep writes as JSON files in its folder, ``outputs/.sweeps/<sweep>/``."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +16,24 @@ T = TypeVar("T")
 
 def run_name(run: Path) -> str:
     """A run folder as ``study/run``."""
-    return "/".join(run.absolute().parts[-2:])
+    return "/".join(_normal(run).parts[-2:])
+
+
+def _normal(path: Path) -> Path:
+    """An absolute path without ``..``; links stay as they are."""
+    return Path(os.path.abspath(path))
+
+
+def by_outputs(runs: Iterable[Path]) -> dict[Path, list[Path]]:
+    """The run folders by their outputs folder, in whatever spelling they are given. The path of an outputs folder is
+    relative if that of its first run is."""
+    shown: dict[Path, Path] = {}
+    found: dict[Path, list[Path]] = {}
+    for run in runs:
+        outputs = _normal(run).parent.parent
+        relative = outputs if run.is_absolute() else Path(os.path.relpath(outputs))
+        found.setdefault(shown.setdefault(outputs, relative), []).append(run)
+    return found
 
 
 def read_lists(outputs: Path, name: str, kind: type[T]) -> Iterator[tuple[Path, T]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gptx.runs.atomic_files import write_json
 from gptx.runs.json_codec import to_json
-from gptx.runs.run_lists import read_lists, run_name
+from gptx.runs.run_lists import by_outputs, read_lists, run_name
 
 NAME = "tuning.json"
 
@@ -36,10 +36,7 @@ def losing_runs(runs: Iterable[Path]) -> set[Path]:
     """Those of the run folders that a sweep of the same outputs left out and no sweep chose. A damaged file is ignored:
     its runs are compared like any others."""
     found: set[Path] = set()
-    by_outputs: dict[Path, list[Path]] = {}
-    for run in runs:
-        by_outputs.setdefault(run.absolute().parent.parent, []).append(run)
-    for outputs, inside in by_outputs.items():
+    for outputs, inside in by_outputs(runs).items():
         records = [record for _, record in read_lists(outputs, NAME, TuningRuns)]
         losers = {name for record in records for name in record.left_out}
         losers -= {name for record in records for name in record.compared}

@@ -28,16 +28,6 @@ class NoiseFloor:
     seeds: int
     """The fewest finite runs of an arm."""
 
-    def sentence(self, unit: str = "") -> str:
-        """The noise floor in one line; ``unit`` starts with a space."""
-        if np.isnan(self.typical_difference):
-            return "The noise is unknown: no arm has two seeds."
-        noise = f"Two seeds of one arm differ by {self.typical_difference:.2g}{unit} on average"
-        if np.isnan(self.visible_difference):
-            return f"{noise}; no arm shares two seeds with the baseline."
-        visible = f"{self.visible_difference:.2g}{unit}"
-        return f"{noise}; the smallest difference that this comparison finds with 80 % power is {visible}."
-
 
 def noise_floor(frame: "pd.DataFrame", baseline: str, level: float = 0.95) -> NoiseFloor:
     """The noise floor of the comparison of the arms of ``frame`` (arm, seed, value) with ``baseline``."""

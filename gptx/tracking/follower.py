@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import os
 import select
-import shlex
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from gptx.processes.signals import STOP_SIGNALS, default_stop_signals
 from gptx.regular_files import open_log
 from gptx.runs import journal
 from gptx.runs.atomic_files import no_space
-from gptx.terminal import echo
+from gptx.terminal import echo, shell_words
 from gptx.tracking.mlflow_connection import one_line, store_uri, without_password
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class Follower:
             )
         uri = str(tracking["uri"])
         given = ["--uri", without_password(uri)] if uri else []
-        command_line = shlex.join(["gptx", "sync", str(outputs), *given])
+        command_line = shell_words(["gptx", "sync", str(outputs), *given])
         where = without_password(store_uri(outputs, uri))
         hint = f"MLflow at {where} is incomplete (see {log}); to complete it run: {command_line}"
         return cls(process, log, float(tracking["wait"]), hint)

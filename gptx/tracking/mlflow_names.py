@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,7 +64,7 @@ def note(start: StartRecord, last: Record, status: str, folder: str) -> str:
         lines += [_row(name.removeprefix("final/") for name, _ in figures), _row("---:" for _ in figures)]
         lines += [_row(f"{value:.10g}" for _, value in figures), ""]
     lines += ["```sh", start.command or "gptx run"]
-    lines += [f'gptx generate {folder} --prompt "The state of the union"', "```"]
+    lines += [f'gptx generate {shlex.quote(folder)} --prompt "The state of the union"', "```"]
     return "\n".join(lines)
 
 

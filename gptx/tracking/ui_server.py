@@ -1,5 +1,6 @@
 """The MLflow server behind ``gptx ui``, and the links to a study's saved view."""
 
+import math
 import os
 import signal
 import socket
@@ -40,7 +41,7 @@ def show_ui(outputs: Path, uri: str, host: str, port: int, *, send: bool) -> Non
         GptxError: there is no run.
         RunFailed: the server ended.
     """
-    no_run = GptxError(f"no run in {outputs}; gptx run makes one (about two minutes)")
+    no_run = GptxError(f"no run in {outputs}; gptx run makes one")
     if not (uri or outputs.is_dir()) or (send and not any(journal.runs(outputs))):
         raise no_run
     if send:
@@ -71,10 +72,22 @@ def write_views(store: Store) -> dict[str, str]:
         ids, query = [experiment.experiment_id], "tags.`gptx.uid` != ''"
         runs = every(partial(store.client.search_runs, ids, query, max_results=1000))
         if runs:
-            value = mlflow_view.view(run.data.params for run in runs)
+            value = mlflow_view.view((run.data.params for run in runs), _ranges(store, runs))
             store.client.set_experiment_tag(experiment.experiment_id, mlflow_view.TAG, value)
             found[experiment.name] = (max(run.info.start_time for run in runs), experiment.experiment_id)
     return {name: found[name][1] for name in sorted(found, key=lambda name: found[name][0], reverse=True)}
+
+
+def _ranges(store: Store, runs: list[Any]) -> dict[str, mlflow_view.ChartRange | None]:
+    """The range of each curve's chart; none while a run is trained, because its curve will leave the range."""
+    if any(run.info.status == "RUNNING" for run in runs):
+        return {}
+    best = sorted(runs, key=lambda run: run.data.metrics.get("final/val_bpb", math.inf))[: mlflow_view.RUNS]
+
+    def curve(run: Any, key: str) -> list[tuple[int, float]]:
+        return [(point.step, point.value) for point in store.client.get_metric_history(run.info.run_id, key)]
+
+    return {key: mlflow_view.ChartRange.of(curve(run, key) for run in best) for key in mlflow_view.CURVES}
 
 
 def every(search: Callable[..., Any]) -> list[Any]:

@@ -49,6 +49,7 @@ class ValidationSet:
         batch_size: rows that each rank evaluates at once.
         separator: the token that separates documents, where rows with several documents are masked; None: no mask.
         eot: the token that ends a document; None: the validation split counts as one document.
+        incomplete: whether the whole validation split includes a last row with fewer tokens.
     """
 
     def __init__(
@@ -60,10 +61,11 @@ class ValidationSet:
         batch_size: int,
         separator: int | None = None,
         eot: int | None = None,
+        incomplete: bool = True,
     ) -> None:
         self.tokens, self.token_bytes, self.context, self.batch_size = tokens, token_bytes, context, batch_size
         self.separator, self.eot = separator, eot
-        self.starts = validation_starts(len(tokens), context, max_tokens)
+        self.starts = validation_starts(len(tokens), context, max_tokens, incomplete)
 
     @cached_property
     def units(self) -> ValidationUnits:
@@ -162,23 +164,7 @@ def _metrics(nats: float, hits: float, size: float, count: float) -> dict[str, f
 class FormerValidationSet(ValidationSet):
     """The validation of runs that were started with version 1 or 2 of `gptx.runs.records.VALIDATION`: of the whole
     validation set only, with the same rounding as when they were started.
-
-    Args:
-        incomplete: whether the whole validation split includes a last row with fewer tokens.
     """
-
-    def __init__(
-        self,
-        tokens: np.ndarray,
-        token_bytes: np.ndarray,
-        context: int,
-        max_tokens: int,
-        batch_size: int,
-        separator: int | None,
-        incomplete: bool,
-    ) -> None:
-        super().__init__(tokens, token_bytes, context, max_tokens, batch_size, separator)
-        self.starts = validation_starts(len(tokens), context, max_tokens, incomplete)
 
     def evaluate(self, model: nn.Module, strategy: Strategy, autocast: Autocast, step: int = 0) -> Validation:
         sums = [sums for _, sums in self._results(model, strategy, autocast)] or [torch.zeros(4)]

@@ -1,7 +1,6 @@
 """The output of `gptx run` when a run has finished."""
 
 import os
-import shlex
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from gptx.console import Console
 from gptx.runs.metrics import BY_KEY, METRICS, VIEWS, Metric
 from gptx.runs.provenance import outputs_option
 from gptx.runs.records import Result
-from gptx.terminal import echo
+from gptx.terminal import echo, path_text, shell_words
 
 
 def show(result: Result, folder: Path, status: str) -> None:
@@ -29,15 +28,15 @@ def show(result: Result, folder: Path, status: str) -> None:
             others = _views(metric, result)
             rows.append((metric.title, metric.text(value) + (", report half" if others else "")))
             rows += [("", others)] if others else []
-    rows += [("best step", f"{result.best_step:,}"), ("folder", str(folder))]
+    rows += [("best step", f"{result.best_step:,}"), ("folder", path_text(folder))]
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         console.print(f"{name:<{width}}  {text}", soft_wrap=True)
     console.print("\nnext:", style="bold")
-    quoted, trust = shlex.quote(str(folder)), _trust_options(result)
+    trust = _trust_options(result)
     for command in (
-        f'gptx generate {quoted} --prompt "The state of the union"{trust}',
-        f"gptx compare {shlex.quote(str(folder.parent))}",
+        f'gptx generate {shell_words([str(folder)])} --prompt "The state of the union"{trust}',
+        f"gptx compare {shell_words([str(folder.parent)])}",
         f"gptx ui{outputs_option(folder.parent.parent)}",
     ):
         console.print(f"  {command}", soft_wrap=True)
@@ -57,9 +56,9 @@ def _trust_options(result: Result) -> str:
     modules = own_modules(result.config)
     folders = [os.path.relpath(folder) for folder in own_dirs(sys.argv[1:])] if modules else []
     found = [("--config-dir", folder) for folder in folders] or [("--trust", module) for module in modules]
-    return "".join(f" {shlex.join(one)}" for one in found)
+    return "".join(f" {shell_words(one)}" for one in found)
 
 
 def brief(result: Result, folder: Path, status: str) -> None:
     """Print one line instead of the summary (``runtime.brief``)."""
-    echo(f"{status}: val loss {result.val_loss:.4f}, {result.val_bpb:.4f} bits/byte   {folder}")
+    echo(f"{status}: val loss {result.val_loss:.4f}, {result.val_bpb:.4f} bits/byte   {path_text(folder)}")

@@ -75,13 +75,12 @@ class Trainer:
         cfg, tokenizer, start = self.cfg, self.tokens.tokenizer, self.folder.start_record()
         version = start.validation if start else VALIDATION
         context, count, batch = cfg.model.context, cfg.trainer.val_tokens, cfg.runtime.val_batch
-        if version < 3:
-            token_bytes = tokenizer.token_bytes() if version == 1 else tokenizer.target_bytes()
-            return FormerValidationSet(
-                self.tokens.val, token_bytes, context, count, batch, self.separator, incomplete=version > 1
-            )
-        token_bytes = tokenizer.target_bytes()
-        return ValidationSet(self.tokens.val, token_bytes, context, count, batch, self.separator, tokenizer.eot)
+        kind = FormerValidationSet if version < 3 else ValidationSet
+        token_bytes = tokenizer.token_bytes() if version == 1 else tokenizer.target_bytes()
+        return kind(
+            *(self.tokens.val, token_bytes, context, count, batch, self.separator, tokenizer.eot),
+            incomplete=version > 1,
+        )
 
     def _build_model(self) -> None:
         self.model = build(self.cfg, self.tokens.tokenizer.n_vocab)

@@ -1,4 +1,5 @@
-"""Every command in a ```bash block of README.md and docs/ is run as it is written, with small budgets from outside.
+"""Every command in README.md and docs/, in a ```bash block, in a table or within a sentence, is run as it is written,
+with small budgets from outside.
 
 A command is run by its words, as a shell would pass them. Names in capitals are replaced by real files (`Shop.names`),
 and `BUDGETS` replaces or adds what decides how long a run takes. `NOT_RUN` lists the others with the reason.
@@ -41,8 +42,21 @@ NOT_RUN = {
     "apt-get": "needs a package index",
     "eval": "starts a cluster as root; test_slurm.py does it",
     "launch/testcluster": "stops a cluster; test_slurm.py does it",
+    "gptx new": "test_new.py runs it for each axis",
+    "gptx prove attention=mine": "needs the files of the command before; test_new.py proves its templates",
+    "gptx prove kernel=mine": "needs the files of the command before; test_new.py proves its templates",
+    "gptx run resume_from=": "needs a run of the same sizes; test_resume.py runs it with the path as it is printed",
+    "gptx sweep attention=mha,gqa,mqa sweep.seeds=auto": "takes up to 60 runs; test_auto_seeds.py runs smaller ones",
+    "gptx sweep list": "test_status.py runs it with sweeps; without any it ends with a message",
+    "gptx sweep experiment=": "test_studies.py runs each study",
+    "python -m gptx.run -m experiment=": "test_studies.py runs each study",
+    "python -m gptx.compare.scaling": "needs the study; test_scaling.py runs it",
+    "python -m gptx.variants --markdown": "test_variants_table.py compares its output with the page",
+    "python -m benchmarks.": "measures this machine for minutes; the tests of benchmarks/ run parts of it",
 }
-SLOW = ("-m attention=mha,gqa,mqa", "hydra/sweeper=optuna")  # second tier: several runs
+# second tier: several runs, many proofs, or MLflow
+SLOW = ("-m attention=mha", "sweep attention=", "hydra/sweeper=optuna", "gptx.prove", "gptx sync", "strategy=ddp")
+INLINE = re.compile(r"(?<!`)`((?:gptx [a-z]+|python -m (?:gptx|benchmarks)[\w.]*) [^`]+)`")
 
 
 @dataclass(frozen=True)
@@ -59,12 +73,23 @@ class Command:
 
 
 def commands() -> Iterator[Command]:
-    """The commands of all ```bash blocks, without comments; those that && joins are separate."""
+    """The commands of all ```bash blocks, without comments; those that && joins are separate. Then those within
+    sentences and tables that have arguments, without what is optional, and without forms such as ``gptx run ...``."""
     for page in PAGES:
         for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
             for line in block.replace("\\\n", " ").splitlines():
                 for text in re.sub(r"\s+#.*", "", line).split(" && "):
                     yield Command(page, text.strip())
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for found in INLINE.findall(text):
+            command = re.sub(r" \[[^\]]*\]", "", " ".join(found.split()))
+            if (
+                " " in command.removesuffix(" -m").removeprefix("python -m ")
+                and "..." not in command
+                and "NAME " not in f"{command} ".replace("AXIS NAME", "")
+            ):
+                yield Command(page, command)
 
 
 @dataclass(frozen=True)
@@ -75,9 +100,15 @@ class Shop:
     names: dict[str, str]
 
     def run(self, command: Command) -> None:
-        given = [re.sub("|".join(self.names), lambda found: self.names[found[0]], word) for word in self.words(command)]
-        module, *words = given
-        done = self.gptx.run(module, *(self.with_budgets(words) if module == "gptx.run" else words))
+        written = self.words(command)
+        own = any(word in ("--trust", "--trust-code", "--config-dir") for word in written)
+        names = self.names if own else self.names | {"RUN_DIR": self.names["PLAIN_RUN"]}
+        given = [re.sub("|".join(names), lambda found: names[found[0]], word) for word in written]
+        module, *words = [
+            "table.svg" if one == "--svg" else word for one, word in zip(["", *written[:-1]], given, strict=True)
+        ]
+        trains = module in ("gptx.run", "gptx.sweep") and not {"--help", "--cfg"} & set(words)
+        done = self.gptx.run(module, *(self.with_budgets(words) if trains else words))
         assert done.code == 0, f"{command.page.name}: {command.text}\n{done.err}"
 
     @staticmethod
@@ -125,10 +156,15 @@ def shop(make: Maker, corpus: Path) -> Shop:
     assert gptx.run("make_ids", PYTHONPATH=str(gptx.cwd)).code == 0
     trained = gptx.run("gptx.run", *Shop(gptx, {}).with_budgets(["--config-dir", "own", "window=logsparse"]))
     assert trained.code == 0, trained.err
-    return Shop(gptx, {"RUN_DIR": str(gptx.folder), "FILE": str(corpus), "FOLDER": "rows", "OWNER/NAME": "hub"})
+    own = gptx.folder
+    assert gptx.run("gptx.run", *Shop(gptx, {}).with_budgets([])).code == 0
+    [plain] = set(gptx.folders()) - {own}
+    return Shop(
+        gptx, {"RUN_DIR": str(own), "PLAIN_RUN": str(plain), "FILE": str(corpus), "FOLDER": "rows", "OWNER/NAME": "hub"}
+    )
 
 
-ALL = list(commands())
+ALL = list({one.text: one for one in commands()}.values())
 RUN = [one for one in ALL if not one.reason]
 
 
@@ -141,7 +177,7 @@ def test_command_runs_as_written(command: Command, shop: Shop) -> None:
 
 
 def test_every_command_is_run_or_has_a_reason() -> None:
-    assert len(RUN) >= 9
+    assert len(RUN) >= 20
     for start in NOT_RUN:
         assert any(one.text.startswith(start) for one in ALL), f"no page has the command {start}"
     assert {one.text for one in RUN} >= {"python -m gptx.run", "gptx generate RUN_DIR --trust my_windows"}

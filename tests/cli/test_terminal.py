@@ -3,6 +3,7 @@
 import ast
 import io
 import os
+import re
 import subprocess
 import sys
 import unicodedata
@@ -13,7 +14,7 @@ import pytest
 from command import ROOT, Gptx, Terminal
 from conftest import Trained
 from fake_runs import make_run
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.panel import Panel
 from rich.table import Table
@@ -21,7 +22,7 @@ from tiers import some
 
 from gptx.console import Console, VisibleText
 from gptx.model.sampling import up_to
-from gptx.terminal import echo, visible
+from gptx.terminal import echo, path_text, shell_words, visible
 from gptx.training.progress import ProgressBar
 
 HOSTILE = "\x1b]0;title\x07\x9b2J\u202ereversed\r\x00"
@@ -134,6 +135,47 @@ def test_commands_print_in_a_narrow_encoding(trained: Trained, env: dict[str, st
         assert done.stderr == b""
         if words[0] != "generate":
             assert b"mha?rope?" in done.stdout and done.stdout.isascii()
+
+
+WORDS = st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1)
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+@settings(max_examples=30, deadline=None)
+@given(words=WORDS)
+def test_a_shell_reads_suggested_words_as_they_were_meant(words: list[str], shell: str) -> None:
+    words = [word.rstrip("\n") for word in words]  # the output of a command loses line breaks at its end
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+        command = shell_words(["printf", r"%s\0", *words])
+    assert command.isascii()
+    done = subprocess.run([shell, "-c", command], stdout=subprocess.PIPE, check=True, env={"LC_ALL": "C"})
+    assert done.stdout.decode().split("\0")[:-1] == words
+
+
+def test_words_and_paths_stay_readable_where_the_encoding_has_their_characters() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "utf-8"))
+        assert shell_words(["gptx", "mha·rope", "a b"]) == "gptx 'mha·rope' 'a b'"
+        assert path_text(Path("mha·rope")) == "mha·rope"
+        patch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+        assert shell_words(["gptx", "out/mha·rope"]) == "gptx \"$(printf 'out/mha\\302\\267rope')\""
+        assert path_text(Path("mha")) == "mha"
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+@pytest.mark.parametrize("env", NARROW)
+def test_printed_command_runs_when_it_is_pasted(trained: Trained, env: dict[str, str], shell: str) -> None:
+    printed = cold(trained.gptx, "run", *trained.gptx.tiny, **env).stdout.decode("ascii")
+    [command] = re.findall(r"^  (gptx generate .*)$", printed, re.MULTILINE)
+    assert "?" not in command
+    script = f'gptx() {{ "{sys.executable}" -m gptx "$@" --tokens 4; }}; {command}'
+    environment = trained.gptx.env | env
+    command_line, where = [shell, "-c", script], trained.gptx.cwd
+    done = subprocess.run(command_line, cwd=where, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0 and done.stdout.startswith(b"The state of the union"), done.stderr
+    [folder] = re.findall(r"^folder +(.*)$", printed, re.MULTILINE)
+    subprocess.run([shell, "-c", f"cd {folder}"], cwd=where, env=environment, check=True)
 
 
 @pytest.mark.parametrize("env", NARROW)

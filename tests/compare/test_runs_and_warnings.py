@@ -19,7 +19,7 @@ from gptx.runs import journal
 from gptx.runs.auto_seed_runs import AutoSeedRuns, sweeps_until_decided
 from gptx.runs.metrics import METRICS
 from gptx.runs.run_lists import SWEEPS
-from gptx.runs.tuning_runs import TuningRuns
+from gptx.runs.tuning_runs import TuningRuns, losing_runs
 
 
 def bold(root: Path) -> tuple[list[str], str]:
@@ -107,6 +107,8 @@ def test_single_runs_have_no_best(tmp_path: Path) -> None:
         ({"tokens": 100}, {"50.0k", "500 MB"}),
         ({"keys": {"trainer": {"val_tokens": 1}}}, {"50.0k", "500 MB"}),
         ({"tokenizer_hash": "c"}, {"50.0k", "500 MB"}),
+        ({"threads": 8}, {"1.0000", "1.9000", "500 MB"}),
+        ({"other_runs": 2}, {"1.0000", "1.9000", "500 MB"}),
         ({"hardware": {"device": "cpu", "cpu": "Xeon"}}, {"1.0000", "1.9000", "500 MB"}),
         ({"hardware": {"device": "cuda"}}, {"1.0000", "1.9000"}),
     ],
@@ -179,7 +181,7 @@ def test_a_rate_that_another_sweep_chose_is_shown_and_damage_leaves_nothing_out(
     assert "2 variants" in cli(tmp_path).stdout
 
 
-def test_sweeps_that_added_seeds_until_decided_are_found(tmp_path: Path) -> None:
+def test_sweeps_that_added_seeds_until_decided_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweeps = [tmp_path / SWEEPS / name for name in ("auto", "damaged", "other")]
     for sweep in sweeps:
         sweep.mkdir(parents=True)
@@ -188,3 +190,14 @@ def test_sweeps_that_added_seeds_until_decided_are_found(tmp_path: Path) -> None
     AutoSeedRuns(runs=("study/two",)).save(sweeps[2])
     assert sweeps_until_decided([tmp_path / "study" / "one"]) == [sweeps[0]]
     assert sweeps_until_decided([tmp_path / "study" / "three"]) == []
+    monkeypatch.chdir(tmp_path)
+    runs = [Path("study/one"), tmp_path / "study" / "one", tmp_path / "study" / "x" / ".." / "one"]
+    assert sweeps_until_decided(runs) == [Path(SWEEPS, "auto")], "one folder in three spellings"
+    assert sweeps_until_decided(reversed(runs)) == sweeps[:1]
+
+
+def test_losing_rates_are_found_in_every_spelling_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost, chosen = tuned(tmp_path)
+    monkeypatch.chdir(lost.parent)
+    spellings = [lost, Path(lost.name), Path("..", lost.parent.name, lost.name)]
+    assert losing_runs([chosen, *spellings]) == set(spellings)

@@ -86,7 +86,7 @@ def test_remarks_about_the_runs_are_kept(runs: Path, tmp_path: Path) -> None:
     (runs / ".sweeps" / "s" / "tuning.json").write_text(json.dumps({"left_out": listed[8:]}))
     cli(runs, "--export", tmp_path / "tables")
     out = cli(tmp_path / "tables", width=400).stdout
-    assert "seeds were added until the arms were decided" in out and "1 run left out that tuned" in out
+    assert "seeds were added until the arms were decided" in out and "1 run left out with which a sweep chose" in out
 
 
 def test_damaged_tables_are_reported_in_one_line(runs: Path, tmp_path: Path) -> None:

@@ -186,6 +186,19 @@ def test_page_names_nothing_that_does_not_exist(axis: str) -> None:
 
 
 @pytest.mark.parametrize("axis", OURS)
+def test_methods_have_their_arguments_and_what_they_return(axis: str) -> None:
+    """In the tables, each method with the names of its arguments, and its shapes or types."""
+    for row in re.findall(r"^\| `\w+\(.*", section(axis), re.MULTILINE):
+        cell, *others = row.strip("| ").split(" | ")
+        assert "->" in " ".join(others), row
+        for name, arguments in re.findall(r"`(\w+)\(([^)]*)\)", cell):
+            if name == "keep":
+                continue  # an argument of an attention's forward
+            expected = [p for p in inspect.signature(getattr(base(axis), name)).parameters if p != "self"]
+            assert arguments.split(", ") == (expected or [""]), row
+
+
+@pytest.mark.parametrize("axis", OURS)
 def test_required_is_marked_on_the_page(axis: str) -> None:
     ours = set(required_attributes(base(axis)))
     in_table = {

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,10 @@ from omegaconf import OmegaConf
 import gptx
 from gptx import variants
 from gptx.config.axes import model_axes
+from gptx.config.compose import compose
+from gptx.config.own_options import own_options
 from gptx.errors import ConfigError
+from gptx.model import variants_table
 from gptx.model.variants_table import VariantRow, markdown, table, with_options
 
 
@@ -100,3 +104,34 @@ def test_wrong_arguments_end_with_exit_code_2_and_one_line(
     out, err = capsys.readouterr()
     [line] = err.splitlines()
     assert out == "" and all(text in line for text in expected)
+
+
+BROKEN = """
+from gptx.kernel.base import Kernel
+
+class InConstructor(Kernel):
+    def __init__(self, *arguments):
+        raise RuntimeError("no such device")
+    mask = forward = None
+
+class InUse(Kernel):
+    def unsupported(self, window, pos):
+        raise RuntimeError("no such layer")
+    def mask(self, where, window, pos): ...
+    def forward(self, q, k, v, mask, score): ...
+"""
+
+
+def test_row_of_an_own_kernel_says_why_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "kernel").mkdir()
+    (tmp_path / "broken_kernels.py").write_text(BROKEN)
+    for option, name in (("first", "InConstructor"), ("second", "InUse")):
+        (tmp_path / "kernel" / f"{option}.yaml").write_text(f"# Fails\n_target_: broken_kernels.{name}\n")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with own_options(tmp_path), torch.device("meta"):
+        base = variants_table._unresolved(compose(["device=cpu"]))
+        model = variants_table.build(base, variants_table.VOCAB)
+        for option, why in (("first", "no such device"), ("second", "no such layer")):
+            assert not variants_table._supports(option, model)
+            row = variants_table._row(base, "kernel", option, ())
+            assert row.description == "Fails" and row.cost is None and why in " ".join(row.rejects)

@@ -68,7 +68,7 @@ def test_mlflow_has_everything_of_a_run(store: Store, outputs: Path) -> None:
     assert tags["gptx.study"] == "study" and tags["mlflow.source.git.commit"] == "c0ffee"
     note = tags["mlflow.note.content"]
     assert "python -m gptx.run attention=gqa" in note and "1.2346" in note
-    assert f"gptx generate outputs/study/{run_dir.name}" in note
+    assert f"gptx generate outputs/study/{run_dir.name} --prompt" in note
     assert found["files"] == ["artifacts/config.yaml", "artifacts/result.json", "artifacts/samples/step-00000020.txt"]
     assert found["datasets"] == [(1,)]
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import re
 import signal
 import socket
@@ -138,6 +139,9 @@ def test_charts_show_each_variant_once(printed: str, browser: Any) -> None:
     shows(browser, url, "document.querySelectorAll('.barlayer .point').length", 4)
     colours = "new Set([...document.querySelectorAll('.barlayer .point path')].map(bar => bar.style.fill)).size"
     shows(browser, url, colours, 4)
+    graphs = "[...document.querySelectorAll('.js-plotly-plot')]"
+    axis = f"{graphs}.find(graph => graph.data.some(line => line.metricKey == 'val/bpb')).layout.yaxis.range"
+    shows(browser, url, f"{axis}[0] > 1.4 && {axis}[1] < 2.5", True)
 
 
 def state(runs: list[dict[str, str]]) -> dict[str, Any]:
@@ -162,6 +166,24 @@ def test_view_shows_what_differs_and_groups_seeds() -> None:
     assert one_seed["groupBy"] is None and one_seed["columnOrder"][:2] == found["columnOrder"][:2]
     seeds = state(runs[:2])
     assert seeds["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "gptx.variant"}]
+
+
+def charts(ranges: dict[str, mlflow_view.ChartRange | None]) -> dict[str, dict[str, Any]]:
+    runs = [{"attention": attention, "seed": seed} for attention in ("gqa", "mha") for seed in "01"]
+    packed = json.loads(mlflow_view.view(runs, ranges))["state"].removeprefix("deflate;")
+    found = json.loads(zlib.decompress(base64.b64decode(packed)))["compareRunCharts"]
+    return {chart["uuid"]: chart for chart in found}
+
+
+def test_curves_are_shown_from_their_values_and_not_from_0() -> None:
+    curves = [[(step, 2.0 + 50.0 / step) for step in range(1, 101)], [(50, 9.0), (100, math.nan)]]
+    found = mlflow_view.ChartRange.of(curves)
+    assert found is not None and 2.1 < found.low < 2.5 and 9.0 < found.high < 9.5, "without the steep start"
+    assert mlflow_view.ChartRange.of([[(1, 2.0)], []]) is None and mlflow_view.ChartRange.of([]) is None
+    shown = charts({"val/loss": found, "val/bpb": None})
+    assert shown["val/loss"]["range"] == {"yMin": found.low, "yMax": found.high}
+    assert "range" not in shown["val/bpb"] and "range" not in shown["train/loss"]
+    assert [chart["metricKey"] for chart in shown.values() if chart["type"] == "BAR"] == ["final/tokens_per_s"]
 
 
 def test_view_reads_all_pages_of_runs() -> None:

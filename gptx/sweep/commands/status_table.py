@@ -1,5 +1,6 @@
 """Tables of ``gptx sweep list`` and ``gptx sweep status``."""
 
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from gptx.runs.provenance import outputs_option
 from gptx.runs.records import RunStatus
 from gptx.sweep.commands.status import CellStatus, StatusRow, status_rows
 from gptx.sweep.state.folder import Sweep, SweepKind
+from gptx.terminal import shell_words
 
 _STYLES = {
     CellStatus.RUNNING: "cyan",
@@ -32,11 +34,11 @@ def show_list(sweeps: Sequence[Sweep]) -> None:
         plan = sweep.plan
         folders = [sweep.outputs / cell.run for cell in plan.cells if cell.run and not cell.rejection]
         finished = sum((run / journal.NAME).exists() and journal.status(run) is RunStatus.FINISHED for run in folders)
-        row = (sweep.name, plan.kind, plan.launcher, str(len(folders)), str(finished), plan.command)
+        row = (sweep.name, plan.kind, plan.launcher, str(len(folders)), str(finished), _shown(plan.command))
         table.add_row(*map(VisibleText, row[: len(table.columns)]))
     console.print(table)
     for sweep in sweeps if console.is_terminal else []:
-        console.print(VisibleText.assemble((f"\n{sweep.name}: ", "bold"), sweep.plan.command), soft_wrap=True)
+        console.print(VisibleText.assemble((f"\n{sweep.name}: ", "bold"), _shown(sweep.plan.command)), soft_wrap=True)
 
 
 def show_status(sweep: Sweep) -> None:
@@ -57,7 +59,7 @@ def command_for_the_rest(sweep: Sweep, statuses: Sequence[StatusRow]) -> list[st
     plan, rest = sweep.plan, {CellStatus.STOPPED, CellStatus.NOT_STARTED}
     if plan.kind is SweepKind.GRID:  # a search does not try a failed run again
         rest.add(CellStatus.FAILED)
-    return [f"run the rest: {plan.command}"] if any(one.status in rest for one in statuses) else []
+    return [f"run the rest: {_shown(plan.command)}"] if any(one.status in rest for one in statuses) else []
 
 
 def count_statuses(statuses: Sequence[StatusRow]) -> str:
@@ -92,3 +94,11 @@ def _table(statuses: Sequence[StatusRow]) -> Table:
 def console_without_folding() -> Console:
     """A console that does not wrap lines if stdout is a file or a pipe."""
     return Console(width=None if sys.stdout.isatty() else 10_000)
+
+
+def _shown(command: str) -> str:
+    """A saved command as stdout's encoding can show it."""
+    try:
+        return shell_words(shlex.split(command))
+    except ValueError:  # an open quote: gptx did not write it
+        return command

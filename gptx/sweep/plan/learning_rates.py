@@ -14,10 +14,9 @@ from statistics import mean
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from gptx.config.overrides import key_of
-from gptx.console import Console
+from gptx.console import Console, VisibleText
 from gptx.errors import ConfigError
 from gptx.runs.folder import RunFolder
 from gptx.runs.metrics import selection
@@ -210,11 +209,11 @@ def table(choices: Sequence[RateChoice]) -> Table:
     return shown
 
 
-def _figure(choice: RateChoice, rate: float) -> Text:
+def _figure(choice: RateChoice, rate: float) -> VisibleText:
     if not (losses := choice.losses.get(rate)):
-        return Text("-")
+        return VisibleText("-")
     figure = f"{mean(losses.values()):.4f}"
-    return Text(f"*{figure}", "bold") if rate == choice.best else Text(figure)
+    return VisibleText(f"*{figure}", "bold") if rate == choice.best else VisibleText(figure)
 
 
 def _list(rates: Sequence[Any]) -> str:

@@ -1,6 +1,5 @@
 """The output of a search: its space and plan before it starts, and its best trials at the end."""
 
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from gptx.sweep.plan.final_runs import compared_runs, finished_runs
 from gptx.sweep.search.space import Space
 from gptx.sweep.state.folder import Sweep, SweepKind, sweeps
 from gptx.sweep.state.records import TrialEnded
-from gptx.terminal import echo
+from gptx.terminal import echo, shell_words
 
 if TYPE_CHECKING:  # optuna is imported only by a command that searches
     import optuna
@@ -118,4 +117,4 @@ def _show_best(study: "optuna.Study", options: "SearchOptions", config_dirs: Seq
     for trial in best:
         values = ", ".join(f"{m} {value:,.6g}" for m, value in zip(options.metrics, trial.values, strict=True))
         echo(f"  {trial.user_attrs[TITLE]}: {values}")
-        echo(f"    {shlex.join(['python', '-m', 'gptx.run', *config_dirs, *trial.user_attrs[OVERRIDES]])}")
+        echo(f"    {shell_words(['python', '-m', 'gptx.run', *config_dirs, *trial.user_attrs[OVERRIDES]])}")
