@@ -88,7 +88,7 @@ def test_parents_do_not_change_the_saved_view(tmp_path: Path) -> None:
     sync(outputs, show=False)
     params: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlflow_view, "view", lambda found: params.append(list(found)) or "{}")
+        patch.setattr(mlflow_view, "view", lambda found, ranges: params.append(list(found)) or "{}")
         for _ in range(2):
             ui_server.write_views(Store(outputs))
             sweep_of(outputs, f"study-{len(params)}", runs)
