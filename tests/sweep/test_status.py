@@ -227,7 +227,10 @@ def test_collect_compares_the_best_learning_rate_of_each_arm(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared: list[list[Path]] = []
-    monkeypatch.setattr("gptx.sweep.commands.collect.show", compared.append)
+    monkeypatch.setattr(
+        "gptx.sweep.commands.collect.show_comparison",
+        lambda sweep, finished, is_sequential: compared.append(finished),
+    )
     one, two, three = (fake_run(tmp_path, STEPS, "finished", bpb) for bpb in (2.0, 1.0, 1.5))
     tried = {
         "attention=mha": {1e-3: one, 3e-3: two},
@@ -241,7 +244,7 @@ def test_collect_compares_the_best_learning_rate_of_each_arm(
     fake_sweep(tmp_path, cells, STARTED, lr=True)
     assert main(["collect", "--outputs", str(tmp_path)]) == 0
     output = capsys.readouterr().out
-    assert "by learning rate" in output and "*0.6900" in output and "*1.0350" in output
+    assert "(* best)" in output and "*0.6900" in output and "*1.0350" in output
     assert "! attention=mqa: " in output
     assert compared == [[two, three]]
 
