@@ -95,7 +95,7 @@ def _parser() -> Parser:
         help="write tables of the runs, from which gptx compare DIR shows the same",
     )
     parser.add_argument("--all-keys", action="store_true", help="also show keys that only differ between options")
-    parser.add_argument("--all", action="store_true", help="also show the rates that sweep.lr tried and did not choose")
+    parser.add_argument("--all", action="store_true", help="also show runs with which a sweep chose a rate or an arm")
     parser.add_argument("--include-unfinished", action="store_true", help="show unfinished runs in separate rows")
     for name, what in _SECTIONS.items():
         parser.add_argument(_option(name), action="store_true", help=f"{what} (on the terminal, in Markdown and LaTeX)")

@@ -15,7 +15,7 @@ from gptx.statistics.verdict import Verdict
 if TYPE_CHECKING:
     from gptx.compare.comparison import Comparison
 
-MOST_ARMS = 20  # of more arms, all pairs would take minutes: those off the front by their means are off it
+MOST_ARMS = 20  # with more arms, all pairs are many: those off the front by their means are off it
 COSTS = ("tokens_per_s", "peak_memory_bytes", "flops_per_token", "kv_bytes_per_token")
 
 

@@ -49,7 +49,7 @@ def factors_csv(comparison: Comparison) -> str:
 
 def as_json(comparison: Comparison) -> str:
     """The conclusion, the differences, all tables, the runs, the number of all runs by status, and the warnings. Pairs
-    are left out with more than `MOST_ARMS` arms: computing them takes minutes."""
+    are left out with more than `MOST_ARMS` arms, because they are many."""
     content = {
         "conclusion": comparison.sentence,
         "noise": noise_floor(comparison),

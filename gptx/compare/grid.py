@@ -1,7 +1,8 @@
 """The effects of factors, where the arms form a grid of two or more."""
 
-from collections.abc import Sequence
-from itertools import product
+import math
+from collections.abc import Collection, Sequence
+from itertools import combinations, product
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -14,16 +15,19 @@ if TYPE_CHECKING:
     from gptx.compare.comparison import Comparison
 
 _ABSENT = "none"
+MOST_CELLS = 1000  # of the complete grid, over which the effects average
 
 
 def grid_effects(comparison: "Comparison") -> GridEffects | None:
-    """Main effects and interactions of the compared metric; None if the arms form no grid of two or more factors, or no
-    interaction of two factors can be estimated."""
+    """Main effects and interactions of the compared metric; None if the arms form no grid of two or more factors, no
+    interaction of two factors can be estimated, or the complete grid would have more than `MOST_CELLS` cells."""
     baseline, arms = comparison.baseline, comparison.compared
     names = factors_of(arms)
     if baseline is None or len(names) < 2:
         return None
     levels = {arm.name: _levels(arm, names) for arm in arms}
+    if math.prod(map(len, map(set, zip(*levels.values(), strict=True)))) > MOST_CELLS or not crosses(levels.values()):
+        return None
     references = levels[baseline.name]
     values = comparison.values
     cells = pd.DataFrame([levels[arm] for arm in values["arm"]], columns=list(names))
@@ -35,10 +39,9 @@ def grid_effects(comparison: "Comparison") -> GridEffects | None:
         references=dict(zip(names, references, strict=True)),
         higher_is_better=comparison.metric.higher_is_better,
     )
-    if all(one.estimate != one.estimate for one in effects.interactions):
-        return None
+    present = set(levels.values())
     every = product(*(dict.fromkeys(level[i] for level in levels.values()) for i in range(len(names))))
-    missing = tuple(cell for cell in every if cell not in levels.values())
+    missing = tuple(cell for cell in every if cell not in present)
     return GridEffects(factors=names, references=references, missing=missing, effects=effects)
 
 
@@ -53,6 +56,20 @@ def factors_of(arms: Sequence[Arm]) -> tuple[str, ...]:
             names.remove(name)
     complete = len({_levels(arm, tuple(names)) for arm in arms}) == len(arms)
     return tuple(names) if complete else ()
+
+
+def crosses(cells: Collection[tuple[str, ...]]) -> bool:
+    """Whether two levels of one factor occur with the same two levels of another, the other factors being equal."""
+    if not cells:
+        return False
+    for i, j in combinations(range(len(next(iter(cells)))), 2):
+        found: dict[tuple[str, ...], dict[str, set[str]]] = {}
+        for cell in cells:
+            rest = tuple(level for k, level in enumerate(cell) if k not in (i, j))
+            found.setdefault(rest, {}).setdefault(cell[i], set()).add(cell[j])
+        if any(len(a & b) > 1 for rows in found.values() for a, b in combinations(rows.values(), 2)):
+            return True
+    return False
 
 
 def _levels(arm: Arm, names: Sequence[str]) -> tuple[str, ...]:

@@ -117,7 +117,8 @@ def _costs(comparison: Comparison) -> Section:
     heads = ("arm", f"{metric.title}", *(BY_KEY[key].title for key in keys))
     problems = {f"{BY_KEY[one.key].title}: {one.problem}": None for one in comparison.costs if one.problem}
     lines = (
-        f"*: on the Pareto front of {metric.title} and this cost; (*): no arm that costs no more is surely better",
+        f"*: on the Pareto front of {metric.title} and this cost; (*): another arm has a better mean at "
+        "the same or a lower cost, but the interval does not show it",
         *problems,
     )
     return Section(title="Costs", cells=EffectCells(heads, tuple(rows)), lines=lines)

@@ -1,4 +1,4 @@
-"""Whether what a study expects came so: each expectation as a difference of arms with an interval."""
+"""Whether what a study expects was found: each expectation as a difference of arms with an interval."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Answer:
 
     @property
     def outcome(self) -> str:
-        """Whether it came so, in words; ``undecided`` if these runs cannot tell."""
+        """Whether it is as expected, in words; ``undecided`` if these runs cannot tell."""
         return _OUTCOMES.get(
             (self.expectation.relation, self.verdict), f"undecided{f' ({self.problem})' * bool(self.problem)}"
         )
@@ -139,7 +139,7 @@ def _why_no_answer(comparison: Comparison) -> str:
     return f"none, because the study expects differences in val loss, and these are in {comparison.metric.title}"
 
 
-_COUNTED = {"yes": "came so", "no": "did not", "undecided": "undecided"}
+_COUNTED = {"yes": "as expected", "no": "not as expected", "undecided": "undecided"}
 
 
 def _line(comparison: Comparison, answer: Answer) -> str:

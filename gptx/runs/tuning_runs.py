@@ -1,7 +1,7 @@
 """The runs with which a sweep chose a learning rate or an arm, as a file in the sweep's folder.
 
-A comparison of a folder leaves out the runs at rates that were not chosen: they belong to the tuning of an arm and are
-no variants of their own.
+A comparison of a folder leaves these runs out: those at rates that were not chosen are no variants of their own, and
+those of winners were chosen for their results.
 """
 
 from collections.abc import Iterable
@@ -20,8 +20,8 @@ class TuningRuns:
     """Names of run folders, as ``study/run``.
 
     Attributes:
-        compared: the runs at the chosen rates.
-        left_out: the runs at the other rates.
+        compared: the runs of what was chosen, with seeds that chose nothing.
+        left_out: the runs on whose results the choice was made.
     """
 
     compared: tuple[str, ...] = ()

@@ -2,9 +2,9 @@
 
 The cells are the arms of `gptx.statistics.block_model`, so every contrast between cells has an interval from
 `gptx.statistics.contrast_intervals`. A main effect is the plain average over the combinations of the other factors, not
-weighted by runs. Where cells are missing, it averages over the combinations that have all the cells it needs, and
-says so. The intervals hold together within a family: the main effects of one factor, its simple effects within
-another factor, the interactions of one pair of factors.
+weighted by runs. Where cells are missing, it averages over the combinations that have all the cells it needs;
+``averaged`` counts them. The intervals hold together within a family: the main effects of one factor, its simple
+effects within another factor, the interactions of one pair of factors.
 """
 
 from collections.abc import Mapping, Sequence

@@ -9,16 +9,16 @@ from omegaconf import DictConfig
 from gptx.config.compositions import Compositions
 from gptx.runs.auto_seed_runs import AutoSeedRuns
 from gptx.runs.provenance import outputs_option
-from gptx.sweep.end_report import close
+from gptx.sweep.end_report import UNTIL_DECIDED, close
 from gptx.sweep.execute.dashboard import Dashboard
 from gptx.sweep.execute.launcher import Launcher, Task
 from gptx.sweep.execute.loop import Source, TaskList, drive
+from gptx.sweep.final_stage import FinalStage
 from gptx.sweep.plan import learning_rates
 from gptx.sweep.plan.auto_report import show_verdicts
-from gptx.sweep.plan.cell_checks import check_cells
 from gptx.sweep.plan.cells import Cell
-from gptx.sweep.plan.final_runs import add_final_cells, compared_runs, final_cells, keep_final_cells
-from gptx.sweep.plan.seed_sets import SeedSet, seed_list
+from gptx.sweep.plan.final_runs import ComparedRuns, compared_runs, keep_final_cells
+from gptx.sweep.plan.seed_sets import SeedSet
 from gptx.sweep.search.auto_source import AutoSeedsSource
 from gptx.sweep.search.halving_source import HalvingSource
 from gptx.sweep.state.folder import AutoSeeds, SweepPlan
@@ -79,11 +79,12 @@ class GridRun:
     def _close(self, cells: Sequence[Cell]) -> int:
         sweep = self.launcher.sweep
         finished = [cell.folder.path for cell in cells if cell.folder and cell.folder.finished()]
+        compared = ComparedRuns(finished, UNTIL_DECIDED if self.plan.auto else "")
         if self.options.sweep.lr:
-            finished = learning_rates.show_choices(sweep)
+            compared = ComparedRuns(learning_rates.show_choices(sweep))
         elif self.final_seeds:
-            finished = compared_runs(sweep, finished)
-        code = close(finished, cells, self.failed, self.dropped, sweep=sweep, is_sequential=bool(self.plan.auto))
+            compared = compared_runs(sweep, finished)
+        code = close(compared, cells, self.failed, self.dropped, sweep)
         if self.plan.auto:
             show_verdicts(self.plan.auto, [cell.planned() for cell in cells], sweep.outputs, self.failed)
         return code
@@ -97,10 +98,10 @@ class GridRun:
             self._drive(source, journal, dashboard)
 
     def _choose(self, journal: SweepJournal) -> list[Cell]:
-        """Run the cells; returns one of each arm that was chosen: none if nothing is chosen or the choice is open."""
+        """Run the cells; returns one of each arm that was chosen: none if nothing is chosen."""
         if not self.options.sweep.halving:
             self._train(self.able, journal)
-            if not self.options.sweep.lr or (self.launcher.detached and not all(cell.done for cell in self.able)):
+            if not self.options.sweep.lr:
                 return []
             planned = replace(self.plan, cells=tuple(cell.planned() for cell in self.able))
             return learning_rates.winners(self.able, planned, self.launcher.sweep.outputs)
@@ -117,18 +118,13 @@ class GridRun:
         """Train the winners with the final seeds; returns these cells."""
         if not (winners and self.final_seeds):
             return []
-        cells = final_cells(winners, self.final_seeds, self.compositions)
-        check_cells(cells, self.launcher.machine)
-        able = [cell for cell in cells if not cell.rejection]
-        _create_folders(able)
-        add_final_cells(self.launcher.sweep, cells)
-        if not all(cell.done for cell in able):
-            echo(f"chosen: {' | '.join(cell.arm for cell in winners)}; training with {seed_list(self.final_seeds)}")
-        for cell in able:
-            if cell.folder:
-                follow(cell.folder.path)
-        self._train(able, journal)
-        return cells
+        sweep, by_rate = self.options.sweep, bool(self.options.sweep.lr)
+        stage = FinalStage(
+            self.launcher, journal, self.common, follow, sweep.retry, self.compositions, keep_others=by_rate
+        )
+        stage.run(winners, self.final_seeds)
+        self.failed.update(stage.failed)
+        return stage.cells
 
     def _train(self, cells: Sequence[Cell], journal: SweepJournal, source: Source | None = None) -> None:
         """Run the cells that are not done. ``source``: decides which of them; None: all."""
@@ -149,8 +145,6 @@ class GridRun:
             self.launcher.submit(tasks)
         sweep = self.launcher.sweep
         echo(f"gptx sweep status {sweep.name}{outputs_option(sweep.outputs)} shows their status")
-        if self.options.sweep.lr:
-            echo("when all have finished, the same command trains each arm at its best rate")
 
     def _drive(self, source: Source, journal: SweepJournal, dashboard: Dashboard) -> None:
         failed = drive(source, self.launcher, journal, dashboard, self.options.sweep.retry)

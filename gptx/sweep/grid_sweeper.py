@@ -42,22 +42,23 @@ class GridSweeper(SweeperBase):
         cells = compose_cells(grid, compositions)
         options = self._options(next(cell.overrides for cell in cells if cell.config), of_sweep)
         final_seeds = FinalSeeds.of(grid, options, of_sweep)
+        launcher = make(self.hydra.launcher)
+        _check_watching(launcher, options)
         if options.sweep.lr:
             tried = with_seed_sets(grid, final_seeds.tuning)
             cells = compose_cells(learning_rates.with_rates(tried, options.sweep.lr), compositions)
         adds_seeds = auto_seeds.check_options(options, of_sweep, grid)
         if adds_seeds:
             cells = compose_cells(auto_seeds.with_seeds(grid, options.sweep.max_seeds), compositions)
-        launcher = make(self.hydra.launcher)
         cells = matched_cells(cells, options, launcher.machine, compositions)
         sweep = Sweep(Path(options.paths.outputs), sweep_name(options.study, [cell.name for cell in cells]))
         launcher.open(sweep, options.sweep, len(cells))
         check_cells(cells, launcher.machine)
         if options.sweep.halving:
-            _check_halving(cells, options.sweep.factor, launcher)
+            check_rungs([cell for cell in cells if not cell.rejection], options.sweep.factor)
         plan = replace(self._plan(cells, options), has_final_cells=bool(final_seeds.sets))
         if adds_seeds:
-            plan = _with_auto_seeds(plan, cells, options, launcher)
+            plan = _with_auto_seeds(plan, cells, options, sweep)
         needed = AutoPreview.of(plan.auto, cells, sweep.outputs) if plan.auto else None
         seconds = preview(cells, launcher, options, sweep, needed, final_seeds.note)
         if options.dry_run:
@@ -75,24 +76,23 @@ class GridSweeper(SweeperBase):
         return keys.all_applied(grid)
 
 
-def _with_auto_seeds(plan: SweepPlan, cells: Sequence[Cell], options: DictConfig, launcher: Launcher) -> SweepPlan:
+def _check_watching(launcher: Launcher, options: DictConfig) -> None:
+    """Reject a launcher that only submits the runs if results decide what is run next."""
+    decides = {
+        "sweep.lr": options.sweep.lr,
+        "sweep.halving": options.sweep.halving,
+        "sweep.seeds=auto": options.sweep.seeds,
+    }
+    if launcher.detached and (given := next((key for key, value in decides.items() if value), "")):
+        raise ConfigError(f"{given} must watch the runs; use hydra.launcher.wait=true, with which the command stays")
+
+
+def _with_auto_seeds(plan: SweepPlan, cells: Sequence[Cell], options: DictConfig, sweep: Sweep) -> SweepPlan:
     """The plan with the design of sweep.seeds=auto."""
-    if launcher.detached:
-        raise ConfigError(
-            "sweep.seeds=auto must watch the runs; use hydra.launcher.wait=true, with which the command stays"
-        )
     auto = auto_seeds.auto_seeds(cells, options)
-    if warning := auto_seeds.changed_design(auto, plan.cells, launcher.sweep):
+    if warning := auto_seeds.changed_design(auto, plan.cells, sweep):
         log.warning("%s", warning)
     return replace(plan, auto=auto)
-
-
-def _check_halving(cells: Sequence[Cell], factor: int, launcher: Launcher) -> None:
-    if launcher.detached:
-        raise ConfigError(
-            "sweep.halving must watch the runs; use hydra.launcher.wait=true, with which the command stays"
-        )
-    check_rungs([cell for cell in cells if not cell.rejection], factor)
 
 
 def _check_rejected(cells: Sequence[Cell], options: DictConfig) -> None:

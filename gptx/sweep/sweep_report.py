@@ -16,20 +16,18 @@ from gptx.runs.sweep_runs import REPORT
 from gptx.sweep.state.folder import Sweep
 from gptx.terminal import echo
 
-_UNTIL_DECIDED = "Seeds were added until the arms were decided; the output of the sweep has the verdicts."
-
 
 def without_verdicts(comparison: Comparison) -> Comparison:
-    """The same runs without differences, which would be too sure if the number of seeds was not fixed."""
+    """The same runs without differences."""
     return replace(comparison, baseline=None, arms=(), effects=None, excluded=(), study=StudyAbout())
 
 
-def write_report(sweep: Sweep, comparison: Comparison, *, is_sequential: bool = False) -> None:
+def write_report(sweep: Sweep, comparison: Comparison, no_verdict: str = "") -> None:
     """Write the files to the folder ``report`` of the sweep and print the path of the page. Nothing for a single arm; a
     problem is one line, because the result of the sweep has been printed already.
 
     Args:
-        is_sequential: seeds were added until the arms were decided; the report has no verdicts.
+        no_verdict: why the report has no verdicts; empty if it has.
     """
     if len(shown_arms(comparison)) < 2:
         return
@@ -37,7 +35,7 @@ def write_report(sweep: Sweep, comparison: Comparison, *, is_sequential: bool = 
     try:
         refuse_link(folder)
         folder.mkdir(exist_ok=True)
-        for name, content in _files(sweep, comparison, is_sequential).items():
+        for name, content in _files(sweep, comparison, no_verdict).items():
             write_bytes(folder / name, content)
     except Exception as error:
         why = str(error).partition("\n")[0] or type(error).__name__
@@ -46,16 +44,16 @@ def write_report(sweep: Sweep, comparison: Comparison, *, is_sequential: bool = 
     echo(f"\nreport: {folder / 'report.html'}")
 
 
-def _files(sweep: Sweep, comparison: Comparison, is_sequential: bool) -> dict[str, bytes]:
+def _files(sweep: Sweep, comparison: Comparison, no_verdict: str) -> dict[str, bytes]:
     plan = sweep.plan
     page = html_report(
-        without_verdicts(comparison) if is_sequential else comparison,
+        without_verdicts(comparison) if no_verdict else comparison,
         plan.study or sweep.name,
         [plan.command] if plan.command else [],
-        _UNTIL_DECIDED if is_sequential else "",
+        no_verdict,
     )
     files = {"report.html": page.encode(), "variants.csv": variants_csv(comparison).encode()}
-    if comparison.baseline is not None and not is_sequential:
+    if comparison.baseline is not None and not no_verdict:
         files["effects.csv"] = effects_frame(comparison).to_csv(index=False).encode()
         files["effects.png"] = forest(comparison, "png")
     return files

@@ -436,7 +436,7 @@ def test_a_study_says_whether_its_expectation_came_so(tmp_path: Path) -> None:
     }
     text = lines(comparison)
     assert text[0] == "question: Which attention is best?"
-    assert text[2] == "found: of 4 expected comparisons, 2 came so, 1 did not, 1 undecided"
+    assert text[2] == "found: of 4 expected comparisons, 2 as expected, 1 not as expected, 1 undecided"
     estimate = comparison.table.set_index("arm")["difference"]
     assert text[3].startswith("  attention=gated < attention=mha: yes: -0.0")
     difference = estimate["attention=gated"] - estimate["attention=mha"]

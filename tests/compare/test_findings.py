@@ -17,6 +17,7 @@ from test_compare import cli, put, result, started
 from gptx.compare.comparison import Comparison, compare
 from gptx.compare.effect_texts import as_latex, as_markdown
 from gptx.compare.findings import CostUnit, FrontPlace
+from gptx.compare.grid import crosses
 from gptx.compare.sections import SectionName
 from gptx.compare.selection import find_runs
 from gptx.runs.unit_losses import UnitLosses, write_unit_losses
@@ -269,3 +270,16 @@ def test_tables_on_request_are_named_and_written(tmp_path: Path) -> None:
 def test_pictures_need_a_known_ending(tmp_path: Path, option: str) -> None:
     done = cli(grid(tmp_path), option, "x.jpg")
     assert done.returncode == 2 and f"{option} x.jpg: expected a name that ends in .png, .svg, .pdf" in done.stderr
+
+
+def test_only_crossed_factors_of_a_grid_of_limited_size_are_estimated() -> None:
+    """Changes of one factor at a time cross nothing, however many factors there are."""
+    one_at_a_time = [tuple("b" if i == j else "a" for i in range(8)) for j in range(9)]
+    assert not crosses(one_at_a_time) and not crosses([])
+    assert crosses([*one_at_a_time, ("b", "b", *"aaaaaa")])
+    assert not crosses([("a", "a", "a"), ("a", "b", "a"), ("b", "a", "b"), ("b", "b", "b")]), "the third differs, too"
+
+
+def test_grid_with_too_many_possible_cells_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gptx.compare.grid.MOST_CELLS", 3)
+    assert compared(grid(tmp_path)).grid is None

@@ -4,6 +4,7 @@ import base64
 import json
 import math
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,16 @@ def test_text_of_run_folders_is_escaped(tmp_path: Path) -> None:
     for part in ("<script>window.hacked", "<img src=x", "</script><script>window"):
         assert part not in page
     assert page.count("<script") == page.count("</script>") >= 3 and "\x1b" not in page and "\\x1b" in page
+
+
+def test_control_characters_do_not_reach_the_charts(tmp_path: Path) -> None:
+    """U+202E would turn the text after it around."""
+    for seed in range(2):
+        put(tmp_path, result(seed, keys={"optim": {"name": "ab\u202ecd"}}))
+        put(tmp_path, result(seed, keys={"optim": {"name": "plain"}}))
+    page = html_report(compare(find_runs(tmp_path)), "names")
+    [data] = re.findall(r'<script id="chart-data"[^>]*>(.*?)</script>', page, re.DOTALL)
+    assert "\u202e" not in page and "ab\\u202ecd" in str(json.loads(data)) and "\u202e" not in str(json.loads(data))
 
 
 def attacked(root: Path) -> Path:

@@ -1,11 +1,16 @@
 """What follows a choice, from the command line: chosen rates and winners train with seeds that chose nothing."""
 
+from pathlib import Path
+
 import pytest
 from command import Gptx
 from in_process import sweep_here
 
+from gptx.runs.folder import RunFolder
 from gptx.runs.tuning_runs import losing_runs
-from gptx.sweep.state.folder import Sweep, SweepPlan
+from gptx.sweep.plan.cells import Cell
+from gptx.sweep.plan.final_runs import compared_runs, save_final_cells
+from gptx.sweep.state.folder import PlannedCell, Sweep, SweepPlan
 
 STEPS = ["trainer.max_steps=4", "trainer.eval_every=1"]
 
@@ -40,3 +45,37 @@ def test_arm_that_halving_leaves_trains_with_fresh_seeds(gptx: Gptx) -> None:
     assert gptx.outputs / str(winner[0].run) in losing_runs(gptx.folders())
     shown = gptx.run("gptx.sweep", "collect", "--outputs", str(gptx.outputs))
     assert shown.code == 0 and "1 variant, 2 runs" in shown.out, shown.err
+
+
+def planned(run: str, is_final: bool = False) -> PlannedCell:
+    return PlannedCell(title=run, arm=run, run=f"study/{run}", is_final=is_final)
+
+
+def saved(outputs: Path, *cells: PlannedCell) -> Sweep:
+    sweep = Sweep(outputs, "study-1")
+    sweep.path.mkdir(parents=True)
+    sweep.save_plan(SweepPlan(study="study", has_final_cells=True, cells=cells))
+    return sweep
+
+
+def test_runs_that_chose_a_winner_give_no_verdict(tmp_path: Path) -> None:
+    sweep = saved(tmp_path, planned("a"), planned("b"), planned("a1000", is_final=True))
+    a, b, final = (tmp_path / "study" / run for run in ("a", "b", "a1000"))
+    without = compared_runs(sweep, [a, b])
+    assert without.runs == [a, b] and without.no_verdict and losing_runs([a, b]) == set()
+    found = compared_runs(sweep, [a, b, final])
+    assert found.runs == [final] and not found.no_verdict and losing_runs([a, b, final]) == {a, b}
+
+
+def test_final_runs_of_an_earlier_winner_are_not_compared(tmp_path: Path) -> None:
+    sweep = saved(tmp_path, planned("a"), planned("a1000", is_final=True))
+    new = Cell([], "b1000", "b", {}, RunFolder(tmp_path / "study" / "b1000"))
+    new.config = {"study": "study", "trainer": {"max_steps": 1}}
+    save_final_cells(sweep, [new], keep_others=False)
+    assert {cell.run: cell.is_final for cell in sweep.plan.cells} == {
+        "study/a": False,
+        "study/a1000": False,
+        "study/b1000": True,
+    }
+    save_final_cells(sweep, [], keep_others=True)
+    assert sum(cell.is_final for cell in sweep.plan.cells) == 1

@@ -229,7 +229,7 @@ def test_collect_compares_the_best_learning_rate_of_each_arm(
     compared: list[list[Path]] = []
     monkeypatch.setattr(
         "gptx.sweep.commands.collect.show_comparison",
-        lambda sweep, finished, is_sequential: compared.append(finished),
+        lambda sweep, found: compared.append(found.runs),
     )
     one, two, three = (fake_run(tmp_path, STEPS, "finished", bpb) for bpb in (2.0, 1.0, 1.5))
     tried = {

@@ -8,12 +8,13 @@ also forbids every request to a network.
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 
 from gptx.compare.comparison import Comparison
 from gptx.compare.conclusion import noise_floor, notes, remarks, sentence
+from gptx.compare.costs import MOST_ARMS
 from gptx.compare.effect_tables import explained_columns
 from gptx.compare.report.chart_data import chart_data
 from gptx.compare.report.run_facts import commands, run_facts, samples
@@ -54,7 +55,7 @@ def html_report(comparison: Comparison, title: str, made_by: Sequence[str] = (),
         factors=_sections(comparison, SectionName.FACTORS),
         has_grid=bool(comparison.grid and comparison.grid.effects.panels),
         reach=_sections(comparison, SectionName.REACH),
-        pairs=_sections(comparison, SectionName.PAIRS),
+        pairs=_sections(comparison, SectionName.PAIRS) if len(comparison.compared) <= MOST_ARMS else [],
         effects=effects_table(comparison),
         variants=variants_table(comparison),
         runs=runs_table(rows),
@@ -99,5 +100,15 @@ def _policy(*scripts: str) -> str:
 
 def _as_json(comparison: Comparison) -> str:
     """The charts as JSON in which no character can end the script element."""
-    text = json.dumps(to_json(chart_data(comparison)), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    data = _visible_texts(to_json(chart_data(comparison)))
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _visible_texts(value: object) -> object:
+    """The JSON value with control characters of its texts made visible: names come from run folders."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, Mapping):
+        return {key: _visible_texts(item) for key, item in value.items()}
+    return [_visible_texts(item) for item in value] if isinstance(value, list | tuple) else value

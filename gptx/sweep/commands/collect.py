@@ -8,10 +8,10 @@ from gptx.runs import journal
 from gptx.runs.folder import RunFolder
 from gptx.sweep.commands.status import CellStatus, StatusRow, status_rows
 from gptx.sweep.commands.status_table import command_for_the_rest, count_statuses
-from gptx.sweep.end_report import list_reasons, show_comparison
+from gptx.sweep.end_report import UNTIL_DECIDED, list_reasons, show_comparison
 from gptx.sweep.plan import learning_rates
 from gptx.sweep.plan.auto_report import show_verdicts
-from gptx.sweep.plan.final_runs import compared_runs
+from gptx.sweep.plan.final_runs import ComparedRuns, compared_runs
 from gptx.sweep.state.folder import Sweep
 from gptx.terminal import echo
 from gptx.tracking.sync import send
@@ -31,12 +31,13 @@ def collect(sweep: Sweep) -> int:
     statuses = list(status_rows(sweep))
     finished = [one.folder for one in statuses if one.status is CellStatus.FINISHED and one.folder]
     plan = sweep.plan
+    compared = ComparedRuns(finished, UNTIL_DECIDED if plan.auto else "")
     if plan.lr:
-        finished = learning_rates.show_choices(sweep)
+        compared = ComparedRuns(learning_rates.show_choices(sweep))
     elif plan.has_final_cells:
-        finished = compared_runs(sweep, finished)
-    if finished:
-        show_comparison(sweep, finished, is_sequential=bool(plan.auto))
+        compared = compared_runs(sweep, finished)
+    if compared.runs:
+        show_comparison(sweep, compared)
     _send_to_mlflow(sweep, statuses)
     if active := [one for one in statuses if one.active]:
         echo(f"\n{len(active)} of {len(statuses)} are not done yet ({count_statuses(active)}); collect again later")

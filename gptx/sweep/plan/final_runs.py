@@ -68,10 +68,16 @@ def final_cells(winners: Iterable[Cell], seeds: Sequence[SeedSet], compositions:
     return cells
 
 
-def add_final_cells(sweep: Sweep, cells: Iterable[Cell]) -> None:
-    """Add the cells to the plan. The caller holds the sweep's lock."""
-    for cell in cells:
-        sweep.add_cell(replace(cell.planned(), is_final=True))
+def save_final_cells(sweep: Sweep, cells: Iterable[Cell], *, keep_others: bool) -> None:
+    """Write the final cells to the plan. The caller holds the sweep's lock.
+
+    Args:
+        keep_others: final cells of earlier commands stay final. Otherwise only these are compared.
+    """
+    plan, final = sweep.plan, [replace(cell.planned(), is_final=True) for cell in cells]
+    runs = {cell.run for cell in final}
+    others = (cell if keep_others else replace(cell, is_final=False) for cell in plan.cells if cell.run not in runs)
+    sweep.save_plan(replace(plan, cells=(*others, *final)))
 
 
 def keep_final_cells(plan: SweepPlan, before: SweepPlan) -> SweepPlan:
@@ -80,14 +86,23 @@ def keep_final_cells(plan: SweepPlan, before: SweepPlan) -> SweepPlan:
     return replace(plan, cells=(*plan.cells, *(one for one in before.cells if one.is_final and one.run not in known)))
 
 
-def compared_runs(sweep: Sweep, finished: Sequence[Path]) -> list[Path]:
-    """Those of the finished runs that are compared: all, or the final ones once there are any; the others are recorded
-    as left out."""
+@dataclass(frozen=True)
+class ComparedRuns:
+    """Finished runs of a sweep. ``no_verdict``: why they give no verdict about the arms; empty if they do."""
+
+    runs: list[Path]
+    no_verdict: str = ""
+
+
+def compared_runs(sweep: Sweep, finished: Sequence[Path]) -> ComparedRuns:
+    """The final ones of the finished runs; the others are recorded as left out. Without a final one, all runs without a
+    verdict: the arms were chosen on their results."""
     final = {sweep.outputs / cell.run for cell in sweep.plan.cells if cell.is_final and cell.run}
-    if not (compared := [run for run in finished if run in final]):
-        return list(finished)
+    compared = [run for run in finished if run in final]
+    if not compared:
+        return ComparedRuns(list(finished), "no verdict: no chosen arm has finished a run with fresh seeds")
     record_tuning(sweep, compared, [run for run in finished if run not in final])
-    return compared
+    return ComparedRuns(compared)
 
 
 def record_tuning(sweep: Sweep, compared: Iterable[Path], left_out: Iterable[Path]) -> None:

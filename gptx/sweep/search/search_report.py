@@ -1,7 +1,7 @@
 """The output of a search: its space and plan before it starts, and its best trials at the end."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
@@ -11,9 +11,10 @@ from omegaconf import DictConfig
 from gptx.runs.metrics import BY_KEY
 from gptx.sweep.end_report import list_reasons, show_comparison
 from gptx.sweep.execute.launcher import Launcher
+from gptx.sweep.final_stage import FinalStage
 from gptx.sweep.plan.cell_checks import check_cells
 from gptx.sweep.plan.cells import Cell
-from gptx.sweep.plan.final_runs import compared_runs, finished_runs
+from gptx.sweep.plan.final_runs import ComparedRuns, compared_runs, finished_runs
 from gptx.sweep.search.space import Space
 from gptx.sweep.state.folder import Sweep, SweepKind, sweeps
 from gptx.sweep.state.records import TrialEnded
@@ -71,13 +72,13 @@ def close_search(
     options: "SearchOptions",
     sweep: Sweep,
     config_dirs: Sequence[str],
-    failed_final: Mapping[str, str],
+    stage: FinalStage | None,
 ) -> int:
     """Print the comparison of the finished runs, the best trials, and why others were rejected or failed; returns the
     exit code.
 
     Args:
-        failed_final: why runs of the best trials with other seeds failed, by title.
+        stage: the runs of the best trials with other seeds; None if there are none.
     """
     from gptx.sweep.search.optuna_study import FAILURE, RUN, TITLE, importances, rejection
 
@@ -87,7 +88,8 @@ def close_search(
         echo()
         runs = {sweep.outputs / trial.user_attrs[RUN] for trial in finished}
         final = finished_runs((cell for cell in sweep.plan.cells if cell.is_final), sweep.outputs)
-        show_comparison(sweep, compared_runs(sweep, sorted({*runs, *final})))
+        every = sorted({*runs, *final})
+        show_comparison(sweep, compared_runs(sweep, every) if stage else ComparedRuns(every))
         _show_best(study, options, config_dirs)
     if found := importances(study):
         figures = ", ".join(f"{key} {value:.2f}" for key, value in found.items())
@@ -99,8 +101,10 @@ def close_search(
     list_reasons("rejected", rejected, len(trials))
     failed = {t.user_attrs[TITLE]: t.user_attrs[FAILURE] for t in trials if t.state.name == "FAIL"}
     list_reasons("failed", failed, len(trials))
-    list_reasons("failed", failed_final, len(sweep.plan.cells))
-    return 1 if failed or failed_final else 0
+    if stage:
+        list_reasons("rejected", {c.title: c.rejection for c in stage.cells if c.rejection}, len(stage.cells))
+        list_reasons("failed", stage.failed, len(stage.cells))
+    return 1 if failed or (stage and stage.failed) else 0
 
 
 def _show_best(study: "optuna.Study", options: "SearchOptions", config_dirs: Sequence[str]) -> None:

@@ -102,8 +102,8 @@ class SearchSweeper(SweeperBase):
                 )
                 trials = TrialSource(study, context)
                 drive(trials, launcher, journal, dashboard, options.sweep.retry)
-                failed = {} if trials.abandoned else train_again(study, context, options)
-            code = close_search(study, search, sweep, self._config_dirs(), failed)
+                final = None if trials.abandoned else train_again(study, context, options)
+            code = close_search(study, search, sweep, self._config_dirs(), final)
         if trials.abandoned:
             raise ConfigError(f"the search was abandoned: {trials.abandoned}")
         return code
