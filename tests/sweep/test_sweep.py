@@ -33,8 +33,15 @@ def uids(gptx: Gptx) -> dict[str, str]:
 
 def failures(text: str) -> dict[str, str]:
     """The list of failures that a sweep prints at its end: reason by title."""
-    lines = text[text.index("failed:\n") :].splitlines()[1:]
-    return {title.strip(): why.strip() for title, why in zip(lines[::2], lines[1::2], strict=True)}
+    reasons: dict[str, str] = {}
+    titles: list[str] = []
+    for line in text[text.index("failed:\n") :].splitlines()[1:]:
+        if line.startswith("    "):  # the reason of the titles above it
+            reasons |= dict.fromkeys(titles, line.strip())
+            titles = []
+        else:
+            titles.append(line.strip())
+    return reasons
 
 
 def sweep_records(gptx: Gptx, kind: str) -> list[dict[str, Any]]:
@@ -272,3 +279,4 @@ def test_force_replaces_old_runs_once(gptx: Gptx) -> None:
     late = gptx.run("gptx.run", *arguments, "force=true", *limits, **env, PAUSE_AT="5")
     assert late.code == 1
     assert sorted(failures(late.err)) == ["kernel.how=none", "kernel.how=once"]
+    assert "val loss" not in late.err, "the result of the replaced run is shown"

@@ -101,7 +101,8 @@ class Dashboard:
     def _count(self, end: End, retried: bool, progress: RunProgress) -> str:
         """Count the end of a run, and describe it."""
         result = RunFolder(end.task.folder).result()
-        if result and result.status is RunStatus.FINISHED and result.val_loss is not None:
+        is_new = end.outcome.reached_goal  # otherwise it is the result of an earlier run, which force=true replaces
+        if is_new and result and result.status is RunStatus.FINISHED and result.val_loss is not None:
             self._done, self._finished_here = self._done + 1, self._finished_here + 1
             loss = result.val_loss
             self._best = min(self._best or (loss, end.task.title), (loss, end.task.title))
