@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from command import ROOT, Gptx
+from command import DEADLINE, ROOT, Gptx
 from composed import composed
 from omegaconf import DictConfig
 
@@ -229,7 +229,8 @@ def test_docs_show_every_study() -> None:
 def test_small_study_runs(name: str, gptx: Gptx) -> None:
     """With seed 0 and a twentieth of the steps; scaling keeps its steps, because they are its arms."""
     shorter = [] if name == "scaling" else ["trainer.max_steps=10"]
-    done = gptx.run("gptx.run", "-m", f"experiment=smoke/{name}", "tracking=off", "device=cpu", "seed=0", *shorter)
+    words = ["-m", f"experiment=smoke/{name}", "tracking=off", "device=cpu", "seed=0", *shorter]
+    done = gptx.run("gptx.run", *words, timeout=3 * DEADLINE)
     assert done.code == 0, done.err
     assert {path.parent.name for path in gptx.folders()} == {f"{name}-smoke"}
     assert len(gptx.folders()) == len(arms(f"smoke/{name}"))
