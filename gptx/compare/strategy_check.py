@@ -24,7 +24,7 @@ def strategy_check(comparison: "Comparison") -> StrategyCheck:
     their final losses. Dropout is excepted, because each process draws its own masks."""
     pairs = _pairs(comparison)
     differences = tuple(one for arm, reference in pairs for one in _differences(comparison, arm, reference))
-    suspected = [*_early(differences), *_final(comparison, {arm.name for arm, _ in pairs})]
+    suspected = [*_early(differences), *_final(comparison, pairs)]
     return StrategyCheck(differences=differences, suspected=tuple(suspected))
 
 
@@ -83,19 +83,15 @@ def _early(differences: tuple[StrategyDifference, ...]) -> list[str]:
     ]
 
 
-def _final(comparison: "Comparison", arms: set[str]) -> list[str]:
+def _final(comparison: "Comparison", pairs: list[tuple[Arm, Arm]]) -> list[str]:
     """One line for each arm with another final loss than the baseline, from which only its strategy differs."""
     baseline = comparison.baseline
     if baseline is None or not is_val_loss(comparison.metric):
         return []
-    same = {one.arm.name for one in comparison.arms if _only_strategy(one.arm, baseline)} & arms
+    same = {arm.name for arm, reference in pairs if reference.name == baseline.name}
     return [
         f"suspected bug: the strategy must not change the loss, but {one.arm.name} ends {one.effect.verdict} than "
         f"{baseline.name}"
         for one in comparison.arms
         if one.arm.name in same and one.effect.verdict in (Verdict.BETTER, Verdict.WORSE)
     ]
-
-
-def _only_strategy(arm: Arm, baseline: Arm) -> bool:
-    return arm.rows[0].key(without="strategy") == baseline.rows[0].key(without="strategy")

@@ -15,7 +15,8 @@ from gptx.regular_files import open_log, open_regular, read_text, refuse_links
 from gptx.runs import journal, json_log
 from gptx.runs.atomic_files import flocked, write_json
 from gptx.runs.folder import RunFolder, held
-from gptx.sweep.state.folder import PLAN, Sweep, SweepPlan, find_sweep, sweeps
+from gptx.runs.sweep_runs import PLAN
+from gptx.sweep.state.folder import Sweep, SweepPlan, find_sweep, sweeps
 from gptx.tracking.mlflow_connection import Store
 
 REFUSED = "is a symbolic link, which gptx does not follow"

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from gptx.compare.comparison import Comparison
+from gptx.compare.costs import COSTS
 from gptx.compare.report.curve_bands import CHARTED, ChartCurves, chart_curves
 from gptx.compare.report.shown_arms import ShownArm, shown_arms
 from gptx.runs.metrics import BY_KEY, Metric
 from gptx.statistics.factorial import GridPanel
 
-COSTS = ("tokens_per_s", "peak_memory_bytes", "flops_per_token", "kv_bytes_per_token", "n_params")
+CHARTED_COSTS = (*COSTS, "n_params")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,7 @@ def chart_data(comparison: Comparison) -> ChartData:
         forest=_forest(comparison),
         curve_metrics=[_described(one, one.curve) for one in CHARTED if one.curve in drawn],
         curves=curves,
-        costs=[_described(BY_KEY[key]) for key in COSTS if key != metric.key],
+        costs=[_described(BY_KEY[key]) for key in CHARTED_COSTS if key != metric.key],
         cost_problems={one.key: one.problem for one in comparison.costs if one.problem},
         points=_points(comparison, arms),
         interactions=_interactions(comparison),
@@ -154,7 +155,7 @@ def _points(comparison: Comparison, arms: Sequence[ShownArm]) -> list[CostPoint]
                 seeds=len(values),
                 mean=float(np.mean(values)),
                 deviation=float(np.std(values, ddof=1)) if len(values) > 1 else None,
-                costs={key: _number(one.arm.mean(key) * BY_KEY[key].scale) for key in COSTS},
+                costs={key: _number(one.arm.mean(key) * BY_KEY[key].scale) for key in CHARTED_COSTS},
                 places=places.get(one.arm.name, {}),
             )
         )

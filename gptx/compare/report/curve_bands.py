@@ -18,8 +18,7 @@ CHARTED = tuple(metric for metric in METRICS if metric.charted)
 @dataclass(frozen=True, kw_only=True)
 class SeedBand:
     """A metric of an arm at some steps. ``tokens``, ``flops`` and ``seconds`` are means over its runs up to each step;
-    None: unknown, as the time of
-    runs that shared the machine. ``mean``, ``low`` and ``high`` are over its runs."""
+    None: unknown, as the time of runs that shared the machine. ``mean``, ``low`` and ``high`` are over its runs."""
 
     metric: str
     step: list[float | None]

@@ -20,6 +20,7 @@ from gptx.runs.damaged_files import parse_json, readable
 from gptx.runs.folder import held
 from gptx.runs.json_codec import from_json, to_json
 from gptx.runs.run_lists import SWEEPS
+from gptx.runs.sweep_runs import PLAN
 from gptx.sweep.state.records import (
     CommandStarted,
     JobsCancelled,
@@ -29,7 +30,6 @@ from gptx.sweep.state.records import (
     read_records,
 )
 
-PLAN = "plan.json"
 _FORMER_KEYS = {"words": "overrides", "refusal": "rejection"}  # of a cell, in the plans of older versions
 
 SomeRecord = TypeVar("SomeRecord", bound=SweepRecord)
